@@ -1,0 +1,67 @@
+"""Which array library a kernel runs on, and the complex exponentials that every kernel shares."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+BACKENDS = ("auto", "numpy", "cupy")
+
+
+def array_namespace(array: Array) -> Any:
+    """Return the module, numpy or cupy, that an array belongs to."""
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def backend_namespace(backend: str) -> ModuleType:
+    """Return the array module of a backend; ``auto`` is CuPy where a GPU answers, else NumPy.
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown, or ``cupy`` is asked for where it cannot run.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if backend == "numpy":
+        return np
+    try:
+        cupy = importlib.import_module("cupy")
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy raises its own CUDA errors where there is no driver
+        if backend == "auto":
+            return np
+        raise ValueError(
+            f"backend: 'cupy' cannot run here ({error}); install the 'gpu' extra on a machine with a GPU, "
+            "or use backend 'numpy'"
+        ) from error
+    return cupy
+
+
+def phasor(cycles_per_step: Array, count: int, *, start: int = 0, block: int = 256) -> Array:
+    """Evaluate exp(2πj · cycles · n) for n = start … start + count − 1.
+
+    The exponent is split as n = block · a + b, so that only count / block + block exponentials are evaluated for
+    each row and the rest is one complex product; the angle is reduced in float64, so long rows lose no phase.
+
+    Parameters
+    ----------
+    cycles_per_step : (...) float64
+
+    Returns
+    -------
+    (..., count) complex64
+    """
+    xp = array_namespace(cycles_per_step)
+    coarse_steps = start + block * xp.arange(-(-count // block))
+    fine_steps = xp.arange(block)
+
+    def exponential(steps: Array) -> Array:
+        angle = 2 * np.pi * xp.mod(cycles_per_step[..., None] * steps, 1.0)
+        return xp.exp(1j * angle).astype(xp.complex64)
+
+    table = exponential(coarse_steps)[..., :, None] * exponential(fine_steps)[..., None, :]
+    return table.reshape(*table.shape[:-2], -1)[..., :count]

@@ -1,0 +1,366 @@
+"""Configuration of a simulated dataset: frozen pydantic models with bounds and units, and the named presets."""
+
+import copy
+import csv
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+MAX_RECEIVERS = 15
+CLOCK_SIGMA_S = {
+    "gpsdo": 50e-9,  # normal
+    "ntp": 1e-3,  # normal
+    "none": 20e-3 / 12**0.5,  # uniform within ±10 ms
+}
+
+VOICE_BAND_HZ = (300.0, 3000.0)  # audio band of a narrow-band FM transmitter
+DTMF_LOW_HZ = (697.0, 770.0, 852.0, 941.0)  # ITU-T Q.23
+DTMF_HIGH_HZ = (1209.0, 1336.0, 1477.0, 1633.0)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field, its value and the remedy."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+
+class Receiver(_Model):
+    """A receiving station."""
+
+    name: str = Field(min_length=1, description="name of the station")
+    latitude_deg: float = Field(ge=-90, le=90, description="WGS84 latitude, degrees north")
+    longitude_deg: float = Field(ge=-180, le=180, description="WGS84 longitude, degrees east")
+    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="antenna altitude above the ellipsoid, m")
+
+
+def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
+    """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, lacks a column or holds a value out of bounds.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return tuple(Receiver.model_validate({k: v for k, v in row.items() if v}) for row in rows)
+    except OSError as error:
+        raise ConfigError(f"receivers: cannot read {str(path)!r} ({error.strerror}); give a readable CSV file") from error
+    except ValidationError as error:
+        raise ConfigError(f"receivers: {path}: {_first_error(error)}") from error
+
+
+def italian_network() -> tuple[Receiver, ...]:
+    """Return the seven receivers of north-west Italy in ``receivers.csv``."""
+    installed = resources.files("heimdall_lab") / "receivers.csv"
+    in_source_tree = Path(__file__).parent.parent / "data" / "receivers.csv"
+    return read_receivers(Path(str(installed)) if installed.is_file() else in_source_tree)
+
+
+def _receivers_or_path(value: Any) -> Any:
+    return read_receivers(value) if isinstance(value, str | Path) else value
+
+
+class Geometry(_Model):
+    """Where receivers and transmitters stand."""
+
+    receivers: Annotated[tuple[Receiver, ...], BeforeValidator(_receivers_or_path)] = Field(
+        default_factory=italian_network,
+        min_length=3,
+        max_length=MAX_RECEIVERS,
+        description="the receivers, or the path of a CSV file that lists them",
+    )
+    inside_ratio: float = Field(0.7, ge=0, le=1, description="share of transmitters inside the receivers' box")
+    margin_deg: float = Field(
+        0.2, ge=0, le=10, description="widening of the box for the other transmitters, degrees on every side"
+    )
+    transmitter_altitude_min_m: float = Field(100.0, ge=-500, le=9000, description="lowest transmitter altitude, m")
+    transmitter_altitude_max_m: float = Field(600.0, ge=-500, le=9000, description="highest transmitter altitude, m")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.transmitter_altitude_min_m, self.transmitter_altitude_max_m
+        self._require(low <= high, f"transmitter_altitude_min_m {low} exceeds transmitter_altitude_max_m {high}")
+        names = [receiver.name for receiver in self.receivers]
+        self._require(len(set(names)) == len(names), f"receivers: two have the same name in {names}; rename one")
+        latitudes = [receiver.latitude_deg for receiver in self.receivers]
+        longitudes = [receiver.longitude_deg for receiver in self.receivers]
+        self._require(
+            max(longitudes) - min(longitudes) <= 10 and max(latitudes) - min(latitudes) <= 10,
+            "receivers: the network is wider than 10 degrees; line-of-sight links need receivers closer together",
+        )
+        self._require(
+            max(map(abs, latitudes)) + self.margin_deg <= 85,
+            "receivers: latitudes plus margin_deg reach beyond 85 degrees; move the network off the pole",
+        )
+        return self
+
+
+class Signal(_Model):
+    """What is transmitted and how it is sampled."""
+
+    frequency_hz: float = Field(145e6, ge=30e6, le=3e9, description="carrier frequency, Hz")
+    sample_rate_hz: float = Field(50e3, ge=1e3, le=50e6, description="complex samples per second, Hz")
+    duration_s: float = Field(0.2, gt=0, le=60, description="length of each receiver's window, s")
+    channel_bandwidth_hz: float = Field(12.5e3, gt=0, description="channel that every waveform stays inside, Hz")
+    deviation_hz: float = Field(2.5e3, gt=0, description="peak frequency deviation of the FM waveforms, Hz")
+    transmitter_power_min_dbm: float = Field(10.0, ge=-60, le=90, description="lowest transmitter power, dBm")
+    transmitter_power_max_dbm: float = Field(37.0, ge=-60, le=90, description="highest transmitter power, dBm")
+    voice_ratio: float = Field(0.9, ge=0, le=1, description="share of scenes with NBFM voice")
+    tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with one FM tone")
+    dual_tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with an FM dual tone (DTMF)")
+    noise_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with band-limited noise")
+    tone_min_hz: float = Field(300.0, gt=0, description="lowest single tone, Hz")
+    tone_max_hz: float = Field(
+        700.0,
+        gt=0,
+        description="highest single tone, Hz; time differences are ambiguous above c / (2 · longest baseline)",
+    )
+    noise_bandwidth_hz: float = Field(10e3, gt=0, description="bandwidth of the band-limited noise, Hz")
+
+    @property
+    def num_time(self) -> int:
+        """Number of IQ samples in each window."""
+        return round(self.sample_rate_hz * self.duration_s)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.transmitter_power_min_dbm, self.transmitter_power_max_dbm
+        self._require(low <= high, f"transmitter_power_min_dbm {low} exceeds transmitter_power_max_dbm {high}")
+        self._require(
+            self.tone_min_hz <= self.tone_max_hz,
+            f"tone_min_hz {self.tone_min_hz} exceeds tone_max_hz {self.tone_max_hz}",
+        )
+        ratios = self.voice_ratio + self.tone_ratio + self.dual_tone_ratio + self.noise_ratio
+        self._require(
+            abs(ratios - 1) < 1e-9,
+            f"voice_ratio + tone_ratio + dual_tone_ratio + noise_ratio is {ratios:g}; make them add up to 1",
+        )
+        self._require(
+            self.noise_bandwidth_hz <= self.channel_bandwidth_hz,
+            f"noise_bandwidth_hz {self.noise_bandwidth_hz:g} exceeds channel_bandwidth_hz "
+            f"{self.channel_bandwidth_hz:g}; make it narrower",
+        )
+        self._require(
+            2 * self.channel_bandwidth_hz <= self.sample_rate_hz,
+            f"sample_rate_hz {self.sample_rate_hz:g} is below twice channel_bandwidth_hz "
+            f"{self.channel_bandwidth_hz:g}; half of the band must show noise alone, so raise it",
+        )
+        highest_hz = {VOICE_BAND_HZ[1]: self.voice_ratio, self.tone_max_hz: self.tone_ratio, DTMF_HIGH_HZ[-1]: self.dual_tone_ratio}
+        modulation_hz = max((highest for highest, ratio in highest_hz.items() if ratio > 0), default=0.0)
+        carson = 2 * (self.deviation_hz + modulation_hz)  # Carson's rule
+        self._require(
+            modulation_hz == 0 or carson <= self.channel_bandwidth_hz,
+            f"deviation_hz {self.deviation_hz:g} with modulation up to {modulation_hz:g} Hz occupies {carson:g} Hz, "
+            f"more than channel_bandwidth_hz {self.channel_bandwidth_hz:g}; lower deviation_hz or widen the channel",
+        )
+        self._require(
+            self.num_time >= 256,
+            f"duration_s {self.duration_s:g} holds {self.num_time} samples; at least 256 are needed, so lengthen it",
+        )
+        return self
+
+
+class Channel(_Model):
+    """What happens between the transmitter's antenna and the stored samples."""
+
+    clock: Literal["gpsdo", "ntp", "none"] = Field(
+        "gpsdo", description="receiver synchronisation: gpsdo (50 ns), ntp (1 ms) or none (uniform ±10 ms)"
+    )
+    frequency_offset_max_hz: float = Field(
+        50.0, ge=0, le=5e3, description="oscillator errors are uniform within plus or minus this, Hz"
+    )
+    shadowing_sigma_db: float = Field(4.0, ge=0, le=20, description="standard deviation of log-normal shadowing, dB")
+    environment_loss_min_db: float = Field(5.0, ge=0, le=60, description="lowest environment loss of a link, dB")
+    environment_loss_max_db: float = Field(15.0, ge=0, le=60, description="highest environment loss of a link, dB")
+    noise_figure_db: float = Field(
+        12.0, ge=0, le=60, description="receiver noise figure, external noise included, dB over k·290 K·B"
+    )
+    agc_headroom_db: float = Field(
+        12.0, ge=9, le=60, description="full scale of the converter over the rms level in the window, dB"
+    )
+
+    @property
+    def clock_sigma_s(self) -> float:
+        """Standard deviation of one receiver's clock error, s."""
+        return CLOCK_SIGMA_S[self.clock]
+
+    @property
+    def link_sigma_db(self) -> float:
+        """Standard deviation of a link's loss about free space, shadowing and environment together, dB."""
+        spread = self.environment_loss_max_db - self.environment_loss_min_db
+        return float((self.shadowing_sigma_db**2 + spread**2 / 12) ** 0.5)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.environment_loss_min_db, self.environment_loss_max_db
+        self._require(low <= high, f"environment_loss_min_db {low} exceeds environment_loss_max_db {high}")
+        return self
+
+
+class Gate(_Model):
+    """Which drawn scenes are kept."""
+
+    min_snr_db: float = Field(
+        3.0, ge=-30, le=60, description="SNR in the occupied bandwidth from which a receiver has signal, dB"
+    )
+    min_receivers: int = Field(4, ge=3, le=MAX_RECEIVERS, description="fewest receivers with signal")
+    min_mean_snr_db: float = Field(5.0, ge=-30, le=90, description="lowest mean SNR of the receivers with signal, dB")
+    max_gdop: float = Field(200.0, gt=0, description="highest horizontal TDOA dilution of precision")
+
+
+class Config(_Model):
+    """Everything that, with the package version, determines a simulated dataset."""
+
+    name: str = Field("custom", pattern=r"^[A-Za-z0-9_-]+$", description="name of the dataset")
+    data_type: Literal["iq_raw"] = Field("iq_raw", description="what is stored of the signals: the IQ samples")
+    seed: int = Field(0, ge=0, lt=2**64, description="seed of every random draw")
+    num_samples: int = Field(96, ge=1, lt=2**32, description="number of scenes kept")
+    shard_size: int = Field(64, ge=1, le=100_000, description="scenes in one netCDF file")
+    max_receivers: int = Field(
+        7, ge=3, le=MAX_RECEIVERS, description="length of the receiver dimension; missing receivers are padded"
+    )
+    geometry: Geometry = Field(default_factory=Geometry, description="where receivers and transmitters stand")
+    signal: Signal = Field(default_factory=Signal, description="what is transmitted and how it is sampled")
+    channel: Channel = Field(default_factory=Channel, description="what happens on the way")
+    gate: Gate = Field(default_factory=Gate, description="which scenes are kept")
+
+    @property
+    def num_shards(self) -> int:
+        """Number of netCDF files."""
+        return -(-self.num_samples // self.shard_size)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        receivers = len(self.geometry.receivers)
+        self._require(
+            receivers <= self.max_receivers,
+            f"max_receivers is {self.max_receivers} but geometry.receivers lists {receivers}; "
+            f"set max_receivers to at least {receivers}",
+        )
+        self._require(
+            self.gate.min_receivers <= receivers,
+            f"gate.min_receivers is {self.gate.min_receivers} but geometry.receivers lists only {receivers}; lower it",
+        )
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "iq_test": {"num_samples": 96},
+    "los_sync": {"num_samples": 1000, "channel": {"clock": "gpsdo"}},
+    "websdr": {"num_samples": 1000, "channel": {"clock": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0}},
+}
+
+
+def preset(name: str, **overrides: Any) -> Config:
+    """Return a named configuration, changed where asked.
+
+    Parameters
+    ----------
+    name : str
+        One of ``PRESETS``.
+    **overrides
+        Fields to change: top-level ones by name, fields of a group in a dict, or either by dotted path.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or an override is not accepted.
+
+    Examples
+    --------
+    >>> config = preset("los_sync", num_samples=64, signal={"duration_s": 0.1})
+    >>> config.signal.duration_s, config.channel.clock
+    (0.1, 'gpsdo')
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return build({"name": name, **PRESETS[name]}, overrides)
+
+
+def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Read a configuration from a YAML (or JSON) file and apply overrides to it.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or parsed, or a field is not accepted.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {str(path)!r} ({error.strerror}); give a readable YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())}); correct it") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"config: {path} holds {type(fields).__name__}, not a mapping of fields; correct it")
+    return build(fields, overrides)
+
+
+def build(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """Validate fields merged with overrides (nested dicts or dotted paths).
+
+    Raises
+    ------
+    ConfigError
+        Naming the first field that is not accepted, its value and what is accepted.
+    """
+    merged = copy.deepcopy(dict(fields))
+    for path, value in overrides.items():
+        _merge(merged, path.split("."), value)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_first_error(error)) from error
+
+
+def differing_fields(first: Config, second: Config) -> list[str]:
+    """Return the dotted paths of the fields in which two configurations differ."""
+
+    def flat(values: Any, path: str) -> dict[str, Any]:
+        if not isinstance(values, dict):
+            return {path: values}
+        return {k: v for key, value in values.items() for k, v in flat(value, f"{path}.{key}".strip(".")).items()}
+
+    left, right = flat(first.model_dump(mode="json"), ""), flat(second.model_dump(mode="json"), "")
+    return [path for path in left if left[path] != right[path]]
+
+
+def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a nested field in place; a dict is merged into the group that it names."""
+    head, *rest = path
+    if rest or isinstance(value, dict):
+        group = fields.setdefault(head, {})
+        if not isinstance(group, dict):
+            raise ConfigError(f"{head}: is no group of fields, so {'.'.join(path)!r} cannot be set; check the name")
+        for key, inner in [(".".join(rest), value)] if rest else value.items():
+            _merge(group, key.split("."), inner)
+    else:
+        fields[head] = value
+
+
+def _first_error(error: ValidationError) -> str:
+    """Say in one line which field pydantic refused first, its value, and what is accepted."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        group = Config.model_fields.get(str(first["loc"][0]))
+        model = group.annotation if len(first["loc"]) > 1 and group else Config
+        return f"{path}: unknown field; choose one of {', '.join(getattr(model, 'model_fields', Config.model_fields))}"
+    if first["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    shown = repr(first["input"])
+    return f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} is refused: {message.lower()}; change it"
+

@@ -1,0 +1,151 @@
+"""The dataset contract: every variable's dimensions, type, units and meaning, and the check that all readers call."""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+ADC_MAX = 32767
+PROPAGATION = ("line_of_sight", "ground_wave")
+
+_LINK = ("sample", "receiver")
+_SCENE = ("sample",)
+
+
+class Variable(NamedTuple):
+    """Contract of one variable.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    kinds : str
+        Accepted NumPy dtype kinds.
+    units : str
+        Value of the ``units`` attribute; empty for bool and text, which carry none.
+    long_name : str
+    required : bool
+        False for truth that a recording may lack and that NaN cannot stand for.
+    """
+
+    dims: tuple[str, ...]
+    kinds: str
+    units: str
+    long_name: str
+    required: bool = True
+
+
+VARIABLES = {
+    "iq": Variable(
+        ("sample", "receiver", "component", "time"),
+        "i",
+        "1",
+        "IQ samples as the converter gives them; times iq_full_scale / 32767 they are in √mW",
+    ),
+    "iq_full_scale": Variable(_LINK, "f", "mW^0.5", "amplitude that the largest sample value stands for"),
+    "receiver_present": Variable(_LINK, "b", "", "False where the receiver dimension is padded"),
+    "signal_present": Variable(_LINK, "b", "", "SNR is at least min_snr_db", required=False),
+    "receiver_latitude": Variable(_LINK, "f", "degrees_north", "WGS84 latitude of the receiver"),
+    "receiver_longitude": Variable(_LINK, "f", "degrees_east", "WGS84 longitude of the receiver"),
+    "receiver_altitude": Variable(_LINK, "f", "m", "altitude of the receiver above the ellipsoid"),
+    "transmitter_latitude": Variable(_SCENE, "f", "degrees_north", "WGS84 latitude of the transmitter"),
+    "transmitter_longitude": Variable(_SCENE, "f", "degrees_east", "WGS84 longitude of the transmitter"),
+    "transmitter_altitude": Variable(_SCENE, "f", "m", "altitude of the transmitter above the ellipsoid"),
+    "transmitter_power": Variable(_SCENE, "f", "dBm", "radiated power"),
+    "emission_time": Variable(_SCENE, "f", "s", "common offset subtracted from every arrival of the scene"),
+    "propagation_delay": Variable(_LINK, "f", "s", "straight-line distance over the speed of light"),
+    "excess_delay": Variable(_LINK, "f", "s", "extra delay of the first path, 0 in line of sight"),
+    "clock_offset": Variable(_LINK, "f", "s", "error of the receiver's clock"),
+    "frequency_offset": Variable(_LINK, "f", "Hz", "error of the receiver's oscillator"),
+    "doppler": Variable(_LINK, "f", "Hz", "Doppler shift by motion"),
+    "path_loss": Variable(_LINK, "f", "dB", "total loss between the antennas"),
+    "received_power": Variable(_LINK, "f", "dBm", "signal power at the receiver"),
+    "noise_power": Variable(_LINK, "f", "dBm", "noise power over the full sample rate"),
+    "snr": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth"),
+    "line_of_sight": Variable(_LINK, "b", "", "the first path is the straight line", required=False),
+    "waveform": Variable(_SCENE, "TUO", "", "kind of waveform"),
+    "rms_bandwidth": Variable(_SCENE, "f", "Hz", "standard deviation of frequency under the waveform's spectrum"),
+    "occupied_bandwidth": Variable(_SCENE, "f", "Hz", "band that holds 99 % of the waveform's power"),
+    "gdop": Variable(_SCENE, "f", "1", "horizontal TDOA dilution of precision, receivers with signal"),
+    "crlb_rmse": Variable(_SCENE, "f", "m", "Cramér-Rao bound of the horizontal rms error"),
+}
+
+# What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.
+ATTRIBUTES = {
+    "centre_frequency_hz": "carrier frequency that 0 Hz of the IQ stands for, Hz",
+    "sample_rate_hz": "complex samples per second, Hz",
+    "propagation": "line_of_sight (straight links) or ground_wave (geodesic links)",
+    "clock_sigma_s": "standard deviation of one receiver's clock error, s",
+    "max_clock_offset_s": "largest magnitude of one receiver's clock error, s",
+    "max_frequency_offset_hz": "largest magnitude of one receiver's oscillator error, Hz",
+    "link_sigma_db": "standard deviation of one link's loss about free space, dB",
+    "min_snr_db": "SNR from which a receiver has signal, dB",
+}
+
+
+class SchemaError(ValueError):
+    """A dataset that breaks the contract; the message names the variable, what is wrong and what is expected."""
+
+
+def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: dict[str, object]) -> xr.Dataset:
+    """Give arrays the names, dimensions, units and long names of the contract."""
+    dataset = xr.Dataset(
+        {name: (VARIABLES[name].dims, values, _cf_attributes(VARIABLES[name])) for name, values in variables.items()},
+        coords=coords,
+        attrs={"Conventions": "CF-1.11", **attrs},
+    )
+    if "time" in dataset.coords:
+        dataset["time"].attrs.update(units="s", long_name="local time since the first sample")
+    return dataset
+
+
+def check(dataset: xr.Dataset) -> xr.Dataset:
+    """Validate a dataset against the contract and return it unchanged.
+
+    Raises
+    ------
+    SchemaError
+        Naming the first variable or attribute that is missing or wrong.
+    """
+    for name in ATTRIBUTES:
+        if name not in dataset.attrs:
+            raise SchemaError(f"attribute {name!r} is missing ({ATTRIBUTES[name]}); set it in the dataset's attrs")
+    if dataset.attrs["propagation"] not in PROPAGATION:
+        raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {' or '.join(PROPAGATION)}")
+    for name, variable in VARIABLES.items():
+        if name not in dataset:
+            if variable.required:
+                raise SchemaError(f"variable {name!r} is missing ({variable.long_name}); add it, NaN where unknown")
+            continue
+        found = dataset[name]
+        if found.dims != variable.dims:
+            raise SchemaError(f"{name}: dimensions are {found.dims}, expected {variable.dims}; transpose or rename")
+        if found.dtype.kind not in variable.kinds:
+            raise SchemaError(f"{name}: dtype is {found.dtype}, expected kind {variable.kinds!r}; convert it")
+        if variable.units and found.attrs.get("units") != variable.units:
+            raise SchemaError(f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it")
+    if list(dataset.component.values) != ["i", "q"]:
+        raise SchemaError(f"component: is {list(dataset.component.values)}, expected ['i', 'q']")
+    _check_positions(dataset)
+    return dataset
+
+
+def iq(dataset: xr.Dataset) -> xr.DataArray:
+    """Decode the IQ samples: complex64 in √mW, dims (sample, receiver, time); |x|² averages to power in mW."""
+    scale = (dataset.iq_full_scale / ADC_MAX).astype(np.float32)
+    in_phase, quadrature = (dataset.iq.sel(component=c, drop=True) for c in ("i", "q"))
+    voltage = (in_phase + np.complex64(1j) * quadrature) * scale
+    return voltage.assign_attrs(units="mW^0.5", long_name="complex baseband voltage").rename("voltage")
+
+
+def _cf_attributes(variable: Variable) -> dict[str, str]:
+    units = {"units": variable.units} if variable.units else {}
+    return {**units, "long_name": variable.long_name}
+
+
+def _check_positions(dataset: xr.Dataset) -> None:
+    present = dataset.receiver_present.values
+    for name, limit in (("latitude", 90), ("longitude", 180)):
+        values = dataset[f"receiver_{name}"].values[present]
+        if not (np.abs(values) <= limit).all():
+            wrong = values[~(np.abs(values) <= limit)][0]
+            raise SchemaError(f"receiver_{name}: {wrong} is outside ±{limit} degrees; correct it")

@@ -1,0 +1,263 @@
+"""Power spectra, bandwidths and the cross-ambiguity of pairs of signals."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from heimdall_lab.arrays import Array, array_namespace, phasor
+
+
+class Spectrum(NamedTuple):
+    """A two-sided power spectral density.
+
+    Attributes
+    ----------
+    frequency_hz : (F,)
+        Ascending.
+    density : (..., F)
+        Power per Hz.
+    averages : float
+        Number of independent periodograms that each value averages.
+    """
+
+    frequency_hz: Array
+    density: Array
+    averages: float
+
+
+class AmbiguityPeak(NamedTuple):
+    """Where the cross-ambiguity of each receiver with its reference is largest, each (S, R).
+
+    Attributes
+    ----------
+    delay_samples
+        How much later the receiver sees the waveform.
+    frequency_cycles
+        How much higher the receiver sees it, in cycles per sample.
+    coherence
+        Squared magnitude of the peak over the product of the energies, 0 … 1.
+    """
+
+    delay_samples: Array
+    frequency_cycles: Array
+    coherence: Array
+
+
+def power_spectrum(iq: np.ndarray, sample_rate_hz: float, segment: int = 512) -> Spectrum:
+    """Welch's estimate with Hann windows of ``segment`` samples that overlap by half.
+
+    Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967); for the number of independent averages see Harris,
+    Proc. IEEE 66 (1978), eq. (18), with the overlap correlation 1/6 of the Hann window.
+    """
+    segment = min(segment, iq.shape[-1])
+    frequency_hz, density = scipy.signal.welch(
+        iq, fs=sample_rate_hz, nperseg=segment, detrend=False, return_onesided=False, axis=-1
+    )
+    segments = max(1, 2 * iq.shape[-1] // segment - 1)
+    averages = segments / (1 + 2 * (1 / 6) ** 2 * (segments - 1) / segments)
+    return Spectrum(np.fft.fftshift(frequency_hz), np.fft.fftshift(density, axes=-1), averages)
+
+
+def noise_density(spectrum: Spectrum) -> Array:
+    """Noise power per Hz, (...): the median density over the outer half of the band, where no signal is expected.
+
+    The median of K averaged periodograms is below their mean by the cube of Wilson and Hilferty's 1 − 1/(9K).
+    """
+    outer = np.abs(spectrum.frequency_hz) > np.abs(spectrum.frequency_hz).max() / 2
+    return np.median(spectrum.density[..., outer], axis=-1) / (1 - 1 / (9 * spectrum.averages)) ** 3
+
+
+def wiener_weight(spectrum: Spectrum, noise: Array) -> Array:
+    """Share of signal in each frequency of a spectrum, (..., F): the Wiener filter, 0 outside of the signal's band.
+
+    Frequencies count as signal in the inner half of the band where the density is four standard deviations above the
+    noise density (...): what noise alone would leave there weighs heavily in the rms bandwidth.
+    """
+    threshold = noise[..., None] * (1 + 4 / np.sqrt(spectrum.averages))
+    inner = np.abs(spectrum.frequency_hz) <= np.abs(spectrum.frequency_hz).max() / 2
+    return np.where(inner & (spectrum.density > threshold), 1 - noise[..., None] / spectrum.density, 0.0)
+
+
+def occupied_bandwidth_hz(frequency_hz: Array, density: Array, fraction: float = 0.99) -> Array:
+    """Width of the band that leaves equal shares of the power, 1 − fraction together, below and above it, (...).
+
+    Source: Radio Regulations No. 1.153; ITU-R SM.328-11.
+    """
+    xp = array_namespace(density)
+    share = density.cumsum(axis=-1) / density.sum(axis=-1, keepdims=True)
+    step_hz = frequency_hz[1] - frequency_hz[0]
+
+    def edge(level: float) -> Array:
+        above = (share < level).sum(axis=-1, keepdims=True).clip(0, len(frequency_hz) - 1)  # bin where it is crossed
+        upper = xp.take_along_axis(share, above, axis=-1)
+        lower = xp.where(above > 0, xp.take_along_axis(share, (above - 1).clip(0), axis=-1), 0.0)
+        inside = (level - lower) / (upper - lower)
+        return (frequency_hz[above] + (inside - 0.5) * step_hz)[..., 0]
+
+    return edge((1 + fraction) / 2) - edge((1 - fraction) / 2)
+
+
+def rms_bandwidth_hz(frequency_hz: Array, density: Array) -> Array:
+    """Standard deviation of frequency under the power spectral density, (...).
+
+    It sets the Cramér-Rao bound of delay when the carrier phase is unknown: Stein, IEEE Trans. ASSP 29 (1981).
+    """
+    share = density / density.sum(axis=-1, keepdims=True)
+    mean_hz = (share * frequency_hz).sum(axis=-1, keepdims=True)
+    return np.sqrt((share * (frequency_hz - mean_hz) ** 2).sum(axis=-1))
+
+
+def delay_sigma_s(snr: Array, occupied_bandwidth_hz: Array, rms_bandwidth_hz: Array, duration_s: float) -> Array:
+    """Cramér-Rao bound of the delay of a known waveform in noise, as a standard deviation in s.
+
+    Parameters
+    ----------
+    snr : array
+        Power ratio in the occupied bandwidth. The other arrays broadcast with it.
+
+    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, eq. (3.40), for complex samples:
+    1 / (8π² β² E/N0), where E/N0 = SNR · bandwidth · duration.
+    """
+    energy_to_noise = snr * occupied_bandwidth_hz * duration_s
+    return 1 / (2 * np.pi * rms_bandwidth_hz * np.sqrt(2 * energy_to_noise))
+
+
+def ambiguity_peak(
+    iq: np.ndarray,
+    reference: np.ndarray,
+    weight: np.ndarray,
+    *,
+    max_delay_samples: np.ndarray,
+    max_frequency_cycles: float,
+) -> AmbiguityPeak:
+    """Find the delay and frequency offset of each receiver against its scene's reference.
+
+    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid (two samples by half the inverse
+    duration) inside the allowed delays and frequencies and then refined by Newton steps, which makes it the maximum
+    likelihood estimate where the reference is strong. Only the inner half of the band is used.
+
+    Parameters
+    ----------
+    iq : (S, R, N) complex64
+    reference : (S,) int
+        Index of each scene's reference receiver.
+    weight : (S, F) float
+        Spectral weight on F equal frequency steps that span the band, ascending from −1/2 cycle per sample.
+    max_delay_samples : (S, R)
+        Largest delay against the reference that is searched.
+    max_frequency_cycles : float
+        Largest frequency offset against the reference that is searched, cycles per sample.
+
+    Source: Stein, "Algorithms for ambiguity function processing", IEEE Trans. ASSP 29 (1981).
+    """
+    num_time = iq.shape[-1]
+    length = 4 * scipy.fft.next_fast_len(-(-num_time // 2))  # at least twice the window, so that lags do not wrap
+    shifts = int(np.ceil(max_frequency_cycles * length))
+    half = length // 4
+    bins = np.arange(-half, half)
+
+    spectrum = np.fft.fftshift(np.fft.fft(iq, n=length, axis=-1), axes=-1)
+    centre = length // 2
+    received = spectrum[..., centre - half - shifts : centre + half + shifts]  # (S, R, 2 half + 2 shifts)
+    weights = weight[:, ((bins / length + 0.5) * weight.shape[-1]).astype(int)]  # (S, 2 half)
+    strongest = np.take_along_axis(received, reference[:, None, None], axis=1)[:, 0, shifts : shifts + 2 * half]
+    template = strongest * weights
+
+    lag, shift = _grid_peak(received, template, max_delay_samples / 2)
+    aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1)
+    signal = np.fft.ifft(np.fft.ifftshift(aligned, axes=-1), axis=-1)  # (S, R, 2 half), two samples apart
+    window = _overlap_window(lag, num_time / 2, 2 * half)
+    lag, residual, peak = _newton_peak(signal * window, template, lag)
+    energy = (weights[:, None] * np.abs(aligned) ** 2).sum(axis=-1)
+    template_energy = (weights * np.abs(strongest) ** 2).sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a receiver without samples has no energy, and its coherence is NaN
+        coherence = peak / (energy * template_energy * (window.sum(axis=-1) * 2 / num_time) ** 2)
+    return AmbiguityPeak(2 * lag, (shift + residual) / length, coherence)
+
+
+def _grid_peak(received: np.ndarray, template: np.ndarray, max_lag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lag (in steps of the template) and the frequency shift (in bins) of the largest grid value."""
+    bins = template.shape[-1]
+    shifts = (received.shape[-1] - bins) // 2
+    widest = min(int(np.ceil(max_lag.max())), bins // 2 - 1)
+    lags = np.arange(-widest, widest + 1)
+    allowed = np.abs(lags) <= np.ceil(max_lag)[..., None]  # (S, R, L)
+    best = np.full(max_lag.shape, -1.0)
+    best_lag, best_shift = np.zeros(max_lag.shape), np.zeros(max_lag.shape, dtype=int)
+    for shift in range(-shifts, shifts + 1):
+        product = received[..., shift + shifts : shift + shifts + bins] * template.conj()[:, None]
+        # The bins start at the lowest frequency, which only turns the sign of every other lag.
+        surface = np.where(allowed, np.abs(np.fft.ifft(product, axis=-1)[..., lags]), -1.0)
+        at = surface.argmax(axis=-1)
+        value = np.take_along_axis(surface, at[..., None], axis=-1)[..., 0]
+        better = value > best
+        best[better], best_lag[better], best_shift[better] = value[better], lags[at][better], shift
+    return best_lag, best_shift
+
+
+def _overlap_window(lag: np.ndarray, duration: float, count: int) -> np.ndarray:
+    """Fade a receiver's window to zero where the delayed template does not reach: (S, R, count) float32.
+
+    Without it, the overlap shrinks as the lag grows, and pulls the peak towards lag 0 by 1 / (8π² β² T).
+    """
+    margin = min(16.0, duration / 8)
+    time = np.arange(count)
+    first = np.maximum(lag, 0)[..., None] + margin
+    last = duration + np.minimum(lag, 0)[..., None] - margin
+    edge = np.minimum(time - first, last - time) / (2 * margin)
+    return (np.sin(np.pi / 2 * edge.clip(0, 1)) ** 2).astype(np.float32)
+
+
+def _newton_peak(
+    signal: np.ndarray, template: np.ndarray, lag: np.ndarray, steps: int = 5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Climb from grid points to the maximum of the squared cross-ambiguity.
+
+    Parameters
+    ----------
+    signal : (S, R, K) complex64
+        In time, shifted by the frequency of the grid point.
+    template : (S, K) complex64
+        In frequency, ascending.
+    lag : (S, R)
+        Lag of the grid point, in steps of the K-point time grid.
+
+    Returns
+    -------
+    lag, frequency (cycles per K steps) and squared magnitude of the peak, each (S, R)
+    """
+    num_bins = template.shape[-1]
+    slope = -2j * np.pi * np.fft.fftshift(np.fft.fftfreq(num_bins)).astype(np.complex64)  # d/dτ of exp(−2πj f τ)
+    time = np.arange(num_bins)
+    # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.
+    turn = (-2j * np.pi * (time - num_bins / 4) / num_bins).astype(np.complex64)
+    frequency = np.zeros_like(lag)
+    for step in range(steps + 1):
+        delayed = template[:, None] * phasor(-lag / num_bins, num_bins, start=-(num_bins // 2))
+        conjugates = [
+            np.fft.ifft(np.fft.ifftshift(delayed * slope**order, axes=-1), axis=-1).conj() for order in range(3)
+        ]
+        turned = signal * phasor(-frequency / num_bins, num_bins)
+        value, by_lag, by_lag_lag = ((turned * c).sum(axis=-1) for c in conjugates)
+        if step == steps:
+            break
+        by_frequency = (turned * turn * conjugates[0]).sum(axis=-1)
+        by_frequency_frequency = (turned * turn**2 * conjugates[0]).sum(axis=-1)
+        by_both = (turned * turn * conjugates[1]).sum(axis=-1)
+
+        def second(first: np.ndarray, other: np.ndarray, mixed: np.ndarray, value: np.ndarray = value) -> np.ndarray:
+            return (first.conj() * other + value.conj() * mixed).real
+
+        gradient = (value.conj() * by_lag).real, (value.conj() * by_frequency).real
+        lag_lag = second(by_lag, by_lag, by_lag_lag)
+        frequency_frequency = second(by_frequency, by_frequency, by_frequency_frequency)
+        both = second(by_lag, by_frequency, by_both)
+        determinant = lag_lag * frequency_frequency - both**2
+        concave = (lag_lag < 0) & (determinant > 0)
+        safe = np.where(concave, determinant, 1.0)
+        lag_step = np.where(concave, (both * gradient[1] - frequency_frequency * gradient[0]) / safe, 0.0)
+        frequency_step = np.where(concave, (both * gradient[0] - lag_lag * gradient[1]) / safe, 0.0)
+        lag, frequency = lag + lag_step.clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
+    return lag, frequency, np.abs(value * num_bins) ** 2
