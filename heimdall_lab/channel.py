@@ -81,7 +81,7 @@ def receive(
     """
     xp = array_namespace(waveform)
     delayed = delay(taper(waveform), arrival_samples)[..., guard : guard + num_time]
-    num_scenes, num_receivers, _ = delayed.shape
+    num_receivers = arrival_samples.shape[-1]
     phase = xp.exp(2j * np.pi * streams.uniform(Stage.CARRIER_PHASE, num_receivers))
     amplitude = (xp.sqrt(db_to_linear(received_power_dbm)) * phase).astype(xp.complex64)
     noise = streams.complex_normal(Stage.NOISE, num_receivers * num_time).reshape(delayed.shape)

@@ -56,7 +56,9 @@ def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
             rows = list(csv.DictReader(file))
         return tuple(Receiver.model_validate({k: v for k, v in row.items() if v}) for row in rows)
     except OSError as error:
-        raise ConfigError(f"receivers: cannot read {str(path)!r} ({error.strerror}); give a readable CSV file") from error
+        raise ConfigError(
+            f"receivers: cannot read {str(path)!r} ({error.strerror}); give a readable CSV file"
+        ) from error
     except ValidationError as error:
         raise ConfigError(f"receivers: {path}: {_first_error(error)}") from error
 
@@ -157,7 +159,11 @@ class Signal(_Model):
             f"sample_rate_hz {self.sample_rate_hz:g} is below twice channel_bandwidth_hz "
             f"{self.channel_bandwidth_hz:g}; half of the band must show noise alone, so raise it",
         )
-        highest_hz = {VOICE_BAND_HZ[1]: self.voice_ratio, self.tone_max_hz: self.tone_ratio, DTMF_HIGH_HZ[-1]: self.dual_tone_ratio}
+        highest_hz = {
+            VOICE_BAND_HZ[1]: self.voice_ratio,
+            self.tone_max_hz: self.tone_ratio,
+            DTMF_HIGH_HZ[-1]: self.dual_tone_ratio,
+        }
         modulation_hz = max((highest for highest, ratio in highest_hz.items() if ratio > 0), default=0.0)
         carson = 2 * (self.deviation_hz + modulation_hz)  # Carson's rule
         self._require(
@@ -363,4 +369,3 @@ def _first_error(error: ValidationError) -> str:
         return f"{path}: {message}" if path else message
     shown = repr(first["input"])
     return f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} is refused: {message.lower()}; change it"
-

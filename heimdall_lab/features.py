@@ -59,13 +59,13 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
     """Largest time difference that baseline and clocks allow against each reference, (S, R) s."""
-    position = geodesy.ecef(
-        *(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude"))
-    )
+    position = geodesy.ecef(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")))
     baseline_m = np.linalg.norm(position - np.take_along_axis(position, reference[:, None, None], axis=1), axis=-1)
     # The chord between two receivers bounds the difference of straight paths; over ground the arc is longer than the
     # chord by d²/24R², 0.1 % at 1,000 km.
-    return np.nan_to_num(1.001 * baseline_m / SPEED_OF_LIGHT + 2 * dataset.attrs["max_clock_offset_s"] + _LEAST_MARGIN_S)
+    return np.nan_to_num(
+        1.001 * baseline_m / SPEED_OF_LIGHT + 2 * dataset.attrs["max_clock_offset_s"] + _LEAST_MARGIN_S
+    )
 
 
 def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
@@ -79,8 +79,10 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     signal = np.where(signal > 0, signal, np.nan)  # weaker than the noise fluctuates: not measurable
 
     reference = np.nan_to_num(signal / np.where(present, noise_density, np.nan), nan=-1.0).argmax(axis=1)
-    density, noise = (np.take_along_axis(a, i, axis=1)[:, 0] for a, i in (
-        (spectrum.density, reference[:, None, None]), (noise_density, reference[:, None])))
+    density, noise = (
+        np.take_along_axis(a, i, axis=1)[:, 0]
+        for a, i in ((spectrum.density, reference[:, None, None]), (noise_density, reference[:, None]))
+    )
     weight = spectra.wiener_weight(spectrum._replace(density=density), noise)
     occupied_hz = spectra.occupied_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]

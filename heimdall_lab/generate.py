@@ -16,7 +16,6 @@ import xarray as xr
 from heimdall_lab import bounds, channel, scenes, schema, spectra, store, waveforms
 from heimdall_lab.arrays import Array, array_namespace, backend_namespace
 from heimdall_lab.config import Config
-from heimdall_lab.philox import Streams
 from heimdall_lab.progress import Report, display, silent
 from heimdall_lab.units import db_to_linear, linear_to_db
 

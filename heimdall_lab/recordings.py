@@ -21,7 +21,7 @@ MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to est
 _WEEK_S = 604_800.0
 _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below one lost block (43 ms)
 _OUTLIER_SIGMAS = 6.0
-_CLOCK_SIGMA_FLOOR_S = 5e-9  # the stamps count whole nanoseconds
+_CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
 _INT16_MAX = 32_767
 
 # 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.
@@ -389,21 +389,13 @@ def _fit_clock(blocks: _Blocks, name: str) -> _Clock:
     fresh = _fresh(blocks.fix_age_s)
     fresh = fresh[blocks.stamp_s[fresh] > 0.0]
     fresh = fresh[_agreeing(index[fresh], blocks.stamp_s[fresh], blocks.header_rate_hz)]
-    if fresh.size < MIN_FRESH_STAMPS:
-        raise ValueError(
-            f"{name} has {fresh.size} fresh GPS stamps that agree on one clock, {MIN_FRESH_STAMPS} are needed; "
-            "record for longer (a fix comes every 2 to 3 s) and check the receiver's GNSS reception"
-        )
+    _check_fresh(fresh.size, name)
     origin = blocks.stamp_s[fresh[0]]
     elapsed = _week_wrapped(blocks.stamp_s - origin)  # (B,)
-    while True:
-        slope, intercept = np.polyfit(index[fresh], elapsed[fresh], 1)
-        residual = elapsed - (intercept + slope * index)  # (B,)
-        spread = max(1.4826 * float(np.median(np.abs(residual[fresh]))), _CLOCK_SIGMA_FLOOR_S)
-        kept = fresh[np.abs(residual[fresh]) <= _OUTLIER_SIGMAS * spread]
-        if kept.size == fresh.size or kept.size < MIN_FRESH_STAMPS:
-            break
-        fresh = kept
+    fresh = fresh[_close(index[fresh], elapsed[fresh])]
+    _check_fresh(fresh.size, name)
+    slope, intercept = np.polyfit(index[fresh], elapsed[fresh], 1)
+    residual = elapsed - (intercept + slope * index)  # (B,)
     # A block lost in transmission shifts every stamp after it, so samples are trusted only between stamps that fit.
     trusted = np.flatnonzero(np.abs(residual) < _CONSENSUS_S)
     return _Clock(
@@ -413,6 +405,25 @@ def _fit_clock(blocks: _Blocks, name: str) -> _Clock:
         first=int(trusted[0]) * blocks.block_length,
         stop=(int(trusted[-1]) + 1) * blocks.block_length,
     )
+
+
+def _close(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which stamps, of (F,), lie within six sigmas of the line of median slope and median offset."""
+    # The slopes of pairs half a recording apart: Theil's incomplete method, F / 2 of them instead of F² / 2
+    half = index.size // 2
+    slope = np.median((elapsed_s[half:] - elapsed_s[:-half]) / (index[half:] - index[:-half]))
+    residual = elapsed_s - slope * index
+    residual -= np.median(residual)
+    spread = max(1.4826 * float(np.median(np.abs(residual))), _CLOCK_SIGMA_FLOOR_S)
+    return np.abs(residual) <= _OUTLIER_SIGMAS * spread
+
+
+def _check_fresh(count: int, name: str) -> None:
+    if count < MIN_FRESH_STAMPS:
+        raise ValueError(
+            f"{name} has {count} fresh GPS stamps that agree on one clock, {MIN_FRESH_STAMPS} are needed; "
+            "record for longer (a fix comes every 2 to 3 s) and check the receiver's GNSS reception"
+        )
 
 
 def _agreeing(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:

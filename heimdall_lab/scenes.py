@@ -143,9 +143,7 @@ def _receiver_errors(config: Config, streams: Streams, variables: dict[str, np.n
     arrival = variables["propagation_delay"] + variables["excess_delay"] + clock
     return {
         "clock_offset": np.where(present, clock, np.nan),
-        "frequency_offset": np.where(
-            present, streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz), np.nan
-        ),
+        "frequency_offset": np.where(present, streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz), np.nan),
         "emission_time": np.nanmin(arrival, axis=1),
     }
 

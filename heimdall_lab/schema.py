@@ -122,7 +122,9 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
         if found.dtype.kind not in variable.kinds:
             raise SchemaError(f"{name}: dtype is {found.dtype}, expected kind {variable.kinds!r}; convert it")
         if variable.units and found.attrs.get("units") != variable.units:
-            raise SchemaError(f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it")
+            raise SchemaError(
+                f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it"
+            )
     if list(dataset.component.values) != ["i", "q"]:
         raise SchemaError(f"component: is {list(dataset.component.values)}, expected ['i', 'q']")
     _check_positions(dataset)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,8 +234,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
             raise StoreError(f"{file}: {damage(folder, shard)}; run the same 'generate' command to write it again")
     if manifest.num_samples < manifest.config.num_samples:
         raise StoreError(
-            f"{str(folder)!r} is unfinished: {manifest.num_samples} of {manifest.config.num_samples} samples are there; "
-            "run the same 'generate' command to go on"
+            f"{str(folder)!r} is unfinished: {manifest.num_samples} of {manifest.config.num_samples} samples "
+            "are there; run the same 'generate' command to go on"
         )
     files = [folder / shard.file for shard in manifest.shards]
     try:
@@ -302,7 +301,9 @@ def _write_text(path: Path, text: str) -> None:
 
 def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
     """Write without compression: it would save almost nothing of noise, at a hundredth of the speed."""
-    encoding = {str(name): {"_FillValue": None} for name, values in dataset.variables.items() if values.dtype.kind in "iub"}
+    encoding = {
+        str(name): {"_FillValue": None} for name, values in dataset.variables.items() if values.dtype.kind in "iub"
+    }
     dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
 
 

@@ -133,6 +133,17 @@ def test_clock_survives_the_end_of_the_gps_week() -> None:
     clock = recordings._fit_clock(recordings._parse_blocks(content, "week.wav"), "week.wav")
     assert clock.start_s % 604_800 == pytest.approx(604_796.0, abs=1e-8)
     assert clock.rate_hz == pytest.approx(12_001.1, abs=2e-5)
+    assert (clock.first, clock.stop) == (2 * BLOCK, 240 * BLOCK)
+
+
+def test_a_fix_that_is_wrong_by_microseconds_does_not_bend_the_clock() -> None:
+    blocks = recordings._parse_blocks(kiwi_bytes(tone(0.0), 12_001.1), "bump.wav")
+    fresh = recordings._fresh(blocks.fix_age_s)
+    stamp_s = blocks.stamp_s.copy()
+    stamp_s[fresh[-2]] += 50e-6
+    clock = recordings._fit_clock(replace(blocks, stamp_s=stamp_s), "bump.wav")
+    assert clock.rate_hz == pytest.approx(12_001.1, abs=2e-5)
+    assert clock.sigma_s < 1e-9
 
 
 def test_samples_after_a_lost_block_are_not_trusted() -> None:
