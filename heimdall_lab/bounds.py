@@ -117,7 +117,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     covariance = crlb(
         receivers,
         transmitter,
-        toa_sigma_s=np.hypot(toa_sigma_s, dataset.attrs["clock_sigma_s"]),
+        toa_sigma_s=np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)),
         rss_sigma_db=np.full(used.shape, dataset.attrs["link_sigma_db"]),
     )
     axes = ["east", "north"]
@@ -129,6 +129,11 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
         },
         coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
     )
+
+
+def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
+    """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
+    return np.square(dataset.attrs["clock_sigma_s"]) + np.square(dataset.attrs["path_delay_sigma_s"])
 
 
 def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

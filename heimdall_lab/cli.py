@@ -1,0 +1,227 @@
+"""The command ``heimdall-lab``: generate, list, verify, locate and compare from a shell."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+import xarray as xr
+import yaml
+
+from heimdall_lab import bounds, estimators, features, metrics, recordings, store
+from heimdall_lab.arrays import BACKENDS
+from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
+from heimdall_lab.generate import generate
+from heimdall_lab.report import leaderboard_table, leaderboard_text, write_report
+
+app = typer.Typer(
+    help="Locate radio transmitters with a network of distributed SDR receivers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
+
+
+@app.command("generate")
+def generate_command(
+    out: Annotated[Path, typer.Option(help="Folder to write; the same command again resumes.", metavar="DIR")],
+    preset_name: Annotated[str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.")] = "",
+    config_file: Annotated[Path | None, typer.Option("--config", help="YAML file of the configuration.")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Number of scenes kept.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Scenes in one netCDF file.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any field, as path.to.field=value; repeatable.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = 1,
+) -> None:
+    """Simulate a dataset of multi-receiver IQ."""
+    if bool(preset_name) == (config_file is not None):
+        raise ConfigError("preset: give either --preset NAME or --config FILE.yaml")
+    given = {"num_samples": num_samples, "seed": seed, "shard_size": shard_size}
+    overrides = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
+    config = read_config(config_file, overrides) if config_file else preset(preset_name, **overrides)
+    dataset = generate(config, out, backend, workers=workers)
+    manifest = store.read_manifest(out)
+    rejected = ", ".join(f"{reason} {count}" for reason, count in manifest.rejections.items())
+    print(f"{out}: {dataset.sizes['sample']} scenes in {len(manifest.shards)} shards, ", end="")
+    print(f"{manifest.acceptance:.2%} of the drawn scenes kept (rejected by {rejected})")
+
+
+@app.command("datasets")
+def datasets_command(
+    root: Annotated[Path, typer.Argument(help="Folder that holds datasets.", metavar="ROOT")] = Path("data"),
+    as_json: _Json = False,
+) -> None:
+    """List the datasets below a folder."""
+    _print_table(store.datasets(root), as_json)
+
+
+@app.command("verify")
+def verify_command(folder: _Folder, as_json: _Json = False) -> None:
+    """Check every shard against its checksum; exit status 1 if one is missing or damaged."""
+    table = store.verify(folder)
+    _print_table(table, as_json)
+    faulty = table[table.state != "ok"]
+    if len(faulty):
+        first = faulty.iloc[0]
+        raise store.StoreError(
+            f"{folder / str(first.file)}: {first.state} ({len(faulty)} of {len(table)} shards are not whole); "
+            "run the same 'generate' command to write them again"
+        )
+
+
+@app.command("locate")
+def locate_command(
+    paths: Annotated[list[Path], typer.Argument(help="Folder of a dataset, or with --kiwi the recordings.")],
+    kiwi: Annotated[bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings of one transmitter.")] = False,
+    receivers: Annotated[
+        Path | None, typer.Option(help="With --kiwi: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+    ] = None,
+    transmitter: Annotated[
+        str | None, typer.Option(help="With --kiwi: the true position, to show the error.", metavar="LAT,LON")
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(estimators.methods())}.")] = "tdoa_ls",
+    as_json: _Json = False,
+) -> None:
+    """Locate the transmitter of every scene, or of KiwiSDR recordings."""
+    if kiwi:
+        if receivers is None:
+            raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
+        dataset = recordings.read_kiwi(paths, receivers, transmitter=_position(transmitter))
+    else:
+        if len(paths) != 1:
+            raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
+        dataset = store.open_dataset(paths[0])
+    measured = features.pair_features(dataset)
+    fixes = estimators.locate(dataset, method, measured)
+    table = _fix_table(dataset, fixes)
+    differences = _difference_table(dataset, measured)
+    if as_json:
+        differences = differences.set_index("sample")
+        rows = [
+            row | {"covariance_m2": covariance, "time_differences": _records(differences.loc[[row["sample"]]])}
+            for row, covariance in zip(_records(table), fixes.covariance.values.tolist(), strict=True)
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    _print_table(table, as_json)
+    if kiwi:
+        print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
+        _print_table(differences, as_json)
+
+
+@app.command("compare")
+def compare_command(
+    folder: _Folder,
+    methods: Annotated[str, typer.Option(help="Comma-separated names.")] = ",".join(estimators.methods()),
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML report.", metavar="HTML")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
+    dataset = store.open_dataset(folder)
+    board = metrics.compare(dataset, methods.split(","))
+    if report is not None:
+        write_report(dataset, board, report)
+    if as_json:
+        _print_table(leaderboard_table(board), as_json)
+        return
+    print(leaderboard_text(board))
+    if report is not None:
+        print(f"Report: {report}")
+
+
+def main() -> None:
+    """Run the command; a failure prints one line and exits with status 2 (usage) or 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"heimdall-lab: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _settings(settings: list[str]) -> dict[str, Any]:
+    """Split ``path=value`` settings; values are read as YAML."""
+    pairs = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not (path and equals):
+            raise ConfigError(f"set: {setting!r} is not of the form path.to.field=value")
+        try:
+            pairs[path] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"set: the value in {setting!r} is not YAML ({error}); quote it") from error
+    return pairs
+
+
+def _position(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"transmitter: {text!r} is not of the form LAT,LON in degrees") from error
+    return latitude, longitude
+
+
+def _fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
+    """One row a scene: fix, standard deviations, correlation, and where the truth is known the error and its bound."""
+    covariance = fixes.covariance.values
+    sigma = np.sqrt(np.einsum("sii->si", covariance))
+    columns = {
+        "latitude_deg": fixes.latitude.values.round(6),
+        "longitude_deg": fixes.longitude.values.round(6),
+        "sigma_east_m": sigma[:, 0].round(1),
+        "sigma_north_m": sigma[:, 1].round(1),
+        "correlation": (covariance[:, 0, 1] / sigma.prod(axis=1)).round(3),
+        "converged": fixes.converged.values,
+    }
+    if not bool(dataset.transmitter_latitude.isnull().all()):
+        columns["error_m"] = metrics.errors(dataset, fixes).error.values.round(1)
+        columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
+    return pd.DataFrame({"sample": dataset.sample.values, **columns})
+
+
+def _difference_table(dataset: xr.Dataset, measured: xr.Dataset) -> pd.DataFrame:
+    """One row a pair: each receiver that hears the signal against its scene's reference."""
+    names = dataset.receiver_name.values
+    scene, receiver = np.nonzero(measured.heard.values)
+    reference = measured.reference.values[scene]
+    noise_s = measured.tdoa_std_s.values[scene, receiver]
+    model_variance = np.broadcast_to(bounds.delay_model_variance(dataset), names.shape)
+    total_s = np.sqrt(noise_s**2 + model_variance[receiver] + model_variance[reference])
+    table = pd.DataFrame(
+        {
+            "sample": dataset.sample.values[scene],
+            "receiver": names[receiver],
+            "later_than": names[reference],
+            "tdoa_us": (measured.tdoa_s.values[scene, receiver] * 1e6).round(3),
+            "noise_std_us": (noise_s * 1e6).round(3),
+            "total_std_us": (total_s * 1e6).round(3),
+        }
+    )
+    return table[receiver != reference]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values: numbers that are not finite become null."""
+    return list(json.loads(table.to_json(orient="records", double_precision=15)))
+
+
+def _print_table(table: pd.DataFrame, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_records(table), indent=1))
+    else:
+        print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -52,15 +52,21 @@ def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
         If the file cannot be read, lacks a column or holds a value out of bounds.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return tuple(Receiver.model_validate({k: v for k, v in row.items() if v}) for row in rows)
-    except OSError as error:
-        raise ConfigError(
-            f"receivers: cannot read {str(path)!r} ({error.strerror}); give a readable CSV file"
-        ) from error
-    except ValidationError as error:
-        raise ConfigError(f"receivers: {path}: {_first_error(error)}") from error
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restkey="surplus"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"receivers: cannot read {str(path)!r} ({reason}); give a readable CSV file") from error
+    receivers: list[Receiver] = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            receiver = Receiver.model_validate({column: text for column, text in row.items() if text})
+        except ValidationError as error:
+            raise ConfigError(f"receivers: {path} line {line}: {_first_error(error)}") from error
+        if receiver.name in {other.name for other in receivers}:
+            raise ConfigError(f"receivers: {path} line {line}: the name {receiver.name!r} is repeated; change it")
+        receivers.append(receiver)
+    return tuple(receivers)
 
 
 def italian_network() -> tuple[Receiver, ...]:
@@ -365,6 +371,8 @@ def _first_error(error: ValidationError) -> str:
         group = Config.model_fields.get(str(first["loc"][0]))
         model = group.annotation if len(first["loc"]) > 1 and group else Config
         return f"{path}: unknown field; choose one of {', '.join(getattr(model, 'model_fields', Config.model_fields))}"
+    if first["type"] == "missing":
+        return f"{path}: is missing; add it"
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     shown = repr(first["input"])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from heimdall_lab import features, geodesy, schema
+from heimdall_lab import bounds, features, geodesy, schema
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 Array = Any  # numpy.ndarray
@@ -132,7 +132,7 @@ def _network(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
     latitude, longitude, altitude = (
         dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
     )
-    sigma_s = np.hypot(measured.toa_std_s.values, np.nan_to_num(dataset.attrs["clock_sigma_s"]))
+    sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     return Network(
         latitude_deg=latitude,
         longitude_deg=longitude,
@@ -235,8 +235,7 @@ def _closed_form(network: Network) -> Array:
 def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     """Descend from every start (S, K, 2) and keep the fix of lowest cost; of equals the one nearest the receivers."""
     scenes, count, _ = starts.shape
-    arrays: dict[str, Any] = {name: a for name, a in network._asdict().items() if name != "propagation"}
-    repeated = network._replace(**{name: np.repeat(a, count, axis=0) for name, a in arrays.items()})
+    repeated = Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
     latitude, longitude, covariance, cost = _gauss_newton(repeated, starts.reshape(-1, 2), robust=robust)
     centre = _centroid(network)
     distance, _ = geodesy.geodesic(

@@ -100,8 +100,19 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     reference_snr = np.take_along_axis(snr, reference[:, None], axis=1)
     is_reference = np.arange(present.shape[1]) == reference[:, None]
     toa_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
-    toa_std = toa_std * np.where(is_reference, 1.0, np.sqrt(1 + 1 / reference_snr))  # noise of both, multiplied
     reference_std = np.take_along_axis(toa_std, reference[:, None], axis=1)
+    # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981, eq. 23,
+    # with the effective noise over signal (1 − γ²) / γ²); what the reference does not explain is the other receiver's.
+    weight_hz = weight.sum(axis=1)[:, None] * rate_hz / weight.shape[1]
+    coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding leaves the reference with itself at either side of 1
+    with np.errstate(divide="ignore"):
+        pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, duration_s)
+    noise_only_std = toa_std * np.sqrt(1 + 1 / reference_snr)
+    toa_std = np.where(
+        is_reference,
+        toa_std,
+        np.sqrt(np.maximum(noise_only_std**2, np.nan_to_num(pair_std**2 - reference_std**2, posinf=0.0))),
+    )
     return {
         "rssi_dbm": linear_to_db(signal),
         "snr_db": linear_to_db(snr),

@@ -192,6 +192,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
         "sample_rate_hz": signal.sample_rate_hz,
         "propagation": "line_of_sight",
         "clock_sigma_s": config.channel.clock_sigma_s,
+        "path_delay_sigma_s": 0.0,
         "max_clock_offset_s": channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),
         "max_frequency_offset_hz": config.channel.frequency_offset_max_hz,
         "link_sigma_db": config.channel.link_sigma_db,

@@ -37,7 +37,7 @@ class AmbiguityPeak(NamedTuple):
     frequency_cycles
         How much higher the receiver sees it, in cycles per sample.
     coherence
-        Squared magnitude of the peak over the product of the energies, 0 … 1.
+        Squared magnitude of the peak over the product of the energies, 0 … 1 (Cauchy-Schwarz).
     """
 
     delay_samples: Array
@@ -162,18 +162,14 @@ def ambiguity_peak(
     centre = length // 2
     received = spectrum[..., centre - half - shifts : centre + half + shifts]  # (S, R, 2 half + 2 shifts)
     weights = weight[:, ((bins / length + 0.5) * weight.shape[-1]).astype(int)]  # (S, 2 half)
+    root = np.sqrt(weights).astype(np.float32)[:, None]  # each of the two signals takes its half of the weight
     strongest = np.take_along_axis(received, reference[:, None, None], axis=1)[:, 0, shifts : shifts + 2 * half]
-    template = strongest * weights
+    template = strongest * root[:, 0]
 
-    lag, shift = _grid_peak(received, template, max_delay_samples / 2)
-    aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1)
+    lag, shift = _grid_peak(received, template * root[:, 0], max_delay_samples / 2)
+    aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1) * root
     signal = np.fft.ifft(np.fft.ifftshift(aligned, axes=-1), axis=-1)  # (S, R, 2 half), two samples apart
-    window = _overlap_window(lag, num_time / 2, 2 * half)
-    lag, residual, peak = _newton_peak(signal * window, template, lag)
-    energy = (weights[:, None] * np.abs(aligned) ** 2).sum(axis=-1)
-    template_energy = (weights * np.abs(strongest) ** 2).sum(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # a receiver without samples has no energy, and its coherence is NaN
-        coherence = peak / (energy * template_energy * (window.sum(axis=-1) * 2 / num_time) ** 2)
+    lag, residual, coherence = _newton_peak(signal, template, lag, _overlap_window(lag, num_time / 2, 2 * half))
     return AmbiguityPeak(2 * lag, (shift + residual) / length, coherence)
 
 
@@ -211,7 +207,7 @@ def _overlap_window(lag: np.ndarray, duration: float, count: int) -> np.ndarray:
 
 
 def _newton_peak(
-    signal: np.ndarray, template: np.ndarray, lag: np.ndarray, steps: int = 5
+    signal: np.ndarray, template: np.ndarray, lag: np.ndarray, window: np.ndarray, steps: int = 5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Climb from grid points to the maximum of the squared cross-ambiguity.
 
@@ -223,10 +219,12 @@ def _newton_peak(
         In frequency, ascending.
     lag : (S, R)
         Lag of the grid point, in steps of the K-point time grid.
+    window : (S, R, K) float32
+        Weight of each time.
 
     Returns
     -------
-    lag, frequency (cycles per K steps) and squared magnitude of the peak, each (S, R)
+    lag, frequency (cycles per K steps) and squared coherence of the peak, each (S, R)
     """
     num_bins = template.shape[-1]
     slope = -2j * np.pi * np.fft.fftshift(np.fft.fftfreq(num_bins)).astype(np.complex64)  # d/dτ of exp(−2πj f τ)
@@ -239,7 +237,7 @@ def _newton_peak(
         conjugates = [
             np.fft.ifft(np.fft.ifftshift(delayed * slope**order, axes=-1), axis=-1).conj() for order in range(3)
         ]
-        turned = signal * phasor(-frequency / num_bins, num_bins)
+        turned = window * signal * phasor(-frequency / num_bins, num_bins)
         value, by_lag, by_lag_lag = ((turned * c).sum(axis=-1) for c in conjugates)
         if step == steps:
             break
@@ -260,4 +258,6 @@ def _newton_peak(
         lag_step = np.where(concave, (both * gradient[1] - frequency_frequency * gradient[0]) / safe, 0.0)
         frequency_step = np.where(concave, (both * gradient[0] - lag_lag * gradient[1]) / safe, 0.0)
         lag, frequency = lag + lag_step.clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
-    return lag, frequency, np.abs(value * num_bins) ** 2
+    energy = (window * np.abs(signal) ** 2).sum(axis=-1) * (window * np.abs(conjugates[0]) ** 2).sum(axis=-1)
+    with np.errstate(invalid="ignore"):  # a receiver without samples has no energy, and its coherence is NaN
+        return lag, frequency, np.abs(value) ** 2 / energy

@@ -1,0 +1,29 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import heimdall_lab as hl
+
+
+@pytest.fixture(scope="session")
+def real():
+    """Folder of the real measurements."""
+    folder = os.environ.get("HEIMDALL_LAB_REAL")
+    if not folder:
+        pytest.skip("HEIMDALL_LAB_REAL is not set: the real measurements are not at hand")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A configuration that generates in a moment: 12 short scenes in shards of 4."""
+    return hl.preset("los_sync", num_samples=12, seed=3, shard_size=4, signal={"duration_s": 0.02})
+
+
+@pytest.fixture(scope="session")
+def small_dataset(small):
+    """Its dataset, in memory; do not change it."""
+    return hl.generate(small, progress=False)

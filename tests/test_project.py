@@ -1,0 +1,83 @@
+"""The project's own files agree with each other."""
+
+import csv
+import json
+import subprocess
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def requirement(line):
+    parsed = Requirement(line)
+    return canonicalize_name(parsed.name), str(parsed.specifier)
+
+
+def locked():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return {canonicalize_name(n): v for n, v in (line.split("==") for line in lines if not line.startswith("#"))}
+
+
+def test_conda_environment_is_in_step_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {requirement(line) for line in environment if isinstance(line, str)} - {("pip", "")}
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], f"python{PROJECT['requires-python']}"]
+    assert conda == {requirement(line) for line in wanted}
+
+
+def test_lock_pins_torch_and_meets_every_requirement():
+    pins = locked()
+    assert pins["torch"] == "2.13.0"
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
+
+
+def test_installed_versions_are_the_locked_ones():
+    pins = locked()
+    installed = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions()}
+    installed = {name: v for name, v in installed.items() if name not in {"heimdall-lab", "pip", "setuptools", "wheel"}}
+    assert {name: v for name, v in installed.items() if pins.get(name) != v} == {}
+
+
+def test_receiver_list_is_the_published_network():
+    rows = list(csv.DictReader((ROOT / "data" / "receivers.csv").read_text().splitlines()))
+    assert len(rows) == 7
+    by_name = {r["name"]: (float(r["latitude_deg"]), float(r["longitude_deg"]), float(r["altitude_m"])) for r in rows}
+    assert by_name["Passo del Giovi"] == (44.561, 8.956, 480.0)
+    assert by_name["Milano-Baggio"] == (45.478, 9.123, 120.0)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_stripped_titled_and_short(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    lines = [sum(bool(line.strip()) for line in cell["source"]) for cell in code]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    assert cells[0]["cell_type"] == "markdown"
+    assert cells[0]["source"][0].startswith("# ")
+    assert cells[0]["source"][0].strip().endswith("?")
+    assert len(cells) <= 40
+    assert sum(lines) <= 150
+    assert sorted(lines)[len(lines) // 2] <= 5
+    assert not any(line.lstrip().startswith("class ") for cell in code for line in cell["source"])
+    assert any("assert" in line for line in code[-1]["source"])
+    assert all(
+        before["cell_type"] == "markdown" for before, cell in zip(cells, cells[1:], strict=False) if cell in code
+    )
+
+
+def test_no_machine_path_or_generated_file_is_committed():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    generated = [f for f in files if f.startswith("data/") and f != "data/receivers.csv"]
+    assert generated == []
+    assert [f for f in files if (ROOT / f).is_file() and (ROOT / f).stat().st_size > 5_000_000] == []

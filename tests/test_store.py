@@ -1,0 +1,167 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import heimdall_lab as hl
+from heimdall_lab import schema, store
+
+
+@pytest.fixture(scope="module")
+def folder(small, tmp_path_factory):
+    out = tmp_path_factory.mktemp("datasets") / "small"
+    hl.generate(small, out, progress=False)
+    return out
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_plain_xarray_reads_every_variable_of_the_contract(folder, small_dataset):
+    with xr.open_mfdataset(str(folder / "*.nc")) as dataset:
+        assert set(schema.VARIABLES) <= set(dataset.data_vars)
+        for name, variable in schema.VARIABLES.items():
+            assert dataset[name].dims == variable.dims
+            assert dataset[name].attrs.get("units", "") == variable.units
+            assert dataset[name].attrs["long_name"]
+        assert dataset.iq.dtype == np.int16
+        assert dataset.attrs["Conventions"].startswith("CF-")
+        assert json.loads(dataset.attrs["config"])["signal"]["duration_s"] == 0.02
+        assert json.loads(dataset.attrs["seed"]) == 3
+        xr.testing.assert_identical(dataset.load(), small_dataset)
+
+
+def test_open_dataset_is_lazy_and_equal_to_what_was_made_in_memory(folder, small_dataset):
+    dataset = hl.open_dataset(folder)
+    assert dataset.iq.chunks is not None
+    xr.testing.assert_identical(dataset.load(), small_dataset)
+
+
+@pytest.mark.parametrize(("shard_size", "workers"), [(7, 1), (12, 1), (5, 2)])
+def test_result_does_not_depend_on_shard_size_or_workers(small, small_dataset, tmp_path, shard_size, workers):
+    config = small.model_copy(update={"shard_size": shard_size})
+    made = hl.generate(config, tmp_path / "out", progress=False, workers=workers).load()
+    for name in small_dataset.variables:
+        np.testing.assert_array_equal(made[name].values, small_dataset[name].values, err_msg=name)
+
+
+def test_another_seed_gives_another_dataset(small, small_dataset):
+    other = hl.generate(small.model_copy(update={"seed": 4}), progress=False)
+    assert not np.array_equal(other.iq, small_dataset.iq)
+    assert not np.isin(other.transmitter_latitude, small_dataset.transmitter_latitude).any()
+
+
+def test_killed_generation_resumes_to_identical_bytes(tmp_path):
+    command = [sys.executable, "-m", "heimdall_lab.cli", "generate", "--preset", "los_sync", "--num-samples", "60"]
+    command += ["--shard-size", "2", "--set", "signal.duration_s=0.05"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(killed.glob("*.nc"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(killed.glob("shard-*.nc")))
+    assert 5 <= done < 30
+    with pytest.raises(store.StoreError, match="unfinished.*run the same 'generate' command"):
+        hl.open_dataset(killed)
+    subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True)
+    assert contents(killed) == contents(whole)
+
+
+def test_resume_rewrites_only_what_is_missing_or_damaged(small, folder, tmp_path):
+    out = tmp_path / "out"
+    hl.generate(small, out, progress=False)
+    before = contents(out)
+    untouched = (out / "shard-00002.nc").stat().st_mtime_ns
+    (out / "shard-00000.nc").unlink()
+    damaged = bytearray((out / "shard-00001.nc").read_bytes())
+    damaged[-2000] ^= 1
+    (out / "shard-00001.nc").write_bytes(damaged)
+    (out / ".shard-00001.nc.99.tmp").write_bytes(b"left by a killed process")
+    hl.generate(small, out, progress=False)
+    assert contents(out) == before == contents(folder)
+    assert (out / "shard-00002.nc").stat().st_mtime_ns == untouched
+
+
+def test_another_configuration_on_the_same_folder_is_refused_and_changes_nothing(small, folder):
+    before = contents(folder)
+    with pytest.raises(store.StoreError, match=r"another seed, channel\.clock"):
+        hl.generate(small.model_copy(update={"seed": 9, "channel": hl.preset("websdr").channel}), folder)
+    assert contents(folder) == before
+
+
+def test_another_package_version_is_refused(small, tmp_path):
+    store.write_manifest(tmp_path, store.Manifest(package_version="0.0.1", config=small))
+    with pytest.raises(store.StoreError, match=rf"0\.0\.1.*{version('heimdall_lab')}"):
+        hl.generate(small, tmp_path, progress=False)
+
+
+def test_folder_with_other_files_is_refused(small, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(store.StoreError, match=r"thesis\.tex.*choose an empty folder"):
+        hl.generate(small, tmp_path, progress=False)
+
+
+def test_verify_finds_missing_truncated_and_changed_shards(small, tmp_path):
+    out = tmp_path / "out"
+    hl.generate(small, out, progress=False)
+    assert list(store.verify(out).state) == ["ok", "ok", "ok"]
+    (out / "shard-00000.nc").unlink()
+    os.truncate(out / "shard-00001.nc", 1000)
+    changed = bytearray((out / "shard-00002.nc").read_bytes())
+    changed[5000] ^= 1
+    (out / "shard-00002.nc").write_bytes(changed)
+    states = list(store.verify(out).state)
+    assert states[0] == "is missing"
+    assert states[1].startswith("has 1000 bytes instead of ")
+    assert states[2] == "has another checksum"
+    with pytest.raises(store.StoreError, match=r"shard-00000\.nc: is missing; run the same 'generate' command"):
+        hl.open_dataset(out)
+
+
+def test_unreadable_shard_of_the_right_size_is_named_as_unreadable(small, tmp_path):
+    out = tmp_path / "out"
+    hl.generate(small, out, progress=False)
+    size = (out / "shard-00001.nc").stat().st_size
+    (out / "shard-00001.nc").write_bytes(bytes(size))
+    with pytest.raises(store.StoreError, match="cannot be read.*heimdall-lab verify"):
+        hl.open_dataset(out)
+
+
+def test_catalogue_lists_every_dataset(folder, small):
+    table = hl.datasets(folder.parent)
+    row = table.set_index("path").loc[str(folder)]
+    assert (row["name"], row["samples"], row["of"], row["receivers"], row["seed"]) == ("los_sync", 12, 12, 7, 3)
+    assert row["megabytes"] == round(sum(len(b) for n, b in contents(folder).items() if n.endswith(".nc")) / 1e6, 1)
+    with pytest.raises(store.StoreError, match="is no folder"):
+        hl.datasets(folder / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"package_version": 3}'])
+def test_broken_manifest_is_refused(tmp_path, text):
+    (tmp_path / store.MANIFEST).write_text(text)
+    with pytest.raises(store.StoreError, match=r"dataset\.json: is not a valid manifest.*generate it again"):
+        hl.open_dataset(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
+    path = tmp_path / "kept"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write_atomically(path, fail)
+    assert contents(tmp_path) == {"kept": b"old"}
