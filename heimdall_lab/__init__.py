@@ -3,7 +3,7 @@
 from heimdall_lab.bounds import crlb, gdop
 from heimdall_lab.config import Config, preset
 from heimdall_lab.estimators import locate, methods
-from heimdall_lab.generate import generate
+from heimdall_lab.generate import generate, load_or_generate
 from heimdall_lab.metrics import compare
 from heimdall_lab.recordings import read_kiwi
 from heimdall_lab.schema import iq
@@ -17,6 +17,7 @@ __all__ = [
     "gdop",
     "generate",
     "iq",
+    "load_or_generate",
     "locate",
     "methods",
     "open_dataset",

@@ -132,7 +132,7 @@ def compare_command(
     if report is not None:
         write_report(dataset, board, report)
     if as_json:
-        _print_table(leaderboard_table(board), as_json)
+        _print_table(leaderboard_table(board).reset_index(), as_json)
         return
     print(leaderboard_text(board))
     if report is not None:

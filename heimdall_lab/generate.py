@@ -1,5 +1,6 @@
 """Generate datasets: a shard is a pure function of the configuration and its number."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -70,6 +71,15 @@ def generate(
                 rate = (manifest.num_samples - before) / (time.monotonic() - started)
                 report(manifest.num_samples, f"scenes, {rate:.1f} per second, {manifest.acceptance:.1%} accepted")
     return store.open_dataset(out)
+
+
+def load_or_generate(config: Config, root: str | Path = "data", progress: bool = True) -> xr.Dataset:
+    """Open the dataset of a configuration from its own folder below ``root``, generating what is missing of it.
+
+    The folder's name holds a hash of the configuration, so that another configuration gets another folder.
+    """
+    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    return generate(config, Path(root) / f"{config.name}-{digest}", progress=progress)
 
 
 def samples_of(config: Config, shard: int) -> np.ndarray:

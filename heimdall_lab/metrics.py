@@ -27,18 +27,18 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
         ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
         ``mahalanobis_squared``, of the error under the fix's own covariance.
     """
+    truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
     distance, azimuth = xr.apply_ufunc(
         geodesy.geodesic,
-        dataset.transmitter_latitude,
-        dataset.transmitter_longitude,
+        truth.transmitter_latitude,
+        truth.transmitter_longitude,
         fixes.latitude,
         fixes.longitude,
         output_core_dims=[[], []],
-        dask="parallelized",
-        output_dtypes=[float, float],
     )
     direction = np.radians(azimuth)
     vector = xr.concat([distance * np.sin(direction), distance * np.cos(direction)], dim="axis").assign_coords(_AXES)
+    vector = vector.transpose(..., "axis")
     squared = xr.apply_ufunc(
         _mahalanobis_squared,
         vector,
@@ -94,7 +94,7 @@ def compare(dataset: xr.Dataset, methods: Sequence[str] | None = None) -> xr.Dat
         latencies.append((measuring_s + time.perf_counter() - began) / dataset.sizes["sample"])
     each = xr.concat(fixes, dim="method").assign_coords(method=names)
     each = each.merge(errors(dataset, each)).transpose("method", "sample", ...)
-    bound = bounds.scene_crlb(dataset)
+    bound = bounds.scene_crlb(dataset.drop_vars("iq").compute())
     board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(_statistics(each, bound.crlb_rmse))
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
     return board

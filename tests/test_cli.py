@@ -1,0 +1,203 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from heimdall_lab import cli
+
+BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def attempt(capsys, monkeypatch):
+    """Run the command in this process and return what came of it."""
+
+    def attempt(*arguments):
+        monkeypatch.setattr(sys, "argv", ["heimdall-lab", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return Done(exit_.value.code or 0, *capsys.readouterr())
+
+    return attempt
+
+
+@pytest.fixture
+def run(attempt):
+    """Run a command that must succeed."""
+
+    def run(*arguments):
+        done = attempt(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def refused(attempt):
+    """Run a command that must fail with one line on standard error, and return that line."""
+
+    def refused(status, *arguments):
+        done = attempt(*arguments)
+        assert (done.returncode, done.stdout) == (status, "")
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1, done.stderr
+        return lines[0]
+
+    return refused
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "los"
+    arguments = ["generate", *BASE, "--seed", "7", "--shard-size", "4", "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "heimdall_lab.cli", *arguments], check=True, capture_output=True)
+    return out
+
+
+def test_every_command_has_help(run):
+    listed = run("--help").stdout
+    for command in ("generate", "datasets", "verify", "locate", "compare"):
+        assert re.search(rf"^\s+{command}\s+\S", listed, re.MULTILINE)
+        assert "Usage:" in run(command, "--help").stdout
+
+
+def test_generate_says_what_it_made_and_reports_plain_lines(run, tmp_path):
+    done = run("generate", *BASE, "--shard-size", 3, "--out", tmp_path / "a")
+    assert re.fullmatch(r".*a: 6 scenes in 2 shards, \d+\.\d\d% of the drawn scenes kept \(.*\)\n", done.stdout)
+    assert [line.split(" scenes")[0] for line in done.stderr.splitlines()] == [
+        "generate los_sync: 3/6",
+        "generate los_sync: 6/6",
+    ]
+    assert "\x1b" not in done.stderr
+
+
+def test_set_reaches_every_field(folder):
+    manifest = json.loads((folder / "dataset.json").read_text())
+    config = manifest["config"]
+    assert (config["signal"]["duration_s"], config["seed"], config["shard_size"], config["num_samples"]) == (
+        0.02,
+        7,
+        4,
+        6,
+    )
+
+
+def test_datasets_and_verify_print_tables_and_json(run, folder):
+    assert "los_sync" in run("datasets", folder.parent).stdout
+    row = json.loads(run("datasets", folder.parent, "--json").stdout)[0]
+    assert (row["path"], row["samples"]) == (str(folder), 6)
+    assert [row["state"] for row in json.loads(run("verify", folder, "--json").stdout)] == ["ok", "ok"]
+
+
+def test_locate_prints_a_fix_with_error_and_bound_for_each_scene(run, folder):
+    rows = json.loads(run("locate", folder, "--method", "tdoa_robust", "--json").stdout)
+    assert [row["sample"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    for row in rows:
+        assert row["error_m"] < 10 * row["crlb_rmse_m"]
+        assert row["covariance_m2"][0][0] == pytest.approx(row["sigma_east_m"] ** 2, rel=0.1)
+        assert {d["later_than"] for d in row["time_differences"]} != set()
+    text = run("locate", folder).stdout
+    assert len(text.strip().splitlines()) == 7
+    assert "crlb_rmse_m" in text.splitlines()[0]
+
+
+def test_compare_ranks_every_method_and_writes_the_report(run, folder, tmp_path):
+    report = tmp_path / "report.html"
+    text = run("compare", folder, "--report", report).stdout
+    for method in ("centroid", "strongest", "tdoa_ls", "tdoa_robust"):
+        assert method in text
+        assert method in report.read_text()
+    rows = json.loads(run("compare", folder, "--methods", "tdoa_ls", "--json").stdout)
+    assert [row["method"] for row in rows] == ["tdoa_ls"]
+
+
+def test_unusable_configurations_are_usage_errors(refused, tmp_path):
+    out = ["--out", tmp_path / "x"]
+    assert "'nosuch'" in refused(2, "generate", "--preset", "nosuch", *out)
+    line = refused(2, "generate", *BASE, "--set", "signal.channel_bandwidth_hz=-12500", *out)
+    assert "signal.channel_bandwidth_hz: -12500" in line
+    assert "max_receivers: 16" in refused(2, "generate", *BASE, "--set", "max_receivers=16", *out)
+    assert "path.to.field=value" in refused(2, "generate", *BASE, "--set", "seed", *out)
+    assert "--preset NAME or --config" in refused(2, "generate", *out)
+    assert "gate.min_mean_snr_db" in refused(2, "generate", *BASE, "--set", "gate.min_mean_snr_db=90", *out)
+    assert not (tmp_path / "x" / "shard-00000.nc").exists()
+
+
+def test_network_of_sixteen_receivers_is_refused(refused, tmp_path):
+    network = tmp_path / "network.csv"
+    network.write_text("name,latitude_deg,longitude_deg\n" + "".join(f"R{i},{45 + i / 100},7\n" for i in range(16)))
+    line = refused(2, "generate", *BASE, "--set", f"geometry.receivers={network}", "--out", tmp_path / "x")
+    assert "geometry.receivers" in line
+    assert "15" in line
+
+
+def test_unusable_folders_are_refused(refused, folder, tmp_path):
+    line = refused(1, "generate", *BASE, "--seed", 8, "--shard-size", 4, "--out", folder)
+    assert "another seed" in line
+    assert "choose another folder" in line
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "choose a folder that you may write to" in refused(1, "generate", *BASE, "--out", file / "inside")
+    assert "dataset.json" in refused(1, "locate", tmp_path)
+    assert "nowhere" in refused(1, "datasets", tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a file system that refuses even root")
+def test_unwritable_folder_is_refused(refused):
+    line = refused(1, "generate", *BASE, "--out", "/proc/dataset")
+    assert "out: cannot write to '/proc/dataset'" in line
+
+
+def test_truncated_shard_is_named_by_verify_and_by_its_readers(attempt, refused, folder, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    os.truncate(damaged / "shard-00001.nc", 2000)
+    done = attempt("verify", damaged)
+    assert done.returncode == 1
+    assert "has 2000 bytes instead of" in done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "shard-00001.nc" in done.stderr
+    assert "run the same 'generate' command" in done.stderr
+    line = refused(1, "compare", damaged)
+    assert "shard-00001.nc: has 2000 bytes" in line
+
+
+def test_unknown_method_lists_the_known_ones(refused, folder):
+    assert "tdoa_ls" in refused(1, "locate", folder, "--method", "guess")
+    assert "tdoa_ls" in refused(1, "compare", folder, "--methods", "tdoa_ls,guess")
+
+
+def test_real_recording_is_located_within_five_kilometres(run, refused, real):
+    kiwi = real / "kiwisdr_dcf77_2020"
+    files = sorted(kiwi.glob("*.wav"))
+    shared = ["--kiwi", *files, "--receivers", kiwi / "receivers.csv", "--transmitter", "50.0152,9.0112"]
+    text = run("locate", *shared).stdout
+    assert "sigma_east_m" in text
+    assert "later_than" in text
+    (fix,) = json.loads(run("locate", *shared, "--json").stdout)
+    assert fix["error_m"] < 5000
+    assert fix["converged"]
+    assert len(fix["time_differences"]) == 2
+    assert "at least 3 receivers" in refused(1, "locate", "--kiwi", *files[:2], "--receivers", kiwi / "receivers.csv")
+    assert "--receivers" in refused(2, "locate", "--kiwi", *files)
+
+
+def test_command_is_installed_and_shows_no_traceback(tmp_path):
+    command = [str(Path(sys.executable).parent / "heimdall-lab"), "generate", "--preset", "nosuch", "--out", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "heimdall-lab: preset: 'nosuch' is unknown; choose one of iq_test, los_sync, websdr\n"
