@@ -15,7 +15,7 @@ from heimdall_lab.units import SPEED_OF_LIGHT
 
 Array = Any  # numpy.ndarray
 
-MAX_RANGE_M = {  # a fix further than this from the receivers is a failure: beyond radio horizon, or out of range
+MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
     "line_of_sight": 500e3,
     "ground_wave": 5000e3,
 }
@@ -244,7 +244,8 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
         centre.latitude_deg[:, None],
         centre.longitude_deg[:, None],
     )
-    usable = np.isfinite(cost).reshape(scenes, count) & (distance < MAX_RANGE_M[network.propagation])
+    spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(scenes, count)
+    usable = np.isfinite(cost).reshape(scenes, count) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
     cost = np.where(usable, cost.reshape(scenes, count), np.inf)
     equal = usable & (cost <= cost.min(axis=1, keepdims=True) + 1.0)

@@ -110,6 +110,6 @@ def geodesic(
     The arguments broadcast; NumPy only (Karney's algorithm, in PROJ).
     """
     points = np.broadcast_arrays(longitude_deg, latitude_deg, other_longitude_deg, other_latitude_deg)
-    start_longitude, start_latitude, longitude, latitude = (np.ascontiguousarray(p, dtype=float) for p in points)
+    start_longitude, start_latitude, longitude, latitude = (np.array(p, dtype=float) for p in points)
     azimuth, _, distance = _WGS84.inv(start_longitude, start_latitude, longitude, latitude)
     return np.asarray(distance), np.asarray(azimuth)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,8 @@ _HEADERS = {  # as people read them, and what they mean
     "rmse_over_crlb": (
         "RMSE/CRLB",
         "Error as a multiple of the Cramér-Rao bound, the least error that geometry, noise and clocks allow an "
-        "unbiased method. 1 is perfect; values below 1 come from few samples or from errors that are not normal.",
+        "unbiased method. 1 is perfect; values below 1 come from few samples, or from methods that profit from "
+        "transmitters being near the receivers.",
     ),
     "coverage_68_percent": (
         "in 68 % ellipse",
@@ -62,9 +62,9 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --page: #ffffff; --card: #f6f8fa; }}
+:root {{ color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --page: #ffffff; }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --page: #14181d; --card: #1c2229; }}
+  :root {{ --ink: #e6edf3; --soft: #9da7b1; --line: #3d444d; --page: #14181d; }}
 }}
 body {{ max-width: 1100px; margin: 2rem auto 4rem; padding: 0 1rem; color: var(--ink); background: var(--page);
   font: 16px/1.55 system-ui, sans-serif; }}
@@ -74,6 +74,7 @@ h3 {{ font-size: 1.05rem; margin: 2rem 0 0.25rem; }}
 p {{ margin: 0.5rem 0; max-width: 75ch; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.35rem 0.75rem; border-bottom: 1px solid var(--line); text-align: right; }}
+.leaderboard td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; font-weight: 600; white-space: nowrap; }}
 thead th {{ vertical-align: bottom; color: var(--soft); font-weight: 600; }}
 .facts th, .facts td {{ text-align: left; vertical-align: top; }}
@@ -123,13 +124,13 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
 def leaderboard_text(board: xr.Dataset) -> str:
     """Write the leaderboard as an aligned table for a terminal, best median first."""
     table = leaderboard_table(board)
-    header = ["method", *(_HEADERS[column][0] for column in table)]
+    header = ["method", *(name for name, _ in _HEADERS.values())]
     rows = [header, *([str(method), *cells] for method, cells in zip(table.index, _cells(table), strict=True))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    ]
+    lines = []
+    for method, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([method.ljust(widths[0]), *right]))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -178,7 +179,7 @@ def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:
         *map(_figure_html, figures[1:]),
         f"<footer>{escape(str(dataset.attrs.get('history', '')))}</footer>",
     ]
-    bokeh = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+    bokeh = "\n".join(Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).js_raw)
     return _PAGE.format(title=title, bokeh=bokeh, body="\n".join(body))
 
 
@@ -187,7 +188,7 @@ def _representative(board: xr.Dataset) -> tuple[str, int]:
     table = leaderboard_table(board)
     by_time = table[table.index.str.startswith("tdoa")]
     method = str((by_time if len(by_time) else table).failures_percent.idxmin())
-    error = board.error.sel(method=method)
+    error = board.error.sel({"method": method})
     order = error.fillna(np.inf).argsort().values
     return method, int(board.sample[order[(len(order) - 1) // 2]])
 
@@ -251,9 +252,11 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
             return "–"
         if column.endswith("_m"):
             return length_text(value)
-        return f"{value:.0f} %" if column.endswith("_percent") else f"{value:,.2f}"
+        if column.endswith("_percent"):
+            return f"{value:.0f} %"
+        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
 
-    return [[text(str(column), float(row[column])) for column in table] for _, row in table.iterrows()]
+    return [[text(column, table[column][method]) for column in _COLUMNS] for method in table.index]
 
 
 def _leaderboard_html(board: xr.Dataset) -> str:
@@ -261,7 +264,7 @@ def _leaderboard_html(board: xr.Dataset) -> str:
 
     table = leaderboard_table(board)
     styles = method_styles(str(name) for name in board.method.values)
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["method", *(_HEADERS[column][0] for column in table)])
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["method", *(name for name, _ in _HEADERS.values())])
     rows = []
     for method, cells in zip(table.index, _cells(table), strict=True):
         swatch = f'<span class="swatch" style="background:{styles[method][0]}"></span>'
@@ -274,10 +277,14 @@ def _leaderboard_html(board: xr.Dataset) -> str:
 def _sample_text(board: xr.Dataset, method: str, sample: int) -> str:
     from heimdall_lab.plots import length_text
 
-    error, bound = float(board.error.sel(method=method, sample=sample)), float(board.crlb_rmse.sel(sample=sample))
+    error, bound = (
+        float(board.error.sel({"method": method, "sample": sample})),
+        float(board.crlb_rmse.sel(sample=sample)),
+    )
     return (
         f"Sample {sample} is shown because the error of {escape(method)}, {length_text(error)}, is the median of that "
-        f"method's errors. The Cramér-Rao bound of this sample is {length_text(bound)} rms."
+        f"method's errors, so it is neither a good nor a bad case. "
+        f"The Cramér-Rao bound of this sample is {length_text(bound)} rms."
     )
 
 
@@ -291,15 +298,16 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
         _Figure(
             "error-cdf",
             "Distribution of errors",
-            "Curves further left are better. The dashed curve is what physics allows: no unbiased method stays left "
-            "of it.",
+            "Curves further left are better. The dashed curve is what physics allows: the errors of an ideal method, "
+            "which reaches the Cramér-Rao bound in every sample.",
             plots.error_cdf(board),
         ),
         _Figure(
             "scene-map",
             "The network",
             "Triangles are receivers, the star is the true transmitter, and each coloured marker is one method's fix "
-            "with the ellipse that should hold the truth in 95 of 100 cases.",
+            "with the ellipse that should hold the truth in 95 of 100 cases; the largest reach beyond the map. A "
+            "method that failed is drawn dotted, with the fix that stands in for its own.",
             plots.scene_map(chosen, sample, board),
         ),
         _Figure(
@@ -312,8 +320,8 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
         _Figure(
             "cross-correlations",
             "Time differences",
-            "The peak is where a receiver's signal matches the reference best. The dashed blue line is the measured "
-            "delay, the broad orange line the true one, clock errors included; a low peak means a noisy signal.",
+            "The peak is where a receiver's signal matches the reference best. The dashed blue line and the title give "
+            "the measured delay, the broad orange line the true one, clock errors included; 1 µs is 300 m of path.",
             plots.cross_correlations(chosen, sample, measured),
         ),
         _Figure(
@@ -348,15 +356,17 @@ def _figure_html(figure: _Figure) -> str:
 def _json_item(picture: Any, target: str) -> str:
     """Serialize a picture with identifiers that do not depend on what else this process has drawn."""
     import holoviews as hv
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
-    from bokeh.models import Toolbar
+    from bokeh.models import Plot, Toolbar
 
     model = hv.renderer("bokeh").get_plot(picture).state
     for toolbar in model.select({"type": Toolbar}):
         toolbar.logo = None
-    text = json.dumps(json_item(model, target), ensure_ascii=False, separators=(",", ":"))
+    for plot in model.select({"type": Plot}):
+        plot.sizing_mode = None  # the frame has its size; Bokeh warns that the whole plot has none
+    text = json.dumps(json_item(model, ID(target)), ensure_ascii=False, separators=(",", ":"))
     names = {
         name: f"{target}-{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'"id":"(p\d+)"', text)))
     }
-    replace: Callable[[re.Match[str]], str] = lambda match: f'"{names.get(match[1], match[1])}"'
-    return re.sub(r'"(p\d+)"', replace, text)
+    return re.sub(r'"(p\d+)"', lambda match: f'"{names.get(match[1], match[1])}"', text)

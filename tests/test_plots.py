@@ -1,0 +1,366 @@
+"""Pictures and report: what is drawn is what was measured and what is true, and it is labelled."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import bokeh
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from bokeh.models import Plot
+
+import heimdall_lab as hl
+from heimdall_lab import bounds, features, geodesy, plots, report
+from heimdall_lab.units import SPEED_OF_LIGHT
+
+UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> xr.Dataset:
+    return hl.generate(hl.preset("iq_test", num_samples=5, seed=4), progress=False)
+
+
+@pytest.fixture(scope="module")
+def measured(dataset: xr.Dataset) -> xr.Dataset:
+    return features.pair_features(dataset)
+
+
+@pytest.fixture(scope="module")
+def board(dataset: xr.Dataset) -> xr.Dataset:
+    return hl.compare(dataset)
+
+
+@pytest.fixture(scope="module")
+def page(dataset: xr.Dataset, board: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_report(dataset, board, path)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def without_truth(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.assign({name: dataset[name] * np.nan for name in UNKNOWN})
+
+
+def layers(overlay: hv.Overlay, kind: type, label: str = "") -> list[hv.Element]:
+    return [layer for layer in overlay if type(layer) is kind and label in layer.label]
+
+
+def columns(element: hv.Element) -> np.ndarray:
+    return np.stack([element.dimension_values(d) for d in range(2)], axis=-1)
+
+
+def axis_labels(picture: hv.Element | hv.Layout) -> set[str]:
+    """All axis labels, None and hidden ones left out."""
+    root = hv.renderer("bokeh").get_plot(picture).state
+    figures = root.select({"type": Plot})
+    return {axis.axis_label for figure in figures for axis in [*figure.below, *figure.left] if axis.visible} - {""}
+
+
+def distances_m(dataset: xr.Dataset, sample: int, latitude: float, longitude: float) -> np.ndarray:
+    scene = dataset.sel(sample=sample)
+    return geodesy.geodesic(
+        np.full(dataset.sizes["receiver"], latitude),
+        longitude,
+        scene.receiver_latitude.values,
+        scene.receiver_longitude.values,
+    )[0]
+
+
+def test_scene_map_distances_are_those_on_the_ellipsoid(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.scene_map(dataset, 2, board)
+    receivers = np.concatenate([columns(points) for points in layers(picture, hv.Points, "receiver")])
+    transmitter = columns(layers(picture, hv.Points, "transmitter")[0])
+    scene = dataset.sel(sample=2)
+    truth = distances_m(dataset, 2, scene.transmitter_latitude.item(), scene.transmitter_longitude.item())
+    drawn = np.hypot(*(receivers - transmitter).T) * 1e3
+    # a plane at altitude 0 against geodesics: altitudes stretch by h/R ≤ 1e-4, the tangent foreshortens by d²/6R²
+    np.testing.assert_allclose(np.sort(drawn), np.sort(truth), rtol=2e-4)
+    for method in board.method.values:
+        east_north = board[["east", "north"]].sel({"method": method, "sample": 2}).to_array().values
+        np.testing.assert_allclose(columns(layers(picture, hv.Points, f"{method}:")[0])[0], east_north / 1e3, atol=1e-3)
+
+
+def test_scene_map_shows_who_hears_the_signal(dataset: xr.Dataset) -> None:
+    deaf = dataset.assign(signal_present=dataset.signal_present & (dataset.receiver != 3))
+    picture = plots.scene_map(deaf, 0)
+    (hollow,) = layers(picture, hv.Points, "receiver without signal")
+    (filled,) = layers(picture, hv.Points, "receiver with signal")
+    assert list(hollow.dimension_values("receiver")) == ["Coazze"]
+    assert len(filled) == 6
+    names = {name.strip() for labels in layers(picture, hv.Labels) for name in labels.dimension_values("name")}
+    assert names == set(dataset.receiver_name.values)
+
+
+def test_scene_map_leaves_out_what_is_unknown_or_absent(dataset: xr.Dataset) -> None:
+    absent = dataset.receiver != 0
+    positions = {name: dataset[name].where(absent) for name in dataset if str(name).startswith("receiver_l")}
+    fewer = without_truth(dataset).assign(receiver_present=dataset.receiver_present & absent, **positions)
+    picture = plots.scene_map(fewer, 0, hl.locate(fewer, "centroid"))
+    assert not layers(picture, hv.Points, "transmitter")
+    assert len(layers(picture, hv.Points, "receiver with signal")[0]) == 6
+    assert len(layers(picture, hv.Points, "centroid")) == 1
+
+
+def test_scene_map_view_ignores_huge_ellipses(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    limits = [
+        plots.scene_map(dataset, 1, board.assign(covariance=board.covariance * scale)).opts.get("plot").kwargs["xlim"]
+        for scale in (1.0, 1e6)
+    ]
+    assert limits[0] == limits[1]
+    assert limits[0][1] - limits[0][0] < 600
+
+
+def test_fix_map_ellipse_has_the_covariance_of_the_fix(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.fix_map(dataset, 2, board)
+    (dimension, _) = layers(picture, hv.Points, "tdoa_ls")[0].kdims
+    scale = {"m": 1.0, "km": 1e3}[dimension.unit]
+    covariance = board.covariance.sel({"method": "tdoa_ls", "sample": 2}).values
+    centre = columns(layers(picture, hv.Points, "tdoa_ls")[0])[0]
+    ellipse = (columns(layers(picture, hv.Curve, "tdoa_ls")[0]) - centre) * scale
+    squared = (ellipse @ np.linalg.inv(covariance) * ellipse).sum(axis=1)
+    np.testing.assert_allclose(squared, -2 * np.log(0.05), rtol=1e-2)
+    assert np.hypot(*centre) * scale == pytest.approx(
+        board.error.sel({"method": "tdoa_ls", "sample": 2}).item(), rel=2e-4, abs=0.05
+    )
+    bound = columns(layers(picture, hv.Curve, "Cramér-Rao")[0]) * scale
+    np.testing.assert_allclose(bound, bounds.ellipse(board.crlb_covariance.sel(sample=2).values), atol=1e-6)
+
+
+def test_fix_map_says_which_fixes_lie_outside(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.fix_map(dataset, 2, board)
+    limits = picture.opts.get("plot").kwargs
+    for points in layers(picture, hv.Points, "off"):
+        inside = all(
+            low < v < high for v, (low, high) in zip(columns(points)[0], (limits["xlim"], limits["ylim"]), strict=True)
+        )
+        assert inside != ("(outside)" in points.label)
+    assert layers(picture, hv.Points, "(outside)")
+
+
+def test_fix_map_without_truth_is_around_the_surest_fix(dataset: xr.Dataset) -> None:
+    fixes = hl.locate(dataset, "tdoa_ls")
+    picture = plots.fix_map(without_truth(dataset), 1, fixes)
+    np.testing.assert_allclose(columns(layers(picture, hv.Points, "tdoa_ls")[0]), 0, atol=1e-6)
+    assert "fix of tdoa_ls" in picture.opts.get("plot").kwargs["title"]
+
+
+def test_failed_fixes_are_named(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    failed = board.assign(converged=board.converged & (board.method != "tdoa_ls"))
+    (points,) = layers(plots.scene_map(dataset, 0, failed), hv.Points, "(failed)")
+    assert points.label.startswith("tdoa_ls")
+
+
+def test_correlation_peaks_where_measured_and_truth_is_drawn(dataset: xr.Dataset, measured: xr.Dataset) -> None:
+    panels = plots.cross_correlations(dataset, 3, measured)
+    scene, pairs = dataset.sel(sample=3), measured.sel(sample=3)
+    reference = pairs.reference.item()
+    arrival = (scene.propagation_delay + scene.excess_delay + scene.clock_offset).values
+    others = [r for r in range(7) if r != reference]
+    assert len(panels) == len(others)
+    for panel, receiver in zip(panels, others, strict=True):
+        lines = {line.label: line.data for line in panel if type(line) is hv.VLine}
+        assert lines["true delay"] == pytest.approx((arrival[receiver] - arrival[reference]) * 1e6)
+        assert lines["measured delay"] == pytest.approx(pairs.tdoa_s.values[receiver] * 1e6)
+        (curve,) = layers(panel, hv.Curve)
+        lag, magnitude = columns(curve).T
+        step = lag[1] - lag[0]
+        assert abs(lag[magnitude.argmax()] - lines["measured delay"]) <= max(step, 1.0)
+        assert magnitude.max() == pytest.approx(np.sqrt(pairs.coherence.values[receiver]), abs=0.02)
+
+
+def test_correlation_without_truth_has_only_the_measured_line(dataset: xr.Dataset, measured: xr.Dataset) -> None:
+    for panel in plots.cross_correlations(without_truth(dataset), 0, measured):
+        assert [line.label for line in panel if type(line) is hv.VLine] == ["measured delay"]
+
+
+def test_spectrogram_holds_the_power(dataset: xr.Dataset) -> None:
+    panels = plots.spectrograms(dataset, 1)
+    power = (np.abs(hl.iq(dataset).sel(sample=1).values) ** 2).mean(axis=-1)
+    for image, expected in zip(panels, power, strict=True):
+        frequency = image.dimension_values("frequency_khz", expanded=False)
+        density = 10 ** (image.dimension_values("density", flat=False) / 10)
+        total = density.mean(axis=1).sum() * (frequency[1] - frequency[0]) * 1e3
+        assert total == pytest.approx(expected, rel=0.1)
+
+
+def test_long_recordings_make_small_pictures(dataset: xr.Dataset) -> None:
+    scene = dataset.isel(sample=[0], receiver=slice(0, 3))
+    long = xr.concat(
+        [scene] * 20, dim="time", data_vars="minimal", coords="minimal", compat="override", join="override"
+    )
+    long = long.assign_coords(time=np.arange(long.sizes["time"]) / long.attrs["sample_rate_hz"])
+    assert all(len(image.dimension_values("time_s", expanded=False)) <= 120 for image in plots.spectrograms(long, 0))
+    for panel in plots.envelopes(long, 0):
+        assert len(panel.Curve.I) <= 400
+
+
+def test_envelope_is_the_received_power(dataset: xr.Dataset) -> None:
+    power = (np.abs(hl.iq(dataset).sel(sample=0).values) ** 2).mean(axis=-1)
+    for panel, expected in zip(plots.envelopes(dataset, 0), power, strict=True):
+        mean = (10 ** (panel.Curve.I.dimension_values("power") / 10)).mean()
+        assert mean == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("propagation", ["line_of_sight", "ground_wave"])
+def test_hyperbolas_are_where_the_time_difference_is_the_measured_one(
+    dataset: xr.Dataset, measured: xr.Dataset, propagation: str
+) -> None:
+    scene = dataset.assign_attrs(propagation=propagation)
+    picture = plots.hyperbolas(scene, 0, measured)
+    reference = measured.reference.sel(sample=0).item()
+    lines = layers(picture, hv.Curve)
+    assert len(lines) == int(measured.heard.sel(sample=0).sum()) - 1
+    names = list(dataset.receiver_name.values)
+    for line in lines:
+        receiver = names.index(line.label.split(" − ")[0])
+        points = columns(line)
+        for longitude, latitude in points[np.isfinite(points).all(axis=1)][::40]:
+            ranges = distances_m(dataset, 0, latitude, longitude)
+            tdoa_s = (ranges[receiver] - ranges[reference]) / SPEED_OF_LIGHT
+            # altitudes and the linear interpolation of the contour on a grid of about 1 km
+            assert tdoa_s == pytest.approx(measured.tdoa_s.sel(sample=0).values[receiver], abs=1e-6)
+
+
+def test_error_cdf_is_the_share_of_smaller_errors(board: xr.Dataset) -> None:
+    picture = plots.error_cdf(board)
+    error, share = columns(layers(picture, hv.Curve, "tdoa_ls")[0]).T
+    expected = board.error.sel({"method": "tdoa_ls"}).values
+    np.testing.assert_allclose(share, [100 * (expected <= e).mean() for e in error])
+    assert len(picture) == board.sizes["method"] + 1
+
+
+def test_ideal_cdf_is_that_of_normal_errors() -> None:
+    covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
+    error, share = columns(plots._ideal_cdf(covariance)).T
+    rng = np.random.Generator(np.random.Philox(1))
+    drawn = np.concatenate([np.hypot(*rng.multivariate_normal(np.zeros(2), c, 100_000).T) for c in covariance[:2]])
+    np.testing.assert_allclose(share, [100 * (drawn <= e).mean() for e in error], atol=0.5)
+
+
+def test_axes_have_units(dataset: xr.Dataset, measured: xr.Dataset, board: xr.Dataset) -> None:
+    assert axis_labels(plots.scene_map(dataset, 0, board)) == {"east (km)", "north (km)"}
+    assert axis_labels(plots.fix_map(dataset, 0, board)) in ({"east (m)", "north (m)"}, {"east (km)", "north (km)"})
+    assert axis_labels(plots.hyperbolas(dataset, 0, measured)) == {"longitude (°)", "latitude (°)"}
+    assert axis_labels(plots.cross_correlations(dataset, 0, measured)) == {"lag (µs)", "magnitude"}
+    assert axis_labels(plots.spectrograms(dataset, 0)) == {"time (ms)", "frequency (kHz)"}
+    assert axis_labels(plots.envelopes(dataset, 0)) == {"time (ms)", "power (dBm)"}
+    assert axis_labels(plots.error_cdf(board)) == {"error (m)", "share of samples (%)"}
+
+
+def test_unknown_sample_is_refused(dataset: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match=r"sample: 99 is not in the dataset; choose one of its labels, 0 … 4"):
+        plots.scene_map(dataset, 99)
+
+
+def test_methods_have_different_and_lasting_colours() -> None:
+    names = ["triangulation", "tdoa_ls", "iq_resnet18", "iq_vggnet", "tdoa_unrolled"]
+    styles = plots.method_styles(names)
+    assert len(set(styles.values())) == len(names)
+    assert plots.method_styles(["tdoa_ls"])["tdoa_ls"] == styles["tdoa_ls"]
+
+
+def test_names_beside_receivers_do_not_overlap() -> None:
+    place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
+    labels = plots._place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
+    assert labels[0][3] != labels[1][3]
+    text_height = 14 * 120 / 700  # in map units
+    above = np.array([[0.0, 0.0], [0.0, 0.8 * text_height]])
+    labels = plots._place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
+    assert labels[0][3] != labels[1][3]
+
+
+def test_leaderboard_table_holds_the_statistics(board: xr.Dataset) -> None:
+    table = report.leaderboard_table(board)
+    assert list(table.median_error_m) == sorted(table.median_error_m)
+    row = board.sel({"method": "tdoa_ls"})
+    assert table.rmse_m["tdoa_ls"] == row.rmse.item()
+    assert table.coverage_68_percent["tdoa_ls"] == 100 * row.coverage_68.item()
+    assert table.latency_ms["tdoa_ls"] == 1e3 * row.latency.item()
+    assert isinstance(table, pd.DataFrame)
+
+
+def test_leaderboard_text_is_aligned(board: xr.Dataset) -> None:
+    lines = report.leaderboard_text(board).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert {line.split()[0] for line in lines[2:]} == set(board.method.values)
+
+
+def test_leaderboard_text_shows_unknown_as_a_dash(board: xr.Dataset) -> None:
+    text = report.leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
+    assert all("–" in line for line in text.splitlines()[2:])
+
+
+class References(HTMLParser):
+    """Collects what a page would load, and the text of its cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_report_needs_no_network(page: str) -> None:
+    references = References()
+    references.feed(page)
+    assert references.loaded == []
+    assert "link" not in references.tags
+    assert not re.search(r"@import|url\(", page.split("</style>")[0])
+    library = Path(bokeh.__file__).parent / "server" / "static" / "js"
+    for name in ("bokeh.min.js", "bokeh-widgets.min.js"):
+        assert (library / name).read_text(encoding="utf-8").strip() in page
+    assert len(page.encode()) < 6e6
+
+
+def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> None:
+    table = report.leaderboard_table(board)
+    rows = re.findall(r"<tr><td>(.*?)</tr>", page)
+    for method, median in table.median_error_m.items():
+        assert any(f"{method}</td><td>{plots.length_text(median)}</td>" in row for row in rows)
+    figures = re.findall(r'<figure id="figure-([a-z-]+)">', page)
+    assert figures == ["error-cdf", "scene-map", "fix-map", "cross-correlations", "spectrograms", "envelopes"]
+    assert "disciplined by GPS" in page
+    assert "Aquila di Giaveno" in page
+
+
+def test_report_shows_the_median_sample(page: str, board: xr.Dataset) -> None:
+    method, sample = report._representative(board)
+    errors = board.error.sel({"method": method})
+    assert errors.sel(sample=sample) == errors.median()
+    assert f"sample {sample}</h2>" in page
+
+
+def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:
+    report.write_report(dataset, board, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_file(
+    dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(path: Path, text: str) -> None:
+        path.write_text(text[:1000])
+        raise OSError("no space left on device")
+
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr(report, "_write", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        report.write_report(dataset, board, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("length_m", "text"), [(0.0, "0.00 m"), (999.6, "1.00 km"), (12345.0, "12.3 km"), (1.5e6, "1,500 km")]
+)
+def test_lengths_have_three_digits(length_m: float, text: str) -> None:
+    assert plots.length_text(length_m) == text
