@@ -245,7 +245,9 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
         centre.longitude_deg[:, None],
     )
     spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(scenes, count)
-    usable = np.isfinite(cost).reshape(scenes, count) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
+    usable = np.isfinite(cost).reshape(scenes, count) & (
+        np.maximum(distance, spread) < MAX_RANGE_M[network.propagation]
+    )
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
     cost = np.where(usable, cost.reshape(scenes, count), np.inf)
     equal = usable & (cost <= cost.min(axis=1, keepdims=True) + 1.0)

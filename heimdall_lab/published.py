@@ -59,8 +59,8 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
         files = [Path(fetcher.fetch(name)) for name in _DCF77]
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"DCF77 recordings: cannot be fetched from {url} ({error}); connect to the network, or put them in a folder "
-            f"kiwisdr_dcf77_2020 and name the folder above it in {_ENVIRONMENT}"
+            f"DCF77 recordings: cannot be fetched from {url} ({error}); connect to the network, or put them in a "
+            f"folder kiwisdr_dcf77_2020 and name the folder above it in {_ENVIRONMENT}"
         ) from error
     stations = [_POSITION.match(file.read_text()) for file in files if file.suffix == ".txt"]
     rows = [f"{s['name']},{s['latitude']},{s['longitude']}" for s in stations if s]

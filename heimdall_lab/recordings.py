@@ -240,7 +240,8 @@ def _common_span(recordings: Sequence[_Recording], window_s: float | None) -> tu
         late, early = recordings[int(begin.argmax())].receiver.name, recordings[int(end.argmin())].receiver.name
         raise ValueError(
             f"the recordings overlap for {length / kiwi.SAMPLE_RATE_HZ:.3f} s "
-            f"({late} begins last, {early} ends first), {shortest_s:g} s are needed; give simultaneous recordings or a shorter window_s"
+            f"({late} begins last, {early} ends first), {shortest_s:g} s are needed; "
+            "give simultaneous recordings or a shorter window_s"
         )
     return float(first) / kiwi.SAMPLE_RATE_HZ, length
 

@@ -173,6 +173,39 @@ def ambiguity_peak(
     return AmbiguityPeak(2 * lag, (shift + residual) / length, coherence)
 
 
+def cross_correlation(
+    pair: np.ndarray, fdoa_hz: float, weight: np.ndarray, rate_hz: float, lag_s: np.ndarray
+) -> np.ndarray:
+    """Magnitude of the weighted cross-correlation at equally spaced lags (L,), over the root of both energies.
+
+    Parameters
+    ----------
+    pair : (2, N)
+        Reference and receiver.
+    weight : (F,)
+        Spectral weight on F equal frequency steps that span the band, ascending.
+
+    Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976), eq. (6), evaluated by the chirp z transform.
+    """
+    num_time = pair.shape[-1]
+    length = scipy.fft.next_fast_len(2 * num_time)
+    turn = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
+    spectrum = np.fft.fftshift(np.fft.fft(pair * np.stack([np.ones_like(turn), turn]), length, axis=-1), axes=-1)
+    frequency = np.fft.fftshift(np.fft.fftfreq(length))
+    band = np.abs(frequency) < 0.25  # the inner half, where the estimator looks
+    share = weight[((frequency[band] + 0.5) * len(weight)).astype(int)]
+    reference, received = spectrum[:, band]
+    energy = np.sqrt((share * np.abs(reference) ** 2).sum() * (share * np.abs(received) ** 2).sum())
+    step_hz = rate_hz / length
+    correlation = scipy.signal.czt(
+        share * received * reference.conj(),
+        m=len(lag_s),
+        w=np.exp(2j * np.pi * step_hz * (lag_s[1] - lag_s[0])),
+        a=np.exp(-2j * np.pi * step_hz * lag_s[0]),
+    )
+    return np.abs(correlation) / energy if energy > 0 else np.zeros(len(lag_s))
+
+
 def _grid_peak(received: np.ndarray, template: np.ndarray, max_lag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lag (in steps of the template) and the frequency shift (in bins) of the largest grid value."""
     bins = template.shape[-1]

@@ -14,6 +14,7 @@ from bokeh.models import Plot
 
 import heimdall_lab as hl
 from heimdall_lab import bounds, features, geodesy, plots, report
+from heimdall_lab.plots import errors, maps
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
@@ -236,7 +237,7 @@ def test_error_cdf_is_the_share_of_smaller_errors(board: xr.Dataset) -> None:
 
 def test_ideal_cdf_is_that_of_normal_errors() -> None:
     covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
-    error, share = columns(plots._ideal_cdf(covariance)).T
+    error, share = columns(errors._ideal_cdf(covariance)).T
     rng = np.random.Generator(np.random.Philox(1))
     drawn = np.concatenate([np.hypot(*rng.multivariate_normal(np.zeros(2), c, 100_000).T) for c in covariance[:2]])
     np.testing.assert_allclose(share, [100 * (drawn <= e).mean() for e in error], atol=0.5)
@@ -266,11 +267,11 @@ def test_methods_have_different_and_lasting_colours() -> None:
 
 def test_names_beside_receivers_do_not_overlap() -> None:
     place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
-    labels = plots._place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
+    labels = maps._place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
     text_height = 14 * 120 / 700  # in map units
     above = np.array([[0.0, 0.0], [0.0, 0.8 * text_height]])
-    labels = plots._place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
+    labels = maps._place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
 
 

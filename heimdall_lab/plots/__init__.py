@@ -1,0 +1,20 @@
+"""Pictures of scenes, signals, measurements and errors: pure functions that return HoloViews objects (Bokeh)."""
+
+import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
+
+from heimdall_lab.plots.errors import error_cdf
+from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
+from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrograms
+from heimdall_lab.plots.style import length_text, method_styles
+
+__all__ = [
+    "cross_correlations",
+    "envelopes",
+    "error_cdf",
+    "fix_map",
+    "hyperbolas",
+    "length_text",
+    "method_styles",
+    "scene_map",
+    "spectrograms",
+]

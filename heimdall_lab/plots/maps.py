@@ -1,0 +1,390 @@
+"""Maps of receivers, transmitter, fixes and hyperbolas."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from bokeh.plotting.contour import contour_data
+
+from heimdall_lab import bounds, geodesy
+from heimdall_lab.plots.style import (
+    INK,
+    MAP_OPTIONS,
+    MAP_PX,
+    TRUTH,
+    length_text,
+    load_scene,
+    method_styles,
+    microseconds,
+    receiver_names,
+)
+from heimdall_lab.units import SPEED_OF_LIGHT
+
+_LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
+
+_LINE_DASHES = ("solid", "dashed", "dotted")
+
+_LEVEL = 0.95  # of every ellipse
+
+_GRID = 240  # points along each side of the grid that hyperbolas are traced on
+
+Projection = Callable[[np.ndarray], np.ndarray]  # ECEF positions (P, 3) m to map coordinates (P, 2)
+
+
+class _Map(NamedTuple):
+    """Axes of a map and how Earth-centred positions land on them."""
+
+    project: Projection
+    kdims: list[hv.Dimension]
+
+
+class _Drawn(NamedTuple):
+    """One method's fix: ECEF position (3,) m, covariance (2, 2) m² along east and north there, and how it is drawn."""
+
+    method: str
+    label: str
+    position: np.ndarray
+    covariance: np.ndarray
+    colour: str
+    marker: str
+    error_m: float
+    converged: bool
+
+
+def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None) -> hv.Overlay:
+    """Draw one scene: receivers, true transmitter, and fixes with their 95 % ellipses.
+
+    The axes are km east and north on the tangent plane at the centroid of the present receivers. The view holds
+    receivers, transmitter and fixes; ellipses may reach beyond it.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract. Receivers without signal are hollow; an unknown transmitter is left out.
+    sample : int
+        Label of the scene along ``sample``.
+    fixes : xr.Dataset, optional
+        As `estimators.locate` or `metrics.compare` return them.
+
+    Returns
+    -------
+    hv.Overlay
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    receivers, _ = _receivers(scene)
+    latitude, longitude, _ = _mean_position(scene)  # the origin that `estimators.locate` takes
+    axes = [hv.Dimension(f"{axis}_km", label=axis, unit="km") for axis in ("east", "north")]
+    on_map = _Map(lambda ecef: geodesy.enu(ecef, latitude, longitude)[:, :2] / 1e3, axes)
+    places = [on_map.project(receivers), *_known(_transmitter(scene), on_map)]
+    layers = _receiver_layers(scene, on_map)
+    drawn = [] if fixes is None else _fixes(scene, fixes)
+    places += [on_map.project(fix.position[None]) for fix in drawn]
+    x_range, y_range = _view(np.concatenate(places))
+    labels = _place_labels(places[0], receiver_names(scene), x_range)
+    overlay = hv.Overlay([*layers, *_label_layers(labels, on_map), *_truth_layers(scene, on_map)])
+    overlay *= hv.Overlay([layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map)])
+    title = f"Sample {sample}: network and fixes" if drawn else f"Sample {sample}: network"
+    return overlay.opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+
+
+def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
+    """Draw the surroundings of the transmitter: fixes, their 95 % ellipses and that of the Cramér-Rao bound.
+
+    The axes are metres or kilometres east and north of the transmitter or, where it is unknown, of the fix with the
+    smallest ellipse. Fixes that are many times further away than the best one are left out, and the legend says so.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract.
+    sample : int
+        Label of the scene along ``sample``.
+    fixes : xr.Dataset
+        As `estimators.locate` or `metrics.compare` return them; ``crlb_covariance`` is drawn if it is there.
+
+    Returns
+    -------
+    hv.Overlay
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    drawn = _fixes(scene, fixes)
+    truth = _transmitter(scene)
+    best = min(drawn, key=lambda fix: np.nan_to_num(np.trace(fix.covariance), nan=np.inf))
+    centre = truth if truth is not None else best.position
+    latitude, longitude, _ = geodesy.geodetic(centre)
+
+    def metres(ecef: np.ndarray) -> np.ndarray:
+        return geodesy.enu(ecef, latitude, longitude)[:, :2]
+
+    bound = None if "crlb_covariance" not in fixes else fixes.crlb_covariance.sel(sample=sample).values
+    outline = np.zeros((1, 2)) if bound is None else np.nan_to_num(bounds.ellipse(bound, _LEVEL))
+    offsets = np.concatenate([metres(fix.position[None]) for fix in drawn])
+    distances = np.hypot(*offsets.T)
+    widest = 6 * max(distances.min(), np.abs(outline).max(), 1.0)
+    near = distances <= widest
+    ellipses = [metres(_ellipse_ecef(fix)) for fix, shown in zip(drawn, near, strict=True) if shown]
+    places = [e for e in ellipses if np.hypot(*e.T).max() <= widest]  # false where not finite
+    x_range, y_range = _view(np.concatenate([offsets[near], outline, np.zeros((1, 2)), *places]), margin=0.1)
+    unit, scale = ("km", 1e-3) if x_range[1] - x_range[0] > 4e3 else ("m", 1.0)
+    axes = [hv.Dimension(f"{axis}_{unit}", label=axis, unit=unit) for axis in ("east", "north")]
+    on_map = _Map(lambda ecef: metres(ecef) * scale, axes)
+    layers = _truth_layers(scene, on_map)
+    if bound is not None:
+        style = {"color": TRUTH, "line_dash": "dashed", "line_width": 1.5}
+        label = f"Cramér-Rao bound, 95 % (rms {length_text(np.sqrt(np.trace(bound)))})"
+        layers.append(hv.Curve(outline * scale, *axes, label=label).opts(**style, backend="bokeh"))
+    for fix, shown in zip(drawn, near, strict=True):
+        layers += _fix_layers(fix, fix.label if shown else f"{fix.label} (outside)", on_map)
+    around = "transmitter" if truth is not None else f"fix of {best.method}"
+    return hv.Overlay(layers).opts(
+        title=f"Sample {sample}: fixes around the {around}",
+        xlim=tuple(np.multiply(x_range, scale)),
+        ylim=tuple(np.multiply(y_range, scale)),
+        **MAP_OPTIONS,
+        backend="bokeh",
+    )
+
+
+def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None) -> hv.Overlay:
+    """Draw the lines on which a transmitter would cause each measured time difference; they cross where it stands.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract; ``propagation`` decides between geodesic and straight distances.
+    sample : int
+        Label of the scene along ``sample``.
+    measured : xr.Dataset
+        Result of `features.pair_features`; one line for each receiver that hears the signal.
+    fixes : xr.Dataset, optional
+        As `estimators.locate` or `metrics.compare` return them.
+
+    Returns
+    -------
+    hv.Overlay
+        On latitude and longitude, with the scale of both made equal at the middle.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    axes = [hv.Dimension(f"{name}_deg", label=name, unit="°") for name in ("longitude", "latitude")]
+    on_map = _Map(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), axes)
+    drawn = [] if fixes is None else _fixes(scene, fixes)
+    positions = [_receivers(scene)[0], *(fix.position[None] for fix in drawn)]
+    places = [*map(on_map.project, positions), *_known(_transmitter(scene), on_map)]
+    shrink = math.cos(math.radians(float(np.concatenate(places)[:, 1].mean())))
+    x_range, y_range = _view(np.concatenate(places), margin=0.25, shrink=shrink)
+    x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
+    reference = int(pairs.reference)
+    range_m = _distance_to(scene, x, y)
+    names = scene.receiver_name.values
+    layers: list[hv.Element] = []
+    for index in np.flatnonzero(pairs.heard.values & (np.arange(len(names)) != reference)):
+        tdoa_s = float(pairs.tdoa_s[index])
+        lines = contour_data(
+            x, y, range_m(int(index)) - range_m(reference) - tdoa_s * SPEED_OF_LIGHT, [0.0], want_fill=False
+        ).line_data
+        path = np.stack([lines.xs[0], lines.ys[0]], axis=-1) if lines and len(lines.xs) else np.full((1, 2), np.nan)
+        label = f"{names[index]} − {names[reference]}: {microseconds(tdoa_s)}"
+        style = {
+            "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
+            "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
+        }
+        layers.append(hv.Curve(path, *axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
+    labels = _place_labels(places[0], receiver_names(scene), x_range)
+    layers += [*_receiver_layers(scene, on_map), *_label_layers(labels, on_map), *_truth_layers(scene, on_map)]
+    layers += [layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map, ellipse=False)]
+    title = f"Sample {sample}: lines of constant measured time difference"
+    return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+
+
+def _receivers(scene: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """ECEF positions (P, 3) m of the present receivers, and which of them have signal (P,)."""
+    present = scene.receiver_present.values
+    position = [scene[f"receiver_{name}"].values[present] for name in ("latitude", "longitude", "altitude")]
+    heard = scene.signal_present.values[present] if "signal_present" in scene else np.ones(present.sum(), dtype=bool)
+    return geodesy.ecef(*position), heard
+
+
+def _mean_position(scene: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean latitude, longitude (degrees) and altitude (m) of the present receivers."""
+    present = scene.receiver_present.values
+    latitude, longitude, altitude = (
+        np.asarray(scene[f"receiver_{name}"].values[present].mean()) for name in ("latitude", "longitude", "altitude")
+    )
+    return latitude, longitude, altitude
+
+
+def _transmitter(scene: xr.Dataset) -> np.ndarray | None:
+    """ECEF position (3,) m of the transmitter, None where it is unknown."""
+    latitude, longitude, altitude = (
+        scene[f"transmitter_{name}"].values for name in ("latitude", "longitude", "altitude")
+    )
+    return geodesy.ecef(latitude, longitude, np.nan_to_num(altitude)) if np.isfinite(latitude + longitude) else None
+
+
+def _known(position: np.ndarray | None, on_map: _Map) -> list[np.ndarray]:
+    return [] if position is None else [on_map.project(position[None])]
+
+
+def _fixes(scene: xr.Dataset, fixes: xr.Dataset) -> list[_Drawn]:
+    """Read the fixes of one scene, with or without the dim ``method``."""
+    each = fixes.sel(sample=scene.sample.item())
+    if "method" not in each.dims:
+        each = each.expand_dims(method=[each.attrs.get("method", "fix")])
+    altitude_m = _mean_position(scene)[2]
+    styles = method_styles(str(name) for name in each.method.values)
+    drawn = []
+    for name, (colour, marker) in styles.items():
+        fix = each.sel({"method": name})  # as a keyword, method is the inexact look-up
+        distance, _ = geodesy.geodesic(
+            fix.latitude.values, fix.longitude.values, scene.transmitter_latitude, scene.transmitter_longitude
+        )
+        error_m = distance.item() if _transmitter(scene) is not None else math.nan
+        label = f"{name}: {length_text(error_m)} off" if math.isfinite(error_m) else name
+        converged = bool(fix.converged)
+        label += "" if converged else " (failed)"
+        position = geodesy.ecef(fix.latitude.values, fix.longitude.values, altitude_m)
+        drawn.append(_Drawn(name, label, position, fix.covariance.values, colour, marker, error_m, converged))
+    return drawn
+
+
+def _ellipse_ecef(fix: _Drawn) -> np.ndarray:
+    """Outline of the 95 % ellipse on the tangent plane at the fix, ECEF (points, 3) m."""
+    latitude, longitude, _ = geodesy.geodetic(fix.position)
+    return fix.position + bounds.ellipse(fix.covariance, _LEVEL) @ geodesy.enu_axes(latitude, longitude)[:2]
+
+
+def _fix_layers(fix: _Drawn, label: str, on_map: _Map, *, ellipse: bool = True) -> list[hv.Element]:
+    """Marker and ellipse of one fix, under one legend entry."""
+    row = [(*on_map.project(fix.position[None])[0], fix.method, length_text(fix.error_m))]
+    marker = hv.Points(row, on_map.kdims, ["method", "error"], label=label).opts(
+        marker=fix.marker,
+        size=13,
+        color=fix.colour,
+        fill_alpha=0,
+        line_width=2.5,
+        tools=["hover"],
+        hover_tooltips=["method", "error"],
+        backend="bokeh",
+    )
+    if not ellipse:
+        return [marker]
+    outline = hv.Curve(on_map.project(_ellipse_ecef(fix)), *on_map.kdims, label=label)
+    dash = "solid" if fix.converged else "dotted"
+    return [outline.opts(color=fix.colour, line_width=1.5, line_dash=dash, backend="bokeh"), marker]
+
+
+def _receiver_layers(scene: xr.Dataset, on_map: _Map) -> list[hv.Element]:
+    """Receivers as triangles: filled with signal, hollow without."""
+    position, heard = _receivers(scene)
+    place, names = on_map.project(position), np.array(receiver_names(scene))
+    snr = scene.snr.values[scene.receiver_present.values]
+    snr_text = np.array([f"{value:.1f} dB" if math.isfinite(value) else "unknown" for value in snr])
+    layers = []
+    for chosen, label, alpha in ((heard, "receiver with signal", 1.0), (~heard, "receiver without signal", 0.0)):
+        if chosen.any():
+            columns = (*place[chosen].T, names[chosen], snr_text[chosen])
+            points = hv.Points(columns, on_map.kdims, ["receiver", "snr"], label=label)
+            options = {"marker": "triangle", "size": 11, "color": INK, "fill_alpha": alpha, "line_width": 1.5}
+            hover = {"tools": ["hover"], "hover_tooltips": ["receiver", ("SNR", "@snr")]}
+            layers.append(points.opts(**options, **hover, backend="bokeh"))
+    return layers
+
+
+def _truth_layers(scene: xr.Dataset, on_map: _Map) -> list[hv.Element]:
+    """The true transmitter as a black star."""
+    position = _transmitter(scene)
+    if position is None:
+        return []
+    star = hv.Points(on_map.project(position[None]), on_map.kdims, label="transmitter")
+    return [star.opts(marker="star", size=17, color=TRUTH, backend="bokeh")]
+
+
+def _place_labels(place: np.ndarray, names: Sequence[str], x_range: tuple[float, float]) -> list[tuple[Any, ...]]:
+    """Choose a side for every receiver's name on which it covers no other receiver or name.
+
+    Parameters
+    ----------
+    place : (P, 2)
+        Map coordinates, with one scale on both axes.
+
+    Returns
+    -------
+    list of (x, y, text, horizontal alignment, vertical alignment)
+    """
+    per_px = (x_range[1] - x_range[0]) / MAP_PX[0]
+    boxes = [np.array([*(at - 7 * per_px), *(at + 7 * per_px)]) for at in place]  # left, bottom, right, top
+    labels = []
+    sides = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}  # text's own side
+    for own, (at, name) in enumerate(zip(place, names, strict=True)):
+        half = np.array([3.2 * len(name), 7.0]) * per_px
+        crowded = []
+        for side, (right, up) in sides.items():
+            middle = at + np.array([right, up]) * (2 * half + 18 * per_px)
+            box = np.array([*(middle - half), *(middle + half)])
+            others = [other for i, other in enumerate(boxes) if i != own]
+            overlap = sum(
+                max(0.0, min(box[2], o[2]) - max(box[0], o[0])) > 0 < min(box[3], o[3]) - max(box[1], o[1])
+                for o in others
+            )
+            outside = middle[0] - half[0] < x_range[0] or middle[0] + half[0] > x_range[1]
+            crowded.append((overlap + outside, side, box))
+        _, side, box = min(crowded, key=lambda choice: choice[0])
+        boxes.append(box)
+        labels.append((*at, name, side))
+    return labels
+
+
+def _label_layers(labels: Sequence[tuple[Any, ...]], on_map: _Map) -> list[hv.Element]:
+    """Names beside the receivers, at a distance that zooming does not change: blanks of the text make it."""
+    padded = {"left": "   {}", "right": "{}   ", "top": " \n{}", "bottom": "{}\n "}
+    layers = []
+    for side, pattern in padded.items():
+        rows = [(x, y, pattern.format(name)) for x, y, name, chosen in labels if chosen == side]
+        if rows:
+            align = side if side in ("left", "right") else "center"
+            baseline = side if side in ("top", "bottom") else "middle"
+            style = {"text_align": align, "text_baseline": baseline, "text_font_size": "9pt", "text_color": INK}
+            layers.append(hv.Labels(rows, on_map.kdims, "name").opts(**style, backend="bokeh"))
+    return layers
+
+
+def _view(
+    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits of a map that holds all places (P, 2) with a margin, in the shape of its frame.
+
+    ``shrink`` is the length of a step in x over that of the same step in y.
+    """
+    low, high = place.min(axis=0), place.max(axis=0)
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6) * (1 + 2 * margin)
+    frame = np.array(MAP_PX) / np.array([shrink, 1.0])
+    half = (half / frame).max() * frame
+    (left, bottom), (right, top) = middle - half, middle + half
+    return (float(left), float(right)), (float(bottom), float(top))
+
+
+def _distance_to(scene: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Distance in m from each point of a grid to a receiver, (latitude, longitude), along the links' kind of path."""
+    receiver = [scene[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")]
+    if scene.attrs["propagation"] == "ground_wave":
+        return lambda r: geodesy.geodesic(latitude[:, None], longitude[None], receiver[0][r], receiver[1][r])[0]
+    position, grid = geodesy.ecef(*receiver), geodesy.ecef(latitude[:, None], longitude[None], _mean_position(scene)[2])
+    return lambda r: np.linalg.norm(grid - position[r], axis=-1)

@@ -1,0 +1,206 @@
+"""Pictures of what the receivers recorded and of how it correlates."""
+
+import math
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import scipy.signal
+import xarray as xr
+
+from heimdall_lab import schema, spectra
+from heimdall_lab.plots.style import FONT, INK, load_scene, microseconds, receiver_names
+from heimdall_lab.units import linear_to_db
+
+_SEGMENT = 256  # IQ samples of one spectrum
+
+_MAX_FRAMES = 120
+
+_MAX_BINS = 400
+
+_LEAST_MW = 1e-30  # digital silence is drawn at the level of this power
+
+_PANEL_OPTIONS: dict[str, Any] = {
+    "active_tools": ["pan"],
+    "fontsize": FONT | {"title": "9pt", "labels": "9pt", "ticks": "8pt"},
+}
+
+
+def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -> hv.Layout:
+    """Draw the cross-correlation of each receiver with the reference around its peak.
+
+    The measured frequency difference is removed and the estimator's spectral weight applied, so the peak is where the
+    measured delay is. Magnitude 1 would be a perfect copy of the reference.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With IQ. Where ``propagation_delay``, ``excess_delay`` and ``clock_offset`` are known, their sum's difference
+        against the reference is drawn as the true delay.
+    sample : int
+        Label of the scene along ``sample``.
+    measured : xr.Dataset
+        Result of `features.pair_features`.
+
+    Returns
+    -------
+    hv.Layout
+        One panel for each present receiver except the reference.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    reference = int(pairs.reference)
+    arrival_s = (scene.propagation_delay + scene.excess_delay + scene.clock_offset).values
+    others = [int(r) for r in np.flatnonzero(scene.receiver_present.values) if r != reference]
+    voltage, rate_hz = schema.iq(scene).transpose("receiver", "time").values, scene.attrs["sample_rate_hz"]
+    spectrum = spectra.power_spectrum(voltage[reference], rate_hz)
+    weight = spectra.wiener_weight(spectrum, spectra.noise_density(spectrum))
+    lobe_s = 0.5 / spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * spectrum.density)
+    lobe_s = float(lobe_s) if np.isfinite(lobe_s) else 20 / rate_hz
+    panels = []
+    for index in others:
+        measured_s, true_s = float(pairs.tdoa_s[index]), float(arrival_s[index] - arrival_s[reference])
+        half_s = max(1.5 * lobe_s, 1.25 * np.nan_to_num(abs(true_s - measured_s)))
+        lag_s = measured_s + np.linspace(-half_s, half_s, 401)
+        value = spectra.cross_correlation(
+            voltage[[reference, index]], float(pairs.fdoa_hz[index]), weight, rate_hz, lag_s
+        )
+        panels.append(_correlation_panel(str(scene.receiver_name.values[index]), lag_s, value, measured_s, true_s))
+    legend = "dashed: measured delay" + ("; broad: true delay" if np.isfinite(arrival_s[others]).any() else "")
+    title = f"Sample {sample}: cross-correlation with {scene.receiver_name.values[reference]} ({legend})"
+    return _layout(panels, 3, title, shared_axes=False)
+
+
+def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
+    """Draw power density over time and frequency for each present receiver, on one colour scale.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With IQ.
+    sample : int
+        Label of the scene along ``sample``.
+
+    Returns
+    -------
+    hv.Layout
+        Of images in dBm per Hz, frequencies in kHz from the centre; long recordings are averaged to 120 columns.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    voltage, unit, scale = _present_voltage(scene)
+    segment = min(_SEGMENT, voltage.shape[-1])
+    frequency_hz, time_s, density = scipy.signal.spectrogram(
+        voltage,
+        scene.attrs["sample_rate_hz"],
+        nperseg=segment,
+        noverlap=segment // 2,
+        detrend=False,
+        return_onesided=False,
+    )
+    group = -(-len(time_s) // _MAX_FRAMES)
+    frames = len(time_s) // group
+    time_s, density = (a[..., : frames * group].reshape(*a.shape[:-1], frames, group) for a in (time_s, density))
+    order = np.argsort(frequency_hz)
+    level = linear_to_db(np.maximum(density.mean(axis=-1)[:, order], _LEAST_MW)).astype(np.float32)  # (R, F, frames)
+    colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
+    time = hv.Dimension(f"time_{unit}", label="time", unit=unit)
+    axes = [time, hv.Dimension("frequency_khz", label="frequency", unit="kHz")]
+    panels, columns = [], min(4, len(level))
+    for row, name in enumerate(receiver_names(scene)):
+        values = (time_s.mean(axis=-1) * scale, frequency_hz[order] / 1e3, level[row])
+        image = hv.Image(values, axes, hv.Dimension("density", label="power density", unit="dBm/Hz"), rtol=1e-3)
+        options = _panel_axes(row, len(level), columns) | {"frame_width": 185, "frame_height": 150, "title": name}
+        bar = {"colorbar": row == columns - 1, "clabel": "dBm/Hz"}  # one for all: the scale is shared
+        panels.append(image.opts(cmap="viridis", clim=colours, **bar, **options, **_PANEL_OPTIONS, backend="bokeh"))
+    return _layout(panels, columns, f"Sample {sample}: spectrograms")
+
+
+def envelopes(dataset: xr.Dataset, sample: int) -> hv.Layout:
+    """Draw the power in each present receiver over time: its mean, and the band that holds 90 % of the IQ samples.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With IQ.
+    sample : int
+        Label of the scene along ``sample``.
+
+    Returns
+    -------
+    hv.Layout
+        Panels below each other, in dBm, reduced to at most 400 points in time.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    voltage, unit, scale = _present_voltage(scene)
+    group = -(-voltage.shape[-1] // _MAX_BINS)
+    bins = voltage.shape[-1] // group
+    power = np.abs(voltage[:, : bins * group].reshape(len(voltage), bins, group)) ** 2
+    decibels = [np.percentile(power, 5, axis=-1), power.mean(axis=-1), np.percentile(power, 95, axis=-1)]
+    low, middle, high = (linear_to_db(np.maximum(values, _LEAST_MW)) for values in decibels)
+    time = hv.Dimension(f"time_{unit}", label="time", unit=unit)
+    level = hv.Dimension("power", label="power", unit="dBm")
+    at = (np.arange(bins) + 0.5) * group / scene.attrs["sample_rate_hz"] * scale
+    panels = []
+    for row, name in enumerate(receiver_names(scene)):
+        band = hv.Area((at, low[row], high[row]), time, [level, hv.Dimension("power_95", unit="dBm")])
+        curve = hv.Curve((at, middle[row]), time, level).opts(color="#08306b", line_width=1, backend="bokeh")
+        band = band.opts(color="#9ecae1", line_alpha=0, backend="bokeh")
+        options = _panel_axes(row, len(power), 1) | {"frame_width": 820, "frame_height": 70, "title": name, "yticks": 4}
+        panels.append((band * curve).opts(**options, **_PANEL_OPTIONS, show_grid=True, backend="bokeh"))
+    return _layout(panels, 1, f"Sample {sample}: received power over time")
+
+
+def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured_s: float, true_s: float) -> hv.Overlay:
+    """One receiver's correlation with its delays as vertical lines; the true one is broad, so that both show."""
+    lag, magnitude = hv.Dimension("lag_us", label="lag", unit="µs"), hv.Dimension("magnitude", label="magnitude")
+    layers = [hv.Curve((lag_s * 1e6, value), lag, magnitude).opts(color=INK, backend="bokeh")]
+    text = f"{name}: {microseconds(measured_s)}"
+    if math.isfinite(true_s):
+        truth = hv.VLine(true_s * 1e6, label="true delay")
+        layers.append(truth.opts(color="#E69F00", line_width=5, alpha=0.7, backend="bokeh"))
+        text += f", off by {microseconds(measured_s - true_s)}"
+    measured = hv.VLine(measured_s * 1e6, label="measured delay")
+    layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
+    options = {
+        "frame_width": 250,
+        "frame_height": 150,
+        "title": text,
+        "ylim": (0, 1.05),
+        "show_legend": False,
+    }
+    return hv.Overlay(layers).opts(**options, **_PANEL_OPTIONS, show_grid=True, backend="bokeh")
+
+
+def _present_voltage(scene: xr.Dataset) -> tuple[np.ndarray, str, float]:
+    """IQ of the present receivers (P, N) in √mW, and the unit of time to show it in with its number per second."""
+    voltage = schema.iq(scene).transpose("receiver", "time").values[scene.receiver_present.values]
+    duration_s = voltage.shape[-1] / scene.attrs["sample_rate_hz"]
+    return voltage, *(("s", 1.0) if duration_s >= 1 else ("ms", 1e3))
+
+
+def _panel_axes(index: int, count: int, columns: int) -> dict[str, Any]:
+    """Draw the axes, which all panels share, at the left and at the bottom of the grid only."""
+    left = {} if index % columns == 0 else {"yaxis": None}
+    return left if index + columns >= count else left | {"xaxis": None}
+
+
+def _layout(panels: list[hv.Element], columns: int, title: str, *, shared_axes: bool = True) -> hv.Layout:
+    return (
+        hv.Layout(panels)
+        .cols(columns)
+        .opts(title=title, shared_axes=shared_axes, fontsize={"title": "11pt"}, backend="bokeh")
+    )
