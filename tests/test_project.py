@@ -5,6 +5,7 @@ import json
 import subprocess
 import tomllib
 from importlib.metadata import distributions
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,7 @@ def test_notebook_is_stripped_titled_and_short(path):
     assert sorted(lines)[len(lines) // 2] <= 5
     assert not any(line.lstrip().startswith("class ") for cell in code for line in cell["source"])
     assert any("assert" in line for line in code[-1]["source"])
-    assert all(
-        before["cell_type"] == "markdown" for before, cell in zip(cells, cells[1:], strict=False) if cell in code
-    )
+    assert all(before["cell_type"] == "markdown" for before, cell in pairwise(cells) if cell in code)
 
 
 def test_no_machine_path_or_generated_file_is_committed():

@@ -61,7 +61,7 @@ def test_a_changed_file_is_refused(server, tmp_path, monkeypatch):
     (folder / "iq").mkdir()
     (folder / "iq" / "20200813T065220Z_77500_HB9ODP_iq.wav").write_bytes(b"something else")
     monkeypatch.delenv("HEIMDALL_LAB_REAL", raising=False)
-    with pytest.raises(ValueError, match="cannot be fetched.*HEIMDALL_LAB_REAL"):
+    with pytest.raises(ValueError, match=r"cannot be fetched.*HEIMDALL_LAB_REAL"):
         published.dcf77(tmp_path / "cache", url)
 
 

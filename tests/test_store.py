@@ -72,7 +72,7 @@ def test_killed_generation_resumes_to_identical_bytes(tmp_path):
     process.wait()
     done = len(list(killed.glob("shard-*.nc")))
     assert 5 <= done < 30
-    with pytest.raises(store.StoreError, match="unfinished.*run the same 'generate' command"):
+    with pytest.raises(store.StoreError, match=r"unfinished.*run the same 'generate' command"):
         hl.open_dataset(killed)
     subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True)
     assert contents(killed) == contents(whole)
@@ -134,11 +134,11 @@ def test_unreadable_shard_of_the_right_size_is_named_as_unreadable(small, tmp_pa
     hl.generate(small, out, progress=False)
     size = (out / "shard-00001.nc").stat().st_size
     (out / "shard-00001.nc").write_bytes(bytes(size))
-    with pytest.raises(store.StoreError, match="cannot be read.*heimdall-lab verify"):
+    with pytest.raises(store.StoreError, match=r"cannot be read.*heimdall-lab verify"):
         hl.open_dataset(out)
 
 
-def test_catalogue_lists_every_dataset(folder, small):
+def test_catalogue_lists_every_dataset(folder):
     table = hl.datasets(folder.parent)
     row = table.set_index("path").loc[str(folder)]
     assert (row["name"], row["samples"], row["of"], row["receivers"], row["seed"]) == ("los_sync", 12, 12, 7, 3)
