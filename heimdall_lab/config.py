@@ -228,7 +228,9 @@ class Gate(_Model):
         3.0, ge=-30, le=60, description="SNR in the occupied bandwidth from which a receiver has signal, dB"
     )
     min_receivers: int = Field(4, ge=3, le=MAX_RECEIVERS, description="fewest receivers with signal")
-    min_mean_snr_db: float = Field(5.0, ge=-30, le=90, description="lowest mean SNR of the receivers with signal, dB")
+    min_mean_snr_db: float = Field(
+        5.0, ge=-30, le=90, description="lowest mean SNR, in the channel bandwidth, of the receivers heard in it, dB"
+    )
     max_gdop: float = Field(200.0, gt=0, description="highest horizontal TDOA dilution of precision")
 
 

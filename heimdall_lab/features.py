@@ -7,6 +7,7 @@ from heimdall_lab import geodesy, schema, spectra
 from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 
 _BATCH_IQ_SAMPLES = 2**20
+_SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
 
 _UNITS = {
@@ -60,7 +61,7 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
     """Largest time difference that baseline and clocks allow against each reference, (S, R) s."""
     position = geodesy.ecef(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")))
-    baseline_m = np.linalg.norm(position - np.take_along_axis(position, reference[:, None, None], axis=1), axis=-1)
+    baseline_m = np.linalg.norm(position - _at(position, reference)[:, None], axis=-1)
     # The chord between two receivers bounds the difference of straight paths; over ground the arc is longer than the
     # chord by d²/24R², 0.1 % at 1,000 km.
     return np.nan_to_num(
@@ -68,28 +69,26 @@ def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
     )
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what cannot be measured becomes NaN
 def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     """Measure one batch of scenes on arrays (S, R, N)."""
     rate_hz, present = batch.attrs["sample_rate_hz"], batch.receiver_present.values
+    duration_s = batch.sizes["time"] / rate_hz
     voltage = np.nan_to_num(schema.iq(batch).transpose("sample", "receiver", "time").values)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
-    noise_density = spectra.noise_density(spectrum)
-    total = (np.abs(voltage) ** 2).mean(axis=-1)
-    signal = np.where(present, total - noise_density * rate_hz, np.nan)
-    signal = np.where(signal > 0, signal, np.nan)  # weaker than the noise fluctuates: not measurable
+    noise_density = np.where(present, spectra.noise_density(spectrum), np.nan)  # (S, R)
+    signal = (np.abs(voltage) ** 2).mean(axis=-1) - noise_density * rate_hz
+    # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
+    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / voltage.shape[-1])
+    signal = np.where(signal > _SIGNIFICANT * fluctuation, signal, np.nan)
 
-    reference = np.nan_to_num(signal / np.where(present, noise_density, np.nan), nan=-1.0).argmax(axis=1)
-    density, noise = (
-        np.take_along_axis(a, i, axis=1)[:, 0]
-        for a, i in ((spectrum.density, reference[:, None, None]), (noise_density, reference[:, None]))
-    )
-    weight = spectra.wiener_weight(spectrum._replace(density=density), noise)
+    reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
+    is_reference = np.arange(present.shape[1]) == reference[:, None]
+    density = _at(spectrum.density, reference)  # (S, F)
+    weight = spectra.wiener_weight(spectrum._replace(density=density), _at(noise_density, reference))
     occupied_hz = spectra.occupied_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        snr = signal / (noise_density * occupied_hz)
-    duration_s = batch.sizes["time"] / rate_hz
-
+    snr = signal / (noise_density * occupied_hz)
     peak = spectra.ambiguity_peak(
         voltage,
         reference,
@@ -97,22 +96,16 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         max_delay_samples=largest_delay_s(batch, reference) * rate_hz,
         max_frequency_cycles=2 * batch.attrs["max_frequency_offset_hz"] / rate_hz,
     )
-    reference_snr = np.take_along_axis(snr, reference[:, None], axis=1)
-    is_reference = np.arange(present.shape[1]) == reference[:, None]
-    toa_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
-    reference_std = np.take_along_axis(toa_std, reference[:, None], axis=1)
+
+    noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
+    reference_std = _at(noise_std, reference)[:, None]
     # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981, eq. 23,
     # with the effective noise over signal (1 − γ²) / γ²); what the reference does not explain is the other receiver's.
     weight_hz = weight.sum(axis=1)[:, None] * rate_hz / weight.shape[1]
-    coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding leaves the reference with itself at either side of 1
-    with np.errstate(divide="ignore"):
-        pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, duration_s)
-    noise_only_std = toa_std * np.sqrt(1 + 1 / reference_snr)
-    toa_std = np.where(
-        is_reference,
-        toa_std,
-        np.sqrt(np.maximum(noise_only_std**2, np.nan_to_num(pair_std**2 - reference_std**2, posinf=0.0))),
-    )
+    coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding may leave 1
+    pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, duration_s)
+    own_variance = np.fmax(noise_std**2 * (1 + 1 / _at(snr, reference)[:, None]), pair_std**2 - reference_std**2)
+    toa_std = np.where(is_reference, noise_std, np.sqrt(own_variance))
     return {
         "rssi_dbm": linear_to_db(signal),
         "snr_db": linear_to_db(snr),
@@ -124,3 +117,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "heard": snr >= db_to_linear(batch.attrs["min_snr_db"]),
         "reference": reference,
     }
+
+
+def _at(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Take the reference receiver's value out of (S, R, ...): (S, ...)."""
+    return values[np.arange(len(reference)), reference]

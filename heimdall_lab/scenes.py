@@ -40,8 +40,9 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     """Draw the scenes of some samples.
 
     Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but
-    the configuration and k. The gate judges by the SNR in the channel bandwidth; no waveform occupies more, so the
-    SNR in the occupied bandwidth, which is known later, passes as well.
+    the configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth. No
+    waveform occupies more: in its own bandwidth every receiver that passed has signal, perhaps a few more have, and
+    the dilution of precision is no larger.
 
     Parameters
     ----------

@@ -170,7 +170,8 @@ def ambiguity_peak(
     aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1) * root
     signal = np.fft.ifft(np.fft.ifftshift(aligned, axes=-1), axis=-1)  # (S, R, 2 half), two samples apart
     lag, residual, coherence = _newton_peak(signal, template, lag, _overlap_window(lag, num_time / 2, 2 * half))
-    return AmbiguityPeak(2 * lag, (shift + residual) / length, coherence)
+    delay_samples = np.clip(2 * lag, -max_delay_samples, max_delay_samples)
+    return AmbiguityPeak(delay_samples, (shift + residual) / length, coherence)
 
 
 def cross_correlation(
