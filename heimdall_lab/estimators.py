@@ -161,18 +161,21 @@ def _centroid(network: Network) -> Fix:
 
 
 def _strongest(network: Network) -> Fix:
-    """Position of the receiver with the highest level; the standard deviation is the distance to the next receiver."""
+    """Position of the receiver with the highest level; the standard deviation is half the rms distance to the others."""
     level = np.where(network.heard, network.rssi_dbm, -np.inf)
-    best = level.argmax(axis=1)[:, None]
+    best = level.argmax(axis=1)
     position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
-    distance = np.linalg.norm(position - np.take_along_axis(position, best[..., None], axis=1), axis=-1)
-    nearest = np.where(distance > 0, distance, np.inf)
-    nearest = np.where(np.isfinite(nearest), nearest, np.inf).min(axis=1)
-    covariance = nearest[:, None, None] ** 2 / 2 * np.eye(2)
-    latitude, longitude = (
-        np.take_along_axis(degrees, best, axis=1)[:, 0] for degrees in (network.latitude_deg, network.longitude_deg)
+    rows = np.arange(len(best))
+    squared = np.where(network.heard, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
+    others = np.maximum(network.heard.sum(axis=1) - 1, 1)
+    covariance = (squared / others / 4)[:, None, None] * np.eye(2)
+    fix = Fix(
+        network.latitude_deg[rows, best],
+        network.longitude_deg[rows, best],
+        _never_flat(covariance),
+        network.heard.any(axis=1),
     )
-    return _or_centroid(Fix(latitude, longitude, covariance, network.heard.any(axis=1)), network)
+    return _or_centroid(fix, network)
 
 
 def _tdoa_ls(network: Network) -> Fix:
