@@ -13,6 +13,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
+	rm -rf data/demo
 	$(BIN)/heimdall-lab generate --preset iq_test --out data/demo/iq_test
 	$(BIN)/heimdall-lab compare data/demo/iq_test --report data/demo/report.html
 

@@ -33,7 +33,7 @@ def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "td
     ValueError
         If the kind is unknown.
 
-    Source: Torrieri, "Statistical theory of passive location systems", IEEE Trans. AES 20 (1984), eq. (119).
+    Source: Torrieri, "Statistical theory of passive location systems", IEEE Trans. AES 20 (1984).
     It does not depend on a reference receiver, because the unknown emission time is eliminated from all of them alike.
     """
     if kind not in GDOP_KINDS:
@@ -66,12 +66,12 @@ def crlb(
 
     Returns
     -------
-    (..., 2, 2) m², NaN where the position is not observable
+    (..., 2, 2) m², NaN where the position is not observable or the transmitter stands on a receiver
 
     Raises
     ------
     ValueError
-        If no measurement is given.
+        If no measurement is given, or a standard deviation is not positive.
 
     Source: Torrieri, IEEE Trans. AES 20 (1984); RSS after Patwari et al., IEEE Trans. Signal Process. 51 (2003).
     """
@@ -104,7 +104,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
         ``gdop`` (sample), ``crlb_covariance`` (sample, axis, other_axis) m² along east and north at the transmitter,
         ``crlb_rmse`` (sample) m. NaN where not observable.
     """
-    used = dataset.receiver_present.values & dataset.signal_present.values
+    used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
     receivers, transmitter = transmitter_frame(dataset)
     receivers = np.where(used[..., None], receivers, np.nan)
     duration_s = dataset.sizes["time"] / dataset.attrs["sample_rate_hz"]
@@ -173,6 +173,8 @@ def _directions(receivers_enu: np.ndarray, transmitter_enu: np.ndarray) -> tuple
 
 def _weight(sigma: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Inverse variance, 0 where there is no measurement."""
+    if (sigma <= 0).any():
+        raise ValueError(f"sigma: {np.min(sigma)} is not positive; a measurement without error bounds nothing")
     measured = np.isfinite(sigma) & np.isfinite(valid)
     return np.where(measured, 1 / np.where(measured, sigma, 1.0) ** 2, 0.0)
 

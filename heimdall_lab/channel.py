@@ -4,9 +4,8 @@ import numpy as np
 
 from heimdall_lab.arrays import Array, array_namespace, phasor
 from heimdall_lab.philox import MAX_NORMAL, Stage, Streams
-from heimdall_lab.units import db_to_linear
+from heimdall_lab.units import ADC_MAX, db_to_linear
 
-ADC_MAX = 32767
 TAPER = 64  # samples faded at either end of a waveform, outside of what any receiver sees
 
 

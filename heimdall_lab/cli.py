@@ -1,7 +1,9 @@
 """The command ``heimdall-lab``: generate, list, verify, locate and compare from a shell."""
 
+import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,13 +11,12 @@ import numpy as np
 import pandas as pd
 import typer
 import xarray as xr
-import yaml
 
 from heimdall_lab import bounds, estimators, features, metrics, recordings, store
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
 from heimdall_lab.generate import generate
-from heimdall_lab.report import leaderboard_table, leaderboard_text, write_report
+from heimdall_lab.report import check_target, leaderboard_table, leaderboard_text, write_report
 
 app = typer.Typer(
     help="Locate radio transmitters with a network of distributed SDR receivers.",
@@ -49,7 +50,7 @@ def generate_command(
     given = {"num_samples": num_samples, "seed": seed, "shard_size": shard_size}
     overrides = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
     config = read_config(config_file, overrides) if config_file else preset(preset_name, **overrides)
-    dataset = generate(config, out, backend, workers=workers)
+    dataset = generate(config, out, _known("backend", backend, BACKENDS), workers=workers)
     manifest = store.read_manifest(out)
     rejected = ", ".join(f"{reason} {count}" for reason, count in manifest.rejections.items())
     print(f"{out}: {dataset.sizes['sample']} scenes in {len(manifest.shards)} shards, ", end="")
@@ -93,6 +94,7 @@ def locate_command(
     as_json: _Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of KiwiSDR recordings."""
+    method = _known("method", method, estimators.methods())
     if kiwi:
         if receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
@@ -100,6 +102,8 @@ def locate_command(
     else:
         if len(paths) != 1:
             raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
+        if receivers is not None or transmitter is not None:
+            raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = store.open_dataset(paths[0])
     measured = features.pair_features(dataset)
     fixes = estimators.locate(dataset, method, measured)
@@ -127,8 +131,11 @@ def compare_command(
     as_json: _Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
+    names = [_known("methods", name, estimators.methods()) for name in methods.split(",")]
+    if report is not None:
+        check_target(report)
     dataset = store.open_dataset(folder)
-    board = metrics.compare(dataset, methods.split(","))
+    board = metrics.compare(dataset, names)
     if report is not None:
         write_report(dataset, board, report)
     if as_json:
@@ -141,25 +148,41 @@ def compare_command(
 
 def main() -> None:
     """Run the command; a failure prints one line and exits with status 2 (usage) or 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names of stations on a terminal that lacks their letters
     try:
         app()
+    except MemoryError:
+        _fail("memory: there is not enough; lower signal.duration_s, signal.sample_rate_hz or shard_size", 1)
     except (ValueError, OSError) as error:
-        print(f"heimdall-lab: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"heimdall-lab: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _settings(settings: list[str]) -> dict[str, Any]:
-    """Split ``path=value`` settings; values are read as YAML."""
+    """Split ``path=value`` settings; a value that is not JSON is text."""
     pairs = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not (path and equals):
             raise ConfigError(f"set: {setting!r} is not of the form path.to.field=value")
         try:
-            pairs[path] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"set: the value in {setting!r} is not YAML ({error}); quote it") from error
+            pairs[path] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[path] = value
     return pairs
+
+
+def _known(option: str, name: str, names: Sequence[str]) -> str:
+    """Return a name without its blanks if it is one of those known."""
+    if name.strip() not in names:
+        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {', '.join(names)}")
+    return name.strip()
 
 
 def _position(text: str | None) -> tuple[float, float] | None:

@@ -106,7 +106,8 @@ class Geometry(_Model):
         longitudes = [receiver.longitude_deg for receiver in self.receivers]
         self._require(
             max(longitudes) - min(longitudes) <= 10 and max(latitudes) - min(latitudes) <= 10,
-            "receivers: the network is wider than 10 degrees; line-of-sight links need receivers closer together",
+            "receivers: latitudes or longitudes span more than 10 degrees; line-of-sight links need receivers closer "
+            "together, and on one side of the 180 degrees meridian",
         )
         self._require(
             max(map(abs, latitudes)) + self.margin_deg <= 85,
@@ -135,7 +136,7 @@ class Signal(_Model):
         gt=0,
         description="highest single tone, Hz; time differences are ambiguous above c / (2 · longest baseline)",
     )
-    noise_bandwidth_hz: float = Field(10e3, gt=0, description="bandwidth of the band-limited noise, Hz")
+    noise_bandwidth_hz: float = Field(10e3, ge=1e3, description="bandwidth of the band-limited noise, Hz")
 
     @property
     def num_time(self) -> int:
@@ -159,11 +160,6 @@ class Signal(_Model):
             self.noise_bandwidth_hz <= self.channel_bandwidth_hz,
             f"noise_bandwidth_hz {self.noise_bandwidth_hz:g} exceeds channel_bandwidth_hz "
             f"{self.channel_bandwidth_hz:g}; make it narrower",
-        )
-        self._require(
-            2 * self.channel_bandwidth_hz <= self.sample_rate_hz,
-            f"sample_rate_hz {self.sample_rate_hz:g} is below twice channel_bandwidth_hz "
-            f"{self.channel_bandwidth_hz:g}; half of the band must show noise alone, so raise it",
         )
         highest_hz = {
             VOICE_BAND_HZ[1]: self.voice_ratio,
@@ -257,6 +253,12 @@ class Config(_Model):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        band_hz = self.signal.channel_bandwidth_hz + 2 * self.channel.frequency_offset_max_hz
+        self._require(
+            2 * band_hz <= self.signal.sample_rate_hz,
+            f"signal.sample_rate_hz {self.signal.sample_rate_hz:g} is below {2 * band_hz:g}, twice the channel with "
+            "oscillator errors on both sides; half of the band must show noise alone, so raise it",
+        )
         receivers = len(self.geometry.receivers)
         self._require(
             receivers <= self.max_receivers,
@@ -277,7 +279,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, **overrides: Any) -> Config:
+def preset(name: str, /, **overrides: Any) -> Config:
     """Return a named configuration, changed where asked.
 
     Parameters
@@ -370,12 +372,18 @@ def _first_error(error: ValidationError) -> str:
     path = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        group = Config.model_fields.get(str(first["loc"][0]))
-        model = group.annotation if len(first["loc"]) > 1 and group else Config
-        return f"{path}: unknown field; choose one of {', '.join(getattr(model, 'model_fields', Config.model_fields))}"
+        return f"{path}: unknown field; choose one of {', '.join(_siblings(error.title, first['loc']))}"
     if first["type"] == "missing":
         return f"{path}: is missing; add it"
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     shown = repr(first["input"])
     return f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} is refused: {message.lower()}; change it"
+
+
+def _siblings(model_name: str, location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that an unknown field was given to."""
+    model: Any = {"Receiver": Receiver}.get(model_name, Config)
+    for part in location[:-1]:
+        model = Receiver if isinstance(part, int) else getattr(model.model_fields.get(part), "annotation", model)
+    return list(getattr(model, "model_fields", Receiver.model_fields))

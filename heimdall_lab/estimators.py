@@ -111,13 +111,17 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
     schema.check(dataset)
     network = _network(dataset, features.pair_features(dataset) if measured is None else measured)
     fix = _METHODS[method](network)
-    east, north = _tangent_plane(dataset, fix).T
+    east, north = _tangent_plane(network, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
     return xr.Dataset(
         {
             "latitude": ("sample", fix.latitude_deg, {"units": "degrees_north", "long_name": long_names["latitude"]}),
-            "longitude": ("sample", fix.longitude_deg, {"units": "degrees_east", "long_name": long_names["longitude"]}),
+            "longitude": (
+                "sample",
+                geodesy.wrapped(fix.longitude_deg),
+                {"units": "degrees_east", "long_name": long_names["longitude"]},
+            ),
             "east": ("sample", east, {"units": "m", "long_name": "east of the receivers' centroid"}),
             "north": ("sample", north, {"units": "m", "long_name": "north of the receivers' centroid"}),
             "covariance": (("sample", "axis", "other_axis"), fix.covariance, {"units": "m2"}),
@@ -132,6 +136,8 @@ def _network(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
     latitude, longitude, altitude = (
         dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
     )
+    # Longitudes count on from the first receiver's, so that means hold across the 180 degrees meridian.
+    longitude = longitude[:, :1] + (longitude - longitude[:, :1] + 180) % 360 - 180
     sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     return Network(
         latitude_deg=latitude,
@@ -161,7 +167,7 @@ def _centroid(network: Network) -> Fix:
 
 
 def _strongest(network: Network) -> Fix:
-    """Position of the receiver with the highest level; the standard deviation is half the rms distance to the others."""
+    """Position of the receiver with the highest level; its spread is half the rms distance to the others."""
     level = np.where(network.heard, network.rssi_dbm, -np.inf)
     best = level.argmax(axis=1)
     position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
@@ -202,8 +208,8 @@ def _grid(network: Network) -> Array:
 def _closed_form(network: Network) -> Array:
     """Both spherical-intersection solutions on the tangent plane at the centroid: (S, 2, 2) latitude and longitude.
 
-    Source: Smith and Abel, "Closed-form least-squares source location estimation from range-difference
-    measurements", IEEE Trans. ASSP 35 (1987), eqs. (8)-(14), with the range to the reference solved from the quadratic.
+    Source: Schau and Robinson, "Passive source localization employing intersecting spherical surfaces from
+    time-of-arrival differences", IEEE Trans. ASSP 35 (1987).
     """
     centre = _centroid(network)
     position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
@@ -366,16 +372,15 @@ def _or_centroid(fix: Fix, network: Network) -> Fix:
 
 
 def _never_flat(covariance: Array) -> Array:
-    """Raise a scatter to at least 1 km on either axis, for receivers on a line or a single one."""
+    """Add 1 km of standard deviation to either axis, for receivers on a line or a single one."""
     return covariance + 1e6 * np.eye(2)
 
 
-def _tangent_plane(dataset: xr.Dataset, fix: Fix) -> Array:
+def _tangent_plane(network: Network, fix: Fix) -> Array:
     """East and north of fixes on the plane at the centroid of the present receivers, (S, 2) m."""
-    latitude, longitude = (np.nanmean(dataset[f"receiver_{name}"].values, axis=1) for name in ("latitude", "longitude"))
-    altitude = np.nanmean(dataset.receiver_altitude.values, axis=1)
-    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, altitude)
-    return np.asarray(geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2])
+    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, network.transmitter_altitude_m)
+    return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
 
 
 _METHODS: dict[str, Callable[[Network], Fix]] = {

@@ -36,8 +36,15 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
         ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db``; and
         ``reference`` (sample), the position of the strongest receiver along ``receiver``.
 
+    Raises
+    ------
+    ValueError
+        If the dataset holds no samples.
+
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
+    if dataset.sizes["sample"] == 0:
+        raise ValueError("dataset: holds no samples; give at least one")
     per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
     parts = [
         _pair_features(dataset.isel(sample=slice(first, first + per_batch)).load())
@@ -99,7 +106,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
 
     noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
     reference_std = _at(noise_std, reference)[:, None]
-    # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981, eq. 23,
+    # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981,
     # with the effective noise over signal (1 − γ²) / γ²); what the reference does not explain is the other receiver's.
     weight_hz = weight.sum(axis=1)[:, None] * rate_hz / weight.shape[1]
     coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding may leave 1

@@ -1,10 +1,12 @@
 """Generate datasets: a shard is a pure function of the configuration and its number."""
 
 import hashlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +19,7 @@ import xarray as xr
 from heimdall_lab import bounds, channel, scenes, schema, spectra, store, waveforms
 from heimdall_lab.arrays import Array, array_namespace, backend_namespace
 from heimdall_lab.config import Config
-from heimdall_lab.progress import Report, display, silent
+from heimdall_lab.progress import display
 from heimdall_lab.units import db_to_linear, linear_to_db
 
 _BATCH_IQ_SAMPLES = 2**21  # IQ samples of all receivers that are synthesized at a time
@@ -58,13 +60,14 @@ def generate(
     if workers < 1:
         raise ValueError(f"workers: {workers} is refused; give at least 1")
     backend_namespace(backend)
+    scenes.check_tones(config)
     if out is None:
         return _in_memory(config, backend, progress)
     manifest = store.start(Path(out), config, version("heimdall_lab"))
     missing = sorted(set(range(config.num_shards)) - {shard.number for shard in manifest.shards})
     if missing:
         started, before = time.monotonic(), manifest.num_samples
-        with display(f"generate {config.name}", config.num_samples) if progress else _quiet() as report:
+        with display(f"generate {config.name}", config.num_samples, enabled=progress) as report:
             for shard in _shards(config, Path(out), backend, missing, workers):
                 manifest = manifest.with_shard(shard)
                 store.write_manifest(Path(out), manifest)
@@ -76,9 +79,10 @@ def generate(
 def load_or_generate(config: Config, root: str | Path = "data", progress: bool = True) -> xr.Dataset:
     """Open the dataset of a configuration from its own folder below ``root``, generating what is missing of it.
 
-    The folder's name holds a hash of the configuration, so that another configuration gets another folder.
+    The folder's name holds a hash of the configuration and of the package version, so that others get other folders.
     """
-    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
+    identity = version("heimdall_lab") + config.model_dump_json()
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return generate(config, Path(root) / f"{config.name}-{digest}", progress=progress)
 
 
@@ -113,7 +117,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
 
 def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
     parts = []
-    with display(f"generate {config.name}", config.num_samples) if progress else _quiet() as report:
+    with display(f"generate {config.name}", config.num_samples, enabled=progress) as report:
         for shard in range(config.num_shards):
             parts.append(synthesize(config, samples_of(config, shard), backend)[0])
             report(sum(part.sizes["sample"] for part in parts), "scenes")
@@ -127,14 +131,32 @@ def _shards(config: Config, folder: Path, backend: str, numbers: list[int], work
             yield _write_shard(config, folder, backend, number)
         return
     # Spawned processes share no state with this one, so that threads and GPU contexts here cannot harm them.
-    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(numbers)), mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
+    ) as pool:
         futures = [pool.submit(_write_shard, config, folder, backend, number) for number in numbers]
         try:
             for future in as_completed(futures):
                 yield future.result()
-        except BaseException:
+        except BrokenExecutor as error:
+            raise store.StoreError(
+                f"workers: a process of the {workers} ended before its shard was written, as when memory runs out; "
+                "what is written is kept, so run the same command again, with fewer workers"
+            ) from error
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
+
+
+def _end_with(parent: int) -> None:
+    """Make this worker ignore Ctrl-C, which its parent handles, and end when the parent has been killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_shard(config: Config, folder: Path, backend: str, number: int) -> store.Shard:
@@ -144,17 +166,17 @@ def _write_shard(config: Config, folder: Path, backend: str, number: int) -> sto
 
 def _signals(config: Config, drawn: scenes.Scenes, rows: Array, xp: ModuleType) -> dict[str, np.ndarray]:
     """Synthesize what the receivers of some scenes record, and the properties of their waveforms."""
-    signal, rate_hz = config.signal, config.signal.sample_rate_hz
+    rate_hz, num_time = config.signal.sample_rate_hz, config.signal.num_time
     truth = {name: values[rows] for name, values in drawn.variables.items()}
     host_streams = drawn.streams.select(rows)
     streams = host_streams.to(xp)
     clock_bound_s = channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s)
     widest_s = scenes.longest_delay_spread_s(config) + 2 * clock_bound_s
     guard = int(np.ceil(widest_s * rate_hz)) + channel.TAPER
-    length = 2 * scipy.fft.next_fast_len(-(-(guard + signal.num_time + channel.TAPER) // 2))
+    length = 2 * scipy.fft.next_fast_len(-(-(guard + num_time + channel.TAPER) // 2))
 
-    kind = waveforms.kinds(signal, host_streams)
-    waveform = waveforms.synthesize(signal, kind, streams, length)
+    kind = waveforms.kinds(config.signal, host_streams)
+    waveform = waveforms.synthesize(config.signal, kind, streams, length)
     frequency_hz, density = _periodogram(channel.taper(waveform), rate_hz)
     arrival_s = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
     arrival_s = arrival_s - truth["emission_time"][:, None]
@@ -166,7 +188,7 @@ def _signals(config: Config, drawn: scenes.Scenes, rows: Array, xp: ModuleType) 
         received_power_dbm=xp.asarray(np.where(present, truth["received_power"], -np.inf)),
         noise_power_dbm=float(truth["noise_power"][present][0]),
         streams=streams,
-        num_time=signal.num_time,
+        num_time=num_time,
         guard=guard,
     )
     iq, full_scale = (_on_host(a) for a in channel.convert(voltage, config.channel.agc_headroom_db))
@@ -181,8 +203,8 @@ def _signals(config: Config, drawn: scenes.Scenes, rows: Array, xp: ModuleType) 
 
 def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) -> xr.Dataset:
     """Label the arrays, and add what follows from the waveform's bandwidth."""
-    signal = config.signal
-    noise_in_band = db_to_linear(truth["noise_power"]) * truth["occupied_bandwidth"][:, None] / signal.sample_rate_hz
+    rate_hz = config.signal.sample_rate_hz
+    noise_in_band = db_to_linear(truth["noise_power"]) * truth["occupied_bandwidth"][:, None] / rate_hz
     snr = truth["received_power"] - linear_to_db(noise_in_band)
     derived = {"snr": snr, "signal_present": snr >= config.gate.min_snr_db}
     names = [receiver.name for receiver in config.geometry.receivers]
@@ -191,15 +213,15 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
         "receiver": np.arange(config.max_receivers),
         "receiver_name": ("receiver", np.array(names + [""] * (config.max_receivers - len(names)))),
         "component": ["i", "q"],
-        "time": np.arange(signal.num_time) / signal.sample_rate_hz,
+        "time": np.arange(config.signal.num_time) / rate_hz,
     }
     attrs = {
         "title": f"Simulated multi-receiver IQ: {config.name}",
         "history": f"generated by heimdall_lab {version('heimdall_lab')} from the attributes config and seed",
         "config": config.model_dump_json(),
         "seed": str(config.seed),
-        "centre_frequency_hz": signal.frequency_hz,
-        "sample_rate_hz": signal.sample_rate_hz,
+        "centre_frequency_hz": config.signal.frequency_hz,
+        "sample_rate_hz": rate_hz,
         "propagation": "line_of_sight",
         "clock_sigma_s": config.channel.clock_sigma_s,
         "path_delay_sigma_s": 0.0,
@@ -210,8 +232,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
     }
     scene = schema.label(truth | derived, coords, attrs)
     bound = bounds.scene_crlb(scene)
-    limits = {"gdop": bound.gdop.values, "crlb_rmse": bound.crlb_rmse.values}
-    return schema.label(truth | derived | limits, coords, attrs)
+    return scene.merge(schema.label({name: bound[name].values for name in ("gdop", "crlb_rmse")}, {}, {}))
 
 
 def _periodogram(waveform: Array, sample_rate_hz: float) -> tuple[Array, Array]:
@@ -224,7 +245,3 @@ def _periodogram(waveform: Array, sample_rate_hz: float) -> tuple[Array, Array]:
 def _on_host(array: Array) -> np.ndarray:
     """Bring an array to NumPy."""
     return array.get() if hasattr(array, "get") else array
-
-
-def _quiet() -> AbstractContextManager[Report]:
-    return nullcontext(silent)

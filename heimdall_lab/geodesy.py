@@ -18,7 +18,7 @@ _WGS84 = pyproj.Geod(ellps="WGS84")
 def radii_of_curvature(latitude_deg: Array) -> tuple[Array, Array]:
     """Return the meridian and prime-vertical radii of curvature in metres, shaped like the latitude.
 
-    Source: Torge, Geodesy, 3rd ed., eqs. (4.13) and (4.14).
+    Source: Torge, Geodesy, 3rd ed., section 4.1.
     """
     w_squared = 1 - ECCENTRICITY_SQUARED * np.sin(np.radians(latitude_deg)) ** 2
     prime_vertical = SEMI_MAJOR_M / np.sqrt(w_squared)
@@ -28,7 +28,7 @@ def radii_of_curvature(latitude_deg: Array) -> tuple[Array, Array]:
 def ecef(latitude_deg: Array, longitude_deg: Array, altitude_m: Array) -> Array:
     """Convert geodetic coordinates (...) to ECEF coordinates (..., 3) in metres.
 
-    Source: Torge, Geodesy, 3rd ed., eq. (4.27).
+    Source: Torge, Geodesy, 3rd ed., section 4.1.
     """
     latitude, longitude = np.radians(latitude_deg), np.radians(longitude_deg)
     _, prime_vertical = radii_of_curvature(latitude_deg)
@@ -61,7 +61,7 @@ def geodetic(position_ecef: Array) -> tuple[Array, Array, Array]:
     _, prime_vertical = radii_of_curvature(latitude_deg)
     altitude = (
         horizontal * np.cos(latitude) + z * np.sin(latitude) - SEMI_MAJOR_M**2 / prime_vertical
-    )  # Torge eq. (4.28a), regular at the poles
+    )  # regular at the poles
     return latitude_deg, np.degrees(np.arctan2(y, x)), altitude
 
 
@@ -99,7 +99,13 @@ def displace(latitude_deg: Array, longitude_deg: Array, east_m: Array, north_m: 
     meridian, prime_vertical = radii_of_curvature(latitude_deg)
     latitude = latitude_deg + np.degrees(north_m / meridian)
     longitude = longitude_deg + np.degrees(east_m / (prime_vertical * np.cos(np.radians(latitude_deg))))
-    return latitude, longitude
+    return latitude, wrapped(longitude)
+
+
+def wrapped(longitude_deg: Array) -> Array:
+    """Bring longitudes into −180 … 180 degrees; those inside are returned to the last bit."""
+    xp = array_namespace(longitude_deg)
+    return xp.where(np.abs(longitude_deg) <= 180, longitude_deg, (longitude_deg + 180) % 360 - 180)
 
 
 def geodesic(

@@ -1,7 +1,7 @@
 """Errors of fixes against the truth and the Cramér-Rao bound, and the leaderboard of methods."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
@@ -54,7 +54,7 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     )
 
 
-def compare(dataset: xr.Dataset, methods: Sequence[str] | None = None) -> xr.Dataset:
+def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
     Failed fixes stay in every statistic, at the position that stands in for them.
@@ -63,7 +63,7 @@ def compare(dataset: xr.Dataset, methods: Sequence[str] | None = None) -> xr.Dat
     ----------
     dataset : xr.Dataset
         With IQ and truth.
-    methods : sequence of str, optional
+    methods : iterable of str, optional
         By default all of `estimators.methods`.
 
     Returns
@@ -81,7 +81,9 @@ def compare(dataset: xr.Dataset, methods: Sequence[str] | None = None) -> xr.Dat
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    names = list(estimators.methods() if methods is None else methods)
+    names = list(dict.fromkeys(estimators.methods() if methods is None else methods))
+    if unknown := [name for name in names if name not in estimators.methods()]:
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
     if bool(dataset.transmitter_latitude.isnull().all()):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
     began = time.perf_counter()

@@ -10,8 +10,11 @@ Report = Callable[[int, str], None]  # scenes finished so far, and a note such a
 
 
 @contextmanager
-def display(title: str, total: int) -> Iterator[Report]:
+def display(title: str, total: int, enabled: bool = True) -> Iterator[Report]:
     """Show a bar on a terminal or in a notebook, and one plain line per report elsewhere; both on standard error."""
+    if not enabled:
+        yield lambda *_: None
+        return
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
         yield lambda done, note: console.print(f"{title}: {done}/{total} {note}", highlight=False, soft_wrap=True)
@@ -20,7 +23,3 @@ def display(title: str, total: int) -> Iterator[Report]:
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note: bar.update(task, completed=done, note=note)
-
-
-def silent(done: int, note: str) -> None:
-    """Report nothing."""

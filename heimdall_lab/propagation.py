@@ -26,7 +26,7 @@ def path_loss_db(distance_m: Array, frequency_hz: float, shadowing_db: Array, en
 def noise_power_dbm(bandwidth_hz: float, noise_figure_db: float) -> float:
     """Thermal noise power k·T0·B raised by the noise figure, in dBm.
 
-    Source: ITU-R P.372-16 eq. (4).
+    Source: ITU-R P.372-16, section 2.
 
     >>> round(noise_power_dbm(1.0, 0.0), 2)
     -173.98

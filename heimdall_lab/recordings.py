@@ -11,6 +11,7 @@ import xarray as xr
 
 from heimdall_lab import kiwi, schema
 from heimdall_lab.config import Receiver, read_receivers
+from heimdall_lab.units import ADC_MAX
 
 MIN_RECEIVERS = 3
 MIN_OVERLAP_S = 1.0
@@ -254,4 +255,4 @@ def _quantise(windows: kiwi.ComplexArray) -> tuple[np.ndarray, np.ndarray]:
     parts = np.stack([windows.real, windows.imag], axis=1)  # (W, 2, N)
     peak = np.abs(parts).max(axis=(1, 2))
     full_scale = np.where(peak > 0.0, peak, 1.0)
-    return np.rint(parts / full_scale[:, None, None] * schema.ADC_MAX).astype(np.int16), full_scale
+    return np.rint(parts / full_scale[:, None, None] * ADC_MAX).astype(np.int16), full_scale

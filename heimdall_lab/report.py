@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,11 +153,19 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
         If the dataset breaks the contract.
     """
     html = _page(schema.check(dataset), board)
-    store.write_atomically(Path(path), lambda temporary: _write(temporary, html))
+    check_target(path)
+    store.write_atomically(Path(path), lambda temporary: store.write_text(temporary, html))
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def check_target(path: str | Path) -> None:
+    """Raise ValueError where no report can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            reason = "it is a folder" if Path(path).is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise ValueError(f"report: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
 
 
 def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:

@@ -14,7 +14,7 @@ REASONS = ("min_receivers", "min_mean_snr_db", "max_gdop")
 LEAST_ACCEPTANCE = 1e-4
 
 _BLOCK = 8192  # candidate scenes gated at a time
-_PATIENCE = 50_000  # candidates after which an acceptance below LEAST_ACCEPTANCE is an error
+_PATIENCE = 500_000  # candidates after which an acceptance below LEAST_ACCEPTANCE is an error
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,23 @@ def box(config: Config, margin_deg: float) -> tuple[float, float, float, float]:
         min(longitudes) - margin_deg,
         max(longitudes) + margin_deg,
     )
+
+
+def check_tones(config: Config) -> None:
+    """Refuse tones that make the time differences of a synchronised network ambiguous.
+
+    Raises
+    ------
+    ConfigError
+        If the longest delay between two receivers, in both directions, exceeds the period of the highest tone.
+    """
+    signal = config.signal
+    highest_hz = 1 / (2 * longest_delay_spread_s(config))
+    if config.channel.clock == "gpsdo" and signal.tone_ratio > 0 and signal.tone_max_hz > highest_hz:
+        raise ConfigError(
+            f"signal.tone_max_hz: {signal.tone_max_hz:g} repeats within the longest delay of this network; "
+            f"lower it to {highest_hz:.0f} or less, or set signal.tone_ratio to 0"
+        )
 
 
 def longest_delay_spread_s(config: Config) -> float:
@@ -175,7 +192,7 @@ def _transmitters(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     power = streams.uniform(Stage.POWER, 1, signal.transmitter_power_min_dbm, signal.transmitter_power_max_dbm)
     return {
         "transmitter_latitude": south + (north - south) * draws[:, 1],
-        "transmitter_longitude": west + (east - west) * draws[:, 2],
+        "transmitter_longitude": geodesy.wrapped(west + (east - west) * draws[:, 2]),
         "transmitter_altitude": low + (high - low) * draws[:, 3],
         "transmitter_power": power[:, 0],
     }

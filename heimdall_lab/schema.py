@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-ADC_MAX = 32767
+from heimdall_lab.units import ADC_MAX
+
 PROPAGATION = ("line_of_sight", "ground_wave")
 
 _LINK = ("sample", "receiver")

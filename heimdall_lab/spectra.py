@@ -45,17 +45,21 @@ class AmbiguityPeak(NamedTuple):
     coherence: Array
 
 
-def power_spectrum(iq: np.ndarray, sample_rate_hz: float, segment: int = 512) -> Spectrum:
-    """Welch's estimate with Hann windows of ``segment`` samples that overlap by half.
+def power_spectrum(iq: np.ndarray, sample_rate_hz: float) -> Spectrum:
+    """Welch's estimate with Hann windows that overlap by half.
+
+    A window holds between 1/16 and 1/32 of the samples, at least 256 if there are so many: fine enough to resolve a
+    narrow band, with averages enough to tell it from noise.
 
     Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967); for the number of independent averages see Harris,
     Proc. IEEE 66 (1978), eq. (18), with the overlap correlation 1/6 of the Hann window.
     """
-    segment = min(segment, iq.shape[-1])
+    num_time = iq.shape[-1]
+    segment = min(max(2 ** int(np.log2(num_time / 16)), 256), num_time)
     frequency_hz, density = scipy.signal.welch(
         iq, fs=sample_rate_hz, nperseg=segment, detrend=False, return_onesided=False, axis=-1
     )
-    segments = max(1, 2 * iq.shape[-1] // segment - 1)
+    segments = max(1, 2 * num_time // segment - 1)
     averages = segments / (1 + 2 * (1 / 6) ** 2 * (segments - 1) / segments)
     return Spectrum(np.fft.fftshift(frequency_hz), np.fft.fftshift(density, axes=-1), averages)
 
@@ -117,7 +121,7 @@ def delay_sigma_s(snr: Array, occupied_bandwidth_hz: Array, rms_bandwidth_hz: Ar
     snr : array
         Power ratio in the occupied bandwidth. The other arrays broadcast with it.
 
-    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, eq. (3.40), for complex samples:
+    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 3.11, for complex samples:
     1 / (8π² β² E/N0), where E/N0 = SNR · bandwidth · duration.
     """
     energy_to_noise = snr * occupied_bandwidth_hz * duration_s

@@ -13,6 +13,7 @@ from heimdall_lab import schema
 from heimdall_lab.config import Config, differing_fields
 
 MANIFEST = "dataset.json"
+CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
 
 
 class StoreError(ValueError):
@@ -63,9 +64,8 @@ class Manifest(BaseModel):
         return self.num_samples / candidates if candidates else float("nan")
 
     def with_shard(self, shard: Shard) -> "Manifest":
-        """Return the manifest with a shard added or replaced."""
-        others = [other for other in self.shards if other.number != shard.number]
-        return self.model_copy(update={"shards": tuple(sorted([*others, shard], key=lambda s: s.number))})
+        """Return the manifest with a shard added."""
+        return self.model_copy(update={"shards": tuple(sorted([*self.shards, shard], key=lambda s: s.number))})
 
 
 def shard_name(number: int) -> str:
@@ -91,15 +91,33 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace a folder's manifest."""
+    """Replace a folder's manifest.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
     text = manifest.model_dump_json(indent=1) + "\n"
-    write_atomically(folder / MANIFEST, lambda path: _write_text(path, text))
+    try:
+        write_atomically(folder / MANIFEST, lambda path: write_text(path, text))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict[str, int]) -> Shard:
-    """Write one shard and return its entry for the manifest."""
+    """Write one shard and return its entry for the manifest.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
     path = folder / shard_name(number)
-    write_atomically(path, lambda temporary: _write_netcdf(schema.check(dataset), temporary))
+    try:
+        write_atomically(path, lambda temporary: _write_netcdf(schema.check(dataset), temporary))
+    except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library, on a full disk among others
+        raise _unwritable(folder, error) from error
     return Shard(
         number=number,
         num_samples=dataset.sizes["sample"],
@@ -124,20 +142,16 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise StoreError(
-            f"out: cannot write to {str(folder)!r} ({error.strerror}); choose a folder that you may write to"
-        ) from error
+        raise _unwritable(folder, error) from error
     if MANIFEST not in found:
         if found:
             raise StoreError(
                 f"out: {str(folder)!r} holds other files ({min(found)}) and no {MANIFEST}; choose an empty folder"
             )
         manifest = Manifest(package_version=package_version, config=config)
-        _write_new_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         return manifest
     manifest = read_manifest(folder)
     if fields := differing_fields(manifest.config, config):
@@ -150,6 +164,8 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
         )
+    for leftover in folder.glob(".*.nc.*.tmp"):  # of processes that were killed while writing
+        leftover.unlink(missing_ok=True)
     whole = tuple(shard for shard in manifest.shards if damage(folder, shard) is None)
     return manifest.model_copy(update={"shards": whole})
 
@@ -254,8 +270,8 @@ def datasets(root: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row for each, with ``path``, ``name``, ``data_type``, ``samples``, ``of``, ``receivers``, ``seed``,
-        ``megabytes`` and ``acceptance`` (share of the drawn scenes that were kept).
+        A row for each, with the columns of ``CATALOGUE``; ``samples`` are there ``of`` those wanted, ``acceptance``
+        is the share of the drawn scenes that were kept, ``state`` is complete, unfinished or unreadable (manifest).
 
     Raises
     ------
@@ -267,36 +283,31 @@ def datasets(root: str | Path) -> pd.DataFrame:
         raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
     rows = []
     for path in sorted(folder.rglob(MANIFEST)):
-        manifest = read_manifest(path.parent)
-        config = manifest.config
-        rows.append(
-            {
-                "path": str(path.parent),
-                "name": config.name,
-                "data_type": config.data_type,
-                "samples": manifest.num_samples,
-                "of": config.num_samples,
-                "receivers": len(config.geometry.receivers),
-                "seed": config.seed,
-                "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
-                "acceptance": round(manifest.acceptance, 4),
-            }
-        )
-    columns = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance"]
-    return pd.DataFrame(rows, columns=columns)
+        try:
+            manifest = read_manifest(path.parent)
+        except StoreError:
+            rows.append((str(path.parent), "", "", 0, 0, 0, 0, 0.0, float("nan"), "unreadable"))
+            continue
+        config, done = manifest.config, manifest.num_samples
+        megabytes = round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1)
+        counts = (done, config.num_samples, len(config.geometry.receivers), config.seed)
+        state = "complete" if done == config.num_samples else "unfinished"
+        kind = (config.name, config.data_type)
+        rows.append((str(path.parent), *kind, *counts, megabytes, round(manifest.acceptance, 4), state))
+    return pd.DataFrame(rows, columns=CATALOGUE)
 
 
-def _write_new_manifest(folder: Path, manifest: Manifest) -> None:
-    try:
-        write_manifest(folder, manifest)
-    except OSError as error:
-        raise StoreError(
-            f"out: cannot write to {str(folder)!r} ({error.strerror}); choose a folder that you may write to"
-        ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8."""
     path.write_text(text, encoding="utf-8")
+
+
+def _unwritable(folder: Path, error: Exception) -> StoreError:
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"out: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has room, "
+        "or make room and run the same command again"
+    )
 
 
 def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:

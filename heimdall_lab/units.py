@@ -1,4 +1,4 @@
-"""Physical constants and the conversions between decibels and linear power."""
+"""Constants and the conversions between decibels and linear power."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import numpy as np
 SPEED_OF_LIGHT = 299_792_458.0  # m/s, exact (SI)
 BOLTZMANN = 1.380649e-23  # J/K, exact (SI)
 STANDARD_TEMPERATURE_K = 290.0  # IEEE standard noise temperature T0
+ADC_MAX = 32_767  # largest value of a 16-bit converter
 
 
 def db_to_linear(level_db: Any) -> Any:

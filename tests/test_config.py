@@ -39,6 +39,14 @@ def test_every_field_is_described():
         ({"signal.voice_ratio": 0.5}, ["voice_ratio", "0.6", "add up to 1"]),
         ({"signal.deviation_hz": 5e3}, ["deviation_hz", "5000", "channel_bandwidth_hz"]),
         ({"signal.sample_rate_hz": 2e4}, ["sample_rate_hz", "20000", "twice"]),
+        ({"channel.frequency_offset_max_hz": 5e3, "signal.sample_rate_hz": 25e3}, ["sample_rate_hz", "45000"]),
+        ({"name": 2024}, ["name", "2024", "string"]),
+        ({"name": "../x"}, ["name", "../x"]),
+        (
+            {"geometry.receivers": [{"name": "A", "latitude_deg": 1, "longitude_deg": 2, "owner": 1}]},
+            ["receivers.0.owner", "unknown field", "latitude_deg"],
+        ),
+        ({"geometry.receivers": ""}, ["geometry.receivers", "cannot read ''", "CSV"]),
         ({"signal.duration_s": 1e-3}, ["duration_s", "0.001", "256"]),
         ({"signal.noise_bandwidth_hz": 2e4}, ["noise_bandwidth_hz", "20000", "narrower"]),
         ({"signal.transmitter_power_min_dbm": 50}, ["transmitter_power_min_dbm", "50"]),
@@ -99,7 +107,18 @@ def test_differing_fields_are_named_by_path():
 
 @given(
     st.dictionaries(
-        st.sampled_from(["seed", "num_samples", "signal.duration_s", "signal.frequency_hz", "gate", "channel.clock"]),
+        st.sampled_from(
+            [
+                "name",
+                "seed",
+                "num_samples",
+                "signal.duration_s",
+                "signal",
+                "geometry.receivers",
+                "gate",
+                "channel.clock",
+            ]
+        ),
         st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none(), st.lists(st.integers(), max_size=2)),
     )
 )

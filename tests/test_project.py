@@ -30,6 +30,8 @@ def locked():
 
 def test_conda_environment_is_in_step_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [part["pip"] for part in environment if isinstance(part, dict)]
+    assert pip == ["--editable ."]  # a line of a requirements file: options of pip install itself are not accepted
     conda = {requirement(line) for line in environment if isinstance(line, str)} - {("pip", "")}
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], f"python{PROJECT['requires-python']}"]
     assert conda == {requirement(line) for line in wanted}
@@ -43,11 +45,11 @@ def test_lock_pins_torch_and_meets_every_requirement():
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
 
 
-def test_installed_versions_are_the_locked_ones():
-    pins = locked()
+def test_setup_installed_the_locked_versions():
+    """Packages that somebody added by hand are nobody's business; those that are locked have their version."""
     installed = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions()}
-    installed = {name: v for name, v in installed.items() if name not in {"heimdall-lab", "pip", "setuptools", "wheel"}}
-    assert {name: v for name, v in installed.items() if pins.get(name) != v} == {}
+    assert {name: (installed[name], v) for name, v in locked().items() if installed.get(name, v) != v} == {}
+    assert {requirement(line)[0] for line in PROJECT["dependencies"]} <= set(installed)
 
 
 def test_receiver_list_is_the_published_network():
@@ -75,7 +77,7 @@ def test_notebook_is_stripped_titled_and_short(path):
     assert all(before["cell_type"] == "markdown" for before, cell in pairwise(cells) if cell in code)
 
 
-def test_no_machine_path_or_generated_file_is_committed():
+def test_nothing_generated_or_large_is_committed():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     generated = [f for f in files if f.startswith("data/") and f != "data/receivers.csv"]
     assert generated == []

@@ -287,8 +287,8 @@ def test_a_stronger_signal_beyond_its_own_window_does_not_hide_a_receivers_signa
         max_delay_samples=np.tile([20.0, 20.0, 100.0], (8, 1)),
         max_frequency_cycles=1e-4,
     )
-    # To either signal the other one is noise, and the slope of its side lobe, 1 / (30 samples) times its level, pulls the
-    # peak by slope over curvature (2πβ)²: 0.76 samples for the weaker one, a ninth of it for the other.
+    # To either signal the other one is noise, and the slope of its side lobe, its level over 30 samples, pulls the peak
+    # by slope over curvature (2πβ)²: 0.76 samples for the weaker one, a ninth of it for the other.
     noise = 1 / np.sqrt(2 * BAND * 4000) / (2 * np.pi * BAND / 12**0.5)
     pull = 3 / 30 / (2 * np.pi * BAND / 12**0.5) ** 2
     assert np.abs(peak.delay_samples[:, 1] - 5.25).max() < pull + 5 * 3 * noise
