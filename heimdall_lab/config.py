@@ -134,7 +134,7 @@ class Signal(_Model):
     tone_max_hz: float = Field(
         700.0,
         gt=0,
-        description="highest single tone, Hz; time differences are ambiguous above c / (2 · longest baseline)",
+        description="highest single tone, Hz; it repeats, so a period shorter than the delays makes them ambiguous",
     )
     noise_bandwidth_hz: float = Field(10e3, ge=1e3, description="bandwidth of the band-limited noise, Hz")
 
