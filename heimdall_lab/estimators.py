@@ -136,8 +136,9 @@ def _network(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
     latitude, longitude, altitude = (
         dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
     )
-    # Longitudes count on from the first receiver's, so that means hold across the 180 degrees meridian.
-    longitude = longitude[:, :1] + (longitude - longitude[:, :1] + 180) % 360 - 180
+    # Longitudes count on from that of one present receiver, so that means hold across the 180 degrees meridian.
+    origin = np.nanmin(longitude, axis=1, keepdims=True)
+    longitude = origin + (longitude - origin + 180) % 360 - 180
     sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     return Network(
         latitude_deg=latitude,

@@ -33,7 +33,7 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     -------
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
-        ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db``; and
+        ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay was found; and
         ``reference`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
@@ -58,7 +58,11 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(
         {
             **variables,
-            "heard": (("sample", "receiver"), measured["heard"], {"long_name": "SNR is at least min_snr_db"}),
+            "heard": (
+                ("sample", "receiver"),
+                measured["heard"],
+                {"long_name": "SNR is at least min_snr_db, and the delay was found"},
+            ),
             "reference": ("sample", measured["reference"], {"long_name": "position of the reference receiver"}),
         },
         coords={name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
@@ -121,7 +125,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "toa_std_s": toa_std,
         "tdoa_std_s": np.where(is_reference, 0.0, np.hypot(toa_std, reference_std)),
         "coherence": np.where(present, peak.coherence, np.nan),
-        "heard": snr >= db_to_linear(batch.attrs["min_snr_db"]),
+        "heard": (snr >= db_to_linear(batch.attrs["min_snr_db"])) & np.isfinite(peak.delay_samples),
         "reference": reference,
     }
 

@@ -1,4 +1,4 @@
-"""Path delay, path loss and receiver noise."""
+"""Path loss and receiver noise."""
 
 import numpy as np
 

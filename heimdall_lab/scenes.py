@@ -218,7 +218,8 @@ def _gate(config: Config, variables: dict[str, np.ndarray]) -> np.ndarray:
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:
     candidates = kept + int(counts.sum())
-    if candidates < _PATIENCE or kept >= LEAST_ACCEPTANCE * candidates:
+    wanted = LEAST_ACCEPTANCE * candidates
+    if candidates < _PATIENCE or kept >= wanted - 4 * wanted**0.5:  # four standard deviations: no bad luck of one shard
         return
     reason = REASONS[int(counts.argmax())]
     raise ConfigError(

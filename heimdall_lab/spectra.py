@@ -33,7 +33,7 @@ class AmbiguityPeak(NamedTuple):
     Attributes
     ----------
     delay_samples
-        How much later the receiver sees the waveform.
+        How much later the receiver sees the waveform; NaN where no peak lies within the delays allowed.
     frequency_cycles
         How much higher the receiver sees it, in cycles per sample.
     coherence
@@ -174,8 +174,8 @@ def ambiguity_peak(
     aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1) * root
     signal = np.fft.ifft(np.fft.ifftshift(aligned, axes=-1), axis=-1)  # (S, R, 2 half), two samples apart
     lag, residual, coherence = _newton_peak(signal, template, lag, _overlap_window(lag, num_time / 2, 2 * half))
-    delay_samples = np.clip(2 * lag, -max_delay_samples, max_delay_samples)
-    return AmbiguityPeak(delay_samples, (shift + residual) / length, coherence)
+    inside = np.abs(2 * lag) <= max_delay_samples  # the flank of a peak outside of what is possible is no peak
+    return AmbiguityPeak(np.where(inside, 2 * lag, np.nan), (shift + residual) / length, coherence)
 
 
 def cross_correlation(
@@ -234,7 +234,7 @@ def _grid_peak(received: np.ndarray, template: np.ndarray, max_lag: np.ndarray) 
 def _overlap_window(lag: np.ndarray, duration: float, count: int) -> np.ndarray:
     """Fade a receiver's window to zero where the delayed template does not reach: (S, R, count) float32.
 
-    Without it, the overlap shrinks as the lag grows, and pulls the peak towards lag 0 by 1 / (8π² β² T).
+    Without it, the overlap shrinks as the lag grows, and pulls the peak towards lag 0 by 1 / (4π² β² T).
     """
     margin = min(16.0, duration / 8)
     time = np.arange(count)

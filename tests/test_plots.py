@@ -13,7 +13,7 @@ import xarray as xr
 from bokeh.models import Plot
 
 import heimdall_lab as hl
-from heimdall_lab import bounds, features, geodesy, plots, report
+from heimdall_lab import bounds, features, geodesy, plots, report, store
 from heimdall_lab.plots import errors, maps
 from heimdall_lab.units import SPEED_OF_LIGHT
 
@@ -177,6 +177,13 @@ def test_correlation_peaks_where_measured_and_truth_is_drawn(dataset: xr.Dataset
 def test_correlation_without_truth_has_only_the_measured_line(dataset: xr.Dataset, measured: xr.Dataset) -> None:
     for panel in plots.cross_correlations(without_truth(dataset), 0, measured):
         assert [line.label for line in panel if type(line) is hv.VLine] == ["measured delay"]
+
+
+def test_correlation_without_a_peak_says_so(dataset: xr.Dataset, measured: xr.Dataset) -> None:
+    lost = measured.assign(tdoa_s=measured.tdoa_s.where(measured.tdoa_s == 0))
+    for panel in plots.cross_correlations(dataset, 0, lost):
+        assert [line.label for line in panel if type(line) is hv.VLine] == ["true delay"]
+        assert panel.opts.get("plot").kwargs["title"].endswith("no peak")
 
 
 def test_spectrogram_holds_the_power(dataset: xr.Dataset) -> None:
@@ -353,7 +360,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_file(
 
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(report, "_write", disk_full)
+    monkeypatch.setattr(store, "write_text", disk_full)
     with pytest.raises(OSError, match="no space left"):
         report.write_report(dataset, board, path)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -273,7 +273,8 @@ def test_later_and_higher_are_positive():
 @pytest.mark.parametrize("max_delay", [20.0, 21.0, 21.5])
 def test_lags_beyond_the_allowed_window_are_not_returned(max_delay, beyond):
     first, second = band_limited_noise(generator(10), 8, 2000, [0.0, max_delay + beyond])
-    assert (np.abs(peak_of_two(first, second, max_delay=max_delay).delay_samples[:, 1]) <= max_delay).all()
+    found = peak_of_two(first, second, max_delay=max_delay).delay_samples[:, 1]
+    assert (np.isnan(found) | (np.abs(found) <= max_delay)).all()
 
 
 def test_a_stronger_signal_beyond_its_own_window_does_not_hide_a_receivers_signal():

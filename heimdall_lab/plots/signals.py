@@ -65,7 +65,7 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
     for index in others:
         measured_s, true_s = float(pairs.tdoa_s[index]), float(arrival_s[index] - arrival_s[reference])
         half_s = max(1.5 * lobe_s, 1.25 * np.nan_to_num(abs(true_s - measured_s)))
-        lag_s = measured_s + np.linspace(-half_s, half_s, 401)
+        lag_s = np.nan_to_num(measured_s) + np.linspace(-half_s, half_s, 401)
         value = spectra.cross_correlation(
             voltage[[reference, index]], float(pairs.fdoa_hz[index]), weight, rate_hz, lag_s
         )
@@ -168,13 +168,15 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
     """One receiver's correlation with its delays as vertical lines; the true one is broad, so that both show."""
     lag, magnitude = hv.Dimension("lag_us", label="lag", unit="µs"), hv.Dimension("magnitude", label="magnitude")
     layers = [hv.Curve((lag_s * 1e6, value), lag, magnitude).opts(color=INK, backend="bokeh")]
-    text = f"{name}: {microseconds(measured_s)}"
+    text = f"{name}: {microseconds(measured_s) if math.isfinite(measured_s) else 'no peak'}"
     if math.isfinite(true_s):
         truth = hv.VLine(true_s * 1e6, label="true delay")
         layers.append(truth.opts(color="#E69F00", line_width=5, alpha=0.7, backend="bokeh"))
+    if math.isfinite(measured_s):
+        measured = hv.VLine(measured_s * 1e6, label="measured delay")
+        layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
+    if math.isfinite(measured_s - true_s):
         text += f", off by {microseconds(measured_s - true_s)}"
-    measured = hv.VLine(measured_s * 1e6, label="measured delay")
-    layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
     options = {
         "frame_width": 250,
         "frame_height": 150,
