@@ -33,8 +33,8 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     -------
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
-        ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay was found; and
-        ``reference`` (sample), the position of the strongest receiver along ``receiver``.
+        ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
+        was found; and ``reference`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
     ------
