@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from heimdall_lab import schema
 from heimdall_lab.config import Config, differing_fields
 
 MANIFEST = "dataset.json"
+_TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.\d+\.tmp")
 CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
 
 
@@ -145,11 +147,14 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise _unwritable(folder, error) from error
+    leftovers = {name for name in found if _TEMPORARY.fullmatch(name)}  # of processes that were killed while writing
+    if MANIFEST not in found and (others := found - leftovers):
+        raise StoreError(
+            f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
+        )
+    for name in leftovers:
+        (folder / name).unlink(missing_ok=True)
     if MANIFEST not in found:
-        if found:
-            raise StoreError(
-                f"out: {str(folder)!r} holds other files ({min(found)}) and no {MANIFEST}; choose an empty folder"
-            )
         manifest = Manifest(package_version=package_version, config=config)
         write_manifest(folder, manifest)
         return manifest
@@ -164,8 +169,6 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
         )
-    for leftover in folder.glob(".*.nc.*.tmp"):  # of processes that were killed while writing
-        leftover.unlink(missing_ok=True)
     whole = tuple(shard for shard in manifest.shards if damage(folder, shard) is None)
     return manifest.model_copy(update={"shards": whole})
 
