@@ -209,7 +209,8 @@ def _fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
     }
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = metrics.errors(dataset, fixes).error.values.round(1)
-        columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
+        if not bool(dataset.crlb_rmse.isnull().all()):
+            columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
 
 

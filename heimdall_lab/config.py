@@ -373,6 +373,8 @@ def _first_error(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown field; choose one of {', '.join(_siblings(error.title, first['loc']))}"
+    if first["type"] == "too_short" and path == "geometry.receivers":
+        return f"{path}: {len(first['input'])} listed, at least 3 are needed; add some"
     if first["type"] == "missing":
         return f"{path}: is missing; add it"
     if first["type"] == "value_error":

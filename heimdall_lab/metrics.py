@@ -121,8 +121,8 @@ def _statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
         "failures": 1 - each.converged.mean("sample"),
     }
     return xr.Dataset(
-        {name: values.assign_attrs(units="m") for name, values in in_metres.items()}
-        | {name: values.assign_attrs(units="1") for name, values in shares.items()}
+        {name: values.drop_attrs().assign_attrs(units="m") for name, values in in_metres.items()}
+        | {name: values.drop_attrs().assign_attrs(units="1") for name, values in shares.items()}
     )
 
 

@@ -11,12 +11,12 @@ Report = Callable[[int, str], None]  # scenes finished so far, and a note such a
 
 @contextmanager
 def display(title: str, total: int, enabled: bool = True) -> Iterator[Report]:
-    """Show a bar on a terminal or in a notebook, and one plain line per report elsewhere; both on standard error."""
+    """Show a bar on a terminal, and one plain line per report elsewhere; both on standard error."""
     if not enabled:
         yield lambda *_: None
         return
-    console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    console = Console(stderr=True, force_jupyter=False)
+    if not console.is_terminal:
         yield lambda done, note: console.print(f"{title}: {done}/{total} {note}", highlight=False, soft_wrap=True)
         return
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]

@@ -32,9 +32,10 @@ _HEADERS = {  # as people read them, and what they mean
     "rmse_m": ("RMSE", "Root mean square error; single wild fixes dominate it."),
     "rmse_over_crlb": (
         "RMSE/CRLB",
-        "Error as a multiple of the Cramér-Rao bound, the least error that geometry, noise and clocks allow an "
-        "unbiased method. 1 is perfect; values below 1 come from few samples, or from methods that profit from "
-        "transmitters being near the receivers.",
+        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound: the least error "
+        "that geometry, noise and clocks allow an unbiased method (by levels alone, where clocks are not set). 1 is "
+        "perfect; values below 1 come from few samples, or from methods that profit from transmitters near the "
+        "receivers.",
     ),
     "coverage_68_percent": (
         "in 68 % ellipse",
@@ -193,10 +194,9 @@ def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:
 
 
 def _representative(board: xr.Dataset) -> tuple[str, int]:
-    """Choose the time-difference method that fails least, and the sample whose error is the median of its errors."""
-    table = leaderboard_table(board)
-    by_time = table[table.index.str.startswith("tdoa")]
-    method = str((by_time if len(by_time) else table).failures_percent.idxmin())
+    """Choose the best method of those that fail least, and the sample whose error is the median of its errors."""
+    table = leaderboard_table(board)  # best median first
+    method = str(table.failures_percent.idxmin())
     error = board.error.sel({"method": method})
     order = error.fillna(np.inf).argsort().values
     return method, int(board.sample[order[(len(order) - 1) // 2]])

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heimdall_lab.config import PRESETS, Config, ConfigError, differing_fields, preset, read_config, read_receivers
@@ -32,6 +32,7 @@ def test_every_field_is_described():
         ({"max_receivers": 16}, ["max_receivers", "16", "15"]),
         ({"geometry.receivers": SIXTEEN}, ["geometry.receivers", "15", "16"]),
         ({"geometry.receivers": SIXTEEN[:9]}, ["max_receivers", "9"]),
+        ({"geometry.receivers": SIXTEEN[:2]}, ["geometry.receivers", "2", "at least 3"]),
         ({"signal.bandwidth": 1}, ["signal.bandwidth", "unknown field", "channel_bandwidth_hz"]),
         ({"nosuch": 1}, ["nosuch", "unknown field", "num_samples"]),
         ({"seed.x": 1}, ["seed"]),
@@ -105,6 +106,7 @@ def test_differing_fields_are_named_by_path():
     assert differing_fields(first, first) == []
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # slow only while the machine is busy
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -76,7 +76,7 @@ def length_text(length_m: float) -> str:
 
 def microseconds(time_s: float) -> str:
     """Write a time in µs with two decimals."""
-    return f"{time_s * 1e6:,.2f} µs".replace("-", "−")
+    return f"{round(time_s * 1e6, 2) + 0.0:,.2f} µs".replace("-", "−")  # + 0.0: no −0.00
 
 
 def load_scene(dataset: xr.Dataset, sample: int) -> xr.Dataset:
