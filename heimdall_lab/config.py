@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from heimdall_lab.units import SPEED_OF_LIGHT
+
 MAX_RECEIVERS = 15
+MAX_TAPS = 5
 CLOCK_SIGMA_S = {
     "gpsdo": 50e-9,  # normal
     "ntp": 1e-3,  # normal
@@ -20,6 +23,8 @@ CLOCK_SIGMA_S = {
 VOICE_BAND_HZ = (300.0, 3000.0)  # audio band of a narrow-band FM transmitter
 DTMF_LOW_HZ = (697.0, 770.0, 852.0, 941.0)  # ITU-T Q.23
 DTMF_HIGH_HZ = (1209.0, 1336.0, 1477.0, 1633.0)
+AFSK_HZ = (1200.0, 2200.0)  # mark and space of Bell 202
+FSK4_BANDWIDTH_HZ = 12.5e3  # channel of DMR, ETSI TS 102 361-1
 
 
 class ConfigError(ValueError):
@@ -32,6 +37,10 @@ class _Model(BaseModel):
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
             raise ValueError(message)
+
+    def _require_order(self, lower: str, upper: str) -> None:
+        low, high = getattr(self, lower), getattr(self, upper)
+        self._require(low <= high, f"{lower} {low} exceeds {upper} {high}; swap them or widen the range")
 
 
 class Receiver(_Model):
@@ -83,11 +92,46 @@ def _receivers_or_path(value: Any) -> Any:
 class Geometry(_Model):
     """Where receivers and transmitters stand."""
 
+    placement: Literal["fixed", "random", "hexagonal"] = Field(
+        "fixed",
+        description="fixed: the listed receivers; random: drawn for each scene, uniform in the area; hexagonal: drawn "
+        "for each scene from a hexagonal lattice of random orientation over the area",
+    )
     receivers: Annotated[tuple[Receiver, ...], BeforeValidator(_receivers_or_path)] = Field(
         default_factory=italian_network,
         min_length=3,
         max_length=MAX_RECEIVERS,
-        description="the receivers, or the path of a CSV file that lists them",
+        description="the receivers of a fixed placement, or the path of a CSV file that lists them",
+    )
+    num_receivers_min: int = Field(
+        5, ge=3, le=MAX_RECEIVERS, description="fewest receivers of a random or hexagonal placement"
+    )
+    num_receivers_max: int = Field(
+        10, ge=3, le=MAX_RECEIVERS, description="most receivers of a random or hexagonal placement"
+    )
+    centre_latitude_deg: float = Field(
+        45.0, ge=-80, le=80, description="centre of the area of a random or hexagonal placement, degrees north"
+    )
+    centre_longitude_deg: float = Field(
+        8.1, ge=-180, le=180, description="centre of the area of a random or hexagonal placement, degrees east"
+    )
+    extent_km: float = Field(
+        150.0, ge=1, le=500, description="side of the square area of a random or hexagonal placement, km"
+    )
+    receiver_altitude_min_m: float = Field(
+        100.0, ge=-500, le=9000, description="lowest receiver altitude of a random or hexagonal placement, m"
+    )
+    receiver_altitude_max_m: float = Field(
+        600.0, ge=-500, le=9000, description="highest receiver altitude of a random or hexagonal placement, m"
+    )
+    receiver_height_m: float = Field(
+        10.0, ge=1, le=500, description="over terrain: least height of receiving antennas above the ground, m"
+    )
+    transmitter_height_m: float = Field(
+        2.0, ge=1, le=500, description="over terrain: height of the transmitting antenna above the ground, m"
+    )
+    transmitter_speed_max_m_s: float = Field(
+        0.0, ge=0, le=300, description="transmitters move horizontally, at a speed uniform between 0 and this, m/s"
     )
     inside_ratio: float = Field(0.7, ge=0, le=1, description="share of transmitters inside the receivers' box")
     margin_deg: float = Field(
@@ -96,10 +140,17 @@ class Geometry(_Model):
     transmitter_altitude_min_m: float = Field(100.0, ge=-500, le=9000, description="lowest transmitter altitude, m")
     transmitter_altitude_max_m: float = Field(600.0, ge=-500, le=9000, description="highest transmitter altitude, m")
 
+    @property
+    def num_receivers(self) -> tuple[int, int]:
+        """Fewest and most receivers of a scene."""
+        if self.placement == "fixed":
+            return len(self.receivers), len(self.receivers)
+        return self.num_receivers_min, self.num_receivers_max
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        low, high = self.transmitter_altitude_min_m, self.transmitter_altitude_max_m
-        self._require(low <= high, f"transmitter_altitude_min_m {low} exceeds transmitter_altitude_max_m {high}")
+        for name, unit in (("transmitter_altitude", "_m"), ("receiver_altitude", "_m"), ("num_receivers", "")):
+            self._require_order(f"{name}_min{unit}", f"{name}_max{unit}")
         names = [receiver.name for receiver in self.receivers]
         self._require(len(set(names)) == len(names), f"receivers: two have the same name in {names}; rename one")
         latitudes = [receiver.latitude_deg for receiver in self.receivers]
@@ -130,6 +181,11 @@ class Signal(_Model):
     tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with one FM tone")
     dual_tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with an FM dual tone (DTMF)")
     noise_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with band-limited noise")
+    fsk4_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with 4-FSK data, as DMR sends")
+    afsk1200_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with AFSK 1200 packets, as APRS sends")
+    voice_folder: str = Field(
+        "", description="folder of WAV files whose excerpts are the voices; without it they are synthesised"
+    )
     tone_min_hz: float = Field(300.0, gt=0, description="lowest single tone, Hz")
     tone_max_hz: float = Field(
         700.0,
@@ -143,19 +199,23 @@ class Signal(_Model):
         """Number of IQ samples in each window."""
         return round(self.sample_rate_hz * self.duration_s)
 
+    @property
+    def interpolation(self) -> int:
+        """Samples per sample of the waveform, which is made at a rate of at least four times its channel."""
+        return max(1, int(self.sample_rate_hz / (4 * self.channel_bandwidth_hz)))
+
+    @property
+    def waveform_rate_hz(self) -> float:
+        """Complex samples per second at which waveforms are made, Hz."""
+        return self.sample_rate_hz / self.interpolation
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        low, high = self.transmitter_power_min_dbm, self.transmitter_power_max_dbm
-        self._require(low <= high, f"transmitter_power_min_dbm {low} exceeds transmitter_power_max_dbm {high}")
-        self._require(
-            self.tone_min_hz <= self.tone_max_hz,
-            f"tone_min_hz {self.tone_min_hz} exceeds tone_max_hz {self.tone_max_hz}",
-        )
-        ratios = self.voice_ratio + self.tone_ratio + self.dual_tone_ratio + self.noise_ratio
-        self._require(
-            abs(ratios - 1) < 1e-9,
-            f"voice_ratio + tone_ratio + dual_tone_ratio + noise_ratio is {ratios:g}; make them add up to 1",
-        )
+        self._require_order("transmitter_power_min_dbm", "transmitter_power_max_dbm")
+        self._require_order("tone_min_hz", "tone_max_hz")
+        ratios = [name for name in type(self).model_fields if name.endswith("_ratio")]
+        total = sum(getattr(self, name) for name in ratios)
+        self._require(abs(total - 1) < 1e-9, f"{' + '.join(ratios)} is {total:g}; make them add up to 1")
         self._require(
             self.noise_bandwidth_hz <= self.channel_bandwidth_hz,
             f"noise_bandwidth_hz {self.noise_bandwidth_hz:g} exceeds channel_bandwidth_hz "
@@ -165,6 +225,7 @@ class Signal(_Model):
             VOICE_BAND_HZ[1]: self.voice_ratio,
             self.tone_max_hz: self.tone_ratio,
             DTMF_HIGH_HZ[-1]: self.dual_tone_ratio,
+            AFSK_HZ[-1]: self.afsk1200_ratio,
         }
         modulation_hz = max((highest for highest, ratio in highest_hz.items() if ratio > 0), default=0.0)
         carson = 2 * (self.deviation_hz + modulation_hz)  # Carson's rule
@@ -172,6 +233,11 @@ class Signal(_Model):
             modulation_hz == 0 or carson <= self.channel_bandwidth_hz,
             f"deviation_hz {self.deviation_hz:g} with modulation up to {modulation_hz:g} Hz occupies {carson:g} Hz, "
             f"more than channel_bandwidth_hz {self.channel_bandwidth_hz:g}; lower deviation_hz or widen the channel",
+        )
+        self._require(
+            self.fsk4_ratio == 0 or self.channel_bandwidth_hz >= FSK4_BANDWIDTH_HZ,
+            f"channel_bandwidth_hz {self.channel_bandwidth_hz:g} is narrower than the {FSK4_BANDWIDTH_HZ:g} Hz of "
+            "4-FSK; widen it or set fsk4_ratio to 0",
         )
         self._require(
             self.num_time >= 256,
@@ -189,9 +255,37 @@ class Channel(_Model):
     frequency_offset_max_hz: float = Field(
         50.0, ge=0, le=5e3, description="oscillator errors are uniform within plus or minus this, Hz"
     )
+    frequency_drift_max_hz_per_s: float = Field(
+        0.1, ge=0, le=100, description="oscillator drifts are uniform within plus or minus this, Hz/s"
+    )
+    diffraction: Literal["none", "smooth_earth", "terrain"] = Field(
+        "smooth_earth",
+        description="loss beyond free space: none, over a smooth Earth of 4/3 radius, or over terrain profiles too",
+    )
+    terrain_folder: str = Field("", description="folder of SRTM .hgt or GeoTIFF tiles, for diffraction over terrain")
     shadowing_sigma_db: float = Field(4.0, ge=0, le=20, description="standard deviation of log-normal shadowing, dB")
+    shadowing_distance_km: float = Field(
+        1.0, ge=0, le=100, description="distance of two receivers at which their shadowing correlates by 1/e, km"
+    )
     environment_loss_min_db: float = Field(5.0, ge=0, le=60, description="lowest environment loss of a link, dB")
     environment_loss_max_db: float = Field(15.0, ge=0, le=60, description="highest environment loss of a link, dB")
+    fading: Literal["none", "rayleigh", "rician"] = Field(
+        "none",
+        description="small-scale fading: none, rayleigh, or rician in line of sight (rayleigh elsewhere)",
+    )
+    rician_k_db: float = Field(10.0, ge=-20, le=40, description="power of the steady over the scattered part, dB")
+    coherence_time_min_s: float = Field(0.05, ge=1e-3, le=100, description="shortest coherence time of a link, s")
+    coherence_time_max_s: float = Field(0.2, ge=1e-3, le=100, description="longest coherence time of a link, s")
+    multipath_taps_min: int = Field(0, ge=0, le=MAX_TAPS, description="fewest echoes of a link after the first path")
+    multipath_taps_max: int = Field(0, ge=0, le=MAX_TAPS, description="most echoes of a link after the first path")
+    multipath_delay_min_s: float = Field(0.5e-6, ge=0, le=1e-3, description="least delay of an echo, s")
+    multipath_delay_max_s: float = Field(5e-6, ge=0, le=1e-3, description="greatest delay of an echo, s")
+    multipath_power_min_db: float = Field(-25.0, ge=-60, le=0, description="weakest echo over the first path, dB")
+    multipath_power_max_db: float = Field(-10.0, ge=-60, le=0, description="strongest echo over the first path, dB")
+    nlos_ratio: float = Field(0.0, ge=0, le=1, description="share of links without line of sight")
+    nlos_excess_mean_s: float = Field(
+        2e-6, gt=0, le=1e-4, description="mean of the exponential excess delay of links without line of sight, s"
+    )
     noise_figure_db: float = Field(
         12.0, ge=0, le=60, description="receiver noise figure, external noise included, dB over k·290 K·B"
     )
@@ -212,8 +306,19 @@ class Channel(_Model):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        low, high = self.environment_loss_min_db, self.environment_loss_max_db
-        self._require(low <= high, f"environment_loss_min_db {low} exceeds environment_loss_max_db {high}")
+        for name, unit in (
+            ("environment_loss", "db"),
+            ("coherence_time", "s"),
+            ("multipath_delay", "s"),
+            ("multipath_power", "db"),
+        ):
+            self._require_order(f"{name}_min_{unit}", f"{name}_max_{unit}")
+        self._require_order("multipath_taps_min", "multipath_taps_max")
+        self._require(
+            (self.diffraction == "terrain") == bool(self.terrain_folder),
+            f"terrain_folder: is {self.terrain_folder!r} with diffraction {self.diffraction!r}; diffraction 'terrain' "
+            "needs a folder of height tiles, and only it takes one",
+        )
         return self
 
 
@@ -251,31 +356,67 @@ class Config(_Model):
         """Number of netCDF files."""
         return -(-self.num_samples // self.shard_size)
 
+    @property
+    def max_frequency_offset_hz(self) -> float:
+        """Largest magnitude of a receiver's frequency error against the transmitter's, motion included, Hz."""
+        drift_hz = self.channel.frequency_drift_max_hz_per_s * self.signal.duration_s / 2
+        doppler_hz = self.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * self.signal.frequency_hz
+        return self.channel.frequency_offset_max_hz + drift_hz + doppler_hz
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        band_hz = self.signal.channel_bandwidth_hz + 2 * self.channel.frequency_offset_max_hz
+        band_hz = self.signal.channel_bandwidth_hz + 2 * self.max_frequency_offset_hz
         self._require(
             2 * band_hz <= self.signal.sample_rate_hz,
             f"signal.sample_rate_hz {self.signal.sample_rate_hz:g} is below {2 * band_hz:g}, twice the channel with "
-            "oscillator errors on both sides; half of the band must show noise alone, so raise it",
+            "frequency errors on both sides; half of the band must show noise alone, so raise it",
         )
-        receivers = len(self.geometry.receivers)
+        _, most = self.geometry.num_receivers
+        listed = "geometry.receivers lists" if self.geometry.placement == "fixed" else "geometry.num_receivers_max is"
         self._require(
-            receivers <= self.max_receivers,
-            f"max_receivers is {self.max_receivers} but geometry.receivers lists {receivers}; "
-            f"set max_receivers to at least {receivers}",
+            most <= self.max_receivers,
+            f"max_receivers is {self.max_receivers} but {listed} {most}; set max_receivers to at least {most}",
         )
         self._require(
-            self.gate.min_receivers <= receivers,
-            f"gate.min_receivers is {self.gate.min_receivers} but geometry.receivers lists only {receivers}; lower it",
+            self.gate.min_receivers <= most,
+            f"gate.min_receivers is {self.gate.min_receivers} but {listed} only {most}; lower it",
         )
         return self
 
 
+_ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "iq_test": {"num_samples": 96},
-    "los_sync": {"num_samples": 1000, "channel": {"clock": "gpsdo"}},
+    "iq_production": {
+        "num_samples": 1000,
+        "shard_size": 32,
+        "signal": {"sample_rate_hz": 200e3, "duration_s": 1.0},
+    },
+    "los_sync": {"num_samples": 1000, "channel": {"clock": "gpsdo", "diffraction": "none"}},
+    "nlos_sync": {
+        "num_samples": 1000,
+        "channel": {"clock": "gpsdo", "diffraction": "none", "nlos_ratio": 0.3, **_ECHOES},
+    },
     "websdr": {"num_samples": 1000, "channel": {"clock": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0}},
+    "uhf_mixed": {
+        "num_samples": 4030,
+        "signal": {
+            "frequency_hz": 432e6,
+            "voice_ratio": 0.5,
+            "tone_ratio": 0.1,
+            "dual_tone_ratio": 0.1,
+            "fsk4_ratio": 0.15,
+            "afsk1200_ratio": 0.15,
+        },
+        "channel": {"fading": "rician", "nlos_ratio": 0.3, **_ECHOES},
+        "gate": {"max_gdop": 100.0},
+    },
+    "realistic_srtm": {
+        "num_samples": 420,
+        "channel": {"diffraction": "terrain", "terrain_folder": "data/srtm", "fading": "rician", **_ECHOES},
+        "gate": {"max_gdop": 100.0},
+    },
 }
 
 

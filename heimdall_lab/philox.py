@@ -34,6 +34,14 @@ class Stage(IntEnum):
     WAVEFORM_KIND = 8
     WAVEFORM = 9
     WAVEFORM_NOISE = 10
+    PLACEMENT = 11
+    MOTION = 12
+    DRIFT = 13
+    LINE_OF_SIGHT = 14
+    EXCESS_DELAY = 15
+    COHERENCE_TIME = 16
+    SCATTERERS = 17
+    ECHO = 18
 
 
 def philox4x32(counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, Array, Array, Array]:

@@ -69,7 +69,7 @@ def test_refusals_name_field_value_and_remedy(overrides, parts):
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'nosuch'.*iq_test, los_sync, websdr"):
+    with pytest.raises(ConfigError, match=r"'nosuch'.*iq_test, iq_production, los_sync"):
         preset("nosuch")
 
 
