@@ -1,12 +1,58 @@
-"""From one transmitted waveform to the int16 samples of every receiver: delay, oscillator, noise, AGC and ADC."""
+"""From one transmitted waveform to the int16 samples of every receiver: paths, oscillator, noise, AGC and ADC."""
+
+from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
-from heimdall_lab.arrays import Array, array_namespace, phasor
-from heimdall_lab.philox import MAX_NORMAL, Stage, Streams
-from heimdall_lab.units import ADC_MAX, db_to_linear
+from heimdall_lab.interpolation import LEAD, TABLE, TAPS, kernel
+from heimdall_lab.philox import MAX_NORMAL, Stage, Streams, complex_normal, cos_sin_turn, lane_word, philox4x32
+from heimdall_lab.units import ADC_MAX
 
-TAPER = 64  # samples faded at either end of a waveform, outside of what any receiver sees
+_ADC_MAX = float(ADC_MAX)
+_LIMIT = np.float32(ADC_MAX)
+_LONGEST_BLOCK = 256
+_GAIN_STEP = 0.01  # periods of the fastest fading between two values of a path's gain: error of -66 dB
+_DRIFT_ERROR = 1e-5  # turns by which a drifting carrier may bend away from a block's straight phase
+
+MARGIN = _LONGEST_BLOCK + TAPS  # samples needed of a waveform before and after a receiver's window
+
+
+@dataclass(frozen=True)
+class Links:
+    """What happens to the waveform on its way to each receiver.
+
+    Attributes
+    ----------
+    arrival : (S, R, P) float64
+        Local time at which the waveform's time 0 arrives by each path, in samples, at the middle of the window.
+    arrival_rate : (S, R) float64
+        Growth of the arrival by motion, samples per sample.
+    gain : (S, R, P, B + 1) complex64, √mW
+        Gain of each path at the samples 0, block, 2 · block, …; 0 for a path that is not there.
+    block : int
+        Even number of samples, 2 … 256, over which gains are straight lines.
+    phase : (S, R) float64
+        Of the oscillator at the middle of the window, in turns.
+    frequency : (S, R) float64
+        Frequency error at the middle of the window, cycles per sample.
+    drift : (S, R) float64
+        Its growth, cycles per sample squared.
+    noise_amplitude : (S, R) float64, √mW
+        Root mean square of the noise.
+    full_scale : (S, R) float64, √mW
+        Amplitude that the converter's largest value stands for; not positive where there is no receiver.
+    """
+
+    arrival: np.ndarray
+    arrival_rate: np.ndarray
+    gain: np.ndarray
+    block: int
+    phase: np.ndarray
+    frequency: np.ndarray
+    drift: np.ndarray
+    noise_amplitude: np.ndarray
+    full_scale: np.ndarray
 
 
 def clock_bound_s(clock: str, sigma_s: float) -> float:
@@ -14,7 +60,7 @@ def clock_bound_s(clock: str, sigma_s: float) -> float:
     return sigma_s * (3**0.5 if clock == "none" else MAX_NORMAL)
 
 
-def clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: int) -> Array:
+def clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: int) -> np.ndarray:
     """Draw each receiver's clock error in s, (S, num_receivers): uniform for class ``none``, else normal."""
     if clock == "none":
         half_width = clock_bound_s(clock, sigma_s)
@@ -22,90 +68,217 @@ def clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: in
     return sigma_s * streams.normal(Stage.CLOCK, num_receivers)
 
 
-def taper(waveform: Array) -> Array:
-    """Fade both ends of waveforms (..., N) to zero, so that their periodic continuation has no jump."""
-    xp = array_namespace(waveform)
-    rise = xp.sin(np.pi / 2 * (xp.arange(TAPER) + 0.5) / TAPER) ** 2
-    window = xp.concatenate([rise, xp.ones(waveform.shape[-1] - 2 * TAPER), rise[::-1]]).astype(xp.float32)
-    return waveform * window
-
-
-def delay(waveform: Array, delay_samples: Array) -> Array:
-    """Delay waveforms by fractions of a sample: a phase ramp over their spectrum, exact for periodic waveforms.
+def block_length(sample_rate_hz: float, fading_hz: float, drift_hz_per_s: float) -> int:
+    """Even number of samples, 2 … 256, over which gains and oscillators are straight to −66 dB and better.
 
     Parameters
     ----------
-    waveform : (S, N) complex64
-    delay_samples : (S, R) float64
-
-    Returns
-    -------
-    (S, R, N) complex64
-        Circularly delayed.
+    fading_hz, drift_hz_per_s : float
+        Largest Doppler spread of any path and largest oscillator drift, or 0.
     """
-    xp = array_namespace(waveform)
-    num_time = waveform.shape[-1]
-    ramp = phasor(-delay_samples / num_time, num_time, start=-(num_time // 2))  # (S, R, N), frequency 0 in the middle
-    spectrum = xp.fft.fft(waveform, axis=-1)[:, None, :] * xp.fft.ifftshift(ramp, axes=-1)
-    return xp.fft.ifft(spectrum, axis=-1)
+    longest = float(_LONGEST_BLOCK)
+    if fading_hz > 0:
+        longest = min(longest, _GAIN_STEP * sample_rate_hz / fading_hz)
+    if drift_hz_per_s > 0:
+        longest = min(longest, sample_rate_hz * (8 * _DRIFT_ERROR / drift_hz_per_s) ** 0.5)
+    return max(2, 2 * int(longest / 2))
 
 
-def receive(
-    waveform: Array,
-    *,
-    arrival_samples: Array,
-    frequency_offset_cycles: Array,
-    received_power_dbm: Array,
-    noise_power_dbm: float,
-    streams: Streams,
-    num_time: int,
-    guard: int,
-) -> Array:
-    """Return what each receiver's analogue chain delivers, in √mW.
+def full_scale(signal_power_mw: np.ndarray, noise_power_mw: np.ndarray, headroom_db: float) -> np.ndarray:
+    """Amplitude that the AGC lays at the converter's largest value, √mW, shaped like the powers.
 
-    Parameters
-    ----------
-    waveform : (S, N) complex64
-        Unit power, N ≥ guard + num_time + TAPER. Its sample ``guard`` is the waveform's time 0.
-    arrival_samples : (S, R)
-        Local time at which the waveform's time 0 arrives, in samples, 0 … guard − TAPER.
-    frequency_offset_cycles : (S, R)
-        Oscillator error in cycles per sample.
-    received_power_dbm : (S, R)
-        −inf where there is no receiver.
-
-    Returns
-    -------
-    (S, R, num_time) complex64
+    A slow AGC has settled on the mean power of the window, and holds still within it.
     """
-    xp = array_namespace(waveform)
-    delayed = delay(taper(waveform), arrival_samples)[..., guard : guard + num_time]
-    num_receivers = arrival_samples.shape[-1]
-    phase = xp.exp(2j * np.pi * streams.uniform(Stage.CARRIER_PHASE, num_receivers))
-    amplitude = (xp.sqrt(db_to_linear(received_power_dbm)) * phase).astype(xp.complex64)
-    noise = streams.complex_normal(Stage.NOISE, num_receivers * num_time).reshape(delayed.shape)
-    noise_amplitude = xp.float32(db_to_linear(noise_power_dbm) ** 0.5)
-    return delayed * phasor(frequency_offset_cycles, num_time) * amplitude[..., None] + noise_amplitude * noise
+    return np.sqrt(signal_power_mw + noise_power_mw) * 10 ** (headroom_db / 20)
 
 
-def convert(voltage: Array, headroom_db: float) -> tuple[Array, Array]:
-    """Set each receiver's full scale from its rms level (AGC) and round to int16 (ADC).
+def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray, guard: int) -> None:
+    """Fill ``iq`` with what each receiver's converter delivers.
 
     Parameters
     ----------
-    voltage : (S, R, N) complex64, √mW
-    headroom_db : float
-        Full scale over the rms level.
-
-    Returns
-    -------
+    waveform : (S, 2, M) float32
+        Real and imaginary part, unit power. Its sample ``guard`` is the waveform's time 0.
+    streams : Streams
+        Of the S scenes, for the noise.
     iq : (S, R, 2, N) int16
-        In-phase and quadrature; ``iq * full_scale / 32767`` is the voltage.
-    full_scale : (S, R) float64, √mW
+        In-phase and quadrature; ``iq * full_scale / 32767`` is the voltage in √mW. 0 where there is no receiver.
+    guard : int
+        At least the latest arrival and MARGIN samples more; M ≥ guard + N + MARGIN.
     """
-    xp = array_namespace(voltage)
-    rms = xp.sqrt((voltage.real**2 + voltage.imag**2).mean(axis=-1, dtype=xp.float64))
-    full_scale = rms * 10 ** (headroom_db / 20)
-    scaled = voltage * (ADC_MAX / full_scale)[..., None].astype(xp.float32)
-    components = xp.stack([scaled.real, scaled.imag], axis=-2)
-    return xp.clip(xp.rint(components), -ADC_MAX, ADC_MAX).astype(xp.int16), full_scale
+    key = streams.key
+    _receive(
+        waveform,
+        links.arrival,
+        links.arrival_rate,
+        links.gain,
+        links.block,
+        links.phase,
+        links.frequency,
+        links.drift,
+        links.noise_amplitude,
+        links.full_scale,
+        streams.sample,
+        streams.attempt,
+        np.uint32(lane_word(Stage.NOISE, 0)),
+        np.uint32(lane_word(Stage.NOISE, 1) - lane_word(Stage.NOISE, 0)),
+        key,
+        guard,
+        TABLE,
+        iq,
+    )
+
+
+@njit(cache=True)
+def _receive(
+    waveform: np.ndarray,
+    arrival: np.ndarray,
+    arrival_rate: np.ndarray,
+    gain: np.ndarray,
+    block: int,
+    phase: np.ndarray,
+    frequency: np.ndarray,
+    drift: np.ndarray,
+    noise_amplitude: np.ndarray,
+    full_scale: np.ndarray,
+    sample: np.ndarray,
+    attempt: np.ndarray,
+    stage: int,
+    lane_step: int,
+    key: np.ndarray,
+    guard: int,
+    table: np.ndarray,
+    iq: np.ndarray,
+) -> None:
+    num_time = iq.shape[3]
+    taps = np.empty(TAPS, np.float32)
+    path = np.empty((2, _LONGEST_BLOCK), np.float32)
+    real = np.empty(_LONGEST_BLOCK, np.float32)
+    imaginary = np.empty(_LONGEST_BLOCK, np.float32)
+    for s in range(iq.shape[0]):
+        for r in range(iq.shape[1]):
+            if not full_scale[s, r] > 0:
+                iq[s, r] = 0
+                continue
+            scale = np.float32(_ADC_MAX / full_scale[s, r])
+            noise_scale = np.float32(_ADC_MAX / full_scale[s, r] * noise_amplitude[s, r])
+            last_word = np.uint32(stage + lane_step * np.uint32(r))
+            for b in range(-(-num_time // block)):
+                first = b * block
+                middle = first + 0.5 * block - 0.5 * num_time  # of the block, from the middle of the window
+                _sum_paths(
+                    waveform[s],
+                    first + guard - arrival_rate[s, r] * middle,
+                    arrival[s, r],
+                    gain[s, r, :, b : b + 2],
+                    scale,
+                    table,
+                    taps,
+                    path,
+                    real[:block],
+                    imaginary[:block],
+                )
+                start = first - 0.5 * num_time
+                turns = phase[s, r] + (frequency[s, r] + 0.5 * drift[s, r] * start) * start
+                step = np.float32(frequency[s, r] + drift[s, r] * middle)
+                _turn(real[:block], imaginary[:block], np.float32(turns - np.rint(turns)), step)
+                _add_noise(
+                    real[:block],
+                    imaginary[:block],
+                    noise_scale,
+                    np.uint32(first // 2),
+                    np.uint32(attempt[s]),
+                    np.uint32(sample[s]),
+                    last_word,
+                    key,
+                )
+                _convert(real, iq[s, r, 0, first : first + block])
+                _convert(imaginary, iq[s, r, 1, first : first + block])
+
+
+@njit(cache=True)
+def _sum_paths(
+    waveform: np.ndarray,
+    position: float,
+    arrival: np.ndarray,
+    gain: np.ndarray,
+    scale: float,
+    table: np.ndarray,
+    taps: np.ndarray,
+    path: np.ndarray,
+    real: np.ndarray,
+    imaginary: np.ndarray,
+) -> None:
+    """Set a block to the sum of its delayed paths, each with a gain that goes straight from one end to the other."""
+    count = len(real)
+    real[:] = 0
+    imaginary[:] = 0
+    for p in range(len(arrival)):
+        if gain[p, 0] == 0 and gain[p, 1] == 0:
+            continue
+        at = position - arrival[p]
+        whole = int(np.floor(at))
+        kernel(table, at - whole, taps)
+        for component in range(2):
+            _filter(waveform[component, whole - LEAD : whole - LEAD + count + TAPS], taps, path[component, :count])
+        gain_real, gain_imaginary = scale * np.float32(gain[p, 0].real), scale * np.float32(gain[p, 0].imag)
+        slope_real = (scale * np.float32(gain[p, 1].real) - gain_real) / np.float32(count)
+        slope_imaginary = (scale * np.float32(gain[p, 1].imag) - gain_imaginary) / np.float32(count)
+        for n in range(count):
+            a = gain_real + np.float32(n) * slope_real
+            c = gain_imaginary + np.float32(n) * slope_imaginary
+            real[n] += a * path[0, n] - c * path[1, n]
+            imaginary[n] += a * path[1, n] + c * path[0, n]
+
+
+@njit(cache=True)
+def _filter(signal: np.ndarray, taps: np.ndarray, filtered: np.ndarray) -> None:
+    """Correlate a signal with the 16 taps, four at a time."""
+    for n in range(len(filtered)):
+        filtered[n] = taps[0] * signal[n] + taps[1] * signal[n + 1] + taps[2] * signal[n + 2] + taps[3] * signal[n + 3]
+    for first in range(4, TAPS, 4):
+        t0, t1, t2, t3 = taps[first], taps[first + 1], taps[first + 2], taps[first + 3]
+        part = signal[first:]
+        for n in range(len(filtered)):
+            filtered[n] += t0 * part[n] + t1 * part[n + 1] + t2 * part[n + 2] + t3 * part[n + 3]
+
+
+@njit(cache=True)
+def _turn(real: np.ndarray, imaginary: np.ndarray, turns: float, step: float) -> None:
+    """Multiply a block by exp(2πj (turns + step · n))."""
+    for n in range(len(real)):
+        angle = turns + step * np.float32(n)
+        cosine, sine = cos_sin_turn(angle - np.rint(angle))
+        x, y = real[n], imaginary[n]
+        real[n] = x * cosine - y * sine
+        imaginary[n] = x * sine + y * cosine
+
+
+@njit(cache=True)
+def _add_noise(
+    real: np.ndarray,
+    imaginary: np.ndarray,
+    amplitude: float,
+    counter: int,
+    attempt: int,
+    sample: int,
+    last_word: int,
+    key: np.ndarray,
+) -> None:
+    """Add the numbers 2 · counter … of a stream of complex normals to a block of even length."""
+    key0, key1 = key[0], key[1]
+    for pair in range(len(real) // 2):
+        w0, w1, w2, w3 = philox4x32(np.uint32(counter + pair), attempt, sample, last_word, key0, key1)
+        x, y = complex_normal(w0, w1)
+        real[2 * pair] += amplitude * x
+        imaginary[2 * pair] += amplitude * y
+        x, y = complex_normal(w2, w3)
+        real[2 * pair + 1] += amplitude * x
+        imaginary[2 * pair + 1] += amplitude * y
+
+
+@njit(cache=True)
+def _convert(voltage: np.ndarray, code: np.ndarray) -> None:
+    """Round to int16, clipped at ±32767; the last block of a window may be longer than what is left of it."""
+    for n in range(len(code)):
+        code[n] = np.int16(np.rint(min(max(voltage[n], -_LIMIT), _LIMIT)))

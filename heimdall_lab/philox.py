@@ -1,23 +1,50 @@
-"""Counter-based random numbers: every value is a pure function of (seed, sample, attempt, stage, index).
+"""Counter-based random numbers: every value is a pure function of (seed, sample, attempt, stage, lane, index).
 
 The generator is Philox-4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
 SC'11. Because no state is carried, a sample's numbers do not depend on shard size, batch size, workers or backend.
+
+The functions compiled here run on scalars, so that other kernels draw their noise where they need it. They keep to
+single operations of float32 and uint32 that every machine rounds alike; ``channel.cu`` repeats them for GPUs.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-
-from heimdall_lab.arrays import Array, array_namespace
-
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
+from numba import njit
 
 MAX_NORMAL = 6.8  # sqrt(2 · 33 · ln 2) = 6.76: no normal drawn from 32-bit uniforms is larger
+MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
+
+_MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL_0, _WEYL_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
+_SHIFT = np.uint64(32)
+_LANE = 256  # stages take the low byte of their counter word, lanes the rest
+
+# Polynomials, least squares on Chebyshev points. On |t| <= 1/2: sin(πt) / t and cos(πt) in t², to 2e-8;
+# on √½ - 1 ... √2 - 1: ln(1 + f) / f in f, to 3e-8: all below the rounding of float32.
+_SIN = tuple(np.float32([3.14159265, -5.16771063, 2.55008646, -0.59834268, 0.07775363]))
+_COS = tuple(np.float32([1.0, -4.93480215, 4.05870954, -1.33521579, 0.23495336, -0.02442065]))
+_LOG = tuple(
+    np.float32(
+        [
+            0.99999997,
+            -0.49999987,
+            0.33334184,
+            -0.25002154,
+            0.19956972,
+            -0.16560675,
+            0.14949135,
+            -0.14377505,
+            0.08744053,
+        ]
+    )
+)
+_ROOT_HALF_BITS = np.int32(0x3F3504F3)  # of √½ as a float32
+_MANTISSA = np.int32(0x7FFFFF)
+_LN2 = np.float32(np.log(2.0))
+_PER_TURN = np.float32(2.0**-32)
+_HALF, _ONE, _TWO = np.float32(0.5), np.float32(1), np.float32(2)
 
 
 class Stage(IntEnum):
@@ -44,21 +71,45 @@ class Stage(IntEnum):
     ECHO = 18
 
 
-def philox4x32(counter: tuple[Array, Array, Array, Array], key: int) -> tuple[Array, Array, Array, Array]:
-    """Encrypt four 32-bit counter words (uint64 arrays that broadcast) under a 64-bit key.
-
-    Returns
-    -------
-    four uint64 arrays, each holding 32 random bits
-    """
-    c0, c1, c2, c3 = counter
-    keys = [key & 0xFFFFFFFF, key >> 32]
-    for _ in range(_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c2 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(keys[0]), (product0 >> _SHIFT) ^ c3 ^ np.uint64(keys[1])
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        keys = [(word + step) & 0xFFFFFFFF for word, step in zip(keys, _WEYL, strict=True)]
+@njit(cache=True, inline="always")
+def philox4x32(c0: int, c1: int, c2: int, c3: int, key0: int, key1: int) -> tuple[int, int, int, int]:
+    """Encrypt four 32-bit counter words under two 32-bit key words (all uint32): four random uint32 words."""
+    for _ in range(10):
+        product0 = _MULTIPLIER_0 * np.uint64(c0)
+        product1 = _MULTIPLIER_1 * np.uint64(c2)
+        c0 = np.uint32(np.uint32(product1 >> _SHIFT) ^ c1 ^ key0)
+        c1 = np.uint32(product1)
+        c2 = np.uint32(np.uint32(product0 >> _SHIFT) ^ c3 ^ key1)
+        c3 = np.uint32(product0)
+        key0 = np.uint32(key0 + _WEYL_0)
+        key1 = np.uint32(key1 + _WEYL_1)
     return c0, c1, c2, c3
+
+
+@njit(cache=True, inline="always")
+def cos_sin_turn(turn: float) -> tuple[float, float]:
+    """Cosine and sine of an angle of −1/2 … 1/2 turns, float32, to 2e-7."""
+    q = turn * turn
+    sine = turn * (_SIN[0] + q * (_SIN[1] + q * (_SIN[2] + q * (_SIN[3] + q * _SIN[4]))))
+    cosine = _COS[0] + q * (_COS[1] + q * (_COS[2] + q * (_COS[3] + q * (_COS[4] + q * _COS[5]))))
+    return _ONE - _TWO * sine * sine, _TWO * sine * cosine  # of the double angle: sine and cosine are of π · turn
+
+
+@njit(cache=True, inline="always")
+def complex_normal(radius_word: int, angle_word: int) -> tuple[float, float]:
+    """Two uint32 words to the parts (float32) of a circular complex normal number of unit power.
+
+    Source: Box and Muller, Ann. Math. Stat. 29 (1958); the radius is sqrt(−ln u) with u = (word + 1/2) / 2³².
+    """
+    scaled = np.float32(np.float32(radius_word) + _HALF)
+    bits = np.int32(np.float32(scaled).view(np.int32) - _ROOT_HALF_BITS)
+    exponent = np.int32(bits >> np.int32(23))  # scaled = 2^exponent · (1 + f)
+    f = np.int32((bits & _MANTISSA) + _ROOT_HALF_BITS).view(np.float32) - _ONE
+    tail = _LOG[4] + f * (_LOG[5] + f * (_LOG[6] + f * (_LOG[7] + f * _LOG[8])))
+    log_mantissa = f * (_LOG[0] + f * (_LOG[1] + f * (_LOG[2] + f * (_LOG[3] + f * tail))))
+    radius = np.sqrt(np.float32(np.int32(32) - exponent) * _LN2 - log_mantissa)
+    cosine, sine = cos_sin_turn(np.float32(np.int32(angle_word)) * _PER_TURN)
+    return radius * cosine, radius * sine
 
 
 @dataclass(frozen=True)
@@ -70,42 +121,74 @@ class Streams:
     seed : int
         Of the dataset, 0 … 2⁶⁴ − 1.
     sample, attempt : (S,) uint64
-        Index of the sample in the dataset, and which candidate scene of that sample this is.
+        Index of the sample in the dataset, and which candidate scene of that sample this is; below 2³².
     """
 
     seed: int
-    sample: Array
-    attempt: Array
+    sample: np.ndarray
+    attempt: np.ndarray
 
-    def select(self, rows: Array) -> "Streams":
+    def select(self, rows: np.ndarray) -> "Streams":
         """Return the streams of some rows (a mask or indices)."""
         return Streams(self.seed, self.sample[rows], self.attempt[rows])
 
-    def to(self, xp: object) -> "Streams":
-        """Return the same streams with their keys on another array library."""
-        return Streams(self.seed, xp.asarray(self.sample), xp.asarray(self.attempt))  # type: ignore[attr-defined]
+    @property
+    def key(self) -> np.ndarray:
+        """The two words of the key, low one first, (2,) uint32."""
+        return np.array([self.seed & 0xFFFFFFFF, self.seed >> 32], dtype=np.uint32)
 
-    def words(self, stage: Stage, count: int) -> Array:
-        """Return (S, count) random 32-bit words as uint64."""
-        xp = array_namespace(self.sample)
-        block = xp.arange(-(-count // 4), dtype=xp.uint64)[None, :]
-        counter = (block, self.attempt[:, None], self.sample[:, None], xp.full((1, 1), int(stage), dtype=xp.uint64))
-        words = xp.stack(philox4x32(counter, self.seed), axis=-1)  # (S, count / 4, 4)
-        return words.reshape(len(self.sample), -1)[:, :count]
+    def words(self, stage: Stage, count: int, lane: int = 0) -> np.ndarray:
+        """Return (S, count) random uint32 words; a stage's lanes are independent of each other."""
+        return _words(self.sample, self.attempt, lane_word(stage, lane), self.key, count)
 
-    def uniform(self, stage: Stage, count: int, low: float = 0.0, high: float = 1.0) -> Array:
+    def uniform(self, stage: Stage, count: int, low: float = 0.0, high: float = 1.0, lane: int = 0) -> np.ndarray:
         """Return (S, count) float64 numbers, uniform between low and high and never equal to either."""
-        return low + (high - low) * (self.words(stage, count).astype(np.float64) + 0.5) / 2.0**32
+        return low + (high - low) * ((self.words(stage, count, lane) + 0.5) / 2.0**32)
 
-    def complex_normal(self, stage: Stage, count: int) -> Array:
-        """Return (S, count) complex64 circular normal numbers of unit power, by the Box-Muller transform."""
-        xp = array_namespace(self.sample)
-        words = self.words(stage, 2 * count).astype(xp.float32)
-        radius = xp.sqrt(-xp.log((words[:, 0::2] + xp.float32(0.5)) * xp.float32(2.0**-32)))
-        angle = words[:, 1::2] * xp.float32(2 * np.pi * 2.0**-32)
-        return radius * xp.exp(1j * angle)
+    def complex_normal(self, stage: Stage, count: int, lane: int = 0) -> np.ndarray:
+        """Return (S, count) complex64 circular normal numbers of unit power."""
+        return _complex_normals(self.words(stage, 2 * count, lane))
 
-    def normal(self, stage: Stage, count: int) -> Array:
+    def normal(self, stage: Stage, count: int, lane: int = 0) -> np.ndarray:
         """Return (S, count) float64 standard normal numbers, by the Box-Muller transform."""
-        first, second = np.moveaxis(self.uniform(stage, 2 * count).reshape(len(self.sample), count, 2), -1, 0)
-        return np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
+        return _normals(self.words(stage, 2 * count, lane))
+
+
+def lane_word(stage: Stage, lane: int) -> np.uint32:
+    """Last counter word of a stage and lane."""
+    return np.uint32(stage + _LANE * lane)
+
+
+@njit(cache=True)
+def _words(sample: np.ndarray, attempt: np.ndarray, last: int, key: np.ndarray, count: int) -> np.ndarray:
+    words = np.empty((len(sample), 4 * -(-count // 4)), np.uint32)
+    for row in range(len(sample)):
+        for block in range(words.shape[1] // 4):
+            w0, w1, w2, w3 = philox4x32(
+                np.uint32(block), np.uint32(attempt[row]), np.uint32(sample[row]), last, key[0], key[1]
+            )
+            words[row, 4 * block] = w0
+            words[row, 4 * block + 1] = w1
+            words[row, 4 * block + 2] = w2
+            words[row, 4 * block + 3] = w3
+    return words[:, :count]
+
+
+@njit(cache=True)
+def _complex_normals(words: np.ndarray) -> np.ndarray:
+    normals = np.empty((words.shape[0], words.shape[1] // 2), np.complex64)
+    for row in range(normals.shape[0]):
+        for index in range(normals.shape[1]):
+            real, imaginary = complex_normal(words[row, 2 * index], words[row, 2 * index + 1])
+            normals[row, index] = np.complex64(real + 1j * imaginary)
+    return normals
+
+
+@njit(cache=True)
+def _normals(words: np.ndarray) -> np.ndarray:
+    normals = np.empty((words.shape[0], words.shape[1] // 2))
+    for row in range(normals.shape[0]):
+        for index in range(normals.shape[1]):
+            radius = np.sqrt(-2 * np.log((words[row, 2 * index] + 0.5) / 2.0**32))
+            normals[row, index] = radius * np.cos(2 * np.pi * (words[row, 2 * index + 1] + 0.5) / 2.0**32)
+    return normals

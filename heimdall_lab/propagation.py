@@ -18,9 +18,11 @@ def free_space_loss_db(distance_m: Array, frequency_hz: float) -> Array:
     return 20 * np.log10(4 * np.pi * distance_m * frequency_hz / SPEED_OF_LIGHT)
 
 
-def path_loss_db(distance_m: Array, frequency_hz: float, shadowing_db: Array, environment_db: Array) -> Array:
+def path_loss_db(
+    distance_m: Array, frequency_hz: float, diffraction_db: Array, shadowing_db: Array, environment_db: Array
+) -> Array:
     """Total loss of each link in dB: free space, log-normal shadowing (either sign) and environment loss."""
-    return free_space_loss_db(distance_m, frequency_hz) + shadowing_db + environment_db
+    return free_space_loss_db(distance_m, frequency_hz) + diffraction_db + shadowing_db + environment_db
 
 
 def noise_power_dbm(bandwidth_hz: float, noise_figure_db: float) -> float:
@@ -32,3 +34,11 @@ def noise_power_dbm(bandwidth_hz: float, noise_figure_db: float) -> float:
     -173.98
     """
     return float(linear_to_db(BOLTZMANN * STANDARD_TEMPERATURE_K * bandwidth_hz * 1e3)) + noise_figure_db
+
+
+def smooth_earth_loss_db(distance_m, a, b, f):
+    return np.zeros(np.broadcast_shapes(distance_m.shape, a.shape, b.shape))
+
+
+def correlated_shadowing(n, d, c):
+    return n

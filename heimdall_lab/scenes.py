@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heimdall_lab import bounds, geodesy, propagation
+from heimdall_lab import bounds, fading, geodesy, placement, propagation, terrain
 from heimdall_lab.channel import clock_offset
 from heimdall_lab.config import Config, ConfigError
 from heimdall_lab.philox import Stage, Streams
@@ -60,7 +60,7 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     while (pending := np.flatnonzero(accepted < 0)).size:
         width = max(1, min(_BLOCK // pending.size, 256))
         attempts = np.tile(np.arange(attempt, attempt + width), pending.size)
-        verdict = _gate(config, _truth(config, _streams(config, np.repeat(samples[pending], width), attempts)))
+        verdict = judge(config, candidates(config, np.repeat(samples[pending], width), attempts))
         verdict = verdict.reshape(pending.size, width)
         kept = verdict == len(REASONS)
         first = np.where(kept.any(axis=1), kept.argmax(axis=1), width)
@@ -69,22 +69,9 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
         counts += np.bincount(verdict[tried], minlength=len(REASONS))[: len(REASONS)]
         attempt += width
         _check_acceptance(config, kept=int((accepted >= 0).sum()), counts=counts)
-    streams = _streams(config, samples, accepted)
+    streams = candidates(config, samples, accepted)
     rejections = {reason: int(count) for reason, count in zip(REASONS, counts, strict=True)}
-    variables = _truth(config, streams)
-    return Scenes(variables | _receiver_errors(config, streams, variables), streams, rejections)
-
-
-def box(config: Config, margin_deg: float) -> tuple[float, float, float, float]:
-    """South, north, west and east edges of the receivers' bounding box, widened by a margin, in degrees."""
-    latitudes = [receiver.latitude_deg for receiver in config.geometry.receivers]
-    longitudes = [receiver.longitude_deg for receiver in config.geometry.receivers]
-    return (
-        min(latitudes) - margin_deg,
-        max(latitudes) + margin_deg,
-        min(longitudes) - margin_deg,
-        max(longitudes) + margin_deg,
-    )
+    return Scenes(_truth(config, streams), streams, rejections)
 
 
 def check_tones(config: Config) -> None:
@@ -96,7 +83,7 @@ def check_tones(config: Config) -> None:
         If the longest delay between two receivers, in both directions, exceeds the period of the highest tone.
     """
     signal = config.signal
-    highest_hz = 1 / (2 * longest_delay_spread_s(config))
+    highest_hz = 1 / (2 * placement.longest_delay_spread_s(config))
     if config.channel.clock == "gpsdo" and signal.tone_ratio > 0 and signal.tone_max_hz > highest_hz:
         raise ConfigError(
             f"signal.tone_max_hz: {signal.tone_max_hz:g} repeats within the longest delay of this network; "
@@ -104,116 +91,162 @@ def check_tones(config: Config) -> None:
         )
 
 
-def longest_delay_spread_s(config: Config) -> float:
-    """Upper bound of the difference between two propagation delays of a scene, s.
+def judge(config: Config, streams: Streams) -> np.ndarray:
+    """Draw candidate scenes and hold them against the gate.
 
-    It is that of the two receivers furthest apart, whatever the transmitter (triangle inequality).
+    Returns
+    -------
+    (S,) int
+        Index into REASONS of the first condition that each fails, len(REASONS) where it passes all.
     """
-    receivers = config.geometry.receivers
-    position = geodesy.ecef(
-        np.array([r.latitude_deg for r in receivers]),
-        np.array([r.longitude_deg for r in receivers]),
-        np.array([r.altitude_m for r in receivers]),
-    )
-    return float(np.linalg.norm(position[:, None] - position[None], axis=-1).max() / SPEED_OF_LIGHT)
-
-
-def _streams(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
-    return Streams(config.seed, samples.astype(np.uint64), attempts.astype(np.uint64))
-
-
-def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
-    """Truth of candidate scenes that needs no waveform."""
-    count, size = len(streams.sample), config.max_receivers
-    variables = _receivers(config, count) | _transmitters(config, streams)
-    position = geodesy.ecef(*(variables[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
-    transmitter = geodesy.ecef(*(variables[f"transmitter_{name}"] for name in ("latitude", "longitude", "altitude")))
-    distance_m = np.sqrt(((position - transmitter[:, None]) ** 2).sum(axis=-1))
-    channel = config.channel
-    environment_db = streams.uniform(
-        Stage.ENVIRONMENT, size, channel.environment_loss_min_db, channel.environment_loss_max_db
-    )
-    path_loss = propagation.path_loss_db(
-        distance_m,
-        config.signal.frequency_hz,
-        shadowing_db=channel.shadowing_sigma_db * streams.normal(Stage.SHADOWING, size),
-        environment_db=environment_db,
-    )
-    present = variables["receiver_present"]
-    noise_dbm = propagation.noise_power_dbm(config.signal.sample_rate_hz, channel.noise_figure_db)
-    return variables | {
-        "propagation_delay": distance_m / SPEED_OF_LIGHT,
-        "path_loss": path_loss,
-        "received_power": variables["transmitter_power"][:, None] - path_loss,
-        "noise_power": np.where(present, noise_dbm, np.nan),
-        "line_of_sight": present,
-        "excess_delay": np.where(present, 0.0, np.nan),
-        "doppler": np.where(present, 0.0, np.nan),
-    }
-
-
-def _receiver_errors(config: Config, streams: Streams, variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Clock and oscillator errors, and the common offset that makes the earliest arrival of a scene 0."""
-    channel, present = config.channel, variables["receiver_present"]
-    size = config.max_receivers
-    clock = clock_offset(channel.clock, channel.clock_sigma_s, streams, size)
-    limit_hz = channel.frequency_offset_max_hz
-    arrival = variables["propagation_delay"] + variables["excess_delay"] + clock
-    return {
-        "clock_offset": np.where(present, clock, np.nan),
-        "frequency_offset": np.where(present, streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz), np.nan),
-        "emission_time": np.nanmin(arrival, axis=1),
-    }
-
-
-def _receivers(config: Config, count: int) -> dict[str, np.ndarray]:
-    """The fixed network, repeated for each scene and padded with NaN to max_receivers."""
-    receivers = config.geometry.receivers
-
-    def padded(values: list[float]) -> np.ndarray:
-        row = np.array(values + [np.nan] * (config.max_receivers - len(receivers)))
-        return np.tile(row, (count, 1))
-
-    return {
-        "receiver_present": np.tile(np.arange(config.max_receivers) < len(receivers), (count, 1)),
-        "receiver_latitude": padded([receiver.latitude_deg for receiver in receivers]),
-        "receiver_longitude": padded([receiver.longitude_deg for receiver in receivers]),
-        "receiver_altitude": padded([receiver.altitude_m for receiver in receivers]),
-    }
-
-
-def _transmitters(config: Config, streams: Streams) -> dict[str, np.ndarray]:
-    geometry, signal = config.geometry, config.signal
-    draws = streams.uniform(Stage.TRANSMITTER, 4)
-    inside = draws[:, 0] < geometry.inside_ratio
-    edges = np.where(inside[:, None], box(config, 0.0), box(config, geometry.margin_deg))
-    south, north, west, east = edges.T
-    low, high = geometry.transmitter_altitude_min_m, geometry.transmitter_altitude_max_m
-    power = streams.uniform(Stage.POWER, 1, signal.transmitter_power_min_dbm, signal.transmitter_power_max_dbm)
-    return {
-        "transmitter_latitude": south + (north - south) * draws[:, 1],
-        "transmitter_longitude": geodesy.wrapped(west + (east - west) * draws[:, 2]),
-        "transmitter_altitude": low + (high - low) * draws[:, 3],
-        "transmitter_power": power[:, 0],
-    }
-
-
-def _gate(config: Config, variables: dict[str, np.ndarray]) -> np.ndarray:
-    """Index into REASONS of the first condition that each scene fails, len(REASONS) where it passes all, (S,)."""
+    levels, offset = _levels(config, streams)
     gate, signal = config.gate, config.signal
-    in_channel_db = linear_to_db(signal.sample_rate_hz / signal.channel_bandwidth_hz)
-    snr_db = variables["received_power"] - variables["noise_power"] + in_channel_db
+    noise_dbm = propagation.noise_power_dbm(signal.channel_bandwidth_hz, config.channel.noise_figure_db)
+    snr_db = levels["received_power"] - noise_dbm
     heard = snr_db >= gate.min_snr_db  # False where padded, because the SNR is NaN there
     number = heard.sum(axis=1)
     mean_snr_db = np.where(heard, snr_db, 0.0).sum(axis=1) / np.maximum(number, 1)
-    receivers, transmitter = bounds.transmitter_frame(variables)
-    dilution = bounds.gdop(np.where(heard[..., None], receivers, np.nan), transmitter)
+    dilution = bounds.gdop(np.where(heard[..., None], offset, np.nan), np.zeros(3))
     passes = [
         number >= gate.min_receivers,
         mean_snr_db >= gate.min_mean_snr_db,
         dilution <= gate.max_gdop,  # False where NaN: not observable
     ]
     return np.where(passes, len(REASONS), np.arange(len(REASONS))[:, None]).min(axis=0)
+
+
+def candidates(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
+    """Streams of candidate scenes: attempts (S,) at samples (S,)."""
+    return Streams(config.seed, samples.astype(np.uint64), attempts.astype(np.uint64))
+
+
+def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Where candidate scenes stand and what their receivers get: all that the gate must know.
+
+    Returns
+    -------
+    levels : dict of str to array
+        By contract name: (S) for a scene, (S, R) for a link, or (1, R) for what a fixed network has in common; NaN
+        where no receiver is.
+    offset : (S, R, 3) m
+        From the transmitters to the receivers: east, north and up at the transmitters.
+    """
+    size, channel, signal = config.max_receivers, config.channel, config.signal
+    network = placement.receivers(config, streams)
+    places = network | placement.transmitters(config, streams, network)
+    if channel.diffraction == "terrain":
+        places |= _antennas_over_ground(config, places)
+    receivers, transmitter = bounds.transmitter_frame(places)
+    offset = receivers - transmitter[:, None]
+    distance_m = np.sqrt((offset**2).sum(axis=-1))
+    network_ecef = geodesy.ecef(*(network[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
+    shadowing_db = channel.shadowing_sigma_db * propagation.correlated_shadowing(
+        streams.normal(Stage.SHADOWING, size),
+        np.sqrt(((network_ecef[:, :, None] - network_ecef[:, None]) ** 2).sum(axis=-1)),
+        1e3 * channel.shadowing_distance_km,
+    )
+    environment_db = streams.uniform(
+        Stage.ENVIRONMENT, size, channel.environment_loss_min_db, channel.environment_loss_max_db
+    )
+    diffraction_db = _diffraction_db(config, places, distance_m)
+    path_loss = propagation.path_loss_db(distance_m, signal.frequency_hz, diffraction_db, shadowing_db, environment_db)
+    line_of_sight = places["receiver_present"] & (streams.uniform(Stage.LINE_OF_SIGHT, size) >= channel.nlos_ratio)
+    fading_db = _fading_db(config, streams, line_of_sight)
+    levels = {
+        "line_of_sight": line_of_sight,
+        "propagation_delay": distance_m / SPEED_OF_LIGHT,
+        "diffraction_loss": diffraction_db,
+        "shadowing": shadowing_db,
+        "environment_loss": environment_db,
+        "fading": fading_db,
+        "path_loss": path_loss,
+        "received_power": places["transmitter_power"][:, None] - path_loss + fading_db,
+    }
+    return places | levels, offset
+
+
+def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> np.ndarray:
+    """Power of all paths together over that of a steady first path, mean of the window, (S, R) dB."""
+    channel = config.channel
+    if channel.fading == "none" and channel.multipath_taps_max == 0:
+        return np.zeros(line_of_sight.shape)
+    paths = fading.draw_paths(channel, streams, line_of_sight)
+    return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, fading.fastest_hz(channel)))
+
+
+def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: np.ndarray) -> np.ndarray:
+    """Diffraction loss of each link, (S, R) dB."""
+    altitude_m = places["transmitter_altitude"][:, None]
+    match config.channel.diffraction:
+        case "none":
+            return np.zeros(distance_m.shape)
+        case "smooth_earth":
+            return propagation.smooth_earth_loss_db(
+                distance_m, altitude_m, places["receiver_altitude"], config.signal.frequency_hz
+            )
+        case _:
+            return terrain.diffraction_loss_db(
+                _heights(config),
+                places["transmitter_latitude"][:, None],
+                places["transmitter_longitude"][:, None],
+                altitude_m,
+                places["receiver_latitude"],
+                places["receiver_longitude"],
+                places["receiver_altitude"],
+                config.signal.frequency_hz,
+            )
+
+
+def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
+    """All truth of kept scenes that needs no waveform: (S) for a scene, (S, R) for a link, (S, R, P) for its echoes."""
+    channel, size = config.channel, config.max_receivers
+    levels, offset = _levels(config, streams)
+    east, north = levels["transmitter_velocity_east"], levels["transmitter_velocity_north"]
+    closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / np.sqrt((offset**2).sum(axis=-1))
+    present = np.broadcast_to(levels["receiver_present"], levels["path_loss"].shape)
+    excess_s = -channel.nlos_excess_mean_s * np.log(streams.uniform(Stage.EXCESS_DELAY, size))
+    limit_hz, drift_hz_per_s = channel.frequency_offset_max_hz, channel.frequency_drift_max_hz_per_s
+    noise_dbm = propagation.noise_power_dbm(config.signal.sample_rate_hz, channel.noise_figure_db)
+    paths = fading.draw_paths(channel, streams, levels["line_of_sight"])
+    truth = levels | {
+        "receiver_longitude": geodesy.wrapped(levels["receiver_longitude"]),
+        "excess_delay": np.where(levels["line_of_sight"], 0.0, excess_s),
+        "clock_offset": clock_offset(channel.clock, channel.clock_sigma_s, streams, size),
+        "frequency_offset": streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz),
+        "frequency_drift": streams.uniform(Stage.DRIFT, size, -drift_hz_per_s, drift_hz_per_s),
+        "doppler": closing / SPEED_OF_LIGHT * config.signal.frequency_hz,
+        "noise_power": np.full(present.shape, noise_dbm),
+        "fading_doppler": paths.doppler_hz,
+    }
+    if channel.multipath_taps_max > 0:
+        truth |= {
+            "echo_delay": np.where(paths.power > 0, paths.delay_s, np.nan)[..., 1:],
+            "echo_power": linear_to_db(np.where(paths.power > 0, paths.power, np.nan))[..., 1:],
+        }
+    for name, values in truth.items():
+        if values.ndim > 1:
+            there = present if values.ndim == 2 else present[..., None]
+            kept = np.broadcast_to(values, np.broadcast_shapes(values.shape, there.shape))
+            truth[name] = kept & there if kept.dtype == bool else np.where(there, kept, np.nan)
+    arrival = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
+    return truth | {"emission_time": np.nanmin(arrival, axis=1)}
+
+
+def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Altitudes over terrain: transmitters and drawn receivers on it, listed receivers at least above it.
+
+    Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
+    """
+    geometry, heights = config.geometry, _heights(config)
+    ground, transmitter_ground = (
+        heights.at(places[f"{who}_latitude"], places[f"{who}_longitude"]) for who in ("receiver", "transmitter")
+    )
+    mast = ground + geometry.receiver_height_m
+    fixed = geometry.placement == "fixed"
+    return {
+        "receiver_altitude": np.fmax(places["receiver_altitude"], mast) if fixed else mast,
+        "transmitter_altitude": transmitter_ground + geometry.transmitter_height_m,
+    }
 
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from heimdall_lab.units import ADC_MAX
 PROPAGATION = ("line_of_sight", "ground_wave")
 
 _LINK = ("sample", "receiver")
+_ECHO = ("sample", "receiver", "echo")
 _SCENE = ("sample",)
 
 
@@ -52,14 +53,26 @@ VARIABLES = {
     "transmitter_longitude": Variable(_SCENE, "f", "degrees_east", "WGS84 longitude of the transmitter"),
     "transmitter_altitude": Variable(_SCENE, "f", "m", "altitude of the transmitter above the ellipsoid"),
     "transmitter_power": Variable(_SCENE, "f", "dBm", "radiated power"),
+    "transmitter_velocity_east": Variable(_SCENE, "f", "m s-1", "speed of the transmitter eastward", required=False),
+    "transmitter_velocity_north": Variable(_SCENE, "f", "m s-1", "speed of the transmitter northward", required=False),
     "emission_time": Variable(_SCENE, "f", "s", "common offset subtracted from every arrival of the scene"),
     "propagation_delay": Variable(_LINK, "f", "s", "straight-line distance over the speed of light"),
     "excess_delay": Variable(_LINK, "f", "s", "extra delay of the first path, 0 in line of sight"),
     "clock_offset": Variable(_LINK, "f", "s", "error of the receiver's clock"),
-    "frequency_offset": Variable(_LINK, "f", "Hz", "error of the receiver's oscillator"),
+    "frequency_offset": Variable(_LINK, "f", "Hz", "error of the receiver's oscillator at the middle of the window"),
+    "frequency_drift": Variable(_LINK, "f", "Hz s-1", "growth of the oscillator's error", required=False),
     "doppler": Variable(_LINK, "f", "Hz", "Doppler shift by motion"),
-    "path_loss": Variable(_LINK, "f", "dB", "total loss between the antennas"),
-    "received_power": Variable(_LINK, "f", "dBm", "signal power at the receiver"),
+    "diffraction_loss": Variable(_LINK, "f", "dB", "loss by diffraction, a part of path_loss", required=False),
+    "shadowing": Variable(_LINK, "f", "dB", "log-normal shadowing, a part of path_loss", required=False),
+    "environment_loss": Variable(_LINK, "f", "dB", "loss by surroundings, a part of path_loss", required=False),
+    "path_loss": Variable(_LINK, "f", "dB", "total loss between the antennas, without fading"),
+    "fading": Variable(
+        _LINK, "f", "dB", "power of all paths over that of a steady first path, mean of the window", required=False
+    ),
+    "fading_doppler": Variable(_LINK, "f", "Hz", "largest Doppler shift of scattered waves", required=False),
+    "echo_delay": Variable(_ECHO, "f", "s", "delay of each echo after the first path", required=False),
+    "echo_power": Variable(_ECHO, "f", "dB", "mean power of each echo over the first path's", required=False),
+    "received_power": Variable(_LINK, "f", "dBm", "signal power at the receiver, mean of the window"),
     "noise_power": Variable(_LINK, "f", "dBm", "noise power over the full sample rate"),
     "snr": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth"),
     "line_of_sight": Variable(_LINK, "b", "", "the first path is the straight line", required=False),

@@ -8,6 +8,8 @@ import scipy.signal
 
 from heimdall_lab.arrays import Array, array_namespace, phasor
 
+_FADE = 64  # samples at either end of a whole waveform
+
 
 class Spectrum(NamedTuple):
     """A two-sided power spectral density.
@@ -62,6 +64,29 @@ def power_spectrum(iq: np.ndarray, sample_rate_hz: float) -> Spectrum:
     segments = max(1, 2 * num_time // segment - 1)
     averages = segments / (1 + 2 * (1 / 6) ** 2 * (segments - 1) / segments)
     return Spectrum(np.fft.fftshift(frequency_hz), np.fft.fftshift(density, axes=-1), averages)
+
+
+def periodogram(waveform: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Squared magnitude of the spectra of waveforms, both ends faded so that their periodic continuation has no jump.
+
+    Parameters
+    ----------
+    waveform : (S, N) complex64
+
+    Returns
+    -------
+    frequency_hz : (N,)
+        Ascending.
+    density : (S, N) float64
+        Of arbitrary level.
+    """
+    num_time = waveform.shape[-1]
+    edge = min(_FADE, num_time // 4)
+    rise = np.sin(np.pi / 2 * (np.arange(edge) + 0.5) / edge) ** 2
+    window = np.concatenate([rise, np.ones(num_time - 2 * edge), rise[::-1]]).astype(np.float32)
+    spectrum = scipy.fft.fftshift(scipy.fft.fft(waveform * window, axis=-1), axes=-1)
+    density = spectrum.real.astype(np.float64) ** 2 + spectrum.imag.astype(np.float64) ** 2
+    return np.fft.fftshift(np.fft.fftfreq(num_time, 1 / sample_rate_hz)), density
 
 
 def noise_density(spectrum: Spectrum) -> Array:

@@ -1,16 +1,16 @@
 """Synthesize scenes in memory: what every receiver records, labelled, with its truth."""
 
 from importlib.metadata import version
-from types import ModuleType
 
 import numpy as np
 import scipy.fft
 import xarray as xr
 
-from heimdall_lab import bounds, channel, scenes, schema, spectra, waveforms
-from heimdall_lab.arrays import Array, array_namespace, backend_namespace
+from heimdall_lab import bounds, channel, fading, interpolation, placement, scenes, schema, spectra, waveforms
+from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
-from heimdall_lab.units import db_to_linear, linear_to_db
+from heimdall_lab.philox import MAX_EXPONENTIAL, Stage, Streams
+from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 
 _BATCH_IQ_SAMPLES = 2**21  # IQ samples of all receivers that are synthesized at a time
 
@@ -22,6 +22,8 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     ----------
     samples : (S,) int
         Their indices.
+    backend : str
+        Where the receivers' samples are computed; all truth is computed on the CPU, so that it is the same everywhere.
 
     Returns
     -------
@@ -30,50 +32,84 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     rejections : dict of str to int
         Candidate scenes turned away, by the field of the gate that did it.
     """
-    xp = backend_namespace(backend)
+    backend_namespace(backend)
     drawn = scenes.draw(config, samples)
-    per_batch = max(1, _BATCH_IQ_SAMPLES // (config.max_receivers * config.signal.num_time))
-    batches = [np.arange(len(samples))[i : i + per_batch] for i in range(0, len(samples), per_batch)]
-    parts = [_signals(config, drawn, rows, xp) for rows in batches]
-    signals = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    signal, present = config.signal, drawn.variables["receiver_present"]
+    iq = np.empty((*present.shape, 2, signal.num_time), dtype=np.int16)
+    full_scale = channel.full_scale(
+        db_to_linear(drawn.variables["received_power"]),
+        db_to_linear(drawn.variables["noise_power"]),
+        config.channel.agc_headroom_db,
+    )
+    kind = waveforms.kinds(signal, drawn.streams)
+    bandwidths = np.empty((2, len(samples)))
+    per_batch = max(1, _BATCH_IQ_SAMPLES // iq[0, :, 0].size)
+    for first in range(0, len(samples), per_batch):
+        rows = slice(first, first + per_batch)
+        streams = drawn.streams.select(rows)
+        guard, length = _waveform_length(config)
+        waveform = waveforms.synthesize(signal, kind[rows], streams, length)
+        bandwidths[:, rows] = _bandwidths_hz(waveform, signal.waveform_rate_hz)
+        truth = {name: values[rows] for name, values in drawn.variables.items()}
+        channel.receive(
+            interpolation.upsample(waveform, signal.interpolation),
+            _links(config, truth, streams, full_scale[rows]),
+            streams,
+            iq[rows],
+            guard,
+        )
+    signals = {
+        "iq": iq,
+        "iq_full_scale": full_scale,
+        "waveform": np.array(waveforms.KINDS)[kind],
+        "rms_bandwidth": bandwidths[0],
+        "occupied_bandwidth": bandwidths[1],
+    }
     return _dataset(config, samples, drawn.variables | signals), drawn.rejections
 
 
-def _signals(config: Config, drawn: scenes.Scenes, rows: Array, xp: ModuleType) -> dict[str, np.ndarray]:
-    """Synthesize what the receivers of some scenes record, and the properties of their waveforms."""
-    rate_hz, num_time = config.signal.sample_rate_hz, config.signal.num_time
-    truth = {name: values[rows] for name, values in drawn.variables.items()}
-    host_streams = drawn.streams.select(rows)
-    streams = host_streams.to(xp)
-    clock_bound_s = channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s)
-    widest_s = scenes.longest_delay_spread_s(config) + 2 * clock_bound_s
-    guard = int(np.ceil(widest_s * rate_hz)) + channel.TAPER
-    length = 2 * scipy.fft.next_fast_len(-(-(guard + num_time + channel.TAPER) // 2))
+def _waveform_length(config: Config) -> tuple[int, int]:
+    """Sample of the interpolated waveform that is its time 0, and number of samples before interpolation."""
+    signal, paths = config.signal, config.channel
+    clock_s = channel.clock_bound_s(paths.clock, paths.clock_sigma_s)
+    excess_s = MAX_EXPONENTIAL * paths.nlos_excess_mean_s if paths.nlos_ratio > 0 else 0.0
+    echo_s = paths.multipath_delay_max_s if paths.multipath_taps_max > 0 else 0.0
+    widest_s = placement.longest_delay_spread_s(config) + 2 * clock_s + excess_s + echo_s
+    motion_s = config.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * signal.duration_s / 2
+    after = int(np.ceil(motion_s * signal.sample_rate_hz)) + channel.MARGIN
+    guard = int(np.ceil(widest_s * signal.sample_rate_hz)) + after
+    count = -(-(guard + signal.num_time + after) // signal.interpolation) + interpolation.TAPS
+    return guard, scipy.fft.next_fast_len(count)
 
-    kind = waveforms.kinds(config.signal, host_streams)
-    waveform = waveforms.synthesize(config.signal, kind, streams, length)
-    frequency_hz, density = _periodogram(channel.taper(waveform), rate_hz)
-    arrival_s = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
-    arrival_s = arrival_s - truth["emission_time"][:, None]
-    present = truth["receiver_present"]
-    voltage = channel.receive(
-        waveform,
-        arrival_samples=xp.asarray(np.where(present, arrival_s, 0.0) * rate_hz),
-        frequency_offset_cycles=xp.asarray(np.where(present, truth["frequency_offset"], 0.0) / rate_hz),
-        received_power_dbm=xp.asarray(np.where(present, truth["received_power"], -np.inf)),
-        noise_power_dbm=float(truth["noise_power"][present][0]),
-        streams=streams,
-        num_time=num_time,
-        guard=guard,
+
+def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_scale: np.ndarray) -> channel.Links:
+    """What happens to the waveform on its way to each receiver, in samples, turns and √mW."""
+    rate_hz, num_receivers = config.signal.sample_rate_hz, config.max_receivers
+    paths = fading.draw_paths(config.channel, streams, truth["line_of_sight"])
+    block = channel.block_length(
+        rate_hz, fading.fastest_hz(config.channel), config.channel.frequency_drift_max_hz_per_s
     )
-    iq, full_scale = (_on_host(a) for a in channel.convert(voltage, config.channel.agc_headroom_db))
-    return {
-        "iq": np.where(present[..., None, None], iq, np.int16(0)),
-        "iq_full_scale": np.where(present, full_scale, np.nan),
-        "waveform": np.array(waveforms.KINDS)[kind],
-        "rms_bandwidth": _on_host(spectra.rms_bandwidth_hz(frequency_hz, density)),
-        "occupied_bandwidth": _on_host(spectra.occupied_bandwidth_hz(frequency_hz, density)),
-    }
+    gain = fading.gains(paths, streams, block / rate_hz, -(-config.signal.num_time // block) + 1)
+    amplitude = db_to_linear(np.nan_to_num(truth["received_power"] - truth["fading"], nan=-np.inf)) ** 0.5
+    arrival_s = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
+    first_s = np.nan_to_num(arrival_s - truth["emission_time"][:, None])
+    return channel.Links(
+        arrival=(first_s[..., None] + paths.delay_s) * rate_hz,
+        arrival_rate=-np.nan_to_num(truth["doppler"]) / config.signal.frequency_hz,
+        gain=amplitude[..., None, None].astype(np.float32) * gain,
+        block=block,
+        phase=streams.uniform(Stage.CARRIER_PHASE, num_receivers),
+        frequency=np.nan_to_num(truth["frequency_offset"] + truth["doppler"]) / rate_hz,
+        drift=np.nan_to_num(truth["frequency_drift"]) / rate_hz**2,
+        noise_amplitude=db_to_linear(truth["noise_power"]) ** 0.5,
+        full_scale=full_scale,
+    )
+
+
+def _bandwidths_hz(waveform: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rms and occupied bandwidth of each waveform, (S,), Hz."""
+    frequency_hz, density = spectra.periodogram(waveform, rate_hz)
+    return spectra.rms_bandwidth_hz(frequency_hz, density), spectra.occupied_bandwidth_hz(frequency_hz, density)
 
 
 def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) -> xr.Dataset:
@@ -82,11 +118,10 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
     noise_in_band = db_to_linear(truth["noise_power"]) * truth["occupied_bandwidth"][:, None] / rate_hz
     snr = truth["received_power"] - linear_to_db(noise_in_band)
     derived = {"snr": snr, "signal_present": snr >= config.gate.min_snr_db}
-    names = [receiver.name for receiver in config.geometry.receivers]
     coords = {
         "sample": ("sample", samples, {"long_name": "index of the scene"}),
         "receiver": np.arange(config.max_receivers),
-        "receiver_name": ("receiver", np.array(names + [""] * (config.max_receivers - len(names)))),
+        "receiver_name": ("receiver", np.array(placement.names(config))),
         "component": ["i", "q"],
         "time": np.arange(config.signal.num_time) / rate_hz,
     }
@@ -101,22 +136,10 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
         "clock_sigma_s": config.channel.clock_sigma_s,
         "path_delay_sigma_s": 0.0,
         "max_clock_offset_s": channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),
-        "max_frequency_offset_hz": config.channel.frequency_offset_max_hz,
+        "max_frequency_offset_hz": config.max_frequency_offset_hz + fading.fastest_hz(config.channel),
         "link_sigma_db": config.channel.link_sigma_db,
         "min_snr_db": config.gate.min_snr_db,
     }
     scene = schema.label(truth | derived, coords, attrs)
     bound = bounds.scene_crlb(scene)
     return scene.merge(schema.label({name: bound[name].values for name in ("gdop", "crlb_rmse")}, {}, {}))
-
-
-def _periodogram(waveform: Array, sample_rate_hz: float) -> tuple[Array, Array]:
-    """Frequencies (F,), ascending, and |spectrum|² (S, F) of whole waveforms."""
-    xp = array_namespace(waveform)
-    density = xp.abs(xp.fft.fftshift(xp.fft.fft(waveform, axis=-1), axes=-1)).astype(xp.float64) ** 2
-    return xp.fft.fftshift(xp.fft.fftfreq(waveform.shape[-1], 1 / sample_rate_hz)), density
-
-
-def _on_host(array: Array) -> np.ndarray:
-    """Bring an array to NumPy."""
-    return array.get() if hasattr(array, "get") else array

@@ -164,9 +164,10 @@ def test_power_is_that_of_signal_and_noise(los_sync):
 def test_converter_clips_almost_nothing(los_sync):
     iq = los_sync.iq.values.astype(np.int32)
     assert (np.abs(iq) >= 32767).mean() < 1e-4
-    # The rms level is the headroom below full scale, whatever the receiver's level.
-    level = np.sqrt((iq.astype(float) ** 2).sum(axis=2).mean(axis=-1)) / 32767
-    assert 20 * np.log10(level) == pytest.approx(np.full(level.shape, -12.0), abs=1e-3)
+    # The rms level that the powers add up to is the headroom below full scale, whatever the receiver's level.
+    power_mw = 10 ** (los_sync.received_power.values / 10) + 10 ** (los_sync.noise_power.values / 10)
+    headroom_db = 20 * np.log10(los_sync.iq_full_scale.values) - 10 * np.log10(power_mw)
+    assert headroom_db == pytest.approx(np.full(headroom_db.shape, 12.0), abs=1e-9)
 
 
 def test_propagation_delay_is_the_straight_line(los_sync):

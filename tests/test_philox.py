@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from heimdall_lab.philox import MAX_NORMAL, Stage, Streams, philox4x32
+from heimdall_lab.philox import MAX_NORMAL, Stage, Streams, complex_normal, philox4x32
 
 P_VALUE = 1e-4
 WORD = st.integers(0, 2**32 - 1)
@@ -22,9 +22,9 @@ WORD = st.integers(0, 2**32 - 1)
 class ConstantWords(Streams):
     """Streams whose every 32-bit word is the seed."""
 
-    def words(self, stage: Stage, count: int) -> np.ndarray:
-        del stage
-        return np.full((len(self.sample), count), self.seed, dtype=np.uint64)
+    def words(self, stage: Stage, count: int, lane: int = 0) -> np.ndarray:
+        del stage, lane
+        return np.full((len(self.sample), count), self.seed, dtype=np.uint32)
 
 
 def streams(samples, seed: int = 20, attempt: int = 0) -> Streams:
@@ -59,15 +59,33 @@ def philox_in_python(counter: tuple[int, ...], key: int) -> tuple[int, ...]:
     ids=["zeros", "ones", "pi"],
 )
 def test_known_answers_of_random123(counter, key, expected):
-    words = philox4x32(tuple(np.array([word], dtype=np.uint64) for word in counter), key[0] | key[1] << 32)
-    assert [int(word[0]) for word in words] == list(expected)
+    words = philox4x32(*(np.uint32(word) for word in (*counter, *key)))
+    assert [int(word) for word in words] == list(expected)
 
 
-@given(st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=8), st.integers(0, 2**64 - 1))
-def test_arrays_agree_with_python_integers(counters, key):
-    columns = tuple(np.array(column, dtype=np.uint64) for column in zip(*counters, strict=True))
-    found = np.stack(philox4x32(columns, key), axis=-1)
-    assert [tuple(int(word) for word in row) for row in found] == [philox_in_python(c, key) for c in counters]
+@given(st.tuples(WORD, WORD, WORD, WORD), st.integers(0, 2**64 - 1))
+def test_compiled_words_agree_with_python_integers(counter, key):
+    words = philox4x32(*(np.uint32(word) for word in (*counter, key & 2**32 - 1, key >> 32)))
+    assert tuple(int(word) for word in words) == philox_in_python(counter, key)
+
+
+@given(WORD, WORD, st.integers(0, 2**64 - 1), st.integers(0, 2**24 - 1), st.sampled_from(Stage))
+def test_streams_count_block_attempt_sample_and_stage_with_lane(sample, attempt, seed, lane, stage):
+    words = streams([sample], seed, attempt).words(stage, 6, lane)[0]
+    blocks = [philox_in_python((block, attempt, sample, stage + 256 * lane), seed) for block in range(2)]
+    assert [int(word) for word in words] == [*blocks[0], *blocks[1]][:6]
+
+
+@given(WORD, WORD)
+@example(2**32 - 1, 0)
+@example(0, 2**31)
+@example(2**31 - 1, 2**31 - 1)
+def test_complex_normal_is_the_box_muller_transform_to_float32(radius_word, angle_word):
+    power = -math.log(float(np.float32(np.float32(radius_word) + np.float32(0.5))) / 2**32)
+    expected = math.sqrt(power) * np.exp(2j * np.pi * angle_word / 2**32)
+    found = complex(*complex_normal(np.uint32(radius_word), np.uint32(angle_word)))
+    # Errors of the three float32 polynomials and their roundings; the radius's error grows as its root near 0.
+    assert abs(found - expected) < 4e-7 * max(1.0, math.sqrt(power)) + math.sqrt(power + 1e-7) - math.sqrt(power)
 
 
 @pytest.mark.parametrize("draw", ["words", "uniform", "normal", "complex_normal"])
@@ -91,7 +109,7 @@ def test_fewer_numbers_are_a_prefix_of_more(draw):
 def test_words_fill_all_32_bits_evenly():
     words = streams(np.arange(50)).words(Stage.CLOCK, 4000).ravel()
     assert words.max() < 2**32
-    ones = np.array([((words >> np.uint64(bit)) & np.uint64(1)).sum() for bit in range(32)])
+    ones = np.array([((words >> np.uint32(bit)) & np.uint32(1)).sum() for bit in range(32)])
     # Each bit is one in half of the words: binomial with standard deviation sqrt(n) / 2.
     assert np.abs(ones - len(words) / 2).max() < 5 * math.sqrt(len(words)) / 2
 

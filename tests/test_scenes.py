@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab import scenes
+from heimdall_lab import placement, scenes
 from heimdall_lab.config import ConfigError
 
 P_VALUE = 1e-4
@@ -69,8 +69,8 @@ def test_scenes_are_the_first_candidates_that_pass():
     for row, sample in enumerate(samples):
         attempt = 0
         while True:
-            truth = scenes._truth(settings, scenes._streams(settings, np.array([sample]), np.array([attempt])))
-            verdict = int(scenes._gate(settings, truth)[0])
+            streams = scenes.candidates(settings, np.array([sample]), np.array([attempt]))
+            truth, verdict = scenes._truth(settings, streams), int(scenes.judge(settings, streams)[0])
             number, mean_snr_db, dilution = judge(settings, truth)[0]
             failed = [
                 number < settings.gate.min_receivers,
@@ -189,7 +189,7 @@ def test_longest_delay_spread_bounds_every_difference():
     settings = config(OPEN, geometry={"margin_deg": 2.0, "inside_ratio": 0.0})
     delay_s = scenes.draw(settings, np.arange(2000)).variables["propagation_delay"]
     spread_s = np.ptp(delay_s, axis=1).max()
-    bound_s = scenes.longest_delay_spread_s(settings)
+    bound_s = placement.longest_delay_spread_s(settings)
     assert 0.8 * bound_s < spread_s < bound_s
     # Coazze to Milano-Baggio, 45.048 N 7.2387 E and 45.478 N 9.123 E, 155.7 km on the ellipsoid.
     arc_m = pyproj.Geod(ellps="WGS84").inv(7.2387, 45.048, 9.123, 45.478)[2]
@@ -218,9 +218,7 @@ def test_a_rare_scene_is_found():
     drawn = scenes.draw(settings, np.arange(40))
     candidates = 40 + sum(drawn.rejections.values())
     assert sum(drawn.rejections.values()) == drawn.streams.attempt.sum()
-    verdict = scenes._gate(
-        settings, scenes._truth(settings, scenes._streams(settings, np.full(40_000, 999), np.arange(40_000)))
-    )
+    verdict = scenes.judge(settings, scenes.candidates(settings, np.full(40_000, 999), np.arange(40_000)))
     accepted = int((verdict == len(scenes.REASONS)).sum())
     assert 10 < accepted < 400
     # 40 successes take a negative binomial number of candidates: 40 / p ± 40^0.5 / p.
