@@ -1,11 +1,11 @@
 """From one transmitted waveform to the int16 samples of every receiver: paths, oscillator, noise, AGC and ADC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numba import njit
 
-from heimdall_lab.interpolation import LEAD, TABLE, TAPS, kernel
+from heimdall_lab.interpolation import LEAD, TABLE, TAPS, kernel, upsample
 from heimdall_lab.philox import MAX_NORMAL, Stage, Streams, complex_normal, cos_sin_turn, lane_word, philox4x32
 from heimdall_lab.units import ADC_MAX
 
@@ -53,6 +53,11 @@ class Links:
     drift: np.ndarray
     noise_amplitude: np.ndarray
     full_scale: np.ndarray
+
+    def select(self, rows: slice) -> "Links":
+        """Return the links of some scenes."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Links(**{name: value if name == "block" else value[rows] for name, value in arrays.items()})
 
 
 def clock_bound_s(clock: str, sigma_s: float) -> float:
@@ -127,6 +132,11 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
         TABLE,
         iq,
     )
+
+
+def sample(waveform: np.ndarray, factor: int, links: Links, streams: Streams, iq: np.ndarray, guard: int) -> None:
+    """Fill ``iq`` as `receive` does from waveforms (S, M) complex64 that are sampled more slowly by ``factor``."""
+    receive(upsample(waveform, factor), links, streams, iq, guard)
 
 
 @njit(cache=True)

@@ -1,12 +1,14 @@
 """Synthesize scenes in memory: what every receiver records, labelled, with its truth."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
 import scipy.fft
 import xarray as xr
 
-from heimdall_lab import bounds, channel, fading, interpolation, placement, scenes, schema, spectra, waveforms
+from heimdall_lab import bounds, channel, cuda, fading, interpolation, placement, scenes, schema, spectra, waveforms
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
 from heimdall_lab.philox import MAX_EXPONENTIAL, Stage, Streams
@@ -32,7 +34,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     rejections : dict of str to int
         Candidate scenes turned away, by the field of the gate that did it.
     """
-    backend_namespace(backend)
+    receive = _receive_on(backend)
     drawn = scenes.draw(config, samples)
     signal, present = config.signal, drawn.variables["receiver_present"]
     iq = np.empty((*present.shape, 2, signal.num_time), dtype=np.int16)
@@ -51,13 +53,8 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
         waveform = waveforms.synthesize(signal, kind[rows], streams, length)
         bandwidths[:, rows] = _bandwidths_hz(waveform, signal.waveform_rate_hz)
         truth = {name: values[rows] for name, values in drawn.variables.items()}
-        channel.receive(
-            interpolation.upsample(waveform, signal.interpolation),
-            _links(config, truth, streams, full_scale[rows]),
-            streams,
-            iq[rows],
-            guard,
-        )
+        links = _links(config, truth, streams, full_scale[rows])
+        receive(waveform, signal.interpolation, links, streams, iq[rows], guard)
     signals = {
         "iq": iq,
         "iq_full_scale": full_scale,
@@ -66,6 +63,12 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
         "occupied_bandwidth": bandwidths[1],
     }
     return _dataset(config, samples, drawn.variables | signals), drawn.rejections
+
+
+def _receive_on(backend: str) -> Callable[..., None]:
+    """The function that turns waveforms into what receivers sample, on the backend's device."""
+    namespace = backend_namespace(backend)
+    return channel.sample if namespace is np else partial(cuda.receive, namespace)
 
 
 def _waveform_length(config: Config) -> tuple[int, int]:

@@ -1,0 +1,138 @@
+"""How fast this machine draws, synthesizes, measures, writes and reads scenes."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from heimdall_lab import features, scenes, store, synthesis
+from heimdall_lab.arrays import backend_namespace
+from heimdall_lab.config import Config
+from heimdall_lab.generate import samples_of
+
+COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "megabytes_per_s"]
+
+_CANDIDATES = 8192
+_FEATURE_SCENES = 8  # measuring features takes a hundred times longer than making the scenes
+_LEAST_S = 0.5  # a step is repeated until it has run for so long
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the rates belong to: processor, number of cores, GPU and versions."""
+    try:
+        cupy: Any = backend_namespace("cupy")
+        gpu = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    except ValueError:
+        gpu = None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")},
+    }
+
+
+def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
+    """Time every step of making and using one shard of a dataset, on each backend that runs here.
+
+    Parameters
+    ----------
+    config : Config
+        The first shard of it is made.
+    folder : path, optional
+        Where the shard is written, in a temporary folder that is removed again; by default where the system keeps
+        such folders, which may be in memory.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each step with the columns of ``COLUMNS``: draw (candidate scenes, drawn and gated), noise (the
+        reference: drawing the same amount of noise by NumPy's own generator), iq (drawing and synthesis), features
+        (of pairs), write (netCDF, synced to disk), verify (checksum) and read. One process, one thread.
+    """
+    samples = samples_of(config, 0)
+    count, num_iq = len(samples), len(samples) * config.max_receivers * config.signal.num_time
+    rows = [
+        _row("draw", "numpy", _timed(lambda: _gate(config))[0], _CANDIDATES),
+        _row("noise", "numpy", _timed(lambda: _noise(config, count))[0], count, num_iq),
+    ]
+    for backend in _backends():
+        seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
+        rows.append(_row("iq", backend, seconds, count, num_iq))
+    part = dataset.isel(sample=slice(_FEATURE_SCENES))
+    rows.append(_row("features", "numpy", _timed(lambda: features.pair_features(part))[0], part.sizes["sample"]))
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        place = Path(temporary)
+        seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))
+        rows.append(_row("write", "disk", seconds, count, num_iq, shard.num_bytes))
+        for step, use in (("verify", lambda: store.damage(place, shard)), ("read", lambda: _read(place / shard.file))):
+            rows.append(_row(step, "disk", _timed(use)[0], count, num_iq, shard.num_bytes))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _backends() -> list[str]:
+    try:
+        backend_namespace("cupy")
+    except ValueError:
+        return ["numpy"]
+    return ["numpy", "cupy"]
+
+
+def _timed(step: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of the fastest of several runs, after one that compiles and warms up; and what the last one returned."""
+    step()
+    fastest, total = float("inf"), 0.0
+    while total < _LEAST_S:
+        start = time.perf_counter()
+        result = step()
+        seconds = time.perf_counter() - start
+        fastest, total = min(fastest, seconds), total + seconds
+    return fastest, result
+
+
+def _row(
+    step: str,
+    place: str,
+    seconds: float,
+    num_scenes: int,
+    num_iq: float = float("nan"),
+    num_bytes: float = float("nan"),
+) -> tuple[str, str, float, float, float]:
+    return step, place, num_scenes / seconds, num_iq / seconds, num_bytes / 1e6 / seconds
+
+
+def _gate(config: Config) -> np.ndarray:
+    streams = scenes.candidates(config, np.arange(_CANDIDATES), np.zeros(_CANDIDATES, dtype=int))
+    return scenes.judge(config, streams)
+
+
+def _noise(config: Config, num_scenes: int) -> None:
+    generator = np.random.default_rng(config.seed)
+    scene = np.empty((config.max_receivers, 2, config.signal.num_time), dtype=np.float32)
+    for _ in range(num_scenes):
+        generator.standard_normal(dtype=np.float32, out=scene)
+
+
+def _read(path: Path) -> xr.Dataset:
+    with xr.open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def _processor() -> str:
+    """Name of the processor as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
