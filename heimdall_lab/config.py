@@ -398,7 +398,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_samples": 1000,
         "channel": {"clock": "gpsdo", "diffraction": "none", "nlos_ratio": 0.3, **_ECHOES},
     },
-    "websdr": {"num_samples": 1000, "channel": {"clock": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0}},
+    "websdr": {
+        "num_samples": 1000,
+        "channel": {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0},
+    },
     "uhf_mixed": {
         "num_samples": 4030,
         "signal": {

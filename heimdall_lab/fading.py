@@ -8,11 +8,12 @@ time its envelope is exactly a Rayleigh variable, and its autocorrelation exactl
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 from numba import njit
 
 from heimdall_lab.config import MAX_TAPS, Channel
 from heimdall_lab.philox import Stage, Streams, complex_normal, lane_word, philox4x32
-from heimdall_lab.units import db_to_linear
+from heimdall_lab.units import db_to_linear, linear_to_db
 
 _WAVES = 16
 _PATHS = MAX_TAPS + 1  # lanes of random numbers for each receiver
@@ -54,11 +55,26 @@ def fastest_hz(channel: Channel) -> float:
     return 0.0 if channel.fading == "none" else float(doppler_spread_hz(np.asarray(channel.coherence_time_min_s)))
 
 
+def level_sigma_db(channel: Channel) -> float:
+    """Standard deviation of a first path's level by fading, over links with and without line of sight, dB."""
+    if channel.fading == "none":
+        return 0.0
+    probability = (np.arange(4096) + 0.5) / 4096
+    rayleigh_db = linear_to_db(-np.log(probability))
+    if channel.fading == "rayleigh":
+        return float(rayleigh_db.std())
+    k = db_to_linear(channel.rician_k_db)
+    rician_db = linear_to_db(scipy.stats.ncx2.ppf(probability, 2, 2 * k) / (2 * (1 + k)))
+    share = channel.nlos_ratio
+    mean_db = share * rayleigh_db.mean() + (1 - share) * rician_db.mean()
+    square = share * (rayleigh_db**2).mean() + (1 - share) * (rician_db**2).mean()
+    return float((square - mean_db**2) ** 0.5)
+
+
 def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
     """Draw the paths of every link.
 
-    Echoes are 2 or 3 by the multipath fields of ``channel``, at uniform delays and levels (dB), independent of each
-    other. A path fades if ``channel.fading`` says so: by Rice on the first path of links in line of sight with
+    The number of echoes, their delays and their levels (dB) are uniform between the bounds of ``channel``. A path fades if ``channel.fading`` says so: by Rice on the first path of links in line of sight with
     ``rician``, by Rayleigh on all other paths.
 
     Parameters

@@ -140,7 +140,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray]) 
         "path_delay_sigma_s": 0.0,
         "max_clock_offset_s": channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),
         "max_frequency_offset_hz": config.max_frequency_offset_hz + fading.fastest_hz(config.channel),
-        "link_sigma_db": config.channel.link_sigma_db,
+        "link_sigma_db": float(np.hypot(config.channel.link_sigma_db, fading.level_sigma_db(config.channel))),
         "min_snr_db": config.gate.min_snr_db,
     }
     scene = schema.label(truth | derived, coords, attrs)
