@@ -74,8 +74,9 @@ def level_sigma_db(channel: Channel) -> float:
 def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
     """Draw the paths of every link.
 
-    The number of echoes, their delays and their levels (dB) are uniform between the bounds of ``channel``. A path fades if ``channel.fading`` says so: by Rice on the first path of links in line of sight with
-    ``rician``, by Rayleigh on all other paths.
+    The number of echoes, their delays and their levels (dB) are uniform between the bounds of ``channel``. A path fades
+    if ``channel.fading`` says so: by Rice on the first path of links in line of sight with ``rician``, by Rayleigh on
+    all other paths.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Draw scenes and keep those that pass the gate, before any IQ exists."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -186,7 +187,7 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
             )
         case _:
             return terrain.diffraction_loss_db(
-                _heights(config),
+                _heights(config.channel.terrain_folder),
                 places["transmitter_latitude"][:, None],
                 places["transmitter_longitude"][:, None],
                 altitude_m,
@@ -195,6 +196,12 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
                 places["receiver_altitude"],
                 config.signal.frequency_hz,
             )
+
+
+@lru_cache(maxsize=4)
+def _heights(folder: str) -> terrain.Heights:
+    """Tiles of a folder, found once."""
+    return terrain.open_folder(folder)
 
 
 def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
@@ -237,9 +244,10 @@ def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict
 
     Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
     """
-    geometry, heights = config.geometry, _heights(config)
+    geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
     ground, transmitter_ground = (
-        heights.at(places[f"{who}_latitude"], places[f"{who}_longitude"]) for who in ("receiver", "transmitter")
+        terrain.height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"])
+        for who in ("receiver", "transmitter")
     )
     mast = ground + geometry.receiver_height_m
     fixed = geometry.placement == "fixed"

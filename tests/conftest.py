@@ -1,6 +1,9 @@
 """Fixtures that several test files share."""
 
+import functools
+import http.server
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,21 @@ def small():
 def small_dataset(small):
     """Its dataset, in memory; do not change it."""
     return hl.generate(small, progress=False)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local web server of an empty folder; yields its address and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}/", folder
+        web.shutdown()
+        thread.join()

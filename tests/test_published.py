@@ -1,29 +1,6 @@
-import functools
-import http.server
-import threading
-
 import pytest
 
 from heimdall_lab import config, published
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A local web server of an empty folder; yields its address and the folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as web:
-        thread = threading.Thread(target=web.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{web.server_port}/", folder
-        web.shutdown()
-        thread.join()
-
 
 POSITIONS = {
     "HB9ODP": "d.HB9ODP = struct('coord', [46.499351,8.798828], 'host', 'hb9odp.proxy.kiwisdr.com', 'port', 8073);\n",

@@ -1,0 +1,54 @@
+"""Measured statistics beside the law that they should follow."""
+
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+
+from heimdall_lab.plots.style import FONT, INK
+
+_SIZE = {"frame_width": 420, "frame_height": 240}
+
+
+def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> hv.Overlay:
+    """Histogram of values with the density of the law that they should follow.
+
+    Parameters
+    ----------
+    values : array
+    law : scipy.stats frozen distribution
+        With ``pdf`` and ``ppf``.
+    label : str
+        What the values are, and their unit.
+    """
+    edges = np.linspace(*law.ppf([1e-4, 1 - 1e-4]), 61)
+    counts = np.histogram(values, bins=edges)[0] / (np.size(values) * np.diff(edges))
+    x = np.linspace(edges[0], edges[-1], 400)
+    drawn = hv.Histogram((edges, counts), label="drawn").opts(color="#0072B2", alpha=0.45, line_color=None)
+    expected = hv.Curve((x, law.pdf(x)), label="law").opts(color=INK, line_width=1.5)
+    return (drawn * expected).opts(
+        xlabel=label, ylabel="density", title=title, fontsize=FONT, legend_position="right", **_SIZE
+    )
+
+
+def curves(
+    x: np.ndarray,
+    lines: dict[str, np.ndarray],
+    points: dict[str, np.ndarray],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> hv.Overlay:
+    """Laws as lines and what was measured as points, over the same x.
+
+    Parameters
+    ----------
+    x : (N,)
+    lines, points : dict of str to (N,)
+        By the label in the legend.
+    """
+    layers = [hv.Curve((x, y), label=name).opts(line_width=1.5) for name, y in lines.items()]
+    layers += [hv.Scatter((x, y), label=name).opts(size=5, alpha=0.8) for name, y in points.items()]
+    return hv.Overlay(layers).opts(
+        xlabel=xlabel, ylabel=ylabel, title=title, fontsize=FONT, legend_position="right", show_grid=True, **_SIZE
+    )
