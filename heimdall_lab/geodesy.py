@@ -91,7 +91,15 @@ def enu(position_ecef: Array, latitude_deg: Array, longitude_deg: Array) -> Arra
     """
     origin = ecef(latitude_deg, longitude_deg, np.zeros_like(latitude_deg))
     offset = position_ecef - origin[..., None, :]
-    return (offset[..., None, :] * enu_axes(latitude_deg, longitude_deg)[..., None, :, :]).sum(axis=-1)
+    axes = enu_axes(latitude_deg, longitude_deg)[..., None, :, :]
+    x, y, z = offset[..., 0:1], offset[..., 1:2], offset[..., 2:3]
+    return x * axes[..., 0] + y * axes[..., 1] + z * axes[..., 2]
+
+
+def length(vector: Array) -> Array:
+    """Length of vectors (..., 3), (...)."""
+    x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]
+    return np.sqrt(x * x + y * y + z * z)
 
 
 def displace(latitude_deg: Array, longitude_deg: Array, east_m: Array, north_m: Array) -> tuple[Array, Array]:

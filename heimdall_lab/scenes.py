@@ -139,11 +139,10 @@ def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np
         places |= _antennas_over_ground(config, places)
     receivers, transmitter = bounds.transmitter_frame(places)
     offset = receivers - transmitter[:, None]
-    distance_m = np.sqrt((offset**2).sum(axis=-1))
-    network_ecef = geodesy.ecef(*(network[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
+    distance_m = geodesy.length(offset)
     shadowing_db = channel.shadowing_sigma_db * propagation.correlated_shadowing(
         streams.normal(Stage.SHADOWING, size),
-        np.sqrt(((network_ecef[:, :, None] - network_ecef[:, None]) ** 2).sum(axis=-1)),
+        _mutual_distance_m(network),
         1e3 * channel.shadowing_distance_km,
     )
     environment_db = streams.uniform(
@@ -164,6 +163,13 @@ def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np
         "received_power": places["transmitter_power"][:, None] - path_loss + fading_db,
     }
     return places | levels, offset
+
+
+def _mutual_distance_m(network: dict[str, np.ndarray]) -> np.ndarray:
+    """Distances between the receivers of each scene, (S, R, R) m, or (R, R) of a fixed network."""
+    position = geodesy.ecef(*(network[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
+    distance_m = geodesy.length(position[:, :, None] - position[:, None])
+    return distance_m[0] if len(distance_m) == 1 else distance_m
 
 
 def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> np.ndarray:
@@ -209,7 +215,7 @@ def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     channel, size = config.channel, config.max_receivers
     levels, offset = _levels(config, streams)
     east, north = levels["transmitter_velocity_east"], levels["transmitter_velocity_north"]
-    closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / np.sqrt((offset**2).sum(axis=-1))
+    closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / geodesy.length(offset)
     present = np.broadcast_to(levels["receiver_present"], levels["path_loss"].shape)
     excess_s = -channel.nlos_excess_mean_s * np.log(streams.uniform(Stage.EXCESS_DELAY, size))
     limit_hz, drift_hz_per_s = channel.frequency_offset_max_hz, channel.frequency_drift_max_hz_per_s
