@@ -3,12 +3,15 @@
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
 
 from heimdall_lab.plots.errors import error_cdf
+from heimdall_lab.plots.laws import curves, distribution
 from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
 from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrograms
 from heimdall_lab.plots.style import length_text, method_styles
 
 __all__ = [
     "cross_correlations",
+    "curves",
+    "distribution",
     "envelopes",
     "error_cdf",
     "fix_map",

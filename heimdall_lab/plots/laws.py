@@ -7,11 +7,11 @@ import numpy as np
 
 from heimdall_lab.plots.style import FONT, INK
 
-_SIZE = {"frame_width": 420, "frame_height": 240}
+_SIZE = {"frame_width": 340, "frame_height": 230}
 
 
 def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> hv.Overlay:
-    """Histogram of values with the density of the law that they should follow.
+    """Histogram of values, with the density of the law that they should follow as a line.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> h
     drawn = hv.Histogram((edges, counts), label="drawn").opts(color="#0072B2", alpha=0.45, line_color=None)
     expected = hv.Curve((x, law.pdf(x)), label="law").opts(color=INK, line_width=1.5)
     return (drawn * expected).opts(
-        xlabel=label, ylabel="density", title=title, fontsize=FONT, legend_position="right", **_SIZE
+        xlabel=label, ylabel="density", title=title, fontsize=FONT, show_legend=False, **_SIZE
     )
 
 
