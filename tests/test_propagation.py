@@ -142,9 +142,19 @@ def _residue_series_loss_db(distance_m, tx_m, rx_m, frequency_hz, radius_m=4 / 3
     ("distance_m", "tx_m", "rx_m"), [(150e3, 100.0, 200.0), (120e3, 30.0, 10.0), (200e3, 300.0, 600.0)]
 )
 def test_smooth_earth_beyond_the_horizon_follows_the_residue_series(frequency_hz, distance_m, tx_m, rx_m):
-    """The Recommendation fits the series' first term to about 1 dB."""
+    """The Recommendation fits the first term of the series to half a decibel here."""
     loss_db = propagation.smooth_earth_loss_db(distance_m, tx_m, rx_m, frequency_hz, polarization="horizontal")
-    assert loss_db == pytest.approx(_residue_series_loss_db(distance_m, tx_m, rx_m, frequency_hz), abs=1.5)
+    assert loss_db == pytest.approx(_residue_series_loss_db(distance_m, tx_m, rx_m, frequency_hz), abs=0.6)
+
+
+def test_smooth_earth_between_low_antennas_follows_the_residue_series():
+    """Normalised distances on both sides of 1.6, where the fit changes its form without a step."""
+    distance_m = np.linspace(40e3, 80e3, 401)
+    loss_db = propagation.smooth_earth_loss_db(distance_m, 10.0, 10.0, 145e6, polarization="horizontal")
+    expected_db = [_residue_series_loss_db(d, 10.0, 10.0, 145e6) for d in distance_m]
+    assert loss_db == pytest.approx(expected_db, abs=0.5)
+    steps_db = np.diff(loss_db)
+    assert np.abs(np.diff(steps_db)).max() < 3e-3
 
 
 def test_smooth_earth_is_clear_of_loss_with_clearance_of_the_first_fresnel_zone():
