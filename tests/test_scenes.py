@@ -3,11 +3,13 @@
 import numpy as np
 import pyproj
 import pytest
+from scipy import signal as signal_processing
 from scipy import stats
 
 import heimdall_lab as hl
 from heimdall_lab import placement, scenes
 from heimdall_lab.config import ConfigError
+from heimdall_lab.philox import MAX_EXPONENTIAL
 
 P_VALUE = 1e-4
 STRICT = {"min_receivers": 5, "min_snr_db": 12.0, "min_mean_snr_db": 27.0, "max_gdop": 1.2}
@@ -157,7 +159,7 @@ def test_nuisances_have_their_distributions():
     spread_db = channel.environment_loss_max_db - channel.environment_loss_min_db
     middle_db = (channel.environment_loss_max_db + channel.environment_loss_min_db) / 2
     grid_db = np.linspace(-80, 80, 16_001)
-    density = np.convolve(
+    density = signal_processing.fftconvolve(
         stats.norm(scale=6).pdf(grid_db), stats.uniform(-spread_db / 2, spread_db).pdf(grid_db), mode="same"
     )
     cumulative = density.cumsum() / density.sum()
@@ -169,6 +171,159 @@ def test_nuisances_have_their_distributions():
     columns = [excess_db, truth["clock_offset"], truth["frequency_offset"], truth["transmitter_power"][:, None]]
     correlation = np.corrcoef(np.concatenate(columns, axis=1).T)
     assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / 2000**0.5
+
+
+FULL = {
+    "clock": "ntp",
+    "fading": "rician",
+    "nlos_ratio": 0.4,
+    "nlos_excess_mean_s": 3e-6,
+    "multipath_taps_min": 1,
+    "multipath_taps_max": 4,
+    "shadowing_sigma_db": 6.0,
+}
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Truth of 8000 scenes with every nuisance, of 5 to 10 of 12 receivers."""
+    settings = config(
+        OPEN,
+        max_receivers=12,
+        channel=FULL,
+        geometry={"placement": "random", "transmitter_speed_max_m_s": 50.0},
+        signal={"duration_s": 0.02},
+    )
+    return settings, scenes.draw(settings, np.arange(8000)).variables
+
+
+def test_links_out_of_sight_and_their_excess_delays(full):
+    """A share of the links, each by itself, with exponential excess delays: 24,000 of them, and 10⁵ at 100 %."""
+    _, truth = full
+    there, sight = truth["receiver_present"], truth["line_of_sight"]
+    blocked = there & ~sight
+    assert not (sight & ~there).any()
+    assert stats.binomtest(int(blocked.sum()), int(there.sum()), 0.4).pvalue > P_VALUE
+    number = blocked[:, :5].sum(axis=1)  # of the five that are always there: binomial, if links are independent
+    expected = 8000 * stats.binom(5, 0.4).pmf(np.arange(6))
+    assert stats.chisquare(np.bincount(number, minlength=6), expected).pvalue > P_VALUE
+    assert (truth["excess_delay"][sight] == 0).all()
+    assert stats.kstest(truth["excess_delay"][blocked], stats.expon(scale=3e-6).cdf).pvalue > P_VALUE
+    everyone = config(OPEN, channel={"nlos_ratio": 1.0, "nlos_excess_mean_s": 50e-6})
+    excess_s = scenes.draw(everyone, np.arange(15_000)).variables["excess_delay"]
+    assert stats.kstest(excess_s.ravel(), stats.expon(scale=50e-6).cdf).pvalue > P_VALUE
+    assert excess_s.max() < MAX_EXPONENTIAL * 50e-6
+    assert np.abs(np.corrcoef(excess_s.T) - np.eye(7)).max() < 5 / 15_000**0.5
+    assert scenes.draw(config(OPEN), np.arange(100)).variables["line_of_sight"].all()
+
+
+@pytest.mark.parametrize(
+    ("clock", "distribution"),
+    [
+        ("gpsdo", stats.norm(scale=50e-9)),
+        ("ntp", stats.norm(scale=1e-3)),
+        ("none", stats.uniform(-10e-3, 20e-3)),
+    ],
+)
+def test_clocks_of_scenes_are_those_of_their_class(clock, distribution):
+    settings = config(OPEN, channel={"clock": clock})
+    offset_s = scenes.draw(settings, np.arange(15_000)).variables["clock_offset"]
+    assert stats.kstest(offset_s.ravel(), distribution.cdf).pvalue > P_VALUE
+    assert settings.channel.clock_sigma_s == pytest.approx(distribution.std())
+    assert offset_s.std() == pytest.approx(distribution.std(), rel=5 / (2 * offset_s.size) ** 0.5)
+
+
+def test_powers_and_losses_add_up(full):
+    settings, truth = full
+    received = truth["transmitter_power"][:, None] - truth["path_loss"] + truth["fading"]
+    assert truth["received_power"] == pytest.approx(received, abs=1e-9, nan_ok=True)
+    distance_m = truth["propagation_delay"] * 299_792_458
+    free_space = 20 * np.log10(distance_m / 1e3) + 20 * np.log10(145) + 32.4478  # ITU-R P.525-4 eq. (4)
+    parts = truth["diffraction_loss"] + truth["shadowing"] + truth["environment_loss"]
+    assert truth["path_loss"] == pytest.approx(free_space + parts, abs=1e-3, nan_ok=True)
+    there = truth["receiver_present"]
+    assert stats.kstest(truth["environment_loss"][there], stats.uniform(5, 10).cdf).pvalue > P_VALUE
+    assert truth["shadowing"][there].std() == pytest.approx(6.0, rel=0.05)  # neighbours share some of it
+    assert truth["shadowing"][there].mean() == pytest.approx(0.0, abs=0.2)
+    # Of the mean power of all paths, the ensemble's is 1 for the first and the sum of the echoes beside it.
+    power = 1 + np.nansum(10 ** (truth["echo_power"] / 10), axis=-1)[there]
+    share = 10 ** (truth["fading"][there] / 10) - power
+    assert abs(share.mean()) < 5 * share.std() / there.sum() ** 0.5
+    noise_dbm = -173.9752 + settings.channel.noise_figure_db + 10 * np.log10(50e3)
+    assert truth["noise_power"][there] == pytest.approx(np.full(there.sum(), noise_dbm), abs=1e-3)
+
+
+def test_diffraction_is_a_part_of_the_loss():
+    settings = config({}, channel={"diffraction": "smooth_earth"}, max_receivers=9)
+    truth = scenes.draw(settings, np.arange(200)).variables
+    free_space = 20 * np.log10(4 * np.pi * truth["propagation_delay"] * settings.signal.frequency_hz)
+    parts = truth["diffraction_loss"] + truth["shadowing"] + truth["environment_loss"]
+    assert truth["path_loss"] == pytest.approx(free_space + parts, abs=1e-6, nan_ok=True)
+    assert (truth["diffraction_loss"][:, :7] >= 0).all()
+    assert np.isnan(truth["diffraction_loss"][:, 7:]).all()
+
+
+def test_echoes_are_told_where_there_are_some(full):
+    _, truth = full
+    delay_s, power_db, there = truth["echo_delay"], truth["echo_power"], truth["receiver_present"]
+    assert delay_s.shape == power_db.shape == (8000, 12, 4)
+    assert np.array_equal(np.isnan(delay_s), np.isnan(power_db))
+    number = np.isfinite(delay_s).sum(axis=-1)
+    assert (number[~there] == 0).all()
+    counts = np.bincount(number[there], minlength=5)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > P_VALUE
+    found = np.isfinite(delay_s)
+    assert stats.kstest(delay_s[found], stats.uniform(0.5e-6, 4.5e-6).cdf).pvalue > P_VALUE
+    assert stats.kstest(power_db[found], stats.uniform(-25, 15).cdf).pvalue > P_VALUE
+    plain = scenes.draw(config(OPEN), np.arange(3)).variables
+    assert not {"echo_delay", "echo_power"} & set(plain)
+    assert (plain["fading"] == 0).all()
+    assert (plain["fading_doppler"] == 0).all()
+
+
+def test_oscillators_drift_and_scatterers_turn(full):
+    settings, truth = full
+    there = truth["receiver_present"]
+    assert stats.kstest(truth["frequency_drift"][there], stats.uniform(-0.1, 0.2).cdf).pvalue > P_VALUE
+    assert stats.kstest(truth["frequency_offset"][there], stats.uniform(-50, 100).cdf).pvalue > P_VALUE
+    coherence_s = (9 / (16 * np.pi)) ** 0.5 / truth["fading_doppler"][there]
+    assert stats.kstest(coherence_s, stats.uniform(0.05, 0.15).cdf).pvalue > P_VALUE
+    error_hz = truth["frequency_offset"] + truth["doppler"]
+    assert np.nanmax(np.abs(error_hz)) <= settings.max_frequency_offset_hz
+    always = [
+        truth[name][:, 0]
+        for name in (
+            "frequency_drift",
+            "frequency_offset",
+            "fading_doppler",
+            "excess_delay",
+            "clock_offset",
+            "shadowing",
+            "environment_loss",
+            "doppler",
+        )
+    ]
+    assert np.abs(np.corrcoef(always) - np.eye(8)).max() < 5 / 8000**0.5
+
+
+def test_the_first_arrival_is_the_origin_of_each_scenes_time(full):
+    _, truth = full
+    arrival = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
+    assert np.array_equal(np.nanmin(arrival, axis=1), truth["emission_time"])
+
+
+def test_an_absent_receiver_has_no_truth_at_all(full):
+    _, truth = full
+    absent = ~truth["receiver_present"]
+    assert stats.chisquare(np.bincount((~absent).sum(axis=1))[5:11]).pvalue > P_VALUE
+    for name, values in truth.items():
+        if values.ndim == 1:
+            assert np.isfinite(values).all(), name
+        elif name not in ("receiver_present", "line_of_sight"):
+            assert np.isnan(values[absent]).all(), name
+            if not name.startswith("echo"):
+                assert np.isfinite(values[~absent]).all(), name
 
 
 def test_padding_holds_nothing():
