@@ -6,7 +6,17 @@ import numpy as np
 from numba import njit
 
 from heimdall_lab.interpolation import LEAD, TABLE, TAPS, kernel, upsample
-from heimdall_lab.philox import MAX_NORMAL, Stage, Streams, complex_normal, cos_sin_turn, lane_word, philox4x32
+from heimdall_lab.philox import (
+    MAX_NORMAL,
+    Single,
+    Stage,
+    Streams,
+    Word,
+    complex_normal,
+    cos_sin_turn,
+    lane_word,
+    philox4x32,
+)
 from heimdall_lab.units import ADC_MAX
 
 _ADC_MAX = float(ADC_MAX)
@@ -153,8 +163,8 @@ def _receive(
     full_scale: np.ndarray,
     sample: np.ndarray,
     attempt: np.ndarray,
-    stage: int,
-    lane_step: int,
+    stage: Word,
+    lane_step: Word,
     key: np.ndarray,
     guard: int,
     table: np.ndarray,
@@ -212,7 +222,7 @@ def _sum_paths(
     position: float,
     arrival: np.ndarray,
     gain: np.ndarray,
-    scale: float,
+    scale: Single,
     table: np.ndarray,
     taps: np.ndarray,
     path: np.ndarray,
@@ -254,7 +264,7 @@ def _filter(signal: np.ndarray, taps: np.ndarray, filtered: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def _turn(real: np.ndarray, imaginary: np.ndarray, turns: float, step: float) -> None:
+def _turn(real: np.ndarray, imaginary: np.ndarray, turns: Single, step: Single) -> None:
     """Multiply a block by exp(2πj (turns + step · n))."""
     for n in range(len(real)):
         angle = turns + step * np.float32(n)
@@ -268,11 +278,11 @@ def _turn(real: np.ndarray, imaginary: np.ndarray, turns: float, step: float) ->
 def _add_noise(
     real: np.ndarray,
     imaginary: np.ndarray,
-    amplitude: float,
-    counter: int,
-    attempt: int,
-    sample: int,
-    last_word: int,
+    amplitude: Single,
+    counter: Word,
+    attempt: Word,
+    sample: Word,
+    last_word: Word,
     key: np.ndarray,
 ) -> None:
     """Add the numbers 2 · counter … of a stream of complex normals to a block of even length."""

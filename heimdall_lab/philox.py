@@ -13,6 +13,9 @@ from enum import IntEnum
 import numpy as np
 from numba import njit
 
+Word = np.uint32
+Single = np.float32
+
 MAX_NORMAL = 6.8  # sqrt(2 · 33 · ln 2) = 6.76: no normal drawn from 32-bit uniforms is larger
 MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
 
@@ -23,21 +26,15 @@ _LANE = 256  # stages take the low byte of their counter word, lanes the rest
 
 # Polynomials, least squares on Chebyshev points. On |t| <= 1/2: sin(πt) / t and cos(πt) in t², to 2e-8;
 # on √½ - 1 ... √2 - 1: ln(1 + f) / f in f, to 3e-8: all below the rounding of float32.
-_SIN = tuple(np.float32([3.14159265, -5.16771063, 2.55008646, -0.59834268, 0.07775363]))
-_COS = tuple(np.float32([1.0, -4.93480215, 4.05870954, -1.33521579, 0.23495336, -0.02442065]))
+_SIN = tuple(map(np.float32, (3.14159265, -5.16771063, 2.55008646, -0.59834268, 0.07775363)))
+_COS = tuple(map(np.float32, (1.0, -4.93480215, 4.05870954, -1.33521579, 0.23495336, -0.02442065)))
 _LOG = tuple(
-    np.float32(
-        [
-            0.99999997,
-            -0.49999987,
-            0.33334184,
-            -0.25002154,
-            0.19956972,
-            -0.16560675,
-            0.14949135,
-            -0.14377505,
-            0.08744053,
-        ]
+    map(
+        np.float32,
+        (
+            *(0.99999997, -0.49999987, 0.33334184, -0.25002154, 0.19956972),
+            *(-0.16560675, 0.14949135, -0.14377505, 0.08744053),
+        ),
     )
 )
 _ROOT_HALF_BITS = np.int32(0x3F3504F3)  # of √½ as a float32
@@ -72,8 +69,8 @@ class Stage(IntEnum):
 
 
 @njit(cache=True, inline="always")
-def philox4x32(c0: int, c1: int, c2: int, c3: int, key0: int, key1: int) -> tuple[int, int, int, int]:
-    """Encrypt four 32-bit counter words under two 32-bit key words (all uint32): four random uint32 words."""
+def philox4x32(c0: Word, c1: Word, c2: Word, c3: Word, key0: Word, key1: Word) -> tuple[Word, Word, Word, Word]:
+    """Encrypt four counter words under two key words: four random words."""
     for _ in range(10):
         product0 = _MULTIPLIER_0 * np.uint64(c0)
         product1 = _MULTIPLIER_1 * np.uint64(c2)
@@ -87,8 +84,8 @@ def philox4x32(c0: int, c1: int, c2: int, c3: int, key0: int, key1: int) -> tupl
 
 
 @njit(cache=True, inline="always")
-def cos_sin_turn(turn: float) -> tuple[float, float]:
-    """Cosine and sine of an angle of −1/2 … 1/2 turns, float32, to 2e-7."""
+def cos_sin_turn(turn: Single) -> tuple[Single, Single]:
+    """Cosine and sine of an angle of −1/2 … 1/2 turns, to 2e-7."""
     q = turn * turn
     sine = turn * (_SIN[0] + q * (_SIN[1] + q * (_SIN[2] + q * (_SIN[3] + q * _SIN[4]))))
     cosine = _COS[0] + q * (_COS[1] + q * (_COS[2] + q * (_COS[3] + q * (_COS[4] + q * _COS[5]))))
@@ -96,8 +93,8 @@ def cos_sin_turn(turn: float) -> tuple[float, float]:
 
 
 @njit(cache=True, inline="always")
-def complex_normal(radius_word: int, angle_word: int) -> tuple[float, float]:
-    """Two uint32 words to the parts (float32) of a circular complex normal number of unit power.
+def complex_normal(radius_word: Word, angle_word: Word) -> tuple[Single, Single]:
+    """Two words to the parts of a circular complex normal number of unit power.
 
     Source: Box and Muller, Ann. Math. Stat. 29 (1958); the radius is sqrt(−ln u) with u = (word + 1/2) / 2³².
     """
@@ -128,8 +125,8 @@ class Streams:
     sample: np.ndarray
     attempt: np.ndarray
 
-    def select(self, rows: np.ndarray) -> "Streams":
-        """Return the streams of some rows (a mask or indices)."""
+    def select(self, rows: np.ndarray | slice) -> "Streams":
+        """Return the streams of some rows (a mask, indices or a slice)."""
         return Streams(self.seed, self.sample[rows], self.attempt[rows])
 
     @property
@@ -160,7 +157,7 @@ def lane_word(stage: Stage, lane: int) -> np.uint32:
 
 
 @njit(cache=True)
-def _words(sample: np.ndarray, attempt: np.ndarray, last: int, key: np.ndarray, count: int) -> np.ndarray:
+def _words(sample: np.ndarray, attempt: np.ndarray, last: Word, key: np.ndarray, count: int) -> np.ndarray:
     words = np.empty((len(sample), 4 * -(-count // 4)), np.uint32)
     for row in range(len(sample)):
         for block in range(words.shape[1] // 4):

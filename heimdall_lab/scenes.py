@@ -132,7 +132,7 @@ def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np
     offset : (S, R, 3) m
         From the transmitters to the receivers: east, north and up at the transmitters.
     """
-    size, channel, signal = config.max_receivers, config.channel, config.signal
+    size, channel = config.max_receivers, config.channel
     network = placement.receivers(config, streams)
     places = network | placement.transmitters(config, streams, network)
     if channel.diffraction == "terrain":
@@ -149,7 +149,13 @@ def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np
         Stage.ENVIRONMENT, size, channel.environment_loss_min_db, channel.environment_loss_max_db
     )
     diffraction_db = _diffraction_db(config, places, distance_m)
-    path_loss = propagation.path_loss_db(distance_m, signal.frequency_hz, diffraction_db, shadowing_db, environment_db)
+    path_loss = propagation.path_loss_db(
+        distance_m,
+        config.signal.frequency_hz,
+        shadowing_db=shadowing_db,
+        environment_db=environment_db,
+        diffraction_db=diffraction_db,
+    )
     line_of_sight = places["receiver_present"] & (streams.uniform(Stage.LINE_OF_SIGHT, size) >= channel.nlos_ratio)
     fading_db = _fading_db(config, streams, line_of_sight)
     levels = {

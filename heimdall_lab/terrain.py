@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-import rioxarray
 import xarray as xr
 from numba import njit
 from scipy import ndimage
@@ -330,6 +329,8 @@ def _geotiff_tile(path: Path) -> Tile:
 
 def _raster(path: Path) -> xr.DataArray:
     """Open a GeoTIFF of one band in latitude and longitude; nodata is NaN in it."""
+    import rioxarray  # takes longer to import than all else here, and few folders hold GeoTIFFs
+
     try:
         raster = rioxarray.open_rasterio(path, mask_and_scale=True)
     except (OSError, ValueError) as error:

@@ -7,8 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import heimdall_lab as hl
+
+settings.register_profile("compiled", deadline=None)  # the first call of a compiled function takes seconds
+settings.load_profile("compiled")
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,10 @@ def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> h
     label : str
         What the values are, and their unit.
     """
-    edges = np.linspace(*law.ppf([1e-4, 1 - 1e-4]), 61)
+    low, high = law.ppf([1e-4, 1 - 1e-4])
+    edges = np.linspace(low, high, 61)
     counts = np.histogram(values, bins=edges)[0] / (np.size(values) * np.diff(edges))
-    x = np.linspace(edges[0], edges[-1], 400)
+    x = np.linspace(low, high, 400)
     drawn = hv.Histogram((edges, counts), label="drawn").opts(color="#0072B2", alpha=0.45, line_color=None)
     expected = hv.Curve((x, law.pdf(x)), label="law").opts(color=INK, line_width=1.5)
     return (drawn * expected).opts(
