@@ -112,7 +112,7 @@ def _dataset(
     variables = {
         name: np.full(shapes[variable.dims], np.nan)
         for name, variable in schema.VARIABLES.items()
-        if variable.kinds == "f"
+        if variable.kinds == "f" and variable.required
     }
     for axis, name in enumerate(("latitude", "longitude", "altitude")):
         unit = "m" if name == "altitude" else "deg"
