@@ -5,6 +5,7 @@ from types import ModuleType
 
 import numpy as np
 import scipy.fft
+import scipy.signal
 import xarray as xr
 
 from heimdall_lab import bounds, channel, scenes, schema, spectra, waveforms
@@ -51,7 +52,11 @@ def _signals(config: Config, drawn: scenes.Scenes, rows: Array, xp: ModuleType) 
     length = 2 * scipy.fft.next_fast_len(-(-(guard + num_time + channel.TAPER) // 2))
 
     kind = waveforms.kinds(config.signal, host_streams)
-    waveform = waveforms.synthesize(config.signal, kind, streams, length)
+    interpolation = config.signal.interpolation
+    waveform = waveforms.synthesize(config.signal, kind, host_streams, -(-length // interpolation))
+    if interpolation > 1:
+        waveform = scipy.signal.resample(waveform, waveform.shape[-1] * interpolation, axis=-1)[:, :length]
+    waveform = xp.asarray(waveform)
     frequency_hz, density = _periodogram(channel.taper(waveform), rate_hz)
     arrival_s = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
     arrival_s = arrival_s - truth["emission_time"][:, None]
