@@ -65,10 +65,7 @@ def pulse_train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: 
         If the samples reach beyond the values.
     """
     half = len(pulse) // 2
-    if (
-        first.min(initial=half) < half - 1
-        or first.max(initial=half) + (num_time - 1) * step >= values.shape[-1] - half - 1
-    ):
+    if first.min() < half - 1 or first.max() + (num_time - 1) * step >= values.shape[-1] - half - 1:
         raise ValueError(f"values: {values.shape[-1]} do not reach {half} intervals beyond the samples; give more")
     train = np.empty((len(values), num_time), dtype=np.float32)
     _train(values, pulse, first, step, train)
@@ -79,7 +76,7 @@ def pulse_train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: 
 def interpolation_pulse() -> np.ndarray:
     """Return the (24, 8) polynomials of a low-pass pulse: through it a sequence becomes a continuous signal.
 
-    Frequencies up to 3/8 cycle per interval pass, and their images from 5/8 on are 90 dB down: a sinc in a Kaiser
+    Frequencies up to 3/8 cycle per interval pass, and their images from 5/8 on are 85 dB down: a sinc in a Kaiser
     window. Source: Kaiser, "Nonrecursive digital filter design using the I0-sinh window function", ISCAS 1974.
     """
     attenuation_db = 2.285 * 2 * np.pi * (_INTERPOLATION_STOP - _INTERPOLATION_PASS) * 2 * _INTERPOLATION_HALF + 8
@@ -96,7 +93,7 @@ def interpolation_pulse() -> np.ndarray:
 def root_raised_cosine_pulse(rolloff: float) -> np.ndarray:
     """Return the (64, 8) polynomials of the pulse whose spectrum is the root of a raised cosine.
 
-    A train of it that passes the same filter once more has the values themselves at the middle of each interval. The
+    A train of it that passes the same filter once more has the values themselves where they stand. The
     pulse is cut 32 intervals from its middle, where what remains of a random train is 0.2 %.
     Source: ETSI TS 102 361-1, 10.2.2.2.
     """
@@ -120,7 +117,7 @@ def _nearest(value: float) -> float:
 
 @njit(cache=True)
 def cos_sin(turns: float) -> tuple[float, float]:
-    """Cosine and sine of an angle in turns: sums of powers, without a branch, exact to 1e-11."""
+    """Cosine and sine of an angle in turns: sums of powers, without a branch, exact to 1e-10."""
     turns = turns - _nearest(turns)
     half = _nearest(2 * turns)
     sign = 1 - 2 * half * half
