@@ -130,9 +130,10 @@ def test_short_files_repeat(tmp_path):
     assert np.abs(audio[:, period // 2 :] - audio[:, : -period // 2]).max() > 0.2 * DEVIATION_HZ
 
 
-@pytest.mark.parametrize("samples", [np.zeros(16_000, np.float32), np.full(16_000, 128, np.uint8)], ids=["float", "8"])
+@pytest.mark.parametrize("samples", [np.zeros(1000, np.float32), np.full(1000, 128, np.uint8)], ids=["float", "8"])
 def test_silence_leaves_the_carrier_alone(tmp_path, samples):
-    wavfile.write(tmp_path / "silence.wav", 8000, samples)
+    """The middle of 8 bits is 128: as a steady level it would click where a file is resampled and repeats."""
+    wavfile.write(tmp_path / "silence.wav", 22_050, samples)
     assert (voice(tmp_path, 3, 5000) == 1).all()
 
 
