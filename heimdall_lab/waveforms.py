@@ -1,56 +1,66 @@
-"""Transmitted waveforms at complex baseband: unit mean power, one row a scene."""
+"""Transmitted waveforms at complex baseband: unit mean power, one row a scene.
+
+They are made with NumPy on the CPU whatever the backend, so that the truth is the same on all of them.
+"""
 
 import numpy as np
+import scipy.fft
+from numba import njit
 
-from heimdall_lab.arrays import Array, array_namespace
-from heimdall_lab.config import DTMF_HIGH_HZ, DTMF_LOW_HZ, VOICE_BAND_HZ, Signal
-from heimdall_lab.philox import Stage, Streams
-
-KINDS = ("voice", "tone", "dual_tone", "noise")
-
-# Formant frequencies of vowels spoken by adults, Hz: Peterson and Barney, J. Acoust. Soc. Am. 24 (1952), table II, men.
-_FORMANTS_HZ = np.array(
-    [
-        [270, 2290, 3010],  # i, as in heed
-        [390, 1990, 2550],  # ɪ, hid
-        [530, 1840, 2480],  # ɛ, head
-        [660, 1720, 2410],  # æ, had
-        [730, 1090, 2440],  # ɑ, hod
-        [570, 840, 2410],  # ɔ, hawed
-        [440, 1020, 2240],  # ʊ, hood
-        [300, 870, 2240],  # u, who'd
-    ],
-    dtype=float,
+from heimdall_lab.config import AFSK_HZ, DTMF_HIGH_HZ, DTMF_LOW_HZ, Signal
+from heimdall_lab.modulation import (
+    cos_sin,
+    frequency_modulate,
+    interpolation_pulse,
+    pulse_train,
+    root_raised_cosine_pulse,
 )
-_FORMANT_BANDWIDTH_HZ = np.array([60.0, 90.0, 150.0])
-_PITCH_HZ = (90.0, 220.0)
-_SYLLABLE_S = 0.16
-_BREATH = 0.05  # aspiration noise relative to the voiced part
+from heimdall_lab.packets import line_levels
+from heimdall_lab.philox import Stage, Streams
+from heimdall_lab.speech import AUDIO_RATE_HZ, transmitter_audio
+
+KINDS = ("voice", "tone", "dual_tone", "noise", "fsk4", "afsk1200")
+
+_GUARD = 64  # values at either end of a sequence, where circular filters and the interpolator reach around
+_SHORTEST_SEQUENCE = 512  # values from which noise has a spectrum and speech a level, however short the window
+_NOISE_OVERSAMPLING = 4 / 3
+_FSK4_SYMBOL_RATE_HZ = 4800.0
+_FSK4_DEVIATION_HZ = 1944.0  # of the outer symbols; the inner ones have a third
+_FSK4_ROLLOFF = 0.2
+_AFSK_BIT_RATE_HZ = 1200.0
 
 
-def kinds(signal: Signal, streams: Streams) -> Array:
+def kinds(signal: Signal, streams: Streams) -> np.ndarray:
     """Draw which of ``KINDS`` each scene transmits, (S,) int."""
-    edges = np.cumsum([signal.voice_ratio, signal.tone_ratio, signal.dual_tone_ratio])
-    return np.searchsorted(edges, streams.uniform(Stage.WAVEFORM_KIND, 1)[:, 0], side="right")
+    ratios = [getattr(signal, f"{name}_ratio") for name in KINDS]
+    drawn = np.flatnonzero(ratios)  # rounding of the sum must not draw a kind whose share is 0
+    edges = np.cumsum(np.take(ratios, drawn))[:-1]
+    return drawn[np.searchsorted(edges, streams.uniform(Stage.WAVEFORM_KIND, 1)[:, 0], side="right")]
 
 
-def synthesize(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int) -> Array:
-    """Synthesize each scene's waveform.
+def synthesize(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int) -> np.ndarray:
+    """Synthesize each scene's waveform at ``signal.waveform_rate_hz``.
 
     Parameters
     ----------
     kind : (S,) int
-        Index into ``KINDS``, a NumPy array.
+        Index into ``KINDS``.
     streams : Streams
-        Of the S scenes; the result is on their array library.
+        Of the S scenes, on NumPy.
 
     Returns
     -------
     (S, num_time) complex64
-        Mean power 1. FM waveforms keep their phase continuous and their deviation at most ``signal.deviation_hz``.
+        FM waveforms have magnitude 1 and a continuous phase; voice, tones and AFSK deviate by at most
+        ``signal.deviation_hz``, 4-FSK as its standard says. Noise has power 1 in expectation: the mean over a row of
+        duration T strays from it by 1 / sqrt(bandwidth · T).
+
+    Raises
+    ------
+    ConfigError
+        If ``signal.voice_folder`` is given and cannot be used.
     """
-    xp = array_namespace(streams.sample)
-    waveform = xp.empty((len(kind), num_time), dtype=xp.complex64)
+    waveform = np.empty((len(kind), num_time), dtype=np.complex64)
     for index, name in enumerate(KINDS):
         rows = np.flatnonzero(kind == index)
         if len(rows):
@@ -58,115 +68,116 @@ def synthesize(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int
     return waveform
 
 
-def frequency_modulate(message: Array, deviation_hz: float, sample_rate_hz: float) -> Array:
-    """Modulate a carrier at 0 Hz by messages (S, N) within ±1; returns (S, N) complex64 of constant envelope."""
-    phase = 2 * np.pi * deviation_hz / sample_rate_hz * message.cumsum(axis=-1)
-    return np.exp(1j * phase).astype(np.complex64)
+def _voice(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
+    """NBFM speech; the message is scaled once more, where it peaks between the samples of the audio."""
+    step = AUDIO_RATE_HZ / signal.waveform_rate_hz
+    audio = transmitter_audio(signal.voice_folder, streams, _sequence_length(num_time * step))
+    message = pulse_train(audio, interpolation_pulse(), np.full(len(audio), float(_GUARD)), step, num_time)
+    message /= np.maximum(np.abs(message).max(axis=-1, keepdims=True), np.float32(1))
+    return frequency_modulate(message, signal.deviation_hz, signal.waveform_rate_hz)
 
 
-def _tone(signal: Signal, streams: Streams, num_time: int) -> Array:
+def _tone(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
     """FM by one audio tone of random frequency and phase."""
     draws = streams.uniform(Stage.WAVEFORM, 2)
-    tone_hz = signal.tone_min_hz + (signal.tone_max_hz - signal.tone_min_hz) * draws[:, :1]
-    message = np.cos(2 * np.pi * (tone_hz * _time(signal, streams, num_time) + draws[:, 1:]))
-    return frequency_modulate(message, signal.deviation_hz, signal.sample_rate_hz)
+    tone_hz = signal.tone_min_hz + (signal.tone_max_hz - signal.tone_min_hz) * draws[:, 0]
+    message = np.zeros((len(draws), num_time))
+    _add_tone(message, 1.0, tone_hz / signal.waveform_rate_hz, draws[:, 1])
+    return frequency_modulate(message, signal.deviation_hz, signal.waveform_rate_hz)
 
 
-def _dual_tone(signal: Signal, streams: Streams, num_time: int) -> Array:
+def _dual_tone(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
     """FM by a random DTMF pair; the two tones share the deviation equally."""
-    xp = array_namespace(streams.sample)
     draws = streams.uniform(Stage.WAVEFORM, 4)
-    time = _time(signal, streams, num_time)
-    low_hz = xp.asarray(DTMF_LOW_HZ)[(4 * draws[:, 0]).astype(int)][:, None]
-    high_hz = xp.asarray(DTMF_HIGH_HZ)[(4 * draws[:, 1]).astype(int)][:, None]
-    low = np.cos(2 * np.pi * (low_hz * time + draws[:, 2:3]))
-    high = np.cos(2 * np.pi * (high_hz * time + draws[:, 3:4]))
-    return frequency_modulate((low + high) / 2, signal.deviation_hz, signal.sample_rate_hz)
+    message = np.zeros((len(draws), num_time))
+    for tones_hz, which, phase in ((DTMF_LOW_HZ, 0, 2), (DTMF_HIGH_HZ, 1, 3)):
+        tone_hz = np.array(tones_hz)[(4 * draws[:, which]).astype(int)]
+        _add_tone(message, 0.5, tone_hz / signal.waveform_rate_hz, draws[:, phase])
+    return frequency_modulate(message, signal.deviation_hz, signal.waveform_rate_hz)
 
 
-def _noise(signal: Signal, streams: Streams, num_time: int) -> Array:
-    """Complex Gaussian noise with a flat spectrum inside ``noise_bandwidth_hz``."""
-    xp = array_namespace(streams.sample)
-    half = int(signal.noise_bandwidth_hz / 2 * num_time / signal.sample_rate_hz)  # occupied bins on each side of 0
+def _noise(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
+    """Complex Gaussian noise with a flat spectrum inside ``noise_bandwidth_hz``, part of a longer period."""
+    rate_hz = _NOISE_OVERSAMPLING * signal.noise_bandwidth_hz
+    step = rate_hz / signal.waveform_rate_hz
+    length = _sequence_length(num_time * step)
+    half = int(length / _NOISE_OVERSAMPLING / 2)  # occupied bins on each side of 0
     bins = streams.complex_normal(Stage.WAVEFORM_NOISE, 2 * half + 1)
-    spectrum = xp.zeros((len(bins), num_time), dtype=xp.complex64)
+    spectrum = np.zeros((len(bins), length), dtype=np.complex64)
     spectrum[:, : half + 1] = bins[:, half:]
-    spectrum[:, num_time - half :] = bins[:, :half]
-    waveform = xp.fft.ifft(spectrum, axis=-1)
-    return waveform / xp.sqrt((np.abs(waveform) ** 2).mean(axis=-1, keepdims=True))
+    spectrum[:, length - half :] = bins[:, :half]
+    noise = scipy.fft.ifft(spectrum, norm="forward") / np.float32((2 * half + 1) ** 0.5)  # power 1 in expectation
+    first = np.full(len(noise), float(_GUARD))
+    waveform = np.empty((len(noise), num_time), dtype=np.complex64)
+    waveform.real = pulse_train(noise.real.copy(), interpolation_pulse(), first, step, num_time)
+    waveform.imag = pulse_train(noise.imag.copy(), interpolation_pulse(), first, step, num_time)
+    return waveform
 
 
-def _voice(signal: Signal, streams: Streams, num_time: int) -> Array:
-    """NBFM speech: formant synthesis, pre-emphasis, peak limiter, splatter filter, FM.
+def _fsk4(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
+    """4-FSK of random dibits and random symbol timing, as DMR sends; its deviation is its own.
 
-    The audio is made at about 8 kHz and brought to the sample rate by zero-padding its spectrum, which is exact
-    because the audio is band-limited.
+    Source: ETSI TS 102 361-1, 10.2.2 and 10.2.3.
     """
-    xp = array_namespace(streams.sample)
-    duration_s = num_time / signal.sample_rate_hz
-    num_audio = min(num_time, max(64, round(8000 * duration_s)))
-    spectrum = xp.fft.rfft(_speech(streams, num_audio, num_audio / duration_s), axis=-1)
-    frequency_hz = xp.fft.rfftfreq(num_audio, duration_s / num_audio)
-    in_band = (frequency_hz >= VOICE_BAND_HZ[0]) & (frequency_hz <= VOICE_BAND_HZ[1])
-    emphasised = spectrum * xp.where(in_band, frequency_hz / VOICE_BAND_HZ[0], 0)  # 6 dB an octave
-    audio = xp.fft.irfft(emphasised, n=num_audio, axis=-1)
-    rms = xp.sqrt((audio**2).mean(axis=-1, keepdims=True))
-    limited = xp.fft.rfft(np.tanh(audio / (1.5 * rms)), axis=-1)
-    filtered = xp.where(frequency_hz <= VOICE_BAND_HZ[1], limited, 0)  # the splatter filter behind the limiter
-    message = xp.fft.irfft(filtered, n=num_time, axis=-1)
-    message = message / np.abs(message).max(axis=-1, keepdims=True)
-    return frequency_modulate(message, signal.deviation_hz, signal.sample_rate_hz)
+    step = _FSK4_SYMBOL_RATE_HZ / signal.waveform_rate_hz
+    draws = streams.uniform(Stage.WAVEFORM, 1 + int(np.ceil(num_time * step)) + 2 * _GUARD)
+    symbols = ((2 * np.floor(4 * draws[:, 1:]) - 3) / 3).astype(np.float32)  # -1, -1/3, 1/3, 1
+    message = pulse_train(symbols, root_raised_cosine_pulse(_FSK4_ROLLOFF), _GUARD + draws[:, 0], step, num_time)
+    return frequency_modulate(message, _FSK4_DEVIATION_HZ, signal.waveform_rate_hz)
 
 
-def _speech(streams: Streams, num_audio: int, audio_rate_hz: float) -> Array:
-    """Voiced syllables with random vowels and gliding pitch: (S, num_audio), arbitrary level.
-
-    The source is a sum of pitch harmonics that fall by 12 dB an octave (glottal flow); each passes the three formant
-    resonators of its syllable. Source: Klatt, J. Acoust. Soc. Am. 67 (1980), cascade synthesizer.
-    """
-    xp = array_namespace(streams.sample)
-    syllables = max(2, int(np.ceil(num_audio / audio_rate_hz / _SYLLABLE_S)) + 2)
-    draws = streams.uniform(Stage.WAVEFORM, 3 + 3 * syllables)
-    base_pitch_hz = _PITCH_HZ[0] * (_PITCH_HZ[1] / _PITCH_HZ[0]) ** draws[:, :1]
-    onset, start_phase = draws[:, 1:2], draws[:, 2:3]
-    vowel = (len(_FORMANTS_HZ) * draws[:, 3 : 3 + syllables]).astype(int)  # (S, syllables)
-    pitch_hz = base_pitch_hz * (0.88 + 0.24 * draws[:, 3 + syllables : 3 + 2 * syllables])
-    level = 0.5 + 0.5 * draws[:, 3 + 2 * syllables :]
-
-    # Position of each audio sample in units of syllables: values glide from one syllable's centre to the next one's.
-    position = onset + xp.arange(num_audio) / (audio_rate_hz * _SYLLABLE_S)  # (S, num_audio)
-    current = position.astype(int)
-    glide = (position - current).astype(xp.float32)
-    rows = xp.arange(len(draws))[:, None]
-
-    def gliding(values: Array) -> Array:
-        return values[rows, current] * (1 - glide) + values[rows, current + 1] * glide
-
-    phase = start_phase + gliding(pitch_hz).cumsum(axis=-1) / audio_rate_hz
-    fundamental = np.exp(2j * np.pi * xp.mod(phase, 1.0)).astype(xp.complex64)
-    formants_hz = xp.asarray(_FORMANTS_HZ)[vowel]  # (S, syllables, 3)
-    harmonic = xp.ones_like(fundamental)
-    speech = xp.zeros(position.shape, dtype=xp.float32)
-    for number in range(1, int(VOICE_BAND_HZ[1] / _PITCH_HZ[0]) + 1):
-        harmonic = harmonic * fundamental
-        gain = (level * _formant_gain(number * pitch_hz, formants_hz) / number**2).astype(xp.float32)
-        speech += gliding(gain) * harmonic.imag
-    envelope = 1.0 - 0.7 * np.sin(np.pi * glide) ** 2  # quieter between syllables
-    breath = streams.complex_normal(Stage.WAVEFORM_NOISE, num_audio).real
-    rms = xp.sqrt((speech**2).mean(axis=-1, keepdims=True))
-    return envelope * (speech + _BREATH * rms * breath)
+def _afsk1200(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
+    """FM by the two tones of Bell 202, whose phase is continuous, keyed by AX.25 packets, as APRS sends."""
+    bits_per_sample = _AFSK_BIT_RATE_HZ / signal.waveform_rate_hz
+    levels, elapsed = line_levels(streams, int(np.ceil(num_time * bits_per_sample)) + 2)
+    message = np.empty((len(levels), num_time))
+    mark_hz, space_hz = AFSK_HZ
+    _key_tones(levels, elapsed, bits_per_sample, mark_hz / _AFSK_BIT_RATE_HZ, space_hz / _AFSK_BIT_RATE_HZ, message)
+    return frequency_modulate(message, signal.deviation_hz, signal.waveform_rate_hz)
 
 
-def _formant_gain(frequency_hz: Array, formants_hz: Array) -> Array:
-    """Magnitude of cascaded second-order resonators, shaped like the frequency (formants have one axis more)."""
-    ratio = frequency_hz[..., None] / formants_hz
-    damping = ratio * array_namespace(ratio).asarray(_FORMANT_BANDWIDTH_HZ) / formants_hz
-    return (1 / np.sqrt((1 - ratio**2) ** 2 + damping**2)).prod(axis=-1)
+def _sequence_length(reach: float) -> int:
+    """Length of a sequence that holds a window of so many values, with guards, and is transformed fast."""
+    return scipy.fft.next_fast_len(max(_SHORTEST_SEQUENCE, int(np.ceil(reach)) + 2 * _GUARD), real=True)
 
 
-def _time(signal: Signal, streams: Streams, num_time: int) -> Array:
-    """Time of each sample in s, (1, num_time)."""
-    return array_namespace(streams.sample).arange(num_time)[None, :] / signal.sample_rate_hz
+@njit(cache=True)
+def _add_tone(message: np.ndarray, amplitude: float, turns_per_sample: np.ndarray, phase: np.ndarray) -> None:
+    """Add a cosine of a frequency and phase (S,), in turns, to each row of messages (S, N)."""
+    for row in range(len(message)):
+        out, turns, start = message[row], turns_per_sample[row], phase[row]
+        for i in range(len(out)):
+            cosine, _ = cos_sin(turns * i + start)
+            out[i] += amplitude * cosine
 
 
-_SYNTHESIZERS = {"voice": _voice, "tone": _tone, "dual_tone": _dual_tone, "noise": _noise}
+@njit(cache=True)
+def _key_tones(
+    levels: np.ndarray,
+    elapsed: np.ndarray,
+    bits_per_sample: float,
+    mark_turns: float,
+    space_turns: float,
+    message: np.ndarray,
+) -> None:
+    """Write a cosine (S, N) that makes so many turns in each mark and in each space, exact where a bit changes."""
+    for row in range(len(message)):
+        turns, bit = 0.0, 0
+        out = message[row]
+        for i in range(len(out)):
+            position = elapsed[row] + i * bits_per_sample
+            while bit < int(position):
+                turns += mark_turns if levels[row, bit] else space_turns
+                bit += 1
+            now = turns + (position - bit) * (mark_turns if levels[row, bit] else space_turns)
+            out[i], _ = cos_sin(now)
+
+
+_SYNTHESIZERS = {
+    "voice": _voice,
+    "tone": _tone,
+    "dual_tone": _dual_tone,
+    "noise": _noise,
+    "fsk4": _fsk4,
+    "afsk1200": _afsk1200,
+}
