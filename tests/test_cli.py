@@ -212,4 +212,5 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     command = [str(Path(sys.executable).parent / "heimdall-lab"), "generate", "--preset", "nosuch", "--out", "x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "heimdall-lab: preset: 'nosuch' is unknown; choose one of iq_test, los_sync, websdr\n"
+    known = "iq_test, iq_production, los_sync, nlos_sync, websdr, uhf_mixed, realistic_srtm"
+    assert done.stderr == f"heimdall-lab: preset: 'nosuch' is unknown; choose one of {known}\n"
