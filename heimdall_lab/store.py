@@ -537,7 +537,7 @@ def _unwritable(folder: Path, error: Exception) -> StoreError:
 
 
 def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset as ``to_netcdf`` does, which on a Dask worker locks through the network and takes ten times longer.
+    """Write a dataset as ``to_netcdf`` does, without its lock, which on a Dask worker goes through the network.
 
     There is no compression: it would save almost nothing of noise, at a hundredth of the speed.
     """
