@@ -17,7 +17,7 @@ import xarray as xr
 from heimdall_lab import features, scenes, store, synthesis
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
-from heimdall_lab.generate import samples_of
+from heimdall_lab.workers import samples_of
 
 COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "megabytes_per_s"]
 

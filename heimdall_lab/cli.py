@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -43,14 +43,22 @@ def generate_command(
     ] = None,
     backend: Annotated[str, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers generate instead.", metavar="tcp://HOST:PORT")
+    ] = None,
 ) -> None:
-    """Simulate a dataset of multi-receiver IQ."""
+    """Simulate a dataset of multi-receiver IQ; Ctrl-C stops after the shards being written, twice at once."""
     if bool(preset_name) == (config_file is not None):
         raise ConfigError("preset: give either --preset NAME or --config FILE.yaml")
     given = {"num_samples": num_samples, "seed": seed, "shard_size": shard_size}
     overrides = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
     config = read_config(config_file, overrides) if config_file else preset(preset_name, **overrides)
-    dataset = generate(config, out, _known("backend", backend, BACKENDS), workers=workers)
+    if scheduler is not None and workers != 1:
+        raise ConfigError(f"workers: {workers} are of no use with --scheduler, which has its own; leave one out")
+    try:
+        dataset = generate(config, out, _known("backend", backend, BACKENDS), workers=workers, scheduler=scheduler)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
     manifest = store.read_manifest(out)
     rejected = ", ".join(f"{reason} {count}" for reason, count in manifest.rejections.items())
     print(f"{out}: {dataset.sizes['sample']} scenes in {len(manifest.shards)} shards, ", end="")
@@ -147,7 +155,7 @@ def compare_command(
 
 
 def main() -> None:
-    """Run the command; a failure prints one line and exits with status 2 (usage) or 1."""
+    """Run the command; a failure prints one line and exits with status 2 (usage), 130 (Ctrl-C) or 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # names of stations on a terminal that lacks their letters
@@ -159,7 +167,7 @@ def main() -> None:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"heimdall-lab: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

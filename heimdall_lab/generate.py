@@ -1,24 +1,24 @@
 """Generate datasets: a shard is a pure function of the configuration and its number."""
 
 import hashlib
-import os
-import signal
-import threading
+import logging
 import time
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from heimdall_lab import scenes, schema, store
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
-from heimdall_lab.progress import display
+from heimdall_lab.progress import Report, display, stop_requests
 from heimdall_lab.synthesis import synthesize
+from heimdall_lab.units import si_text
+from heimdall_lab.workers import Job, describe_backend, samples_of, writer
+
+_log = logging.getLogger(__name__)
 
 
 def generate(
@@ -27,8 +27,12 @@ def generate(
     backend: str = "auto",
     progress: bool = True,
     workers: int = 1,
+    scheduler: str | None = None,
 ) -> xr.Dataset:
     """Generate a dataset.
+
+    Ctrl-C, or the interruption of a notebook, stops it when the shards being written are finished; a second one stops
+    it at once. In both cases, and after any failure, the same call goes on where it ended.
 
     Parameters
     ----------
@@ -41,7 +45,11 @@ def generate(
     progress : bool
         Show progress on standard error.
     workers : int
-        Processes that generate shards side by side; the result does not depend on it. Used when writing to a folder.
+        Processes of this machine that generate shards side by side; the result does not depend on it. Used when
+        writing to a folder.
+    scheduler : str, optional
+        Address of a Dask scheduler, as ``tcp://host:8786``, whose workers generate instead. They need the same version
+        of this package, and ``out`` on storage that they share with this process, by the same absolute path.
 
     Returns
     -------
@@ -52,24 +60,31 @@ def generate(
     ------
     ValueError
         If the folder cannot be used, the gate accepts too few scenes, or the backend cannot run.
+    KeyboardInterrupt
+        After Ctrl-C; its message says how many scenes are in the folder.
     """
     if workers < 1:
         raise ValueError(f"workers: {workers} is refused; give at least 1")
-    backend_namespace(backend)
+    if scheduler is None:
+        backend_namespace(backend)
+    elif out is None or workers != 1:
+        raise ValueError(f"scheduler: {scheduler!r} has workers of its own and they write to out; give out, no workers")
     scenes.check_tones(config)
     if out is None:
         return _in_memory(config, backend, progress)
-    manifest = store.start(Path(out), config, version("heimdall_lab"))
-    missing = sorted(set(range(config.num_shards)) - {shard.number for shard in manifest.shards})
-    if missing:
-        started, before = time.monotonic(), manifest.num_samples
-        with display(f"generate {config.name}", config.num_samples, enabled=progress) as report:
-            for shard in _shards(config, Path(out), backend, missing, workers):
-                manifest = manifest.with_shard(shard)
-                store.write_manifest(Path(out), manifest)
-                rate = (manifest.num_samples - before) / (time.monotonic() - started)
-                report(manifest.num_samples, f"scenes, {rate:.1f} per second, {manifest.acceptance:.1%} accepted")
-    return store.open_dataset(out)
+    folder = Path(out)
+    if not store.is_whole(folder, config, version("heimdall_lab")):
+        with store.locked(folder) as lock:
+            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"))
+            try:
+                _write_missing(job, folder, progress, workers, scheduler)
+            except KeyboardInterrupt:
+                done = store.num_samples(folder)
+                raise KeyboardInterrupt(
+                    f"interrupted: {done} of {config.num_samples} scenes are in {str(folder)!r}; "
+                    "run the same command again to go on"
+                ) from None
+    return store.open_dataset(folder)
 
 
 def load_or_generate(config: Config, root: str | Path = "data", progress: bool = True) -> xr.Dataset:
@@ -82,55 +97,66 @@ def load_or_generate(config: Config, root: str | Path = "data", progress: bool =
     return generate(config, Path(root) / f"{config.name}-{digest}", progress=progress)
 
 
-def samples_of(config: Config, shard: int) -> np.ndarray:
-    """Indices of the samples of one shard."""
-    return np.arange(shard * config.shard_size, min((shard + 1) * config.shard_size, config.num_samples))
-
-
 def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
     parts = []
-    with display(f"generate {config.name}", config.num_samples, enabled=progress) as report:
+    about = describe_backend(backend, backend_namespace(backend).__name__)
+    _log.info("generate %s: %s", config.name, about)
+    with display(f"generate {config.name}", config.num_samples, progress, about=about) as report:
+        advance = _advance(config, 0, 0, report)
         for shard in range(config.num_shards):
-            parts.append(synthesize(config, samples_of(config, shard), backend)[0])
-            report(sum(part.sizes["sample"] for part in parts), "scenes")
+            dataset, rejections = synthesize(config, samples_of(config, shard), backend)
+            parts.append(dataset)
+            advance(dataset.sizes["sample"], sum(rejections.values()))
     return schema.check(xr.concat(parts, dim="sample", data_vars="all", combine_attrs="override"))
 
 
-def _shards(config: Config, folder: Path, backend: str, numbers: list[int], workers: int) -> Iterator[store.Shard]:
-    """Write shards and yield each one's manifest entry as soon as it is on disk."""
-    if workers == 1:
-        for number in numbers:
-            yield _write_shard(config, folder, backend, number)
+def _write_missing(job: Job, folder: Path, progress: bool, workers: int, scheduler: str | None) -> None:
+    """Write the shards that a folder lacks.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If a stop was asked for.
+    """
+    config = job.config
+    manifest = store.start(folder, config, job.version)
+    needed = store.check_room(folder, manifest)
+    present = {shard.number for shard in manifest.shards}
+    missing = [number for number in range(config.num_shards) if number not in present]
+    if not missing:
         return
-    # Spawned processes share no state with this one, so that threads and GPU contexts here cannot harm them.
-    with ProcessPoolExecutor(
-        min(workers, len(numbers)), mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
-    ) as pool:
-        futures = [pool.submit(_write_shard, config, folder, backend, number) for number in numbers]
+    with stop_requests() as stop:
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenExecutor as error:
-            raise store.StoreError(
-                f"workers: a process of the {workers} ended before its shard was written, as when memory runs out; "
-                "what is written is kept, so run the same command again, with fewer workers"
-            ) from error
+            with writer(job, min(workers, len(missing)), scheduler) as (how, write):
+                about = f"{how}, at most {si_text(needed)}B to write"
+                _log.info("generate %s: %s", config.name, about)
+                with (
+                    display(f"generate {config.name}", config.num_samples, progress, about=about) as report,
+                    store.recording(folder, manifest) as record,
+                ):
+                    advance = _advance(config, manifest.num_samples, sum(manifest.rejections.values()), report)
+                    for shard in write(missing, stop):
+                        record(shard)
+                        advance(shard.num_samples, sum(shard.rejections.values()))
         finally:
-            pool.shutdown(cancel_futures=True)
+            if scheduler is None:  # else a worker may still be writing what nobody waits for
+                store.remove_leftovers(folder)
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
-def _end_with(parent: int) -> None:
-    """Make this worker ignore Ctrl-C, which its parent handles, and end when the parent has been killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _advance(config: Config, done: int, rejected: int, report: Report) -> Callable[[int, int], None]:
+    """Make the function that reports further scenes, kept and rejected, with rate, time left and acceptance."""
+    started_s, before = time.monotonic(), done
+    iq_samples = sum(config.geometry.num_receivers) / 2 * config.signal.num_time  # of one scene, on average
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
+    def advance(more_done: int, more_rejected: int) -> None:
+        nonlocal done, rejected
+        done += more_done
+        rejected += more_rejected
+        rate = (done - before) / (time.monotonic() - started_s)
+        left = timedelta(seconds=round((config.num_samples - done) / rate))
+        speed = f"{rate:.3g} scenes/s, {si_text(rate * iq_samples)} IQ samples/s"
+        report(done, f"scenes, {speed}, {left} left, {done / (done + rejected):.1%} accepted")
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_shard(config: Config, folder: Path, backend: str, number: int) -> store.Shard:
-    dataset, rejections = synthesize(config, samples_of(config, number), backend)
-    return store.write_shard(folder, number, dataset, rejections)
+    return advance

@@ -1,25 +1,89 @@
-"""How long jobs tell that they advance: a callback, and the display that the package gives by default."""
+"""How long jobs tell that they advance, by a callback, and how they are told to stop, by Ctrl-C."""
 
+import math
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 Report = Callable[[int, str], None]  # scenes finished so far, and a note such as the rate
+_LINE_INTERVAL_S = 1.0
+_SILENCE_S = 60.0  # longest time without a line
 
 
 @contextmanager
-def display(title: str, total: int, enabled: bool = True) -> Iterator[Report]:
-    """Show a bar on a terminal, and one plain line per report elsewhere; both on standard error."""
+def display(title: str, total: int, enabled: bool = True, *, about: str = "") -> Iterator[Report]:
+    """Show a bar on a terminal, and plain lines elsewhere; both on standard error.
+
+    There is a line at the first and the last report, and in between about one for each hundredth of the total, at most
+    one a second and at least one a minute, so that a log stays readable however many reports there are.
+
+    Parameters
+    ----------
+    about : str
+        What is done and how, shown in a line of its own before the first report.
+    """
     if not enabled:
         yield lambda *_: None
         return
     console = Console(stderr=True, force_jupyter=False)
+
+    def write(text: str) -> None:
+        console.print(f"{title}: {text}", highlight=False, markup=False, soft_wrap=True)
+
     if not console.is_terminal:
-        yield lambda done, note: console.print(f"{title}: {done}/{total} {note}", highlight=False, soft_wrap=True)
+        yield _lines(write, total, about)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    if about:
+        write(about)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note: bar.update(task, completed=done, note=note)
+
+
+def _lines(write: Callable[[str], None], total: int, about: str) -> Report:
+    last_s, last_done = -math.inf, 0
+
+    def report(done: int, note: str) -> None:
+        nonlocal last_s, last_done
+        waited_s = time.monotonic() - last_s
+        advanced = waited_s >= _LINE_INTERVAL_S and done - last_done >= total / 100
+        if about and last_s == -math.inf:
+            write(about)
+        if done >= total or advanced or waited_s >= _SILENCE_S:
+            last_s, last_done = time.monotonic(), done
+            write(f"{done}/{total} {note}")
+
+    return report
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C inside the block into a request to stop; a second one raises KeyboardInterrupt at once.
+
+    Where Ctrl-C is ignored, or outside of the main thread, the request never comes.
+    """
+    requested = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield requested
+        return
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+        sys.stderr.write("\nstopping when what is under way is finished; Ctrl-C again stops at once\n")
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGINT, before)

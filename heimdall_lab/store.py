@@ -1,20 +1,34 @@
 """Datasets on disk: a folder of netCDF4 shards and a manifest, written so that nothing half-done is ever seen."""
 
+import fcntl
 import hashlib
+import math
 import os
 import re
-from collections.abc import Callable
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import netCDF4
 import pandas as pd
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, ValidationError
+from xarray.backends.locks import HDF5_LOCK
 
 from heimdall_lab import schema
 from heimdall_lab.config import Config, differing_fields
+from heimdall_lab.units import si_text
 
 MANIFEST = "dataset.json"
-_TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.\d+\.tmp")
+LOCK = ".dataset.lock"
+_TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
+_MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
+_ITEM_BYTES = {"i": 2, "f": 8, "b": 1, "T": 96, "U": 96, "O": 96}  # text: a reference, and its place in the heap
+_SHARD_OVERHEAD_BYTES = 45_000  # of the netCDF library, for names, attributes and alignment of every variable
 CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
 
 
@@ -65,10 +79,6 @@ class Manifest(BaseModel):
         candidates = self.num_samples + sum(self.rejections.values())
         return self.num_samples / candidates if candidates else float("nan")
 
-    def with_shard(self, shard: Shard) -> "Manifest":
-        """Return the manifest with a shard added."""
-        return self.model_copy(update={"shards": tuple(sorted([*self.shards, shard], key=lambda s: s.number))})
-
 
 def shard_name(number: int) -> str:
     """File name of a shard."""
@@ -77,7 +87,7 @@ def shard_name(number: int) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a temporary file beside the path, sync it to disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # hosts may share the folder, and numbers
     try:
         write(temporary)
         with temporary.open("rb") as file:
@@ -129,6 +139,158 @@ def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict
     )
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[str]:
+    """Make a dataset folder if there is none, and keep other processes from writing to it inside the block.
+
+    The operating system gives the lock back when this process ends, however that happens. Readers are not affected.
+
+    Yields
+    ------
+    str
+        What the lock's file holds, by which another machine can tell that it sees this folder.
+
+    Raises
+    ------
+    StoreError
+        If another process holds the lock, or the folder cannot be written to.
+    """
+    path = folder / LOCK
+    holder = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, holder)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"out: {str(folder)!r} is being written to by {_process(path)}; wait until it is done, or stop it, "
+            "and run the same command again"
+        ) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield holder
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> str:
+    """Return what ``locked`` yields to the process that writes to a folder; empty where there is none."""
+    try:
+        return (folder / LOCK).read_text()
+    except OSError:
+        return ""
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Let those who write to a folder on this process's behalf see, in the lock's file, that no more is wanted."""
+    with suppress(OSError), (folder / LOCK).open("a") as file:  # on a full disk they write what they were given
+        file.write(" stop")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that were killed while writing.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be removed.
+    """
+    try:
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def is_whole(folder: Path, config: Config, package_version: str) -> bool:
+    """Say whether a folder holds all of a configuration's dataset, undamaged, so that nothing need be written."""
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return False
+    return (
+        manifest.package_version == package_version
+        and not differing_fields(manifest.config, config)
+        and manifest.num_samples == config.num_samples
+        and all(damage(folder, shard) is None for shard in manifest.shards)
+    )
+
+
+def expected_bytes(config: Config) -> int:
+    """Bytes that a configuration's dataset takes on disk: never fewer than it will, and a few percent more at most.
+
+    Examples
+    --------
+    >>> from heimdall_lab import preset
+    >>> si_text(expected_bytes(preset("iq_production"))) + "B"
+    '5.65 GB'
+    """
+    full, rest = divmod(config.num_samples, config.shard_size)
+    return full * _shard_bytes(config, config.shard_size) + (_shard_bytes(config, rest) if rest else 0)
+
+
+def check_room(folder: Path, manifest: Manifest) -> int:
+    """Return the bytes that the missing shards will take, at most, having checked that the file system has them.
+
+    Raises
+    ------
+    StoreError
+        If it has not; the message names the sizes.
+    """
+    config = manifest.config
+    needed = expected_bytes(config) - sum(_shard_bytes(config, shard.num_samples) for shard in manifest.shards)
+    kept = {shard.file for shard in manifest.shards}
+    replaced = sum(path.stat().st_size for path in folder.glob("shard-*.nc") if path.name not in kept)
+    free = shutil.disk_usage(folder).free
+    missing = config.num_samples - manifest.num_samples
+    if needed > free + replaced:
+        raise StoreError(
+            f"out: {str(folder)!r} needs {si_text(needed)}B for {missing} scenes, and "
+            f"{si_text(free + replaced)}B are free there; make room, choose a folder on a larger disk, or lower "
+            "num_samples or signal.duration_s"
+        )
+    return needed
+
+
+@contextmanager
+def recording(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard], None]]:
+    """Let shards be added to a folder's manifest as they are written.
+
+    The file is replaced at every shard, or where that would take more than a twentieth of the time less often, and at
+    the end of the block, however it ends. A shard that a killed process had not recorded yet is generated again.
+
+    Raises
+    ------
+    StoreError
+        If the manifest cannot be written.
+    """
+    shards = {shard.number: shard for shard in manifest.shards}
+    unwritten, due_s = False, 0.0
+
+    def write() -> None:
+        nonlocal unwritten, due_s
+        started_s = time.monotonic()
+        ordered = tuple(shards[number] for number in sorted(shards))
+        write_manifest(folder, manifest.model_copy(update={"shards": ordered}))
+        ended_s = time.monotonic()
+        unwritten, due_s = False, ended_s + (ended_s - started_s) / _MANIFEST_SHARE
+
+    def record(shard: Shard) -> None:
+        nonlocal unwritten
+        shards[shard.number] = shard
+        unwritten = True
+        if time.monotonic() >= due_s:
+            write()
+
+    try:
+        yield record
+    finally:
+        if unwritten:
+            write()
+
+
 def start(folder: Path, config: Config, package_version: str) -> Manifest:
     """Make or reopen a dataset folder for writing.
 
@@ -147,13 +309,11 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise _unwritable(folder, error) from error
-    leftovers = {name for name in found if _TEMPORARY.fullmatch(name)}  # of processes that were killed while writing
-    if MANIFEST not in found and (others := found - leftovers):
+    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not _TEMPORARY.fullmatch(name)}):
         raise StoreError(
             f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
         )
-    for name in leftovers:
-        (folder / name).unlink(missing_ok=True)
+    remove_leftovers(folder)
     if MANIFEST not in found:
         manifest = Manifest(package_version=package_version, config=config)
         write_manifest(folder, manifest)
@@ -194,6 +354,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: is not a valid manifest ({error.errors(include_url=False)[0]['msg']}); "
             "delete the folder and generate it again"
         ) from error
+
+
+def num_samples(folder: Path) -> int:
+    """Scenes that a folder's manifest lists; 0 where there is none yet."""
+    return read_manifest(folder).num_samples if (folder / MANIFEST).exists() else 0
 
 
 def damage(folder: Path, shard: Shard) -> str | None:
@@ -258,7 +423,18 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         )
     files = [folder / shard.file for shard in manifest.shards]
     try:
-        dataset = xr.open_mfdataset(files, engine="netcdf4", combine="nested", concat_dim="sample", data_vars="all")
+        # All shards have the same coordinates; comparing them file by file would double the time to open many.
+        dataset = xr.open_mfdataset(
+            files,
+            engine="netcdf4",
+            combine="nested",
+            concat_dim="sample",
+            data_vars="all",
+            coords="minimal",
+            compat="override",
+            join="override",
+            combine_attrs="override",
+        )
     except OSError as error:
         raise StoreError(
             f"{str(folder)!r}: a shard cannot be read ({error}); 'heimdall-lab verify' tells which, and the same "
@@ -305,6 +481,54 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _shard_bytes(config: Config, num_samples: int) -> int:
+    """Bytes of one shard, from the contract's dimensions and types."""
+    sizes = {
+        "sample": num_samples,
+        "receiver": config.max_receivers,
+        "component": 2,
+        "time": config.signal.num_time,
+        "echo": config.channel.multipath_taps_max,
+    }
+    values = sum(
+        _ITEM_BYTES[variable.kinds[0]] * math.prod(sizes[dim] for dim in variable.dims)
+        for variable in schema.VARIABLES.values()
+    )
+    coordinates = 8 * (num_samples + config.signal.num_time) + 96 * (config.max_receivers + 2)
+    return values + coordinates + len(config.model_dump_json()) + _SHARD_OVERHEAD_BYTES
+
+
+def _acquire(path: Path, holder: str) -> int:
+    """Open a lock's file, lock it for as long as the returned descriptor is open, and write the holder into it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):  # else a holder that ended just now removed it between these lines
+                os.truncate(descriptor, 0)
+                os.write(descriptor, holder.encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _process(path: Path) -> str:
+    """Name the process that holds a lock."""
+    with suppress(OSError, ValueError):
+        number, host, *_ = path.read_text().split()
+        return f"process {number} on {host}"
+    return "another process"
+
+
 def _unwritable(folder: Path, error: Exception) -> StoreError:
     reason = getattr(error, "strerror", None) or error
     return StoreError(
@@ -314,11 +538,23 @@ def _unwritable(folder: Path, error: Exception) -> StoreError:
 
 
 def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
-    """Write without compression: it would save almost nothing of noise, at a hundredth of the speed."""
-    encoding = {
-        str(name): {"_FillValue": None} for name, values in dataset.variables.items() if values.dtype.kind in "iub"
-    }
-    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
+    """Write a dataset as ``to_netcdf`` does, without its lock, which on a Dask worker goes through the network.
+
+    There is no compression: it would save almost nothing of noise, at a hundredth of the speed.
+    """
+    variables, attributes = xr.conventions.cf_encoder(*xr.conventions.encode_dataset_coordinates(dataset))
+    with HDF5_LOCK, netCDF4.Dataset(path, "w") as file:
+        file.set_fill_off()  # every value is written below
+        file.setncatts(attributes)
+        for dimension, size in dataset.sizes.items():
+            file.createDimension(str(dimension), size)
+        for name, variable in variables.items():
+            kind = str if variable.dtype.kind in "TUO" else variable.dtype
+            fill = variable.attrs.pop("_FillValue", None)
+            written = file.createVariable(name, kind, variable.dims, fill_value=fill)
+            written.setncatts(variable.attrs)
+            written.set_auto_maskandscale(False)
+            written[...] = variable.values
 
 
 def _checksum(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from heimdall_lab import cli
+from heimdall_lab.config import PRESETS
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
 
@@ -78,7 +79,9 @@ def test_every_command_has_help(run):
 def test_generate_says_what_it_made_and_reports_plain_lines(run, tmp_path):
     done = run("generate", *BASE, "--shard-size", 3, "--out", tmp_path / "a")
     assert re.fullmatch(r".*a: 6 scenes in 2 shards, \d+\.\d\d% of the drawn scenes kept \(.*\)\n", done.stdout)
-    assert [line.split(" scenes")[0] for line in done.stderr.splitlines()] == [
+    about, *lines = done.stderr.splitlines()
+    assert re.fullmatch(r"generate los_sync: backend (numpy|cupy) \(.*\), at most \d+ kB to write", about)
+    assert [line.split(" scenes")[0] for line in lines] == [
         "generate los_sync: 3/6",
         "generate los_sync: 6/6",
     ]
@@ -212,5 +215,4 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     command = [str(Path(sys.executable).parent / "heimdall-lab"), "generate", "--preset", "nosuch", "--out", "x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
-    known = "iq_test, iq_production, los_sync, nlos_sync, websdr, uhf_mixed, realistic_srtm"
-    assert done.stderr == f"heimdall-lab: preset: 'nosuch' is unknown; choose one of {known}\n"
+    assert done.stderr == f"heimdall-lab: preset: 'nosuch' is unknown; choose one of {', '.join(PRESETS)}\n"
