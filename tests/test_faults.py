@@ -172,7 +172,7 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
     wait_for((tmp_path / store.MANIFEST).exists)
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(0.2)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     before = time.monotonic()
@@ -181,7 +181,7 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
     assert process.returncode == 130
     assert "Ctrl-C again stops at once" in errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("heimdall-lab: interrupted: 0 of 9000 scenes are in ")
+    assert re.match(r"heimdall-lab: interrupted: \d+ of 9000 scenes are in ", errors.splitlines()[-1])
     assert_only_valid_shards(tmp_path)
 
 
