@@ -17,9 +17,12 @@ import xarray as xr
 from heimdall_lab import features, scenes, store, synthesis
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
+from heimdall_lab.units import si_text
 from heimdall_lab.workers import samples_of
 
-COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "megabytes_per_s"]
+COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "bytes_per_s"]
+
+VERSIONS = ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")
 
 _CANDIDATES = 8192
 _FEATURE_SCENES = 8  # measuring features takes a hundred times longer than making the scenes
@@ -38,7 +41,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": gpu,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")},
+        **{name: version(name) for name in VERSIONS},
     }
 
 
@@ -80,6 +83,16 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def text_table(rates: pd.DataFrame) -> pd.DataFrame:
+    """Write the rates with three digits and SI prefixes; – where a step has none."""
+    names = {"scenes_per_s": "scenes/s", "iq_samples_per_s": "IQ samples/s", "bytes_per_s": "B/s"}
+    texts = {
+        title: [si_text(rate).strip() if np.isfinite(rate) else "–" for rate in rates[name]]
+        for name, title in names.items()
+    }
+    return pd.DataFrame({"step": rates["step"], "where": rates["where"], **texts})
+
+
 def _backends() -> list[str]:
     try:
         backend_namespace("cupy")
@@ -108,7 +121,7 @@ def _row(
     num_iq: float = float("nan"),
     num_bytes: float = float("nan"),
 ) -> tuple[str, str, float, float, float]:
-    return step, place, num_scenes / seconds, num_iq / seconds, num_bytes / 1e6 / seconds
+    return step, place, num_scenes / seconds, num_iq / seconds, num_bytes / seconds
 
 
 def _gate(config: Config) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from heimdall_lab import bounds, estimators, features, metrics, recordings, store
+from heimdall_lab import bench, bounds, estimators, features, metrics, recordings, store
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
 from heimdall_lab.generate import generate
@@ -63,6 +63,29 @@ def generate_command(
     rejected = ", ".join(f"{reason} {count}" for reason, count in manifest.rejections.items())
     print(f"{out}: {dataset.sizes['sample']} scenes in {len(manifest.shards)} shards, ", end="")
     print(f"{manifest.acceptance:.2%} of the drawn scenes kept (rejected by {rejected})")
+
+
+@app.command("bench")
+def bench_command(
+    preset_name: Annotated[str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.")] = "iq_test",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any field, as path.to.field=value; repeatable.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write a shard for a moment; by default the folder for such files.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure how fast this machine draws, synthesizes, measures, writes and reads one shard; one thread."""
+    config, machine = preset(preset_name, **_settings(settings or [])), bench.machine()
+    rates = bench.measure(config, folder)
+    if as_json:
+        print(json.dumps({"machine": machine, "preset": preset_name, "rates": _records(rates)}, indent=1))
+        return
+    versions = ", ".join(f"{name} {machine[name]}" for name in bench.VERSIONS)
+    print(f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {versions}")
+    print(f"{preset_name}: {config.max_receivers} receivers × {config.signal.num_time} IQ samples a scene\n")
+    _print_table(bench.text_table(rates), as_json)
 
 
 @app.command("datasets")
@@ -161,8 +184,9 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # names of stations on a terminal that lacks their letters
     try:
         app()
-    except MemoryError:
-        _fail("memory: there is not enough; lower signal.duration_s, signal.sample_rate_hz or shard_size", 1)
+    except MemoryError as error:
+        remedy = "memory: there is not enough; lower signal.duration_s, signal.sample_rate_hz or shard_size"
+        _fail(str(error) if str(error).startswith("backend:") else remedy, 1)
     except (ValueError, OSError) as error:
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
 

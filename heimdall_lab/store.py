@@ -28,7 +28,7 @@ LOCK = ".dataset.lock"
 _TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
 _MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
 _ITEM_BYTES = {"i": 2, "f": 8, "b": 1, "T": 96, "U": 96, "O": 96}  # text: a reference, and its place in the heap
-_SHARD_OVERHEAD_BYTES = 45_000  # of the netCDF library, for names, attributes and alignment of every variable
+_SHARD_OVERHEAD_BYTES = 55_000  # of the netCDF library, for names, attributes and alignment of every variable
 CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
 
 

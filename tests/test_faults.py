@@ -168,7 +168,8 @@ def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_o
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_second_interrupt_stops_at_once(tmp_path, workers):
-    process = start(tmp_path, "--workers", workers, num_samples=9000, shard_size=1500, duration_s=0.2)
+    slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
+    process = start(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
     wait_for((tmp_path / store.MANIFEST).exists)
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
