@@ -14,6 +14,7 @@ from heimdall_lab.units import SPEED_OF_LIGHT
 
 MAX_RECEIVERS = 15
 MAX_TAPS = 5
+_MAX_SCENE_SAMPLES = 2**28  # 1 GiB of IQ
 CLOCK_SIGMA_S = {
     "gpsdo": 50e-9,  # normal
     "ntp": 1e-3,  # normal
@@ -163,6 +164,17 @@ class Geometry(_Model):
         self._require(
             max(map(abs, latitudes)) + self.margin_deg <= 85,
             "receivers: latitudes plus margin_deg reach beyond 85 degrees; move the network off the pole",
+        )
+        places = {(receiver.latitude_deg, receiver.longitude_deg) for receiver in self.receivers}
+        self._require(
+            len(places) >= 3,
+            f"receivers: the {len(self.receivers)} listed stand at {len(places)} places; spread them over at least 3",
+        )
+        farthest_deg = abs(self.centre_latitude_deg) + self.extent_km / 111 + self.margin_deg
+        self._require(
+            self.placement == "fixed" or farthest_deg <= 85,
+            f"centre_latitude_deg {self.centre_latitude_deg:g} with extent_km {self.extent_km:g} and margin_deg "
+            f"{self.margin_deg:g} reaches beyond 85 degrees; move the area off the pole or make it smaller",
         )
         return self
 
@@ -376,6 +388,25 @@ class Config(_Model):
         self._require(
             most <= self.max_receivers,
             f"max_receivers is {self.max_receivers} but {listed} {most}; set max_receivers to at least {most}",
+        )
+        samples = self.signal.num_time * self.max_receivers
+        self._require(
+            samples <= _MAX_SCENE_SAMPLES,
+            f"signal.duration_s {self.signal.duration_s:g} makes {samples:.3g} samples of max_receivers "
+            f"{self.max_receivers}, more than the {_MAX_SCENE_SAMPLES:.3g} that memory must hold; shorten it",
+        )
+        shortest_s = 40 / self.signal.sample_rate_hz
+        self._require(
+            self.channel.fading == "none" or self.channel.coherence_time_min_s >= shortest_s,
+            f"channel.coherence_time_min_s {self.channel.coherence_time_min_s:g} is shorter than 40 samples, too fast "
+            f"for gains that follow it every second sample; make it at least {shortest_s:g}",
+        )
+        longest_s = 0.25 / self.signal.channel_bandwidth_hz
+        self._require(
+            self.channel.multipath_taps_max == 0 or self.channel.multipath_delay_max_s <= longest_s,
+            f"channel.multipath_delay_max_s {self.channel.multipath_delay_max_s:g} is longer than a quarter of the "
+            f"inverse of signal.channel_bandwidth_hz, so that powers would not be those of paths added at the "
+            f"carrier; make it at most {longest_s:g}",
         )
         self._require(
             self.gate.min_receivers <= most,
