@@ -121,7 +121,7 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
     guard : int
         At least the latest arrival and MARGIN samples more; M ≥ guard + N + MARGIN.
     """
-    key = streams.key
+    check_reach(links, guard, waveform.shape[-1], iq.shape[-1])
     _receive(
         waveform,
         links.arrival,
@@ -137,11 +137,28 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
         streams.attempt,
         np.uint32(lane_word(Stage.NOISE, 0)),
         np.uint32(lane_word(Stage.NOISE, 1) - lane_word(Stage.NOISE, 0)),
-        key,
+        streams.key,
         guard,
         TABLE,
         iq,
     )
+
+
+def check_reach(links: Links, guard: int, num_waveform: int, num_time: int) -> None:
+    """Make sure that no receiver looks beyond the waveform's samples, which compiled kernels would not notice.
+
+    Raises
+    ------
+    ValueError
+        If one would.
+    """
+    drift = np.abs(links.arrival_rate)[..., None] * (num_time / 2 + _LONGEST_BLOCK)
+    earliest, latest = (links.arrival - drift).min(), (links.arrival + drift).max()
+    if not (latest + TAPS <= guard and guard + num_time + MARGIN - earliest <= num_waveform):
+        raise ValueError(
+            f"arrival: {earliest:g} … {latest:g} samples lie outside of what guard {guard} and a waveform of "
+            f"{num_waveform} samples allow; make the waveform longer"
+        )
 
 
 def sample(waveform: np.ndarray, factor: int, links: Links, streams: Streams, iq: np.ndarray, guard: int) -> None:

@@ -14,7 +14,7 @@ from heimdall_lab.units import SPEED_OF_LIGHT
 
 MAX_RECEIVERS = 15
 MAX_TAPS = 5
-_MAX_SCENE_SAMPLES = 2**28  # 1 GiB of IQ
+MAX_SHARD_SAMPLES = 2**28  # 1 GiB of IQ
 CLOCK_SIGMA_S = {
     "gpsdo": 50e-9,  # normal
     "ntp": 1e-3,  # normal
@@ -117,7 +117,7 @@ class Geometry(_Model):
         8.1, ge=-180, le=180, description="centre of the area of a random or hexagonal placement, degrees east"
     )
     extent_km: float = Field(
-        150.0, ge=1, le=500, description="side of the square area of a random or hexagonal placement, km"
+        120.0, ge=1, le=500, description="side of the square area of a random or hexagonal placement, km"
     )
     receiver_altitude_min_m: float = Field(
         100.0, ge=-500, le=9000, description="lowest receiver altitude of a random or hexagonal placement, m"
@@ -391,9 +391,15 @@ class Config(_Model):
         )
         samples = self.signal.num_time * self.max_receivers
         self._require(
-            samples <= _MAX_SCENE_SAMPLES,
+            samples <= MAX_SHARD_SAMPLES,
             f"signal.duration_s {self.signal.duration_s:g} makes {samples:.3g} samples of max_receivers "
-            f"{self.max_receivers}, more than the {_MAX_SCENE_SAMPLES:.3g} that memory must hold; shorten it",
+            f"{self.max_receivers}, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; shorten it",
+        )
+        self._require(
+            min(self.shard_size, self.num_samples) * samples <= MAX_SHARD_SAMPLES,
+            f"shard_size {self.shard_size} makes {min(self.shard_size, self.num_samples) * samples:.3g} samples in a "
+            f"shard, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; lower it to "
+            f"{MAX_SHARD_SAMPLES // samples} or less",
         )
         shortest_s = 40 / self.signal.sample_rate_hz
         self._require(

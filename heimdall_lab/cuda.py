@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from heimdall_lab.channel import Links
+from heimdall_lab.channel import Links, check_reach
 from heimdall_lab.interpolation import TABLE, TAPS
 from heimdall_lab.philox import Stage, Streams, lane_word
 
@@ -64,6 +64,7 @@ def _receive(
     upsample, channel = _kernels(cupy)
     num_scenes, num_receivers, _, num_time = iq.shape
     num_planar = (waveform.shape[1] - TAPS) * factor
+    check_reach(links, guard, num_planar, num_time)
     table = cupy.asarray(TABLE)
     planar = cupy.empty((num_scenes, 2, num_planar), dtype=np.float32)
     integer, word = np.int64, np.uint32  # kernels take arguments of exactly these types

@@ -8,7 +8,8 @@ from heimdall_lab.philox import Stage, Streams
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 _ROW = np.arange(-6, 7)  # of a hexagonal lattice: more points than MAX_RECEIVERS nearest ones can reach
-_STRETCH = 1.3  # meridians converge: the ends of an area's southern edge are further apart than those of its middle
+_CORNERS = 32  # of the polygon around a hexagonal placement
+_RELIEF_M = 10_000.0  # terrain may lift receivers from anywhere to anywhere within this
 
 
 def names(config: Config) -> list[str]:
@@ -62,16 +63,28 @@ def longest_delay_spread_s(config: Config) -> float:
     It is that of the two receivers furthest apart, whatever the transmitter (triangle inequality).
     """
     geometry = config.geometry
+    relief_m = _RELIEF_M if config.channel.diffraction == "terrain" else 0.0
     if geometry.placement == "fixed":
         latitude, longitude, altitude = np.array(
             [(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in geometry.receivers]
         ).T
         position = geodesy.ecef(latitude, longitude, altitude)
-        return float(np.linalg.norm(position[:, None] - position[None], axis=-1).max() / SPEED_OF_LIGHT)
-    width_m = 1e3 * geometry.extent_km * 2**0.5
-    if geometry.placement == "hexagonal":
-        width_m = 2 * _hexagonal_reach_m(geometry)
-    return (_STRETCH * width_m + geometry.receiver_altitude_max_m - geometry.receiver_altitude_min_m) / SPEED_OF_LIGHT
+    else:
+        latitude, longitude = _offset_from_centre(geometry, *_outline_m(geometry))
+        position = geodesy.ecef(latitude, longitude, np.full(latitude.shape, geometry.receiver_altitude_max_m))
+        relief_m += geometry.receiver_altitude_max_m - geometry.receiver_altitude_min_m
+    longest_m = geodesy.length(position[:, None] - position[None]).max()
+    return float(longest_m + relief_m) / SPEED_OF_LIGHT
+
+
+def _outline_m(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets east and north of points around all that a random or hexagonal placement can reach."""
+    half_m = 500 * geometry.extent_km
+    if geometry.placement == "random":
+        return np.array([-half_m, half_m, half_m, -half_m]), np.array([-half_m, -half_m, half_m, half_m])
+    corners = 2 * np.pi * np.arange(_CORNERS) / _CORNERS
+    reach_m = _hexagonal_reach_m(geometry) / np.cos(np.pi / _CORNERS)  # of a polygon around the circle
+    return reach_m * np.cos(corners), reach_m * np.sin(corners)
 
 
 def _fixed(config: Config, _: Streams) -> dict[str, np.ndarray]:
@@ -129,9 +142,7 @@ def _number(config: Config, streams: Streams) -> np.ndarray:
 def _around_centre(config: Config, streams: Streams, east_m: np.ndarray, north_m: np.ndarray) -> dict[str, np.ndarray]:
     """Receivers (S, R) at offsets from the centre of the area, at random altitudes; NaN beyond each scene's number."""
     geometry = config.geometry
-    latitude, longitude = np.array(geometry.centre_latitude_deg), np.array(geometry.centre_longitude_deg)
-    latitude, _ = geodesy.displace(latitude, longitude, 0.0, north_m)
-    meridian_deg = longitude + geodesy.displace(latitude, np.zeros_like(latitude), east_m, 0.0)[1]
+    latitude, longitude = _offset_from_centre(geometry, east_m, north_m)
     altitude = streams.uniform(
         Stage.PLACEMENT,
         config.max_receivers,
@@ -140,7 +151,14 @@ def _around_centre(config: Config, streams: Streams, east_m: np.ndarray, north_m
         lane=2,
     )
     there = np.arange(config.max_receivers) < _number(config, streams)[:, None]
-    return _labelled(*(np.where(there, values, np.nan) for values in (latitude, meridian_deg, altitude)))
+    return _labelled(*(np.where(there, values, np.nan) for values in (latitude, longitude, altitude)))
+
+
+def _offset_from_centre(geometry: Geometry, east_m: np.ndarray, north_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude of offsets from the centre of the area: north first, then east along the parallel."""
+    centre = np.array(geometry.centre_latitude_deg), np.array(geometry.centre_longitude_deg)
+    latitude, _ = geodesy.displace(*centre, 0.0, north_m)
+    return latitude, centre[1] + geodesy.displace(latitude, np.zeros_like(latitude), east_m, 0.0)[1]
 
 
 def _labelled(latitude: np.ndarray, longitude: np.ndarray, altitude: np.ndarray) -> dict[str, np.ndarray]:

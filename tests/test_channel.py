@@ -518,3 +518,14 @@ def test_upsampled_rows_do_not_depend_on_each_other():
     together = interpolation.upsample(waveform, 5)
     for row in range(4):
         assert np.array_equal(interpolation.upsample(waveform[row : row + 1], 5)[0], together[row])
+
+
+@pytest.mark.parametrize(("arrival", "length"), [(240.0, 2000), (0.0, 1500), (-300.0, 1600)])
+def test_a_waveform_too_short_is_refused_not_read_beyond(arrival, length):
+    zero = np.zeros((1, 1))
+    gain = np.ones((1, 1, 1, 11), dtype=np.complex64)
+    links = channel.Links(np.full((1, 1, 1), arrival), zero, gain, 100, zero, zero, zero, zero, zero + 1.0)
+    streams = Streams(0, np.zeros(1, np.uint64), np.zeros(1, np.uint64))
+    waveform, iq = np.zeros((1, 2, length), np.float32), np.zeros((1, 1, 2, 1000), np.int16)
+    with pytest.raises(ValueError, match="arrival: .* make the waveform longer"):
+        channel.receive(waveform, links, streams, iq, 250)
