@@ -256,16 +256,18 @@ def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict
 
     Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
     """
-    geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
-    ground, transmitter_ground = (
-        terrain.height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"])
-        for who in ("receiver", "transmitter")
-    )
-    mast = ground + geometry.receiver_height_m
+    geometry, num_scenes = config.geometry, len(places["transmitter_latitude"])
+    shape = (num_scenes, config.max_receivers)
+    points = [  # of all antennas in one call, which then names all tiles that are missing
+        np.append(np.broadcast_to(places[f"receiver_{way}"], shape), places[f"transmitter_{way}"])
+        for way in ("latitude", "longitude")
+    ]
+    ground = terrain.height_m(_heights(config.channel.terrain_folder), *points)
+    mast = ground[:-num_scenes].reshape(shape) + geometry.receiver_height_m
     fixed = geometry.placement == "fixed"
     return {
         "receiver_altitude": np.fmax(places["receiver_altitude"], mast) if fixed else mast,
-        "transmitter_altitude": transmitter_ground + geometry.transmitter_height_m,
+        "transmitter_altitude": ground[-num_scenes:] + geometry.transmitter_height_m,
     }
 
 

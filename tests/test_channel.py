@@ -527,5 +527,5 @@ def test_a_waveform_too_short_is_refused_not_read_beyond(arrival, length):
     links = channel.Links(np.full((1, 1, 1), arrival), zero, gain, 100, zero, zero, zero, zero, zero + 1.0)
     streams = Streams(0, np.zeros(1, np.uint64), np.zeros(1, np.uint64))
     waveform, iq = np.zeros((1, 2, length), np.float32), np.zeros((1, 1, 2, 1000), np.int16)
-    with pytest.raises(ValueError, match="arrival: .* make the waveform longer"):
+    with pytest.raises(ValueError, match=r"arrival: .* make the waveform longer"):
         channel.receive(waveform, links, streams, iq, 250)

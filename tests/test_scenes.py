@@ -7,7 +7,7 @@ from scipy import signal as signal_processing
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab import placement, scenes
+from heimdall_lab import placement, propagation, scenes, terrain
 from heimdall_lab.config import ConfigError
 from heimdall_lab.philox import MAX_EXPONENTIAL
 
@@ -407,3 +407,41 @@ def test_number_of_receivers_and_gdop_of_generated_scenes_pass_the_gate(small_da
         used = scene.signal_present.values[0]
         assert np.array_equal(used, scene.snr.values[0] >= small.gate.min_snr_db)
         assert float(scene.gdop[0]) == pytest.approx(gdop_by_differences(truth, 0, used), rel=1e-6)
+
+
+STATIONS = {"Nice": (43.70, 7.27), "Menton": (43.78, 7.50), "Sospel": (43.88, 7.45), "Tende": (43.98, 7.59)}
+
+
+def test_scenes_over_terrain_stand_on_it_and_lose_what_its_profiles_take(real):
+    """Maritime Alps: antennas on the ground, mountains between them; every loss recomputed link by link."""
+    receivers = [
+        {"name": name, "latitude_deg": latitude, "longitude_deg": longitude, "altitude_m": 0.0}
+        for name, (latitude, longitude) in STATIONS.items()
+    ]
+    over = {"diffraction": "terrain", "terrain_folder": str(real / "srtm")}
+    settings = config(
+        {"min_receivers": 3, "min_mean_snr_db": -30.0, "min_snr_db": -30.0, "max_gdop": 1e12},
+        geometry={"receivers": receivers, "margin_deg": 0.0},
+        channel=over,
+    )
+    truth = scenes.draw(settings, np.arange(20)).variables
+    tiles = terrain.open_folder(real / "srtm")
+    ground = terrain.height_m(tiles, truth["receiver_latitude"][0, :4], truth["receiver_longitude"][0, :4])
+    assert truth["receiver_altitude"][:, :4] == pytest.approx(np.tile(ground + 10, (20, 1)))
+    below = terrain.height_m(tiles, truth["transmitter_latitude"], truth["transmitter_longitude"])
+    assert truth["transmitter_altitude"] == pytest.approx(below + 2)
+    for scene, receiver in [(0, 0), (7, 2), (19, 3)]:
+        ends = [truth[f"{who}_{way}"] for who in ("transmitter", "receiver") for way in ("latitude", "longitude")]
+        path = [np.array([end[scene] if end.ndim == 1 else end[scene, receiver]]) for end in ends]
+        distance_km, height_m = terrain.profiles(tiles, *path)
+        expected = propagation.delta_bullington(
+            distance_km, height_m, 2.0, 10.0, settings.signal.frequency_hz / 1e6, effective_earth_radius_km=4 / 3 * 6371
+        )
+        assert truth["diffraction_loss"][scene, receiver] == pytest.approx(expected[0], abs=0.01)
+    assert np.nanmedian(truth["diffraction_loss"]) > 20  # mountains
+
+
+def test_missing_tiles_are_named_with_the_way_to_get_them(real):
+    over = {"diffraction": "terrain", "terrain_folder": str(real / "srtm")}
+    with pytest.raises(ValueError, match=r"N44E007.*N45E008.*terrain\.fetch"):
+        scenes.draw(config({}, channel=over), np.arange(4))
