@@ -23,6 +23,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from heimdall_lab import geodesy, propagation
 from heimdall_lab.arrays import Array
+from heimdall_lab.diffraction import EFFECTIVE_EARTH_RADIUS_KM
 
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 SPACING_M = 90.0  # that of SRTM3
@@ -227,7 +228,7 @@ def diffraction_loss_db(
             np.maximum(tx_altitude - ground[:, 0], _LEAST_HEIGHT_M),
             np.maximum(rx_altitude - ground[np.arange(len(last)), last], _LEAST_HEIGHT_M),
             frequency_hz / 1e6,
-            effective_earth_radius_km=propagation.EFFECTIVE_EARTH_RADIUS_KM,
+            effective_earth_radius_km=EFFECTIVE_EARTH_RADIUS_KM,
             polarization=polarization,
         )
     _require_none(missing, heights)
