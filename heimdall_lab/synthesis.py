@@ -1,6 +1,5 @@
 """Synthesize scenes in memory: what every receiver records, labelled, with its truth."""
 
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 
@@ -14,7 +13,7 @@ from heimdall_lab.config import Config
 from heimdall_lab.philox import MAX_EXPONENTIAL, Stage, Streams
 from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 
-_BATCH_IQ_SAMPLES = 2**21  # IQ samples of all receivers that are synthesized at a time
+_BATCH_IQ_SAMPLES = {"numpy": 2**21, "cupy": 2**26}  # of all receivers, synthesized at a time: caches, GPUs
 
 
 def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tuple[xr.Dataset, dict[str, int]]:
@@ -34,7 +33,9 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     rejections : dict of str to int
         Candidate scenes turned away, by the field of the gate that did it.
     """
-    receive = _receive_on(backend)
+    namespace = backend_namespace(backend)
+    receive = channel.sample if namespace is np else partial(cuda.receive, namespace)
+    batch_samples = _BATCH_IQ_SAMPLES["numpy" if namespace is np else "cupy"]
     drawn = scenes.draw(config, samples)
     signal, present = config.signal, drawn.variables["receiver_present"]
     iq = np.empty((*present.shape, 2, signal.num_time), dtype=np.int16)
@@ -45,7 +46,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     )
     kind = waveforms.kinds(signal, drawn.streams)
     bandwidths = np.empty((2, len(samples)))
-    per_batch = max(1, _BATCH_IQ_SAMPLES // iq[0, :, 0].size)
+    per_batch = max(1, batch_samples // iq[0, :, 0].size)
     for first in range(0, len(samples), per_batch):
         rows = slice(first, first + per_batch)
         streams = drawn.streams.select(rows)
@@ -63,12 +64,6 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
         "occupied_bandwidth": bandwidths[1],
     }
     return _dataset(config, samples, drawn.variables | signals), drawn.rejections
-
-
-def _receive_on(backend: str) -> Callable[..., None]:
-    """The function that turns waveforms into what receivers sample, on the backend's device."""
-    namespace = backend_namespace(backend)
-    return channel.sample if namespace is np else partial(cuda.receive, namespace)
 
 
 def _waveform_length(config: Config) -> tuple[int, int]:
