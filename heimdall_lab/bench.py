@@ -67,7 +67,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     count, num_iq = len(samples), len(samples) * config.max_receivers * config.signal.num_time
     rows = [
         _row("draw", "numpy", _timed(lambda: _gate(config))[0], _CANDIDATES),
-        _row("noise", "numpy", _timed(lambda: _noise(config, count))[0], count, num_iq),
+        _row("noise", "numpy", _timed(lambda: draw_noise(config, count))[0], count, num_iq),
     ]
     for backend in _backends():
         seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
@@ -129,7 +129,8 @@ def _gate(config: Config) -> np.ndarray:
     return scenes.judge(config, streams)
 
 
-def _noise(config: Config, num_scenes: int) -> None:
+def draw_noise(config: Config, num_scenes: int) -> None:
+    """Draw two float32 normal numbers for each IQ sample by NumPy's own generator, one scene at a time."""
     generator = np.random.default_rng(config.seed)
     scene = np.empty((config.max_receivers, 2, config.signal.num_time), dtype=np.float32)
     for _ in range(num_scenes):

@@ -90,8 +90,9 @@ def crlb(
 def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     """Cramér-Rao bound of each scene from its own truth.
 
-    Time differences are bounded by SNR, rms bandwidth, duration and clock error (as normal with the standard
-    deviation of the clock class), levels by shadowing and environment loss; both are used.
+    Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks and path delays (as normal,
+    with the standard deviations that are known of them), levels by shadowing, environment loss and fading (as
+    independent from receiver to receiver); both are used.
 
     Parameters
     ----------

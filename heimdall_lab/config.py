@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,9 @@ CLOCK_SIGMA_S = {
     "ntp": 1e-3,  # normal
     "none": 20e-3 / 12**0.5,  # uniform within ±10 ms
 }
+
+MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
+DOPPLER_BY_COHERENCE = (9 / (16 * math.pi)) ** 0.5  # Rappaport, Wireless Communications, 2nd ed., eq. (5.40.c)
 
 VOICE_BAND_HZ = (300.0, 3000.0)  # audio band of a narrow-band FM transmitter
 DTMF_LOW_HZ = (697.0, 770.0, 852.0, 941.0)  # ITU-T Q.23
@@ -185,7 +189,7 @@ class Signal(_Model):
     frequency_hz: float = Field(145e6, ge=30e6, le=3e9, description="carrier frequency, Hz")
     sample_rate_hz: float = Field(50e3, ge=1e3, le=50e6, description="complex samples per second, Hz")
     duration_s: float = Field(0.2, gt=0, le=60, description="length of each receiver's window, s")
-    channel_bandwidth_hz: float = Field(12.5e3, gt=0, description="channel that every waveform stays inside, Hz")
+    channel_bandwidth_hz: float = Field(12.5e3, gt=0, description="channel of the waveforms by Carson's rule, Hz")
     deviation_hz: float = Field(2.5e3, gt=0, description="peak frequency deviation of the FM waveforms, Hz")
     transmitter_power_min_dbm: float = Field(10.0, ge=-60, le=90, description="lowest transmitter power, dBm")
     transmitter_power_max_dbm: float = Field(37.0, ge=-60, le=90, description="highest transmitter power, dBm")
@@ -292,8 +296,8 @@ class Channel(_Model):
     multipath_taps_max: int = Field(0, ge=0, le=MAX_TAPS, description="most echoes of a link after the first path")
     multipath_delay_min_s: float = Field(0.5e-6, ge=0, le=1e-3, description="least delay of an echo, s")
     multipath_delay_max_s: float = Field(5e-6, ge=0, le=1e-3, description="greatest delay of an echo, s")
-    multipath_power_min_db: float = Field(-25.0, ge=-60, le=0, description="weakest echo over the first path, dB")
-    multipath_power_max_db: float = Field(-10.0, ge=-60, le=0, description="strongest echo over the first path, dB")
+    multipath_power_min_db: float = Field(-25.0, ge=-60, le=-3, description="weakest echo over the first path, dB")
+    multipath_power_max_db: float = Field(-10.0, ge=-60, le=-3, description="strongest echo over the first path, dB")
     nlos_ratio: float = Field(0.0, ge=0, le=1, description="share of links without line of sight")
     nlos_excess_mean_s: float = Field(
         2e-6, gt=0, le=1e-4, description="mean of the exponential excess delay of links without line of sight, s"
@@ -311,8 +315,26 @@ class Channel(_Model):
         return CLOCK_SIGMA_S[self.clock]
 
     @property
+    def path_delay_sigma_s(self) -> float:
+        """Standard deviation of a link's delay about the straight line, over links with and without line of sight, s.
+
+        Of a share p of exponential delays of mean m: the variance is 2 p m² − (p m)².
+        """
+        return float(self.nlos_excess_mean_s * (self.nlos_ratio * (2 - self.nlos_ratio)) ** 0.5)
+
+    @property
+    def max_excess_delay_s(self) -> float:
+        """Largest excess delay that can be drawn, s."""
+        return MAX_EXPONENTIAL * self.nlos_excess_mean_s if self.nlos_ratio > 0 else 0.0
+
+    @property
+    def max_fading_hz(self) -> float:
+        """Largest Doppler shift of scattered waves, 0 without fading, Hz."""
+        return 0.0 if self.fading == "none" else DOPPLER_BY_COHERENCE / self.coherence_time_min_s
+
+    @property
     def link_sigma_db(self) -> float:
-        """Standard deviation of a link's loss about free space, shadowing and environment together, dB."""
+        """Standard deviation of a link's loss about its law of distance, shadowing and environment together, dB."""
         spread = self.environment_loss_max_db - self.environment_loss_min_db
         return float((self.shadowing_sigma_db**2 + spread**2 / 12) ** 0.5)
 
@@ -348,7 +370,7 @@ class Gate(_Model):
 
 
 class Config(_Model):
-    """Everything that, with the package version, determines a simulated dataset."""
+    """Everything that, with the package version and the files in the folders it names, determines a dataset."""
 
     name: str = Field("custom", pattern=r"^[A-Za-z0-9_-]+$", description="name of the dataset")
     data_type: Literal["iq_raw"] = Field("iq_raw", description="what is stored of the signals: the IQ samples")
@@ -370,10 +392,10 @@ class Config(_Model):
 
     @property
     def max_frequency_offset_hz(self) -> float:
-        """Largest magnitude of a receiver's frequency error against the transmitter's, motion included, Hz."""
+        """Largest magnitude of a link's frequency error: oscillator, drift, motion and fading together, Hz."""
         drift_hz = self.channel.frequency_drift_max_hz_per_s * self.signal.duration_s / 2
         doppler_hz = self.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * self.signal.frequency_hz
-        return self.channel.frequency_offset_max_hz + drift_hz + doppler_hz
+        return self.channel.frequency_offset_max_hz + drift_hz + doppler_hz + self.channel.max_fading_hz
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -407,10 +429,10 @@ class Config(_Model):
             f"channel.coherence_time_min_s {self.channel.coherence_time_min_s:g} is shorter than 40 samples, too fast "
             f"for gains that follow it every second sample; make it at least {shortest_s:g}",
         )
-        longest_s = 0.25 / self.signal.channel_bandwidth_hz
+        longest_s = 0.1 / self.signal.channel_bandwidth_hz
         self._require(
             self.channel.multipath_taps_max == 0 or self.channel.multipath_delay_max_s <= longest_s,
-            f"channel.multipath_delay_max_s {self.channel.multipath_delay_max_s:g} is longer than a quarter of the "
+            f"channel.multipath_delay_max_s {self.channel.multipath_delay_max_s:g} is longer than a tenth of the "
             f"inverse of signal.channel_bandwidth_hz, so that powers would not be those of paths added at the "
             f"carrier; make it at most {longest_s:g}",
         )

@@ -8,17 +8,17 @@ time its envelope is exactly a Rayleigh variable, and its autocorrelation exactl
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from numba import njit
 
-from heimdall_lab.config import MAX_TAPS, Channel
+from heimdall_lab.config import DOPPLER_BY_COHERENCE, MAX_TAPS, Channel
 from heimdall_lab.philox import Stage, Streams, complex_normal, lane_word, philox4x32
-from heimdall_lab.units import db_to_linear, linear_to_db
+from heimdall_lab.units import db_to_linear
 
 _WAVES = 16
 _PATHS = MAX_TAPS + 1  # lanes of random numbers for each receiver
 _STEPS_PER_PERIOD = 8  # of the fastest fading: twice what |gain|², of twice its bandwidth, needs
-_BATCH_GAINS = 2**22  # gains in memory at a time, whatever the window's length
+_BATCH_GAINS = 2**22  # gains in memory at a time, or those of one scene
 
 
 @dataclass(frozen=True)
@@ -44,32 +44,27 @@ class Paths:
 
 
 def doppler_spread_hz(coherence_time_s: np.ndarray) -> np.ndarray:
-    """Largest Doppler shift of scattered waves whose sum decorrelates within a coherence time.
+    """Largest Doppler shift of scattered waves whose sum decorrelates within a coherence time."""
+    return DOPPLER_BY_COHERENCE / coherence_time_s
 
-    Source: Rappaport, Wireless Communications, 2nd ed., eq. (5.40.c).
+
+def level_sigma_db(channel: Channel, duration_s: float) -> float:
+    """Standard deviation of a first path's level by fading, mean of a window, with and without line of sight, dB.
+
+    The power's autocovariance is (J0² + 2 K J0) / (1 + K)², with K the steady over the scattered power; its mean over
+    the window is taken as a gamma variable, which it is for short windows without a steady part, and tends to.
     """
-    return (9 / (16 * np.pi)) ** 0.5 / coherence_time_s
-
-
-def fastest_hz(channel: Channel) -> float:
-    """Largest Doppler spread that a configuration can draw, 0 without fading, Hz."""
-    return 0.0 if channel.fading == "none" else float(doppler_spread_hz(np.asarray(channel.coherence_time_min_s)))
-
-
-def level_sigma_db(channel: Channel) -> float:
-    """Standard deviation of a first path's level by fading, over links with and without line of sight, dB."""
     if channel.fading == "none":
         return 0.0
-    probability = (np.arange(4096) + 0.5) / 4096
-    rayleigh_db = linear_to_db(-np.log(probability))
-    if channel.fading == "rayleigh":
-        return float(rayleigh_db.std())
-    k = db_to_linear(channel.rician_k_db)
-    rician_db = linear_to_db(scipy.stats.ncx2.ppf(probability, 2, 2 * k) / (2 * (1 + k)))
-    share = channel.nlos_ratio
-    mean_db = share * rayleigh_db.mean() + (1 - share) * rician_db.mean()
-    square = share * (rayleigh_db**2).mean() + (1 - share) * (rician_db**2).mean()
-    return float((square - mean_db**2) ** 0.5)
+    coherence_s = np.linspace(channel.coherence_time_min_s, channel.coherence_time_max_s, 9)
+    lag = (np.arange(2048) + 0.5) / 2048  # over the duration
+    j0 = scipy.special.j0(2 * np.pi * doppler_spread_hz(coherence_s)[:, None] * duration_s * lag)
+    rician_k = db_to_linear(channel.rician_k_db) if channel.fading == "rician" else 0.0
+    variances = []
+    for k, share in ((0.0, channel.nlos_ratio), (rician_k, 1 - channel.nlos_ratio)):
+        covariance = (2 * (1 - lag) * (j0**2 + 2 * k * j0) / (1 + k) ** 2).mean(axis=1)
+        variances.append(share * scipy.special.polygamma(1, 1 / covariance).mean())
+    return float(10 / np.log(10) * sum(variances) ** 0.5)
 
 
 def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
@@ -132,7 +127,7 @@ def gains(paths: Paths, streams: Streams, step_s: float, count: int) -> np.ndarr
 def mean_power(paths: Paths, streams: Streams, duration_s: float, fastest_hz: float) -> np.ndarray:
     """Mean over a window of the power of all paths together, (S, R), by Simpson's rule: to 0.02 dB even in fades.
 
-    Echoes come within a small part of a waveform's inverse bandwidth, so that paths add as at its carrier.
+    Paths add as at the carrier: echoes come within a tenth of the channel's inverse bandwidth.
     """
     count = 3 + 2 * int(np.ceil(_STEPS_PER_PERIOD / 2 * fastest_hz * duration_s)) if fastest_hz > 0 else 1
     weight = np.ones(count)

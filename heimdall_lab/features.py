@@ -8,6 +8,7 @@ from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 
 _BATCH_IQ_SAMPLES = 2**20
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
+_PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
 
 _UNITS = {
@@ -70,13 +71,15 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
-    """Largest time difference that baseline and clocks allow against each reference, (S, R) s."""
+    """Largest time difference that baseline, paths and clocks allow against each reference, (S, R) s."""
     position = geodesy.ecef(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")))
     baseline_m = np.linalg.norm(position - _at(position, reference)[:, None], axis=-1)
     # The chord between two receivers bounds the difference of straight paths; over ground the arc is longer than the
     # chord by d²/24R², 0.1 % at 1,000 km.
     return np.nan_to_num(
-        1.001 * baseline_m / SPEED_OF_LIGHT + 2 * dataset.attrs["max_clock_offset_s"] + _LEAST_MARGIN_S
+        1.001 * baseline_m / SPEED_OF_LIGHT
+        + 2 * dataset.attrs["max_clock_offset_s"]
+        + max(_LEAST_MARGIN_S, _PATH_SIGMAS * np.nan_to_num(dataset.attrs["path_delay_sigma_s"]))
     )
 
 

@@ -17,7 +17,6 @@ Word = np.uint32
 Single = np.float32
 
 MAX_NORMAL = 6.8  # sqrt(2 · 33 · ln 2) = 6.76: no normal drawn from 32-bit uniforms is larger
-MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)

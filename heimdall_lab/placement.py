@@ -57,6 +57,17 @@ def transmitters(config: Config, streams: Streams, network: dict[str, np.ndarray
     }
 
 
+def area_deg(config: Config) -> tuple[float, float, float, float]:
+    """South, north, west and east edge of what receivers and transmitters of any scene can reach, degrees."""
+    geometry = config.geometry
+    if geometry.placement == "fixed":
+        latitude, longitude = np.array([(r.latitude_deg, r.longitude_deg) for r in geometry.receivers]).T
+    else:
+        latitude, longitude = _offset_from_centre(geometry, *_outline_m(geometry))
+    margin = geometry.margin_deg if geometry.inside_ratio < 1 else 0.0
+    return latitude.min() - margin, latitude.max() + margin, longitude.min() - margin, longitude.max() + margin
+
+
 def longest_delay_spread_s(config: Config) -> float:
     """Upper bound of the difference between two propagation delays of a scene, s.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -41,9 +42,9 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     """Draw the scenes of some samples.
 
     Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but
-    the configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth. No
-    waveform occupies more: in its own bandwidth every receiver that passed has signal, perhaps a few more have, and
-    the dilution of precision is no larger.
+    the configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth.
+    Waveforms hardly ever occupy more: in its own bandwidth every receiver that passed has signal, perhaps a few more
+    have, and the dilution of precision is no larger.
 
     Parameters
     ----------
@@ -54,12 +55,16 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     ------
     ConfigError
         If fewer than 1 candidate in 10,000 is accepted; it names the field of the gate that rejects most.
+    ValueError
+        If tiles of the terrain are missing.
     """
+    if config.channel.diffraction == "terrain":
+        _check_tiles(config)
     accepted = np.full(len(samples), -1)
     counts = np.zeros(len(REASONS), dtype=int)
     attempt = 0
     while (pending := np.flatnonzero(accepted < 0)).size:
-        width = max(1, min(_BLOCK // pending.size, 256))
+        width = _width(pending.size, kept=len(samples) - pending.size, rejected=int(counts.sum()))
         attempts = np.tile(np.arange(attempt, attempt + width), pending.size)
         verdict = judge(config, candidates(config, np.repeat(samples[pending], width), attempts))
         verdict = verdict.reshape(pending.size, width)
@@ -114,6 +119,12 @@ def judge(config: Config, streams: Streams) -> np.ndarray:
         dilution <= gate.max_gdop,  # False where NaN: not observable
     ]
     return np.where(passes, len(REASONS), np.arange(len(REASONS))[:, None]).min(axis=0)
+
+
+def _width(pending: int, kept: int, rejected: int) -> int:
+    """Candidates to judge for each pending sample: what the acceptance so far lets expect, within one block."""
+    expected = (kept + rejected + 1) / (kept + 1)
+    return max(1, min(int(1.5 * expected), _BLOCK // pending, 256))
 
 
 def candidates(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
@@ -184,7 +195,7 @@ def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> n
     if channel.fading == "none" and channel.multipath_taps_max == 0:
         return np.zeros(line_of_sight.shape)
     paths = fading.draw_paths(channel, streams, line_of_sight)
-    return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, fading.fastest_hz(channel)))
+    return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, channel.max_fading_hz))
 
 
 def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: np.ndarray) -> np.ndarray:
@@ -210,9 +221,15 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
             )
 
 
-@lru_cache(maxsize=4)
 def _heights(folder: str) -> terrain.Heights:
-    """Tiles of a folder, found once."""
+    """Tiles of a folder, found once while its files stay the same."""
+    place = Path(folder)
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return _opened(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: str, _: tuple[tuple[str, int], ...]) -> terrain.Heights:
     return terrain.open_folder(folder)
 
 
@@ -256,19 +273,28 @@ def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict
 
     Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
     """
-    geometry, num_scenes = config.geometry, len(places["transmitter_latitude"])
-    shape = (num_scenes, config.max_receivers)
-    points = [  # of all antennas in one call, which then names all tiles that are missing
-        np.append(np.broadcast_to(places[f"receiver_{way}"], shape), places[f"transmitter_{way}"])
-        for way in ("latitude", "longitude")
-    ]
-    ground = terrain.height_m(_heights(config.channel.terrain_folder), *points)
-    mast = ground[:-num_scenes].reshape(shape) + geometry.receiver_height_m
+    geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
+    ground, transmitter_ground = (
+        terrain.height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"])
+        for who in ("receiver", "transmitter")
+    )
+    mast = ground + geometry.receiver_height_m
     fixed = geometry.placement == "fixed"
     return {
         "receiver_altitude": np.fmax(places["receiver_altitude"], mast) if fixed else mast,
-        "transmitter_altitude": ground[-num_scenes:] + geometry.transmitter_height_m,
+        "transmitter_altitude": transmitter_ground + geometry.transmitter_height_m,
     }
+
+
+def _check_tiles(config: Config) -> None:
+    """Look up a height in every whole degree that a scene may lie in, so that missing tiles are named at once."""
+    south, north, west, east = placement.area_deg(config)
+    latitude, longitude = (
+        (edges[1:] + edges[:-1]) / 2
+        for low, high in ((south, north), (west, east))
+        for edges in [np.unique([low, *np.arange(np.ceil(low), high), high])]
+    )
+    terrain.height_m(_heights(config.channel.terrain_folder), latitude[:, None], longitude)
 
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:

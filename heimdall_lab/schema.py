@@ -59,8 +59,10 @@ VARIABLES = {
     "propagation_delay": Variable(_LINK, "f", "s", "straight-line distance over the speed of light"),
     "excess_delay": Variable(_LINK, "f", "s", "extra delay of the first path, 0 in line of sight"),
     "clock_offset": Variable(_LINK, "f", "s", "error of the receiver's clock"),
-    "frequency_offset": Variable(_LINK, "f", "Hz", "error of the receiver's oscillator at the middle of the window"),
-    "frequency_drift": Variable(_LINK, "f", "Hz s-1", "growth of the oscillator's error", required=False),
+    "frequency_offset": Variable(
+        _LINK, "f", "Hz", "shift of the IQ by the receiver's oscillator, at the middle of the window"
+    ),
+    "frequency_drift": Variable(_LINK, "f", "Hz s-1", "growth of the shift by the oscillator", required=False),
     "doppler": Variable(_LINK, "f", "Hz", "Doppler shift by motion"),
     "diffraction_loss": Variable(_LINK, "f", "dB", "loss by diffraction, a part of path_loss", required=False),
     "shadowing": Variable(_LINK, "f", "dB", "log-normal shadowing, a part of path_loss", required=False),
@@ -72,7 +74,9 @@ VARIABLES = {
     "fading_doppler": Variable(_LINK, "f", "Hz", "largest Doppler shift of scattered waves", required=False),
     "echo_delay": Variable(_ECHO, "f", "s", "delay of each echo after the first path", required=False),
     "echo_power": Variable(_ECHO, "f", "dB", "mean power of each echo over the first path's", required=False),
-    "received_power": Variable(_LINK, "f", "dBm", "signal power at the receiver, mean of the window"),
+    "received_power": Variable(
+        _LINK, "f", "dBm", "signal power at the receiver, mean of the window; of noise waveforms the expected mean"
+    ),
     "noise_power": Variable(_LINK, "f", "dBm", "noise power over the full sample rate"),
     "snr": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth"),
     "line_of_sight": Variable(_LINK, "b", "", "the first path is the straight line", required=False),
@@ -91,8 +95,8 @@ ATTRIBUTES = {
     "clock_sigma_s": "standard deviation of one receiver's clock error, s; one number, or one a receiver",
     "path_delay_sigma_s": "standard deviation of one link's delay about the propagation model, s",
     "max_clock_offset_s": "largest magnitude of one receiver's clock error, s",
-    "max_frequency_offset_hz": "largest magnitude of one receiver's oscillator error, Hz",
-    "link_sigma_db": "standard deviation of one link's loss about free space, dB",
+    "max_frequency_offset_hz": "largest magnitude of one link's frequency shift, by oscillator, motion and fading, Hz",
+    "link_sigma_db": "standard deviation of one link's level about its law of distance, dB",
     "min_snr_db": "SNR from which a receiver has signal, dB",
 }
 

@@ -40,7 +40,7 @@ _BLOCK = 128  # audio samples that are synthesised together
 
 _BAND_EDGE_HZ = 100.0  # over which the audio filters fall off, inside the band
 _QUIETEST = 1e-4  # full scale: the level up to which the limiter's amplifier brings speech to its own
-_RECORDINGS_KEPT = 512
+_RECORDINGS_KEPT = 64
 _RECORDED_RATE_HZ = (1_000, 1_000_000)
 
 

@@ -36,6 +36,7 @@ _SRTM_FILE = re.compile(r"[NS]\d{2}[EW]\d{3}\b.*\.hgt(\.zip|\.gz)?", re.IGNORECA
 _CACHED_TILES = 32  # 0.8 GB of SRTM1
 _CHUNK_LINKS = 256  # 20 MB of profile points
 _LEAST_HEIGHT_M = 1.0
+_LOWEST_M, _HIGHEST_M = -500.0, 9000.0  # the Dead Sea's shore, Mount Everest
 
 
 class MissingTilesError(ValueError):
@@ -307,7 +308,7 @@ def _require_none(missing: set[str], heights: Heights) -> None:
 
 
 def _broadcast(*arrays: Array) -> list[Array]:
-    return list(np.broadcast_arrays(*(np.asarray(array, dtype=float) for array in arrays)))
+    return [np.array(array, dtype=float) for array in np.broadcast_arrays(*arrays)]
 
 
 def _srtm_tile(path: Path) -> Tile:
@@ -378,7 +379,14 @@ def _own_samples(tile: Tile) -> Array:
         void = ~np.isfinite(samples) | (samples == _VOID)
     if void.all():
         raise ValueError(f"terrain tile {tile.path}: holds voids alone; fetch another version of it")
-    return _filled(samples, void)
+    filled = _filled(samples, void)
+    lowest, highest = float(filled.min()), float(filled.max())
+    if not (lowest >= _LOWEST_M and highest <= _HIGHEST_M):
+        raise ValueError(
+            f"terrain tile {tile.path}: holds heights of {lowest:g} … {highest:g} m, which no ground has; "
+            "mark its voids as nodata or fetch it again"
+        )
+    return filled
 
 
 def _filled(samples: Array, void: Array) -> Array:

@@ -156,9 +156,7 @@ def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Even
             running.discard(future)
             try:
                 shard = _result(future)
-            except store.StoreError as error:
-                failure = failure or error
-            except (ValueError, OSError, MemoryError) as error:
+            except Exception as error:  # raised below, when those that are being written are finished
                 failure = failure or error
             else:
                 if shard is not None:
@@ -260,6 +258,8 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
     for worker, answer in answers.items():
         if isinstance(answer, store.StoreError):
             raise answer
+        if isinstance(answer, ValueError):
+            raise store.StoreError(f"{answer} (says the worker {worker} of {scheduler!r})") from answer
         if isinstance(answer, Exception):
             raise store.StoreError(
                 f"scheduler: the worker {worker} of {scheduler!r} cannot use heimdall_lab ({answer}); install version "

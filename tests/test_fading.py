@@ -12,7 +12,7 @@ from scipy import signal, special, stats
 
 from heimdall_lab import fading
 from heimdall_lab.config import Channel
-from heimdall_lab.philox import Streams
+from heimdall_lab.philox import Stage, Streams
 
 P_VALUE = 1e-4
 DOPPLER_HZ = 10.0
@@ -112,8 +112,8 @@ def test_coherence_time_is_0_423_over_the_doppler_spread():
     paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
     coherence_s = np.sqrt(9 / (16 * np.pi)) / paths.doppler_hz.ravel()
     assert stats.kstest(coherence_s, stats.uniform(0.05, 0.15).cdf).pvalue > P_VALUE
-    assert paths.doppler_hz.max() <= fading.fastest_hz(settings) == pytest.approx(8.463, abs=1e-3)
-    assert fading.fastest_hz(Channel(fading="none")) == 0
+    assert paths.doppler_hz.max() <= settings.max_fading_hz == pytest.approx(8.463, abs=1e-3)
+    assert Channel(fading="none").max_fading_hz == 0
     still = fading.draw_paths(Channel(fading="none"), streams(3), in_sight(3))
     assert (still.doppler_hz == 0).all()
 
@@ -162,7 +162,7 @@ def test_the_ensemble_has_the_power_of_all_paths(kind):
         multipath_power_max_db=-3.0,
     )
     paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
-    mean = fading.mean_power(paths, streams(20_000), 0.2, fading.fastest_hz(settings)).ravel()
+    mean = fading.mean_power(paths, streams(20_000), 0.2, settings.max_fading_hz).ravel()
     excess = mean - paths.power.sum(axis=-1).ravel()
     assert abs(excess.mean()) < 5 * excess.std() / len(mean) ** 0.5
     assert excess.std() > 0.1  # paths do interfere
@@ -179,7 +179,7 @@ def test_mean_power_is_that_of_the_window(kind, duration_s):
     settings = Channel(fading=kind, multipath_taps_min=2, multipath_taps_max=3)
     rows = streams(400)
     paths = fading.draw_paths(settings, rows, np.arange(5) < np.full((400, 1), 3))
-    found_db = 10 * np.log10(fading.mean_power(paths, rows, duration_s, fading.fastest_hz(settings)))
+    found_db = 10 * np.log10(fading.mean_power(paths, rows, duration_s, settings.max_fading_hz))
     dense = dense_power(paths, rows, duration_s, 2001)
     exact_db = 10 * np.log10((dense[..., 1:] + dense[..., :-1]).mean(axis=-1) / 2)
     assert np.abs(found_db - exact_db).max() < 0.02
@@ -191,12 +191,12 @@ def test_long_windows_of_many_scenes_take_little_memory():
     settings = Channel(fading="rayleigh", coherence_time_min_s=0.05, multipath_taps_min=3, multipath_taps_max=3)
     paths = fading.draw_paths(settings, streams(400), in_sight(400))
     tracemalloc.start()
-    mean = fading.mean_power(paths, streams(400), 50.0, fading.fastest_hz(settings))
+    mean = fading.mean_power(paths, streams(400), 50.0, settings.max_fading_hz)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
     last = fading.Paths(*(values[-1:] for values in vars(paths).values()))
-    alone = fading.mean_power(last, streams(400).select(slice(-1, None)), 50.0, fading.fastest_hz(settings))
+    alone = fading.mean_power(last, streams(400).select(slice(-1, None)), 50.0, settings.max_fading_hz)
     assert np.array_equal(alone[0], mean[-1])
 
 
@@ -260,3 +260,23 @@ def test_a_scene_alone_fades_as_among_others():
         assert np.array_equal(fading.gains(alone, rows, 0.01, 9)[0], together[row])
         mean = fading.mean_power(alone, rows, 0.3, 8.5)[0]
         assert np.array_equal(mean, fading.mean_power(paths, streams(30), 0.3, 8.5)[row])
+
+
+@pytest.mark.parametrize(
+    ("fading_class", "nlos_ratio", "duration_s"),
+    [
+        ("rayleigh", 0.0, 0.2),
+        ("rayleigh", 0.0, 1.0),
+        ("rayleigh", 0.0, 0.001),
+        ("rician", 0.0, 0.2),
+        ("rician", 0.3, 0.2),
+    ],
+)
+def test_spread_of_levels_is_that_of_windows(fading_class, nlos_ratio, duration_s):
+    """The gamma law is an approximation, to a tenth."""
+    settings = Channel(fading=fading_class, nlos_ratio=nlos_ratio)
+    rows = streams(20_000)
+    sight = rows.uniform(Stage.LINE_OF_SIGHT, 1) >= nlos_ratio
+    paths = fading.draw_paths(settings, rows, sight)
+    level_db = 10 * np.log10(fading.mean_power(paths, rows, duration_s, settings.max_fading_hz))
+    assert fading.level_sigma_db(settings, duration_s) == pytest.approx(level_db.std(), rel=0.1)

@@ -8,8 +8,7 @@ from scipy import stats
 
 import heimdall_lab as hl
 from heimdall_lab import placement, propagation, scenes, terrain
-from heimdall_lab.config import ConfigError
-from heimdall_lab.philox import MAX_EXPONENTIAL
+from heimdall_lab.config import MAX_EXPONENTIAL, ConfigError
 
 P_VALUE = 1e-4
 STRICT = {"min_receivers": 5, "min_snr_db": 12.0, "min_mean_snr_db": 27.0, "max_gdop": 1.2}

@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import xarray as xr
 
 import heimdall_lab as hl
-from heimdall_lab import schema, store
+from heimdall_lab import schema, store, synthesis
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,9 @@ import pytest
 
 import heimdall_lab as hl
 from heimdall_lab import scenes, store, synthesis
+from heimdall_lab.bench import draw_noise
 
 PRESETS = {"default": ("iq_test", 64), "iq_production": ("iq_production", 8)}
-
-
-def draw_noise(config: hl.Config, count: int) -> None:
-    """Two float32 normal numbers for each IQ sample, by NumPy's own generator, one scene at a time."""
-    generator = np.random.default_rng(config.seed)
-    scene = np.empty((config.max_receivers, 2, config.signal.num_time), dtype=np.float32)
-    for _ in range(count):
-        generator.standard_normal(dtype=np.float32, out=scene)
 
 
 def seconds(step) -> float:
