@@ -391,6 +391,15 @@ class Config(_Model):
         return -(-self.num_samples // self.shard_size)
 
     @property
+    def folders(self) -> dict[str, str]:
+        """Folders whose files take part in the simulation, by the field that names them."""
+        named = {
+            "channel.terrain_folder": self.channel.terrain_folder,
+            "signal.voice_folder": self.signal.voice_folder,
+        }
+        return {field: folder for field, folder in named.items() if folder}
+
+    @property
     def max_frequency_offset_hz(self) -> float:
         """Largest magnitude of a link's frequency error: oscillator, drift, motion and fading together, Hz."""
         drift_hz = self.channel.frequency_drift_max_hz_per_s * self.signal.duration_s / 2

@@ -75,7 +75,7 @@ def generate(
     folder = Path(out)
     if not store.is_whole(folder, config, version("heimdall_lab")):
         with store.locked(folder) as lock:
-            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"))
+            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"), store.folder_digests(config))
             try:
                 _write_missing(job, folder, progress, workers, scheduler)
             except KeyboardInterrupt:

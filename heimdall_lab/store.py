@@ -60,6 +60,7 @@ class Manifest(BaseModel):
 
     package_version: str
     config: Config
+    folders: dict[str, str] = {}  # digests of what config.folders hold
     shards: tuple[Shard, ...] = ()
 
     @property
@@ -291,6 +292,21 @@ def recording(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard], No
             write()
 
 
+def folder_digests(config: Config) -> dict[str, str]:
+    """Digests of the files in the folders that a configuration names, by field; empty for a folder that is not there.
+
+    Names and contents count, not where the folder is nor when its files were written.
+    """
+    digests = {}
+    for field, name in config.folders.items():
+        digest = hashlib.sha256()
+        for path in sorted(Path(name).glob("*")):
+            if path.is_file():
+                digest.update(f"{path.name}\0{_checksum(path)}\n".encode())
+        digests[field] = digest.hexdigest()
+    return digests
+
+
 def start(folder: Path, config: Config, package_version: str) -> Manifest:
     """Make or reopen a dataset folder for writing.
 
@@ -302,7 +318,8 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
     Raises
     ------
     StoreError
-        If the folder cannot be made, holds other files, or holds another configuration.
+        If the folder cannot be made, holds other files or another configuration, or was begun with other terrain or
+        voices.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -315,7 +332,7 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
         )
     remove_leftovers(folder)
     if MANIFEST not in found:
-        manifest = Manifest(package_version=package_version, config=config)
+        manifest = Manifest(package_version=package_version, config=config, folders=folder_digests(config))
         write_manifest(folder, manifest)
         return manifest
     manifest = read_manifest(folder)
@@ -328,6 +345,12 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
         raise StoreError(
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
+        )
+    found_digests = folder_digests(config)
+    if changed := [field for field, digest in manifest.folders.items() if found_digests.get(field) != digest]:
+        raise StoreError(
+            f"{changed[0]}: {config.folders[changed[0]]!r} holds other files than when {str(folder)!r} was begun; put "
+            "those back, or choose another folder for the dataset"
         )
     whole = tuple(shard for shard in manifest.shards if damage(folder, shard) is None)
     return manifest.model_copy(update={"shards": whole})

@@ -49,6 +49,8 @@ class Job(NamedTuple):
         ``numpy``, ``cupy`` or ``auto``.
     version : str
         Of this package, where the job comes from.
+    folders : dict of str to str
+        What ``store.folder_digests`` returned there.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Job(NamedTuple):
     lock: str
     backend: str
     version: str
+    folders: dict[str, str]
 
 
 def samples_of(config: Config, shard: int) -> np.ndarray:
@@ -254,7 +257,7 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
         raise store.StoreError(
             f"scheduler: {scheduler!r} has no workers; start some with 'dask worker {scheduler}'"
         ) from error
-    answers = client.run(_check, job, on_error="return")
+    answers = client.run(_check_inputs, job, on_error="return")
     for worker, answer in answers.items():
         if isinstance(answer, store.StoreError):
             raise answer
@@ -266,6 +269,18 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
                 f"{job.version} on every worker"
             ) from answer
     return "cupy" if set(answers.values()) == {"cupy"} else "numpy"
+
+
+def _check_inputs(job: Job) -> str:
+    """Refuse, on a worker, a job whose input folders hold other files there; else as `_check`."""
+    found = store.folder_digests(job.config)
+    for field, digest in job.folders.items():
+        if found[field] != digest:
+            raise store.StoreError(
+                f"scheduler: on its worker on {os.uname().nodename} {field} {job.config.folders[field]!r} holds other "
+                "files than here; give an absolute path on storage that all workers share"
+            )
+    return _check(job)
 
 
 def _check(job: Job) -> str:

@@ -190,3 +190,11 @@ def test_fewer_than_three_receivers_are_no_fix(few, heard):
         assert not found.converged.any()
         for name in ("latitude", "longitude", "east", "north", "covariance"):
             assert found[name].values == pytest.approx(centroid[name].values, rel=1e-12)
+
+
+def test_ellipses_and_bound_know_of_blocked_links():
+    """Excess delays are no normal variables, but their variance is known: ellipses hold what they say, or nearly."""
+    dataset = hl.generate(hl.preset("nlos_sync", num_samples=200, seed=11), progress=False)
+    board = metrics.compare(dataset, METHODS)
+    assert ((board.coverage_95 > 0.85) & (board.coverage_95 < 0.99)).all()
+    assert ((board.rmse_over_crlb > 0.8) & (board.rmse_over_crlb < 1.3)).all()

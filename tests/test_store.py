@@ -6,6 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.io import wavfile
 
 import heimdall_lab as hl
 from heimdall_lab import schema, store, synthesis
@@ -246,3 +247,19 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         store.write_atomically(path, fail)
     assert contents(tmp_path) == {"kept": b"old"}
+
+
+def test_changed_voices_are_not_mixed_into_a_dataset_that_was_begun(tmp_path):
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    tone = (8000 * np.sin(2 * np.pi * 500 / 8000 * np.arange(8000))).astype(np.int16)
+    wavfile.write(voices / "a.wav", 8000, tone)
+    size = {"num_samples": 8, "shard_size": 4, "signal.duration_s": 0.02}
+    config = hl.preset("los_sync", **size, **{"signal.voice_folder": str(voices)})
+    hl.generate(config, tmp_path / "out", progress=False)
+    (tmp_path / "out" / "shard-00001.nc").unlink()
+    wavfile.write(voices / "a.wav", 8000, tone[::-1].copy())
+    with pytest.raises(store.StoreError, match=r"signal\.voice_folder.*other files"):
+        hl.generate(config, tmp_path / "out", progress=False)
+    wavfile.write(voices / "a.wav", 8000, tone)
+    assert hl.generate(config, tmp_path / "out", progress=False).sizes["sample"] == 8

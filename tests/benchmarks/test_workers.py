@@ -21,7 +21,7 @@ def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
     """Default configuration; the least of up to eight runs each, in turns, after one that compiles."""
     config = hl.preset("iq_test", num_samples=64 * SHARDS)
     with store.locked(tmp_path) as lock, workers.local_cluster(2) as client:
-        job = workers.Job(config, tmp_path, lock, "numpy", version("heimdall_lab"))
+        job = workers.Job(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
         numbers, never = range(SHARDS), threading.Event()
 
         def together() -> None:
