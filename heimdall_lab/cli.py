@@ -60,9 +60,10 @@ def generate_command(
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
     manifest = store.read_manifest(out)
-    rejected = ", ".join(f"{reason} {count}" for reason, count in manifest.rejections.items())
-    print(f"{out}: {dataset.sizes['sample']} scenes in {len(manifest.shards)} shards, ", end="")
-    print(f"{manifest.acceptance:.2%} of the drawn scenes kept (rejected by {rejected})")
+    rejected = [f"{count} by gate.{reason}" for reason, count in manifest.rejections.items() if count]
+    shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) > 1 else ''}"
+    kept = f"{manifest.acceptance:.2%} of the drawn ones kept (rejected: {', '.join(rejected) or 'none'})"
+    print(f"{out}: {dataset.sizes['sample']} scenes in {shards}, {kept}")
 
 
 @app.command("bench")

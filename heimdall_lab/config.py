@@ -592,7 +592,8 @@ def _first_error(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{path}: {message}" if path else message
     shown = repr(first["input"])
-    return f"{path}: {shown if len(shown) <= 60 else shown[:57] + '...'} is refused: {message.lower()}; change it"
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{path}: {shown} is refused: {message[:1].lower() + message[1:]}; change it"
 
 
 def _siblings(model_name: str, location: tuple[int | str, ...]) -> list[str]:

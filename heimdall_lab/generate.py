@@ -101,7 +101,7 @@ def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
     parts = []
     about = describe_backend(backend, backend_namespace(backend).__name__)
     _log.info("generate %s: %s", config.name, about)
-    with display(f"generate {config.name}", config.num_samples, progress, about=about) as report:
+    with display(config.name, config.num_samples, progress, about=about) as report:
         advance = _advance(config, 0, 0, report)
         for shard in range(config.num_shards):
             dataset, rejections = synthesize(config, samples_of(config, shard), backend)
@@ -131,7 +131,7 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
                 about = f"{how}, at most {si_text(needed)}B to write"
                 _log.info("generate %s: %s", config.name, about)
                 with (
-                    display(f"generate {config.name}", config.num_samples, progress, about=about) as report,
+                    display(config.name, config.num_samples, progress, about=about) as report,
                     store.recording(folder, manifest) as record,
                 ):
                     advance = _advance(config, manifest.num_samples, sum(manifest.rejections.values()), report)
@@ -156,7 +156,7 @@ def _advance(config: Config, done: int, rejected: int, report: Report) -> Callab
         rejected += more_rejected
         rate = (done - before) / (time.monotonic() - started_s)
         left = timedelta(seconds=round((config.num_samples - done) / rate))
-        speed = f"{rate:.3g} scenes/s, {si_text(rate * iq_samples)} IQ samples/s"
-        report(done, f"scenes, {speed}, {left} left, {done / (done + rejected):.1%} accepted")
+        speed = f"{rate:.3g} scenes/s, {si_text(rate * iq_samples)} IQ/s"
+        report(done, f"{speed}, {left} left, {done / (done + rejected):.1%} kept")
 
     return advance

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 Report = Callable[[int, str], None]  # scenes finished so far, and a note such as the rate
 _LINE_INTERVAL_S = 1.0
@@ -37,12 +37,13 @@ def display(title: str, total: int, enabled: bool = True, *, about: str = "") ->
     def write(text: str) -> None:
         console.print(f"{title}: {text}", highlight=False, markup=False, soft_wrap=True)
 
-    if not console.is_terminal:
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")  # which calls itself a terminal
+    if in_notebook or not console.is_terminal:
         yield _lines(write, total, about)
         return
     if about:
         write(about)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(bar_width=10), MofNCompleteColumn()]  # fit in 80 columns
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note: bar.update(task, completed=done, note=note)

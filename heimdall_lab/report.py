@@ -50,6 +50,11 @@ _HEADERS = {  # as people read them, and what they mean
     ),
     "latency_ms": ("ms per fix", "Time for one fix on the machine of this run, measuring the delays included."),
 }
+_DIFFRACTION = {
+    "none": "",
+    "smooth_earth": "diffraction over a smooth Earth, ",
+    "terrain": "diffraction over terrain, ",
+}
 _CLOCKS = {
     "gpsdo": "disciplined by GPS (standard deviation 50 ns)",
     "ntp": "set over the network (NTP, standard deviation 1 ms)",
@@ -232,12 +237,25 @@ def _facts(dataset: xr.Dataset) -> dict[str, str]:
         channel = config.channel
         facts["Receiver clocks"] = _CLOCKS.get(channel.clock, channel.clock)
         facts["Oscillators"] = f"uniform within ±{channel.frequency_offset_max_hz:g} Hz"
+        losses = f"{channel.environment_loss_min_db:g} to {channel.environment_loss_max_db:g} dB of environment loss"
         facts["Path loss"] = (
-            f"free space, {channel.environment_loss_min_db:g} to {channel.environment_loss_max_db:g} dB of environment "
-            f"loss, shadowing of {channel.shadowing_sigma_db:g} dB"
+            f"free space, {_DIFFRACTION[channel.diffraction]}{losses}, shadowing of {channel.shadowing_sigma_db:g} dB"
         )
+        facts["Paths"] = _paths(config)
         facts["Seed"] = f"{config.seed} (the same configuration and seed give the same dataset)"
     return {name: value for name, value in facts.items() if value}
+
+
+def _paths(config: Config) -> str:
+    """What the links have beyond one steady straight path; empty if nothing."""
+    channel, speed = config.channel, config.geometry.transmitter_speed_max_m_s
+    parts = {
+        f"{channel.fading} fading": channel.fading != "none",
+        f"{channel.multipath_taps_min} to {channel.multipath_taps_max} echoes": channel.multipath_taps_max > 0,
+        f"{channel.nlos_ratio:.0%} without line of sight": channel.nlos_ratio > 0,
+        f"transmitters move at up to {speed:g} m/s": speed > 0,
+    }
+    return ", ".join(part for part, there in parts.items() if there)
 
 
 def _waveform_mix(dataset: xr.Dataset) -> str:

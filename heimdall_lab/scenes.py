@@ -54,9 +54,8 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     Raises
     ------
     ConfigError
-        If fewer than 1 candidate in 10,000 is accepted; it names the field of the gate that rejects most.
-    ValueError
-        If tiles of the terrain are missing.
+        If tiles of the terrain are missing; or if fewer than 1 candidate in 10,000 is accepted: it names the field of
+        the gate that rejects most.
     """
     if config.channel.diffraction == "terrain":
         _check_tiles(config)
@@ -294,7 +293,15 @@ def _check_tiles(config: Config) -> None:
         for low, high in ((south, north), (west, east))
         for edges in [np.unique([low, *np.arange(np.ceil(low), high), high])]
     )
-    terrain.height_m(_heights(config.channel.terrain_folder), latitude[:, None], longitude)
+    folder = config.channel.terrain_folder
+    try:
+        terrain.height_m(_heights(folder), latitude[:, None], longitude)
+    except ValueError as error:
+        names = sorted({terrain.tile_name(low, left) for low in latitude for left in longitude})
+        raise ConfigError(
+            f"channel.terrain_folder: {error}; these scenes take the tiles {', '.join(names)}, which "
+            f"heimdall_lab.terrain.fetch({names}, {folder!r}) fetches"
+        ) from error
 
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:

@@ -190,7 +190,7 @@ def ask_to_stop(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while writing.
+    """Remove temporary files of processes that were killed while writing, and a manifest without shards.
 
     Raises
     ------
@@ -201,6 +201,8 @@ def remove_leftovers(folder: Path) -> None:
         for path in folder.iterdir():
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+        if (folder / MANIFEST).exists() and not any(folder.glob("shard-*.nc")) and not read_manifest(folder).shards:
+            (folder / MANIFEST).unlink()  # what was begun without a shard binds nobody
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -331,7 +333,7 @@ def start(folder: Path, config: Config, package_version: str) -> Manifest:
             f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
         )
     remove_leftovers(folder)
-    if MANIFEST not in found:
+    if not (folder / MANIFEST).exists():
         manifest = Manifest(package_version=package_version, config=config, folders=folder_digests(config))
         write_manifest(folder, manifest)
         return manifest

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -231,6 +232,8 @@ def existing_cluster(scheduler: str) -> Iterator[Any]:
     """
     import distributed
 
+    if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
+        raise store.StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
     with _quiet():
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)

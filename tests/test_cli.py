@@ -78,12 +78,12 @@ def test_every_command_has_help(run):
 
 def test_generate_says_what_it_made_and_reports_plain_lines(run, tmp_path):
     done = run("generate", *BASE, "--shard-size", 3, "--out", tmp_path / "a")
-    assert re.fullmatch(r".*a: 6 scenes in 2 shards, \d+\.\d\d% of the drawn scenes kept \(.*\)\n", done.stdout)
+    assert re.fullmatch(r".*a: 6 scenes in 2 shards, \d+\.\d\d% of the drawn ones kept \(.*\)\n", done.stdout)
     about, *lines = done.stderr.splitlines()
-    assert re.fullmatch(r"generate los_sync: backend (numpy|cupy) \(.*\), at most \d+ kB to write", about)
-    assert [line.split(" scenes")[0] for line in lines] == [
-        "generate los_sync: 3/6",
-        "generate los_sync: 6/6",
+    assert re.fullmatch(r"los_sync: backend (numpy|cupy) \(.*\), at most \d+ kB to write", about)
+    assert [" ".join(line.split()[:2]) for line in lines] == [
+        "los_sync: 3/6",
+        "los_sync: 6/6",
     ]
     assert "\x1b" not in done.stderr
 

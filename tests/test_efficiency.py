@@ -113,7 +113,7 @@ def test_errors_have_no_preferred_direction(usable, fixes, bound):
 def test_truth_does_not_leak(few, garbage):
     """Every variable that only the simulator knows is replaced; the fixes stay the same to the last bit."""
     blind = few.copy()
-    for name in TRUTH:
+    for name in set(TRUTH) & set(few):
         values = few[name].values
         if values.dtype.kind == "f":
             replacement = np.full_like(values, garbage)

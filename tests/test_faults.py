@@ -17,6 +17,7 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab import store
 
+SCENES = 160
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 mounts = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
@@ -24,7 +25,7 @@ mounts = pytest.mark.skipif(
 )
 
 
-def command(out, *arguments, num_samples=80, shard_size=2, duration_s=0.05):
+def command(out, *arguments, num_samples=SCENES, shard_size=2, duration_s=0.05):
     size = ["--num-samples", str(num_samples), "--shard-size", str(shard_size)]
     fixed = ["generate", "--preset", "los_sync", *size, "--set", f"signal.duration_s={duration_s}", "--out", str(out)]
     return [sys.executable, "-m", "heimdall_lab.cli", *fixed, *map(str, arguments)]
@@ -57,7 +58,8 @@ def workers_of(process):
 
 
 def assert_only_valid_shards(folder):
-    assert set(store.verify(folder).state) <= {"ok", "not generated yet"}
+    if any(folder.glob("shard-*.nc")):
+        assert set(store.verify(folder).state) <= {"ok", "not generated yet"}
     assert [name for name in contents(folder) if name.endswith(".tmp") or name == store.LOCK] == []
 
 
@@ -78,7 +80,7 @@ def test_killed_generation_resumes_to_identical_bytes(tmp_path, whole, workers):
     process.communicate()
     assert len(started) == (0 if workers == 1 else workers + 1)  # the workers and multiprocessing's resource tracker
     assert psutil.wait_procs(started, timeout=20)[1] == []
-    assert 5 <= len(list(tmp_path.glob("shard-*.nc"))) < 40
+    assert 5 <= len(list(tmp_path.glob("shard-*.nc"))) < SCENES / 2
     with pytest.raises(store.StoreError, match=r"unfinished.*run the same 'generate' command"):
         hl.open_dataset(tmp_path)
     subprocess.run(command(tmp_path, "--workers", workers), check=True, capture_output=True)
@@ -91,6 +93,7 @@ import heimdall_lab as hl
 
 config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
 out = pathlib.Path(sys.argv[1])
+hl.generate(config.model_copy(update={"num_samples": 1}), progress=False)  # so that no child waits for compilers
 
 def kill_when(condition):
     child = os.fork()
@@ -132,18 +135,18 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path,
     workers_of(process)[0].kill()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert [line for line in errors.splitlines() if not line.startswith("generate los_sync: ")] == []
+    assert [line for line in errors.splitlines() if not line.startswith("los_sync: ")] == []
     assert contents(tmp_path) == whole
 
 
 def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, monkeypatch):
     limit = 400e6 / (psutil.virtual_memory().total / 2)
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE", str(limit))
-    process = start(tmp_path, "--workers", 2, num_samples=8, duration_s=30)
+    process = start(tmp_path, "--workers", 2, num_samples=32, shard_size=16, duration_s=30)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert re.fullmatch(r"heimdall-lab: workers: 4 of them ended .*memory.* fewer workers.*", errors.splitlines()[-1])
-    assert [line for line in errors.splitlines()[:-1] if not line.startswith("generate los_sync: ")] == []
+    assert [line for line in errors.splitlines()[:-1] if not line.startswith("los_sync: ")] == []
     assert_only_valid_shards(tmp_path)
 
 
@@ -156,10 +159,11 @@ def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_o
     assert process.returncode == 130
     done = store.read_manifest(tmp_path).num_samples
     assert errors.splitlines()[-1] == (
-        f"heimdall-lab: interrupted: {done} of 80 scenes are in {str(tmp_path)!r}; run the same command again to go on"
+        f"heimdall-lab: interrupted: {done} of {SCENES} scenes are in {str(tmp_path)!r}; "
+        "run the same command again to go on"
     )
     assert "Traceback" not in errors
-    assert 6 <= done < 80
+    assert 6 <= done < SCENES
     assert len(list(tmp_path.glob("shard-*.nc"))) == done / 2
     assert_only_valid_shards(tmp_path)
     subprocess.run(command(tmp_path), check=True, capture_output=True)
@@ -211,7 +215,7 @@ def test_a_full_disk_is_explained_and_resumed(tmp_path, workers):
     assert limited.returncode == 1
     assert "Traceback" not in limited.stderr
     assert limited.stderr.splitlines()[-1].startswith(f"heimdall-lab: out: cannot write to {str(tmp_path)!r}")
-    assert set(contents(tmp_path)) == {store.MANIFEST}
+    assert contents(tmp_path) == {}
     subprocess.run(small, check=True, capture_output=True)
     assert list(store.verify(tmp_path).state) == ["ok", "ok"]
 
@@ -255,7 +259,7 @@ def test_a_flipped_byte_is_found_and_repaired(tmp_path, whole):
     verify = [sys.executable, "-m", "heimdall_lab.cli", "verify", str(tmp_path)]
     found = subprocess.run(verify, capture_output=True, text=True)
     assert found.returncode == 1
-    assert "shard-00007.nc: has another checksum (1 of 40 shards are not whole)" in found.stderr
+    assert "shard-00007.nc: has another checksum (1 of 80 shards are not whole)" in found.stderr
     subprocess.run(command(tmp_path), check=True, capture_output=True)
     assert contents(tmp_path) == whole
 

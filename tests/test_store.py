@@ -10,6 +10,7 @@ from scipy.io import wavfile
 
 import heimdall_lab as hl
 from heimdall_lab import schema, store, synthesis
+from heimdall_lab.config import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,8 @@ def test_another_configuration_on_the_same_folder_is_refused_and_changes_nothing
 
 
 def test_another_package_version_is_refused(small, tmp_path):
-    store.write_manifest(tmp_path, store.Manifest(package_version="0.0.1", config=small))
+    hl.generate(small, tmp_path, progress=False)
+    store.write_manifest(tmp_path, store.read_manifest(tmp_path).model_copy(update={"package_version": "0.0.1"}))
     with pytest.raises(store.StoreError, match=rf"0\.0\.1.*{version('heimdall_lab')}"):
         hl.generate(small, tmp_path, progress=False)
 
@@ -263,3 +265,12 @@ def test_changed_voices_are_not_mixed_into_a_dataset_that_was_begun(tmp_path):
         hl.generate(config, tmp_path / "out", progress=False)
     wavfile.write(voices / "a.wav", 8000, tone)
     assert hl.generate(config, tmp_path / "out", progress=False).sizes["sample"] == 8
+
+
+def test_what_was_begun_without_a_shard_binds_nobody(small, tmp_path):
+    impossible = small.model_copy(update={"gate": small.gate.model_copy(update={"min_snr_db": 60.0})})
+    with pytest.raises(ConfigError, match="gate"):
+        hl.generate(impossible, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    store.write_manifest(tmp_path, store.Manifest(package_version="0.0.1", config=impossible))  # as when killed there
+    assert hl.generate(small, tmp_path, progress=False).sizes["sample"] == small.num_samples
