@@ -86,7 +86,9 @@ def test_one_and_four_dask_workers_give_identical_bytes_from_a_process_of_the_sa
 
 
 def test_scheduler_that_does_not_answer_is_refused(small, tmp_path):
-    for address in ("tcp://127.0.0.1:9", "nowhere", "tcp://no.such.host:8786"):
+    with pytest.raises(store.StoreError, match=r"scheduler: 'nowhere' is no address; give one such as tcp://"):
+        hl.generate(small, tmp_path / "out", progress=False, scheduler="nowhere")
+    for address in ("tcp://127.0.0.1:9", "tcp://no.such.host:8786"):
         with pytest.raises(
             store.StoreError, match=rf"scheduler: '{address}' does not answer .*; start one with 'dask s"
         ):
