@@ -131,7 +131,7 @@ CHANNEL = groups(
         "multipath_taps_min": st.integers(0, 5),
         "multipath_taps_max": st.integers(0, 6),
         **pair("multipath_delay", "_s", 0, 1e-3, 0.5e-6, 5e-6),
-        **pair("multipath_power", "_db", -60, 0, -25, -10),
+        **pair("multipath_power", "_db", -60, -3, -25, -10),
         "nlos_ratio": reaching(0, 1, 0.3),
         "nlos_excess_mean_s": reaching(1e-9, 1e-4, 2e-6),
         "noise_figure_db": reaching(0, 60, 12),
@@ -206,7 +206,7 @@ SLOW = {"sample_rate_hz": 8e3, "channel_bandwidth_hz": 1e3, "noise_bandwidth_hz"
     [
         (
             {"geometry": {"placement": "hexagonal", "centre_latitude_deg": -80.0, "margin_deg": 4.0}},
-            ["geometry: centre_latitude_deg -80", "extent_km 150", "margin_deg 4", "85 degrees"],
+            ["geometry: centre_latitude_deg -80", "extent_km 120", "margin_deg 4", "85 degrees"],
         ),
         ({"geometry": {"receivers": SAME_PLACE}}, ["geometry: receivers", "4 listed", "1 places", "at least 3"]),
         ({"signal": {"sample_rate_hz": 50e6, "duration_s": 1.0}}, ["signal.duration_s 1", "max_receivers 7", "memory"]),
@@ -221,10 +221,11 @@ SLOW = {"sample_rate_hz": 8e3, "channel_bandwidth_hz": 1e3, "noise_bandwidth_hz"
         ),
         (
             {"channel": {"multipath_taps_max": 1, "multipath_delay_max_s": 30e-6}},
-            ["channel.multipath_delay_max_s 3e-05", "channel_bandwidth_hz", "at most 2e-05"],
+            ["channel.multipath_delay_max_s 3e-05", "channel_bandwidth_hz", "at most 8e-06"],
         ),
+        ({"shard_size": 4000, "num_samples": 9000}, ["shard_size 4000", "memory", "lower it to 3834 or less"]),
     ],
-    ids=["pole", "one place", "memory", "fast fading", "late echoes"],
+    ids=["pole", "one place", "memory", "fast fading", "late echoes", "large shards"],
 )
 def test_what_cannot_be_simulated_is_refused_with_its_remedy(changes, parts):
     with pytest.raises(ConfigError) as refusal:
