@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 import heimdall_lab as hl
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests of Ctrl-C pass it on to their processes
 
 settings.register_profile("compiled", deadline=None)  # the first call of a compiled function takes seconds
 settings.load_profile("compiled")
