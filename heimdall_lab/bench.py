@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab import features, scenes, store, synthesis
+from heimdall_lab import pairs, scenes, store, synthesis
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
 from heimdall_lab.units import si_text
@@ -73,7 +73,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
         seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
         rows.append(_row("iq", backend, seconds, count, num_iq))
     part = dataset.isel(sample=slice(_FEATURE_SCENES))
-    rows.append(_row("features", "numpy", _timed(lambda: features.pair_features(part))[0], part.sizes["sample"]))
+    rows.append(_row("features", "numpy", _timed(lambda: pairs.pair_features(part))[0], part.sizes["sample"]))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
         seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))

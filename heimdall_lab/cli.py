@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from heimdall_lab import bench, bounds, estimators, features, metrics, recordings, store
+from heimdall_lab import bench, bounds, estimators, metrics, pairs, recordings, store
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
 from heimdall_lab.generate import generate
@@ -137,7 +137,7 @@ def locate_command(
         if receivers is not None or transmitter is not None:
             raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = store.open_dataset(paths[0])
-    measured = features.pair_features(dataset)
+    measured = pairs.pair_features(dataset)
     fixes = estimators.locate(dataset, method, measured)
     table = _fix_table(dataset, fixes)
     differences = _difference_table(dataset, measured)

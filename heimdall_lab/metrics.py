@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import xarray as xr
 
-from heimdall_lab import bounds, estimators, features, geodesy
+from heimdall_lab import bounds, estimators, geodesy, pairs
 
 _AXES = {"axis": ["east", "north"]}
 
@@ -87,7 +87,7 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     if bool(dataset.transmitter_latitude.isnull().all()):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
     began = time.perf_counter()
-    measured = features.pair_features(dataset)
+    measured = pairs.pair_features(dataset)
     measuring_s = time.perf_counter() - began
     fixes, latencies = [], []
     for name in names:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab import features, schema, store
+from heimdall_lab import pairs, schema, store
 from heimdall_lab.config import Config
 
 _COLUMNS = {  # of the table: variable of the board and factor
@@ -320,7 +320,7 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
     from heimdall_lab import plots
 
     chosen = dataset.sel(sample=[sample]).load()
-    measured = features.pair_features(chosen)
+    measured = pairs.pair_features(chosen)
     return [
         _Figure(
             "error-cdf",

@@ -36,14 +36,30 @@ class Variable(NamedTuple):
     required: bool = True
 
 
+# What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
+MEASURED = {
+    "rssi_dbm": Variable(_LINK, "f", "dBm", "power of the signal", required=False),
+    "snr_db": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth", required=False),
+    "tdoa_s": Variable(_LINK, "f", "s", "arrival later than at the reference", required=False),
+    "fdoa_hz": Variable(_LINK, "f", "Hz", "received higher than at the reference", required=False),
+    "toa_std_s": Variable(_LINK, "f", "s", "predicted standard deviation of the arrival by noise", required=False),
+    "tdoa_std_s": Variable(_LINK, "f", "s", "predicted standard deviation of tdoa_s by noise", required=False),
+    "coherence": Variable(_LINK, "f", "1", "squared coherence with the reference at the peak", required=False),
+    "heard": Variable(_LINK, "b", "", "SNR is at least min_snr_db, and the delay was found", required=False),
+    "reference": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
+}
+
 VARIABLES = {
     "iq": Variable(
         ("sample", "receiver", "component", "time"),
         "i",
         "1",
         "IQ samples as the converter gives them; times iq_full_scale / 32767 they are in √mW",
+        required=False,
     ),
-    "iq_full_scale": Variable(_LINK, "f", "mW^0.5", "amplitude that the largest sample value stands for"),
+    "iq_full_scale": Variable(
+        _LINK, "f", "mW^0.5", "amplitude that the largest sample value stands for", required=False
+    ),
     "receiver_present": Variable(_LINK, "b", "", "False where the receiver dimension is padded"),
     "signal_present": Variable(_LINK, "b", "", "SNR is at least min_snr_db", required=False),
     "receiver_latitude": Variable(_LINK, "f", "degrees_north", "WGS84 latitude of the receiver"),
@@ -85,6 +101,7 @@ VARIABLES = {
     "occupied_bandwidth": Variable(_SCENE, "f", "Hz", "band that holds 99 % of the waveform's power"),
     "gdop": Variable(_SCENE, "f", "1", "horizontal TDOA dilution of precision, receivers with signal"),
     "crlb_rmse": Variable(_SCENE, "f", "m", "Cramér-Rao bound of the horizontal rms error"),
+    **MEASURED,
 }
 
 # What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.
@@ -144,7 +161,11 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
             raise SchemaError(
                 f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it"
             )
-    if list(dataset.component.values) != ["i", "q"]:
+    if "iq" not in dataset and "tdoa_s" not in dataset:
+        raise SchemaError("variable 'iq' is missing, and so is what is measured of it ('tdoa_s'); add either")
+    if "iq" in dataset and "iq_full_scale" not in dataset:
+        raise SchemaError("variable 'iq_full_scale' is missing (amplitude of the largest sample value); add it to 'iq'")
+    if "iq" in dataset and list(dataset.component.values) != ["i", "q"]:
         raise SchemaError(f"component: is {list(dataset.component.values)}, expected ['i', 'q']")
     _check_positions(dataset)
     return dataset

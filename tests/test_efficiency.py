@@ -6,7 +6,7 @@ import xarray as xr
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab import bounds, estimators, features, metrics, schema
+from heimdall_lab import bounds, estimators, metrics, pairs, schema
 
 METHODS = ("tdoa_ls", "tdoa_robust")
 TRUTH = [name for name in schema.VARIABLES if name not in ("iq", "iq_full_scale") and not name.startswith("receiver_")]
@@ -25,7 +25,7 @@ def usable(dataset):
 
 @pytest.fixture(scope="module")
 def measured(usable):
-    return features.pair_features(usable)
+    return pairs.pair_features(usable)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_truth_does_not_leak(few, garbage):
     for name in ("config", "seed", "title", "history"):
         blind.attrs[name] = ""
     assert {"transmitter_latitude", "clock_offset", "snr", "propagation_delay", "signal_present"} <= set(TRUTH)
-    expected_features, found_features = features.pair_features(few), features.pair_features(blind)
+    expected_features, found_features = pairs.pair_features(few), pairs.pair_features(blind)
     assert found_features.identical(expected_features)
     for method in estimators.methods():
         expected = hl.locate(few, method, expected_features)
@@ -144,7 +144,7 @@ def test_order_and_padding_of_receivers_do_not_matter(few):
     fill = {name: absent.get(name, np.nan) for name in [*few.data_vars, "receiver_name"]}
     padded = few.reindex(receiver=np.arange(15), fill_value=fill)
     padded = padded.isel(receiver=[13, 4, 9, 2, 6, 7, 0, 5, 14, 1, 3, 8, 10, 11, 12])
-    measured, *others = (features.pair_features(scenes) for scenes in (few, permuted, padded))
+    measured, *others = (pairs.pair_features(scenes) for scenes in (few, permuted, padded))
     for method in estimators.methods():
         expected = hl.locate(few, method, measured)
         for scenes, moved in zip((permuted, padded), others, strict=True):
@@ -153,10 +153,10 @@ def test_order_and_padding_of_receivers_do_not_matter(few):
 
 def test_fixes_do_not_depend_on_the_other_scenes(few):
     """All scenes of a batch iterate until the last one is at rest: again below 1e-3 m."""
-    measured = features.pair_features(few)
+    measured = pairs.pair_features(few)
     for rows in ([4], [5, 0, 3]):
         part = few.isel(sample=rows)
-        measured_alone = features.pair_features(part)
+        measured_alone = pairs.pair_features(part)
         for method in estimators.methods():
             expected = hl.locate(few, method, measured).isel(sample=rows)
             assert_same_fixes(hl.locate(part, method, measured_alone), expected, 1e-3)
@@ -178,7 +178,7 @@ def deafened(few: xr.Dataset, heard: list[list[int]]) -> xr.Dataset:
 def test_fewer_than_three_receivers_are_no_fix(few, heard):
     """The centroid of those that hear the signal stands in, of all where none does, marked as not converged."""
     deaf = deafened(few, heard)
-    measured = features.pair_features(deaf)
+    measured = pairs.pair_features(deaf)
     assert [np.flatnonzero(row).tolist() for row in measured.heard.values] == heard
     centroid = hl.locate(deaf, "centroid", measured)
     for scene, kept in enumerate(heard):

@@ -13,7 +13,7 @@ import xarray as xr
 from bokeh.models import Plot
 
 import heimdall_lab as hl
-from heimdall_lab import bounds, features, geodesy, plots, report, store
+from heimdall_lab import bounds, geodesy, pairs, plots, report, store
 from heimdall_lab.plots import errors, maps
 from heimdall_lab.units import SPEED_OF_LIGHT
 
@@ -27,7 +27,7 @@ def dataset() -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def measured(dataset: xr.Dataset) -> xr.Dataset:
-    return features.pair_features(dataset)
+    return pairs.pair_features(dataset)
 
 
 @pytest.fixture(scope="module")

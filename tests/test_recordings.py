@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import xarray as xr
 
-from heimdall_lab import estimators, features, kiwi, metrics, recordings
+from heimdall_lab import estimators, kiwi, metrics, pairs, recordings
 
 BLOCK = 512
 FIRST_SECOND = 300_000.25
@@ -364,7 +364,7 @@ def dcf77(real: Path) -> xr.Dataset:
 
 
 def test_real_time_differences_and_fixes(dcf77: xr.Dataset) -> None:
-    measured = features.pair_features(dcf77)
+    measured = pairs.pair_features(dcf77)
     late_s = measured["tdoa_s"] - measured["tdoa_s"].isel(receiver=0)
     expected_s = [0.0, -423.4e-6, 82.1e-6]  # great circle / c, against HB9ODP
     # Ground wave, receiver filters and sky wave leave 10 to 20 µs at each of the 2 s windows.

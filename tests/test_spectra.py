@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from heimdall_lab import spectra
+from heimdall_lab import ambiguity, spectra
 
 P_VALUE = 1e-4
 RATE_HZ = 50e3
@@ -55,10 +55,10 @@ def flat_weight(scenes: int, band: float = BAND) -> np.ndarray:
     return np.tile((np.abs(GRID) <= band / 2 + 1e-9).astype(float), (scenes, 1))
 
 
-def peak_of_two(first, second, *, max_delay: float = 20.0, weight=None) -> spectra.AmbiguityPeak:
+def peak_of_two(first, second, *, max_delay: float = 20.0, weight=None) -> ambiguity.AmbiguityPeak:
     """Delay of the second signals against the first ones, (S, N) each, as `ambiguity_peak` finds it."""
     iq = np.stack([first, second], axis=1).astype(np.complex64)
-    return spectra.ambiguity_peak(
+    return ambiguity.ambiguity_peak(
         iq,
         np.zeros(len(iq), dtype=int),
         flat_weight(len(iq)) if weight is None else weight,
@@ -281,7 +281,7 @@ def test_a_stronger_signal_beyond_its_own_window_does_not_hide_a_receivers_signa
     """Each receiver has a window of its own: the second one's ends at 20 samples, the third one's at 100."""
     first, near, far = band_limited_noise(generator(13), 8, 4000, [0.0, 5.25, 35.5])
     both = near + 3 * far
-    peak = spectra.ambiguity_peak(
+    peak = ambiguity.ambiguity_peak(
         np.stack([first, both, both], axis=1).astype(np.complex64),
         np.zeros(8, dtype=int),
         flat_weight(8),
@@ -308,7 +308,7 @@ def test_order_of_receivers_and_scenes_does_not_matter():
 
     def found(rows, order):
         position = np.argsort(order)
-        return spectra.ambiguity_peak(
+        return ambiguity.ambiguity_peak(
             iq[rows][:, order],
             position[reference[rows]],
             weight[rows],

@@ -168,7 +168,7 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
     sample : int
         Label of the scene along ``sample``.
     measured : xr.Dataset
-        Result of `features.pair_features`; one line for each receiver that hears the signal.
+        Result of `pairs.pair_features`; one line for each receiver that hears the signal.
     fixes : xr.Dataset, optional
         As `estimators.locate` or `metrics.compare` return them.
 

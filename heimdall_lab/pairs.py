@@ -1,25 +1,15 @@
-"""What a network measures of a signal from its IQ alone: levels, and time and frequency differences."""
+"""What a network measures of a signal from its IQ alone: levels, and time and frequency differences of pairs."""
 
 import numpy as np
 import xarray as xr
 
-from heimdall_lab import geodesy, schema, spectra
+from heimdall_lab import ambiguity, geodesy, schema, spectra
 from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 
 _BATCH_IQ_SAMPLES = 2**20
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
-
-_UNITS = {
-    "rssi_dbm": ("dBm", "power of the signal"),
-    "snr_db": ("dB", "signal to noise ratio in the occupied bandwidth"),
-    "tdoa_s": ("s", "arrival later than at the reference"),
-    "fdoa_hz": ("Hz", "received higher than at the reference"),
-    "toa_std_s": ("s", "predicted standard deviation of the arrival by noise"),
-    "tdoa_std_s": ("s", "predicted standard deviation of tdoa_s by noise"),
-    "coherence": ("1", "squared coherence with the reference at the peak"),
-}
 
 
 def pair_features(dataset: xr.Dataset) -> xr.Dataset:
@@ -28,7 +18,7 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     dataset : xr.Dataset
-        With IQ; truth variables are not read.
+        With IQ, or with these variables already, which are given back; truth variables are not read.
 
     Returns
     -------
@@ -40,10 +30,15 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If the dataset holds no samples.
+        If the dataset holds neither IQ nor all of these variables, or no samples.
 
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
+    if set(schema.MEASURED) <= set(dataset):
+        return dataset[list(schema.MEASURED)].drop_attrs(deep=False).compute()
+    if "iq" not in dataset:
+        missing = sorted(set(schema.MEASURED) - set(dataset))
+        raise ValueError(f"iq: is not in the dataset, nor is {missing[0]!r} as measured of it; give either")
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
@@ -52,22 +47,11 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
         for first in range(0, dataset.sizes["sample"], per_batch)
     ]
     measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    variables = {
-        name: (("sample", "receiver"), measured[name], {"units": units, "long_name": long_name})
-        for name, (units, long_name) in _UNITS.items()
-    }
-    return xr.Dataset(
-        {
-            **variables,
-            "heard": (
-                ("sample", "receiver"),
-                measured["heard"],
-                {"long_name": "SNR is at least min_snr_db, and the delay was found"},
-            ),
-            "reference": ("sample", measured["reference"], {"long_name": "position of the reference receiver"}),
-        },
-        coords={name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
-    )
+    return schema.label(
+        {name: measured[name] for name in schema.MEASURED},
+        {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
+        {},
+    ).drop_attrs(deep=False)
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
@@ -103,7 +87,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     occupied_hz = spectra.occupied_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     snr = signal / (noise_density * occupied_hz)
-    peak = spectra.ambiguity_peak(
+    peak = ambiguity.ambiguity_peak(
         voltage,
         reference,
         weight,

@@ -1,0 +1,159 @@
+"""What estimators know of a scene and what they return, and the simplest fixes, which stand in where others fail."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab import bounds, geodesy
+from heimdall_lab.units import SPEED_OF_LIGHT
+
+Array = Any  # numpy.ndarray
+
+MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
+    "line_of_sight": 500e3,
+    "ground_wave": 5000e3,
+}
+
+
+class Fix(NamedTuple):
+    """Positions of S scenes.
+
+    Attributes
+    ----------
+    latitude_deg, longitude_deg : (S,)
+    covariance : (S, 2, 2) m²
+        East and north.
+    converged : (S,) bool
+        False where the method could not find a position and something simpler stands in for it.
+    """
+
+    latitude_deg: Array
+    longitude_deg: Array
+    covariance: Array
+    converged: Array
+
+
+class Network(NamedTuple):
+    """What the estimators know of S scenes.
+
+    Attributes
+    ----------
+    latitude_deg, longitude_deg, altitude_m : (S, R)
+        Of the receivers.
+    transmitter_altitude_m : (S,)
+        Assumed: the mean of the receivers'.
+    heard : (S, R) bool
+    rssi_dbm : (S, R)
+    pseudorange_m : (S, R)
+        Time difference against the reference times the speed of light.
+    sigma_m : (S, R)
+        Standard deviation of a pseudo-range by noise and clock.
+    reference : (S,) int
+    propagation : str
+    """
+
+    latitude_deg: Array
+    longitude_deg: Array
+    altitude_m: Array
+    transmitter_altitude_m: Array
+    heard: Array
+    rssi_dbm: Array
+    pseudorange_m: Array
+    sigma_m: Array
+    reference: Array
+    propagation: str
+
+
+def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
+    """Gather what is known of a dataset's receivers and what `pairs.pair_features` measured."""
+    latitude, longitude, altitude = (
+        dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
+    )
+    # Longitudes count on from that of one present receiver, so that means hold across the 180 degrees meridian.
+    origin = np.nanmin(longitude, axis=1, keepdims=True)
+    longitude = origin + (longitude - origin + 180) % 360 - 180
+    sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
+    return Network(
+        latitude_deg=latitude,
+        longitude_deg=longitude,
+        altitude_m=altitude,
+        transmitter_altitude_m=np.nanmean(altitude, axis=1),
+        heard=measured.heard.values,
+        rssi_dbm=measured.rssi_dbm.values,
+        pseudorange_m=measured.tdoa_s.values * SPEED_OF_LIGHT,
+        sigma_m=sigma_s * SPEED_OF_LIGHT,
+        reference=measured.reference.values,
+        propagation=dataset.attrs["propagation"],
+    )
+
+
+def distances(network: Network, latitude: Array, longitude: Array) -> tuple[Array, Array]:
+    """Distance to each receiver (S, R) and its gradient along east and north (S, R, 2) at a position."""
+    if network.propagation == "ground_wave":
+        distance, azimuth_deg = geodesy.geodesic(
+            latitude[:, None], longitude[:, None], network.latitude_deg, network.longitude_deg
+        )
+        azimuth = np.radians(azimuth_deg)
+        return distance, -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    transmitter = geodesy.ecef(latitude, longitude, network.transmitter_altitude_m)
+    offset = position - transmitter[:, None]
+    distance = np.sqrt((offset**2).sum(axis=-1))
+    axes = geodesy.enu_axes(latitude, longitude)[:, :2]  # (S, 2, 3)
+    return distance, -np.einsum("skj,srj->srk", axes, offset) / np.maximum(distance, 1.0)[..., None]
+
+
+def centroid(network: Network) -> Fix:
+    """Mean position of the receivers that hear the signal; the covariance is their scatter."""
+    heard = network.heard | ~network.heard.any(axis=1, keepdims=True) & np.isfinite(network.latitude_deg)
+    count = heard.sum(axis=1)
+    latitude, longitude = (
+        np.where(heard, degrees, 0.0).sum(axis=1) / count for degrees in (network.latitude_deg, network.longitude_deg)
+    )
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    offset = np.where(heard[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
+    covariance = np.einsum("sri,srj->sij", offset, offset) / count[:, None, None]
+    return Fix(latitude, longitude, _never_flat(covariance), network.heard.any(axis=1))
+
+
+def strongest(network: Network) -> Fix:
+    """Position of the receiver with the highest level; its spread is half the rms distance to the others."""
+    level = np.where(network.heard, network.rssi_dbm, -np.inf)
+    best = level.argmax(axis=1)
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    rows = np.arange(len(best))
+    squared = np.where(network.heard, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
+    others = np.maximum(network.heard.sum(axis=1) - 1, 1)
+    covariance = (squared / others / 4)[:, None, None] * np.eye(2)
+    fix = Fix(
+        network.latitude_deg[rows, best],
+        network.longitude_deg[rows, best],
+        _never_flat(covariance),
+        network.heard.any(axis=1),
+    )
+    return or_centroid(fix, network)
+
+
+def or_centroid(fix: Fix, network: Network) -> Fix:
+    """Put the centroid where a method failed, still marked as not converged."""
+    simplest = centroid(network)
+    found = fix.converged
+    return Fix(
+        np.where(found, fix.latitude_deg, simplest.latitude_deg),
+        np.where(found, fix.longitude_deg, simplest.longitude_deg),
+        np.where(found[:, None, None], fix.covariance, simplest.covariance),
+        found,
+    )
+
+
+def _never_flat(covariance: Array) -> Array:
+    """Add 1 km of standard deviation to either axis, for receivers on a line or a single one."""
+    return covariance + 1e6 * np.eye(2)
+
+
+def tangent_plane(network: Network, fix: Fix) -> Array:
+    """East and north of fixes on the plane at the centroid of the present receivers, (S, 2) m."""
+    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, network.transmitter_altitude_m)
+    return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
