@@ -134,6 +134,16 @@ def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: di
     return dataset
 
 
+def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:
+    """Make every number that the contract requires, NaN: where a reader starts from."""
+    shapes = {_SCENE: (samples,), _LINK: (samples, receivers)}
+    return {
+        name: np.full(shapes[variable.dims], np.nan)
+        for name, variable in VARIABLES.items()
+        if variable.kinds == "f" and variable.required
+    }
+
+
 def check(dataset: xr.Dataset) -> xr.Dataset:
     """Validate a dataset against the contract and return it unchanged.
 

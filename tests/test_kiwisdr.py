@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from heimdall_lab import estimators, kiwi, metrics, pairs, recordings
+from heimdall_lab.recordings import kiwisdr
 
 BLOCK = 512
 FIRST_SECOND = 300_000.25
@@ -216,7 +217,7 @@ def test_unknown_transmitter_is_nan_and_altitudes_are_read(paths: list[Path], ta
 
 
 def test_silence_keeps_a_usable_full_scale() -> None:
-    iq, full_scale = recordings._quantise(np.zeros((1, 10), dtype=np.complex128))
+    iq, full_scale = kiwisdr._quantise(np.zeros((1, 10), dtype=np.complex128))
     assert not iq.any()
     assert full_scale == [1.0]
 

@@ -1,4 +1,4 @@
-"""Read real recordings of distributed receivers into the dataset contract."""
+"""GNSS-stamped recordings of KiwiSDR receivers."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -108,12 +108,7 @@ def _dataset(
 ) -> xr.Dataset:
     """Label what was read; truth that no recording holds is NaN."""
     windows, count, _, length = iq.shape
-    shapes = {("sample",): (windows,), ("sample", "receiver"): (windows, count)}
-    variables = {
-        name: np.full(shapes[variable.dims], np.nan)
-        for name, variable in schema.VARIABLES.items()
-        if variable.kinds == "f" and variable.required
-    }
+    variables = schema.unknown(windows, count)
     for axis, name in enumerate(("latitude", "longitude", "altitude")):
         unit = "m" if name == "altitude" else "deg"
         here = np.array([getattr(recording.receiver, f"{name}_{unit}") for recording in recordings])
