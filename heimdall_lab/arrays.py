@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.fft
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 BACKENDS = ("auto", "numpy", "cupy")
@@ -14,6 +15,11 @@ BACKENDS = ("auto", "numpy", "cupy")
 def array_namespace(array: Array) -> Any:
     """Return the module, numpy or cupy, that an array belongs to."""
     return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def fft_namespace(array: Array) -> Any:
+    """Return the Fourier transforms for an array: SciPy's for NumPy, several times as fast on short rows as NumPy's."""
+    return scipy.fft if array_namespace(array) is np else array_namespace(array).fft
 
 
 def backend_namespace(backend: str) -> ModuleType:

@@ -49,6 +49,28 @@ MEASURED = {
     "reference": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
 }
 
+FEATURES = {  # units and meaning of each of the features, in their order
+    "rssi_dbm": ("dBm", "power of the signal"),
+    "snr_db": ("dB", "signal to noise ratio in the band that the scene's strongest signal occupies"),
+    "noise_floor_dbm": ("dBm", "noise power over the full sample rate"),
+    "frequency_offset_hz": ("Hz", "mean frequency of the signal's power"),
+    "bandwidth_hz": ("Hz", "band that holds 99 % of the signal's power"),
+    "psd_dbm_per_hz": ("dBm Hz-1", "largest power spectral density"),
+    "spectral_centroid_hz": ("Hz", "mean distance of the signal's power from the centre frequency"),
+    "spectral_rolloff_hz": ("Hz", "distance from the centre frequency within which 85 % of the signal's power lies"),
+    "envelope_mean": ("mW^0.5", "mean magnitude of the samples"),
+    "envelope_std": ("mW^0.5", "standard deviation of the magnitude"),
+    "envelope_max": ("mW^0.5", "largest magnitude"),
+    "peak_to_avg_ratio_db": ("dB", "largest over mean squared magnitude"),
+    "zero_crossing_rate": ("1", "share of steps in which the in-phase part changes its sign"),
+    "multipath_delay_spread_us": ("us", "rms delay spread that the slope of the channel's gain over frequency suggests"),
+    "coherence_bandwidth_khz": ("kHz", "band over which the gain of such a channel correlates by one half"),
+    "delay_spread_confidence": ("1", "share of the squared slope that its standard error does not explain"),
+    "confidence_score": ("1", "share of the power in the band that is signal"),
+    "signal_present": ("1", "1 where the signal is significant and its SNR at least min_snr_db, else 0"),
+}
+STATISTICS = ("mean", "std", "min", "max")
+
 VARIABLES = {
     "iq": Variable(
         ("sample", "receiver", "component", "time"),
@@ -101,6 +123,20 @@ VARIABLES = {
     "occupied_bandwidth": Variable(_SCENE, "f", "Hz", "band that holds 99 % of the waveform's power"),
     "gdop": Variable(_SCENE, "f", "1", "horizontal TDOA dilution of precision, receivers with signal"),
     "crlb_rmse": Variable(_SCENE, "f", "m", "Cramér-Rao bound of the horizontal rms error"),
+    "features": Variable(
+        ("sample", "receiver", "feature", "statistic"),
+        "f",
+        "",
+        "features over five chunks of the window; units as feature_units says",
+        required=False,
+    ),
+    "spectrogram": Variable(
+        ("sample", "receiver", "frequency", "frame"),
+        "f",
+        "dB",
+        "power density over 1 mW/Hz in mel bands of the distance from the centre frequency",
+        required=False,
+    ),
     **MEASURED,
 }
 
@@ -132,6 +168,17 @@ def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: di
     if "time" in dataset.coords:
         dataset["time"].attrs.update(units="s", long_name="local time since the first sample")
     return dataset
+
+
+def feature_coords(spectrogram_hz: np.ndarray, spectrogram_s: np.ndarray) -> dict[str, object]:
+    """Coordinates of features, and of a spectrogram's bands and frames by their middles."""
+    return {
+        "feature": list(FEATURES),
+        "feature_units": ("feature", [units for units, _ in FEATURES.values()], {"long_name": "units of each feature"}),
+        "statistic": list(STATISTICS),
+        "frequency": ("frequency", spectrogram_hz, {"units": "Hz", "long_name": "distance from the centre frequency"}),
+        "frame": ("frame", spectrogram_s, {"units": "s", "long_name": "local time of the frame's middle"}),
+    }
 
 
 def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from heimdall_lab.arrays import Array, array_namespace
+from heimdall_lab.arrays import Array, array_namespace, fft_namespace
 
 _FADE = 64  # samples at either end of a whole waveform
 
@@ -35,17 +35,89 @@ def power_spectrum(iq: np.ndarray, sample_rate_hz: float) -> Spectrum:
     A window holds between 1/16 and 1/32 of the samples, at least 256 if there are so many: fine enough to resolve a
     narrow band, with averages enough to tell it from noise.
 
-    Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967); for the number of independent averages see Harris,
-    Proc. IEEE 66 (1978), eq. (18), with the overlap correlation 1/6 of the Hann window.
+    Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967).
     """
     num_time = iq.shape[-1]
     segment = min(max(2 ** int(np.log2(num_time / 16)), 256), num_time)
     frequency_hz, density = scipy.signal.welch(
         iq, fs=sample_rate_hz, nperseg=segment, detrend=False, return_onesided=False, axis=-1
     )
-    segments = max(1, 2 * num_time // segment - 1)
-    averages = segments / (1 + 2 * (1 / 6) ** 2 * (segments - 1) / segments)
+    averages = hann_averages(max(1, 2 * num_time // segment - 1), 0.5)
     return Spectrum(np.fft.fftshift(frequency_hz), np.fft.fftshift(density, axes=-1), averages)
+
+
+def short_time_power(voltage: Array, segment: int) -> Array:
+    """Squared magnitudes of short spectra with Hann windows that start a third of their length apart.
+
+    So close, the squares of the windows add up to a constant: every instant weighs the same, and modulation at the
+    rate of the windows does not pull the mean frequency.
+
+    Parameters
+    ----------
+    voltage : (..., N) complex64
+    segment : int
+        Samples in a window, a multiple of 6, at most N.
+
+    Returns
+    -------
+    (..., 3 N // segment − 2, segment) float32
+        Of ascending frequency from −1/2 cycle per sample; the mean over frequency is the power.
+
+    Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967).
+    """
+    xp = array_namespace(voltage)
+    hop = segment // 3
+    window = 0.5 - 0.5 * xp.cos(2 * np.pi * xp.arange(segment) / segment)
+    window = window / xp.sqrt((window**2).mean()) * (-1.0) ** xp.arange(segment)  # which moves 0 Hz to the middle
+    parts = voltage[..., : voltage.shape[-1] // hop * hop].reshape(*voltage.shape[:-1], -1, hop)
+    starts = parts.shape[-2] - 2
+    thirds = [
+        parts[..., third : starts + third, :] * window[third * hop : (third + 1) * hop].astype(np.float32)
+        for third in range(3)
+    ]
+    framed = xp.concatenate(thirds, axis=-1)
+    spectrum = fft_namespace(framed).fft(framed, axis=-1)
+    return (spectrum.real**2 + spectrum.imag**2) / np.float32(segment)
+
+
+def hann_averages(frames: int, overlap: float) -> float:
+    """Number of independent periodograms in the mean of Hann-windowed ones that overlap by a share of their length.
+
+    Source: Harris, Proc. IEEE 66 (1978), eqs. (17), (18).
+    """
+    shifts = np.arange(1, int(np.ceil(1 / (1 - overlap)))) * (1 - overlap)
+    # Autocorrelation of the Hann window over its energy, at shifts in lengths of it.
+    turn = 2 * np.pi * shifts
+    correlation = ((1 - shifts) * (2 + np.cos(turn)) + 3 * np.sin(turn) / (2 * np.pi)) / 3
+    lost = 2 * (correlation**2 * np.maximum(0.0, 1 - np.arange(1, len(shifts) + 1) / frames)).sum()
+    return float(frames / (1 + lost))
+
+
+def mel_filters(sample_rate_hz: float, bins: int, bands: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights that average two-sided densities over bands equally spaced in mel of the distance from the centre.
+
+    Bands are triangles that reach from one neighbour's middle to the other's, at least two bins wide, so that where
+    mel are finer than the spectrum they interpolate it.
+
+    Returns
+    -------
+    frequency_hz : (bands,)
+        Middles of the bands.
+    weight : (bands, bins) float32
+        On ascending frequencies from −rate/2; each row adds up to 1.
+
+    Source: O'Shaughnessy, Speech Communication (1987): mel = 2595 log10(1 + f / 700 Hz).
+    """
+    highest = 2595 * np.log10(1 + sample_rate_hz / 2 / 700)
+    edge_hz = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
+    middle_hz = edge_hz[1:-1]
+    step_hz = sample_rate_hz / bins
+    frequency_hz = np.abs(np.arange(bins) - bins // 2) * step_hz
+    below_hz = np.maximum(middle_hz - edge_hz[:-2], step_hz)[:, None]
+    above_hz = np.maximum(edge_hz[2:] - middle_hz, step_hz)[:, None]
+    offset_hz = frequency_hz - middle_hz[:, None]
+    weight = np.maximum(0.0, 1 - np.where(offset_hz < 0, -offset_hz / below_hz, offset_hz / above_hz))
+    return middle_hz, (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def periodogram(waveform: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +148,9 @@ def noise_density(spectrum: Spectrum) -> Array:
 
     The median of K averaged periodograms is below their mean by the cube of Wilson and Hilferty's 1 − 1/(9K).
     """
-    outer = np.abs(spectrum.frequency_hz) > np.abs(spectrum.frequency_hz).max() / 2
-    return np.median(spectrum.density[..., outer], axis=-1) / (1 - 1 / (9 * spectrum.averages)) ** 3
+    xp = array_namespace(spectrum.density)
+    outer = xp.abs(spectrum.frequency_hz) > xp.abs(spectrum.frequency_hz).max() / 2
+    return xp.median(spectrum.density[..., outer], axis=-1) / (1 - 1 / (9 * spectrum.averages)) ** 3
 
 
 def wiener_weight(spectrum: Spectrum, noise: Array) -> Array:
@@ -87,8 +160,9 @@ def wiener_weight(spectrum: Spectrum, noise: Array) -> Array:
     noise density (...): what noise alone would leave there weighs heavily in the rms bandwidth.
     """
     threshold = noise[..., None] * (1 + 4 / np.sqrt(spectrum.averages))
-    inner = np.abs(spectrum.frequency_hz) <= np.abs(spectrum.frequency_hz).max() / 2
-    return np.where(inner & (spectrum.density > threshold), 1 - noise[..., None] / spectrum.density, 0.0)
+    xp = array_namespace(spectrum.density)
+    inner = xp.abs(spectrum.frequency_hz) <= xp.abs(spectrum.frequency_hz).max() / 2
+    return xp.where(inner & (spectrum.density > threshold), 1 - noise[..., None] / spectrum.density, 0.0)
 
 
 def occupied_bandwidth_hz(frequency_hz: Array, density: Array, fraction: float = 0.99) -> Array:
@@ -96,18 +170,25 @@ def occupied_bandwidth_hz(frequency_hz: Array, density: Array, fraction: float =
 
     Source: Radio Regulations No. 1.153; ITU-R SM.328-11.
     """
+    upper, lower = quantiles_hz(frequency_hz, density, ((1 + fraction) / 2, (1 - fraction) / 2))
+    return upper - lower
+
+
+def quantiles_hz(frequency_hz: Array, density: Array, levels: tuple[float, ...]) -> list[Array]:
+    """Frequencies below which given shares of the power lie, each (...), linear within a bin."""
     xp = array_namespace(density)
-    share = density.cumsum(axis=-1) / density.sum(axis=-1, keepdims=True)
+    total = density.cumsum(axis=-1)
+    share = total / total[..., -1:]
     step_hz = frequency_hz[1] - frequency_hz[0]
 
-    def edge(level: float) -> Array:
+    def quantile(level: float) -> Array:
         above = (share < level).sum(axis=-1, keepdims=True).clip(0, len(frequency_hz) - 1)  # bin where it is crossed
         upper = xp.take_along_axis(share, above, axis=-1)
         lower = xp.where(above > 0, xp.take_along_axis(share, (above - 1).clip(0), axis=-1), 0.0)
         inside = (level - lower) / (upper - lower)
         return (frequency_hz[above] + (inside - 0.5) * step_hz)[..., 0]
 
-    return edge((1 + fraction) / 2) - edge((1 - fraction) / 2)
+    return [quantile(level) for level in levels]
 
 
 def rms_bandwidth_hz(frequency_hz: Array, density: Array) -> Array:
