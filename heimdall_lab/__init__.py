@@ -6,6 +6,7 @@ with kernels_kept():
     from heimdall_lab.bounds import crlb, gdop
     from heimdall_lab.config import Config, preset
     from heimdall_lab.estimators import locate, methods
+    from heimdall_lab.features import features
     from heimdall_lab.generate import generate, load_or_generate
     from heimdall_lab.metrics import compare
     from heimdall_lab.recordings import read_kiwi
@@ -17,6 +18,7 @@ __all__ = [
     "compare",
     "crlb",
     "datasets",
+    "features",
     "gdop",
     "generate",
     "iq",

@@ -108,7 +108,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
     receivers, transmitter = transmitter_frame(dataset)
     receivers = np.where(used[..., None], receivers, np.nan)
-    duration_s = dataset.sizes["time"] / dataset.attrs["sample_rate_hz"]
+    duration_s = dataset.attrs["duration_s"]
     toa_sigma_s = delay_sigma_s(
         db_to_linear(dataset.snr.values),
         dataset.occupied_bandwidth.values[:, None],

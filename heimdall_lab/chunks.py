@@ -13,15 +13,23 @@ LEAST_SAMPLES = 160
 _LEAST_HOP = 16
 
 
+def mel_edges_hz(sample_rate_hz: float) -> np.ndarray:
+    """Edges of the spectrogram's bands, which overlap by half: (MEL_BANDS + 2,)."""
+    return spectra.mel_bands_hz(sample_rate_hz / 2, MEL_BANDS)
+
+
+def frame_middles(num_time: int) -> np.ndarray:
+    """Middles of the spectrogram's frames, (FRAMES,) samples."""
+    return (np.arange(FRAMES) + 0.5) / FRAMES * num_time
+
+
 class Plan(NamedTuple):
     """How windows are cut and averaged.
 
     Attributes
     ----------
-    segment : int
-        Samples of a short spectrum, and its frequencies F.
     frequency_hz : (F,)
-        Ascending.
+        Of the short spectra, ascending.
     averages : float
         Independent periodograms in a chunk's spectrum.
     by_chunk : (C, periodograms) float32
@@ -31,7 +39,6 @@ class Plan(NamedTuple):
     mel : (F, MEL_BANDS) float32
     """
 
-    segment: int
     frequency_hz: Array
     averages: float
     by_chunk: Array
@@ -43,24 +50,22 @@ class Plan(NamedTuple):
         """Plan for windows of num_time samples, on the device of an array."""
         xp = array_namespace(like)
         hop = max(_LEAST_HOP, 2 ** int(np.log2(num_time / 3 / FRAMES)))
-        segment = 3 * hop
+        frequency_hz = (np.arange(3 * hop) - 3 * hop // 2) * (sample_rate_hz / (3 * hop))
         middle = (np.arange(num_time // hop - 2) + 1.5) * hop
         inside = middle * NUM_CHUNKS // num_time == np.arange(NUM_CHUNKS)[:, None]
-        position = (np.arange(FRAMES) + 0.5) / FRAMES * num_time
-        apart = np.abs(position[:, None] - middle) / max(hop, num_time / FRAMES)
-        near = np.maximum(0.0, 1 - apart) + 1e-12 * (apart == apart.min(axis=1, keepdims=True))
-        _, mel = spectra.mel_filters(sample_rate_hz, segment, MEL_BANDS)
+        apart = np.abs(frame_middles(num_time)[:, None] - middle)
+        near = np.maximum(0.0, 1 - apart / max(hop, num_time / FRAMES))
+        near[:, [0, -1]] += 1e-6  # for frames beyond the middle of the outermost spectra
 
-        def rows(weights: np.ndarray) -> Array:
-            return xp.asarray((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+        def averages(weight: np.ndarray) -> Array:
+            return xp.asarray((weight / weight.sum(axis=1, keepdims=True)).astype(np.float32))
 
         return cls(
-            segment,
-            xp.asarray((np.arange(segment) - segment // 2) * (sample_rate_hz / segment)),
+            xp.asarray(frequency_hz),
             spectra.hann_averages(int(inside.sum(axis=1).min()), 2 / 3),
-            rows(inside.astype(float)),
-            rows(near),
-            xp.asarray(mel.T),
+            averages(inside.astype(float)),
+            averages(near),
+            averages(spectra.mel_weights(mel_edges_hz(sample_rate_hz), frequency_hz)).T,
         )
 
 
@@ -94,7 +99,7 @@ def chunks(iq: Array, plan: Plan, spectrogram: bool) -> Chunks:
     xp = array_namespace(iq)
     voltage = xp.empty((len(iq), iq.shape[-1]), dtype=np.complex64)
     voltage.real, voltage.imag = iq[:, 0], iq[:, 1]
-    short = spectra.short_time_power(voltage, plan.segment)  # (L, periodograms, F)
+    short = spectra.short_time_power(voltage, len(plan.frequency_hz))  # (L, periodograms, F)
     bands = (plan.by_frame @ short @ plan.mel).swapaxes(-1, -2) if spectrogram else xp.empty((len(iq), 0, FRAMES))
     whole = iq.shape[-1] // NUM_CHUNKS * NUM_CHUNKS
     parts = voltage[:, :whole].reshape(len(iq), NUM_CHUNKS, -1)

@@ -15,6 +15,7 @@ import xarray as xr
 from heimdall_lab import bench, bounds, estimators, metrics, pairs, recordings, store
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
+from heimdall_lab.features import features, summary
 from heimdall_lab.generate import generate
 from heimdall_lab.report import check_target, leaderboard_table, leaderboard_text, write_report
 
@@ -155,11 +156,34 @@ def locate_command(
         _print_table(differences, as_json)
 
 
+@app.command("features")
+def features_command(
+    folder: _Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write features, spectrograms and differences.", metavar="NC")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure the features of every receiver's signal, and show how each is spread."""
+    if out is not None:
+        check_target(out)
+    measured = features(store.open_dataset(folder))
+    if out is not None:
+        store.write_atomically(out, measured.to_netcdf)
+    table = summary(measured)
+    if not as_json:
+        table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
+    _print_table(table, as_json)
+
+
 @app.command("compare")
 def compare_command(
     folder: _Folder,
     methods: Annotated[str, typer.Option(help="Comma-separated names.")] = ",".join(estimators.methods()),
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report.", metavar="HTML")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write leaderboard.nc and leaderboard.csv, with bins.", metavar="DIR")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
@@ -168,6 +192,8 @@ def compare_command(
         check_target(report)
     dataset = store.open_dataset(folder)
     board = metrics.compare(dataset, names)
+    if out is not None:
+        metrics.save(board, out)
     if report is not None:
         write_report(dataset, board, report)
     if as_json:
@@ -176,6 +202,8 @@ def compare_command(
     print(leaderboard_text(board))
     if report is not None:
         print(f"Report: {report}")
+    if out is not None:
+        print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
 
 
 def main() -> None:

@@ -366,14 +366,20 @@ class Gate(_Model):
     min_mean_snr_db: float = Field(
         5.0, ge=-30, le=90, description="lowest mean SNR, in the channel bandwidth, of the receivers heard in it, dB"
     )
-    max_gdop: float = Field(200.0, gt=0, description="highest horizontal TDOA dilution of precision")
+    max_gdop: float = Field(
+        200.0, gt=0, description="highest horizontal TDOA dilution of precision; 100 by default for feature_based"
+    )
 
 
 class Config(_Model):
     """Everything that, with the package version and the files in the folders it names, determines a dataset."""
 
     name: str = Field("custom", pattern=r"^[A-Za-z0-9_-]+$", description="name of the dataset")
-    data_type: Literal["iq_raw"] = Field("iq_raw", description="what is stored of the signals: the IQ samples")
+    data_type: Literal["iq_raw", "feature_based"] = Field(
+        "iq_raw",
+        description="what is stored of the signals: iq_raw (IQ samples and features) or feature_based (features, "
+        "spectrograms and time differences, no IQ)",
+    )
     seed: int = Field(0, ge=0, lt=2**64, description="seed of every random draw")
     num_samples: int = Field(96, ge=1, lt=2**32, description="number of scenes kept")
     shard_size: int = Field(64, ge=1, le=100_000, description="scenes in one netCDF file")
@@ -384,6 +390,15 @@ class Config(_Model):
     signal: Signal = Field(default_factory=Signal, description="what is transmitted and how it is sampled")
     channel: Channel = Field(default_factory=Channel, description="what happens on the way")
     gate: Gate = Field(default_factory=Gate, description="which scenes are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stricter_without_iq(cls, fields: Any) -> Any:
+        """Scenes of feature_based datasets have a GDOP of 100 at most, unless the gate says otherwise."""
+        if not isinstance(fields, dict) or fields.get("data_type") != "feature_based":
+            return fields
+        gate = fields.get("gate", {})
+        return {**fields, "gate": {"max_gdop": 100.0, **gate}} if isinstance(gate, dict) else fields
 
     @property
     def num_shards(self) -> int:
@@ -471,6 +486,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channel": {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0},
     },
     "uhf_mixed": {
+        "data_type": "feature_based",
         "num_samples": 4030,
         "signal": {
             "frequency_hz": 432e6,
@@ -481,12 +497,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "afsk1200_ratio": 0.15,
         },
         "channel": {"fading": "rician", "nlos_ratio": 0.3, **_ECHOES},
-        "gate": {"max_gdop": 100.0},
     },
     "realistic_srtm": {
+        "data_type": "feature_based",
         "num_samples": 420,
         "channel": {"diffraction": "terrain", "terrain_folder": "data/srtm", "fading": "rician", **_ECHOES},
-        "gate": {"max_gdop": 100.0},
     },
 }
 

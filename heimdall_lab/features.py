@@ -1,11 +1,15 @@
 """Features of each receiver's signal for learning and looking: 18 numbers over time, and a mel spectrogram."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from heimdall_lab import pairs, schema, spectra
 from heimdall_lab.arrays import Array, array_namespace
-from heimdall_lab.chunks import LEAST_SAMPLES, NUM_CHUNKS, Chunks, Plan, chunks
+from heimdall_lab.chunks import LEAST_SAMPLES, NUM_CHUNKS, Chunks, Plan, chunks, frame_middles, mel_edges_hz
 from heimdall_lab.units import ADC_MAX, db_to_linear, linear_to_db
 
 _BLOCK_IQ_SAMPLES = {"numpy": 2**17, "cupy": 2**26}  # reduced at a time: caches, GPUs
@@ -45,29 +49,56 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     differences = pairs.pair_features(dataset)
     if "iq" not in dataset:
         stored = [name for name in ("features", "spectrogram") if name in dataset]
-        return differences.merge(dataset[stored].compute())
+        return differences.merge(dataset[stored].compute(), compat="override")
     measured = measure(
         dataset.iq.values,
         dataset.iq_full_scale.values,
         dataset.receiver_present.values,
-        sample_rate_hz=dataset.attrs["sample_rate_hz"],
-        max_frequency_offset_hz=dataset.attrs["max_frequency_offset_hz"],
-        min_snr_db=dataset.attrs["min_snr_db"],
+        dataset.attrs,
         spectrogram=True,
     )
     coords = {name: dataset[name] for name in ("sample", "receiver", "receiver_name")}
-    labels = schema.feature_coords(dataset.attrs["sample_rate_hz"], dataset.sizes["time"])
-    return differences.merge(schema.label(measured, coords | labels, {}).drop_attrs(deep=False))
+    labels = coordinates(dataset.attrs["sample_rate_hz"], dataset.sizes["time"])
+    return differences.merge(schema.label(measured, coords | labels, {}).drop_attrs(deep=False), compat="override")
+
+
+def summary(measured: xr.Dataset) -> pd.DataFrame:
+    """Describe the features of a dataset: how their means over the window spread over links with a receiver.
+
+    Parameters
+    ----------
+    measured : xr.Dataset
+        With ``features``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each feature: ``feature``, ``units``, ``lowest``, ``p5``, ``median``, ``p95``, ``highest``.
+    """
+    means = measured["features"].sel(statistic="mean").stack(link=("sample", "receiver"))
+    levels = means.quantile([0.0, 0.05, 0.5, 0.95, 1.0], "link").values
+    columns = zip(("lowest", "p5", "median", "p95", "highest"), levels, strict=True)
+    return pd.DataFrame({"feature": means.feature, "units": means.feature_units, **dict(columns)})
+
+
+def coordinates(sample_rate_hz: float, num_time: int) -> dict[str, Any]:
+    """Label the dims of features, and a spectrogram's bands and frames by their middles."""
+    frequency_hz, frame_s = mel_edges_hz(sample_rate_hz)[1:-1], frame_middles(num_time) / sample_rate_hz
+    return {
+        "feature": list(schema.FEATURES),
+        "feature_units": ("feature", [units for units, _ in schema.FEATURES.values()], {"long_name": "units"}),
+        "statistic": list(schema.STATISTICS),
+        "frequency": ("frequency", frequency_hz, {"units": "Hz", "long_name": "distance from the centre frequency"}),
+        "frame": ("frame", frame_s, {"units": "s", "long_name": "local time of the frame's middle"}),
+    }
 
 
 def measure(
     iq: Array,
     full_scale: np.ndarray,
     present: np.ndarray,
+    known: Mapping[Any, Any],
     *,
-    sample_rate_hz: float,
-    max_frequency_offset_hz: float,
-    min_snr_db: float,
     spectrogram: bool,
 ) -> dict[str, np.ndarray]:
     """Measure the features of scenes, on the device that holds the samples.
@@ -77,10 +108,8 @@ def measure(
     iq : (S, R, 2, N) int16
     full_scale : (S, R) √mW
     present : (S, R) bool
-    max_frequency_offset_hz : float
-        Largest magnitude of one link's frequency error.
-    min_snr_db : float
-        From which a signal counts as present.
+    known : mapping
+        Attributes of the contract: ``sample_rate_hz``, ``max_frequency_offset_hz``, ``min_snr_db``.
     spectrogram : bool
         Whether the spectrogram is made as well.
 
@@ -99,15 +128,18 @@ def measure(
     if num_time < LEAST_SAMPLES:
         raise ValueError(f"time: {num_time} samples are too few for features; give at least {LEAST_SAMPLES}")
     xp = array_namespace(iq)
+    sample_rate_hz, offset_hz = known["sample_rate_hz"], 2 * known["max_frequency_offset_hz"]
     plan = Plan.of(iq, num_time, sample_rate_hz)
     rows = max(1, _BLOCK_IQ_SAMPLES[xp.__name__] // num_time)
     links = iq.reshape(-1, 2, num_time)
     blocks = [chunks(links[first : first + rows], plan, spectrogram) for first in range(0, len(links), rows)]
-    whole = Chunks(*(xp.concatenate(parts).reshape(*present.shape, *parts[0].shape[1:]) for parts in zip(*blocks, strict=True)))
+    whole = Chunks(
+        *(xp.concatenate(parts).reshape(*present.shape, *parts[0].shape[1:]) for parts in zip(*blocks, strict=True))
+    )
     to_power = xp.asarray(np.where(present, full_scale / ADC_MAX, 1.0) ** 2)[..., None]  # (S, R, 1) mW
     links_present = xp.asarray(present)
-    offset_hz = 2 * max_frequency_offset_hz
-    values = _features(whole, plan, to_power, links_present, num_time, offset_hz, db_to_linear(min_snr_db))
+    min_snr = db_to_linear(known["min_snr_db"])
+    values = _features(whole, plan, to_power, links_present, num_time, offset_hz, min_snr)
     measured = {"features": _statistics(values)}
     if spectrogram:
         density = whole.spectrogram * (to_power[..., None] / sample_rate_hz)
@@ -123,7 +155,7 @@ def _features(
 ) -> dict[str, Array]:
     """Compute each feature in each chunk, (S, R, C)."""
     xp = array_namespace(present)
-    bins, bin_hz = plan.segment, plan.frequency_hz[1] - plan.frequency_hz[0]
+    bins, bin_hz = len(plan.frequency_hz), plan.frequency_hz[1] - plan.frequency_hz[0]
     whole = spectra.Spectrum(plan.frequency_hz, chunk.density.mean(axis=-2), NUM_CHUNKS * plan.averages)  # (S, R, F)
     noise = spectra.noise_density(whole)  # (S, R), of a power in the full sample rate, as all densities here
     noise = xp.maximum(noise, np.finfo(np.float32).tiny)[..., None]
@@ -136,7 +168,7 @@ def _features(
     )  # (S, 1, 1, F)
     share = in_band.sum(axis=-1) / bins  # of the sample rate, (S, 1, 1)
     signal = xp.where(in_band, chunk.density - noise[..., None], 0.0).sum(axis=-1) / bins
-    # Of M independent samples of noise, the power has a relative variance of 1 / M; the median over half the band of π / N.
+    # Of M independent samples of noise, the power has a relative variance of 1/M; the median over half the band, π/N.
     error = noise * share * xp.sqrt(NUM_CHUNKS / (share * num_time) + np.pi / num_time)
     significant = signal > _SIGNIFICANT * error
     signal = xp.maximum(signal, error)

@@ -2,13 +2,22 @@
 
 import time
 from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from heimdall_lab import bounds, estimators, geodesy, pairs
+from heimdall_lab import bounds, estimators, geodesy, pairs, store
 
 _AXES = {"axis": ["east", "north"]}
+
+BINS = {  # lower edges of what the leaderboard is divided by; each bin ends where the next begins
+    "snr": (-np.inf, 10.0, 20.0, 30.0, 40.0),  # mean of the receivers with signal, dB
+    "gdop": (0.0, 1.5, 2.0, 3.0, 5.0, 10.0),
+    "receivers": (0, 3, 4, 5, 6, 7, 8, 10, 13),  # with signal
+}
 
 
 def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
@@ -74,7 +83,10 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
         ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood of the truth
         (position in m); ``failures``, share of fixes that did not converge; ``latency`` s per fix, measurement from
         the IQ included. Dims (method, sample): the fixes and their ``error``, ``error_vector`` and
-        ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m, and ``crlb_covariance``.
+        ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB,
+        ``scene_gdop`` and ``scene_receivers``, by which every statistic is given again as ``…_by_snr`` (method,
+        snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers`` (method, receivers_bin) with the number of
+        samples as ``samples_by_…``; NaN in bins without samples, as all are where the truth is not known.
 
     Raises
     ------
@@ -96,10 +108,91 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
         latencies.append((measuring_s + time.perf_counter() - began) / dataset.sizes["sample"])
     each = xr.concat(fixes, dim="method").assign_coords(method=names)
     each = each.merge(errors(dataset, each)).transpose("method", "sample", ...)
-    bound = bounds.scene_crlb(dataset.drop_vars("iq").compute())
-    board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(_statistics(each, bound.crlb_rmse))
+    truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
+    bound = bounds.scene_crlb(truth)
+    overall = _statistics(each, bound.crlb_rmse)
+    board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
+    for name, values in _conditions(truth).items():
+        board[f"scene_{name}"] = values
+        board = board.merge(_by_bin(each, bound.crlb_rmse, name, values, overall))
     return board
+
+
+def save(board: xr.Dataset, folder: str | Path) -> None:
+    """Write a leaderboard to ``leaderboard.nc``, whole, and ``leaderboard.csv``, the statistics as `table` gives them.
+
+    Parameters
+    ----------
+    board : xr.Dataset
+        Result of `compare`.
+    folder : path
+        Made if it is missing; files of these names in it are replaced.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    store.write_atomically(Path(folder) / "leaderboard.nc", lambda path: board.to_netcdf(path))
+    text = table(board).to_csv(index=False)
+    store.write_atomically(Path(folder) / "leaderboard.csv", lambda path: store.write_text(path, text))
+
+
+def table(board: xr.Dataset) -> pd.DataFrame:
+    """List the statistics of a leaderboard: a row for each method and bin, ``all`` samples first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``method``, ``by`` (all, snr, gdop, receivers), ``bin``, ``samples``, and each statistic of `compare`.
+    """
+    whole = [str(name) for name in board if board[name].dims == ("method",)]
+    parts = [board[whole].to_dataframe().reset_index().assign(by="all", bin="all", samples=board.sizes["sample"])]
+    for by in BINS:
+        names = {name: name.removesuffix(f"_by_{by}") for name in map(str, board) if name.endswith(f"_by_{by}")}
+        part = board[list(names)].rename(names).to_dataframe().reset_index()
+        parts.append(part.rename(columns={f"{by}_bin": "bin"}).assign(by=by))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[["method", "by", "bin", "samples", *whole]]
+
+
+def _conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:
+    """What a scene's difficulty is told by, each (sample)."""
+    with_signal = truth.receiver_present & truth.get("signal_present", truth.receiver_present)
+    snr = truth.snr.where(with_signal)
+    return {
+        "snr": snr.mean("receiver").assign_attrs(units="dB", long_name="mean SNR of the receivers with signal"),
+        "gdop": truth.gdop,
+        "receivers": with_signal.sum("receiver").assign_attrs(units="1", long_name="receivers with signal"),
+    }
+
+
+def _by_bin(
+    each: xr.Dataset, crlb_rmse: xr.DataArray, by: str, values: xr.DataArray, overall: xr.Dataset
+) -> xr.Dataset:
+    """Divide the samples into bins and take the statistics of each, named and labelled as those of all samples."""
+    edges = (*BINS[by], np.inf)
+    member = np.digitize(values.values, edges) - 1  # NaN lies beyond the last
+    parts = []
+    for number in range(len(edges) - 1):
+        rows = np.flatnonzero(member == number)
+        part = _statistics(each.isel(sample=rows), crlb_rmse.isel(sample=rows)) if len(rows) else overall * np.nan
+        parts.append(part.assign(samples=len(rows)))
+    binned = xr.concat(parts, dim=f"{by}_bin", data_vars="all", combine_attrs="override")
+    names = {name: f"{name}_by_{by}" for name in binned.data_vars}
+    return binned.assign_coords({f"{by}_bin": _bin_names(by)}).rename(names).transpose("method", ...)
+
+
+def _bin_names(by: str) -> list[str]:
+    """Name each bin by its edges, as ``10 … 20``.
+
+    >>> _bin_names("snr")
+    ['< 10', '10 … 20', '20 … 30', '30 … 40', '≥ 40']
+    """
+    edges = BINS[by]
+    if by == "receivers":
+        names = [f"{low:g}" if low == above - 1 else f"{low:g} … {above - 1:g}" for low, above in pairwise(edges)]
+    else:
+        names = [f"{low:g} … {high:g}" for low, high in pairwise(edges)]
+    names[0] = f"< {edges[1]:g}"
+    return [*names, f"≥ {edges[-1]:g}"]
 
 
 def _statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:

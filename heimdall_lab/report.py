@@ -147,7 +147,7 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
     Parameters
     ----------
     dataset : xr.Dataset
-        Of the contract, with IQ and truth.
+        Of the contract, with truth; signals are drawn where it holds IQ.
     board : xr.Dataset
         Result of `metrics.compare` for the dataset.
     path : path
@@ -220,7 +220,7 @@ def _facts(dataset: xr.Dataset) -> dict[str, str]:
     """Say what the dataset holds, from its attributes and truth."""
     attrs = dataset.attrs
     rate_hz, names = attrs["sample_rate_hz"], [str(name) for name in dataset.receiver_name.values if str(name)]
-    duration_s = dataset.sizes["time"] / rate_hz
+    duration_s = dataset.attrs["duration_s"]
     snr = dataset.snr.values[dataset.receiver_present.values]
     facts = {
         "Dataset": str(attrs.get("title", "untitled")),
@@ -320,8 +320,7 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
     from heimdall_lab import plots
 
     chosen = dataset.sel(sample=[sample]).load()
-    measured = pairs.pair_features(chosen)
-    return [
+    figures = [
         _Figure(
             "error-cdf",
             "Distribution of errors",
@@ -344,12 +343,20 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
             "would fall inside it.",
             plots.fix_map(chosen, sample, board),
         ),
+    ]
+    return figures + (_signal_figures(chosen, sample) if "iq" in dataset else [])
+
+
+def _signal_figures(chosen: xr.Dataset, sample: int) -> list[_Figure]:
+    from heimdall_lab import plots
+
+    return [
         _Figure(
             "cross-correlations",
             "Time differences",
             "The peak is where a receiver's signal matches the reference best. The dashed blue line and the title give "
             "the measured delay, the broad orange line the true one, clock errors included; 1 µs is 300 m of path.",
-            plots.cross_correlations(chosen, sample, measured),
+            plots.cross_correlations(chosen, sample, pairs.pair_features(chosen)),
         ),
         _Figure(
             "spectrograms",

@@ -63,7 +63,10 @@ FEATURES = {  # units and meaning of each of the features, in their order
     "envelope_max": ("mW^0.5", "largest magnitude"),
     "peak_to_avg_ratio_db": ("dB", "largest over mean squared magnitude"),
     "zero_crossing_rate": ("1", "share of steps in which the in-phase part changes its sign"),
-    "multipath_delay_spread_us": ("us", "rms delay spread that the slope of the channel's gain over frequency suggests"),
+    "multipath_delay_spread_us": (
+        "us",
+        "rms delay spread that the slope of the channel's gain over frequency suggests",
+    ),
     "coherence_bandwidth_khz": ("kHz", "band over which the gain of such a channel correlates by one half"),
     "delay_spread_confidence": ("1", "share of the squared slope that its standard error does not explain"),
     "confidence_score": ("1", "share of the power in the band that is signal"),
@@ -140,10 +143,15 @@ VARIABLES = {
     **MEASURED,
 }
 
+# What is stored of the signals, by type of dataset; the truth and the positions always are.
+SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED)}
+TRUTH = tuple(name for name in VARIABLES if not any(name in signals for signals in SIGNALS.values()))
+
 # What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.
 ATTRIBUTES = {
     "centre_frequency_hz": "carrier frequency that 0 Hz of the IQ stands for, Hz",
     "sample_rate_hz": "complex samples per second, Hz",
+    "duration_s": "length of a window, s",
     "propagation": "line_of_sight (straight links) or ground_wave (geodesic links)",
     "clock_sigma_s": "standard deviation of one receiver's clock error, s; one number, or one a receiver",
     "path_delay_sigma_s": "standard deviation of one link's delay about the propagation model, s",
@@ -168,17 +176,6 @@ def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: di
     if "time" in dataset.coords:
         dataset["time"].attrs.update(units="s", long_name="local time since the first sample")
     return dataset
-
-
-def feature_coords(spectrogram_hz: np.ndarray, spectrogram_s: np.ndarray) -> dict[str, object]:
-    """Coordinates of features, and of a spectrogram's bands and frames by their middles."""
-    return {
-        "feature": list(FEATURES),
-        "feature_units": ("feature", [units for units, _ in FEATURES.values()], {"long_name": "units of each feature"}),
-        "statistic": list(STATISTICS),
-        "frequency": ("frequency", spectrogram_hz, {"units": "Hz", "long_name": "distance from the centre frequency"}),
-        "frame": ("frame", spectrogram_s, {"units": "s", "long_name": "local time of the frame's middle"}),
-    }
 
 
 def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:

@@ -93,31 +93,27 @@ def hann_averages(frames: int, overlap: float) -> float:
     return float(frames / (1 + lost))
 
 
-def mel_filters(sample_rate_hz: float, bins: int, bands: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights that average two-sided densities over bands equally spaced in mel of the distance from the centre.
-
-    Bands are triangles that reach from one neighbour's middle to the other's, at least two bins wide, so that where
-    mel are finer than the spectrum they interpolate it.
-
-    Returns
-    -------
-    frequency_hz : (bands,)
-        Middles of the bands.
-    weight : (bands, bins) float32
-        On ascending frequencies from −rate/2; each row adds up to 1.
+def mel_bands_hz(highest_hz: float, bands: int) -> np.ndarray:
+    """Edges of bands equally spaced in mel from 0 Hz up, each reaching over two steps: (bands + 2,).
 
     Source: O'Shaughnessy, Speech Communication (1987): mel = 2595 log10(1 + f / 700 Hz).
     """
-    highest = 2595 * np.log10(1 + sample_rate_hz / 2 / 700)
-    edge_hz = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)
-    middle_hz = edge_hz[1:-1]
-    step_hz = sample_rate_hz / bins
-    frequency_hz = np.abs(np.arange(bins) - bins // 2) * step_hz
-    below_hz = np.maximum(middle_hz - edge_hz[:-2], step_hz)[:, None]
-    above_hz = np.maximum(edge_hz[2:] - middle_hz, step_hz)[:, None]
-    offset_hz = frequency_hz - middle_hz[:, None]
+    mel = np.linspace(0, 2595 * np.log10(1 + highest_hz / 700), bands + 2)
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def mel_weights(edges_hz: np.ndarray, frequency_hz: np.ndarray) -> np.ndarray:
+    """Triangular weights that average densities over bands of the distance from 0 Hz: (bands, F), rows add up to 1.
+
+    A triangle is at least two steps of the frequencies wide, so that bands finer than the spectrum interpolate it.
+    """
+    step_hz = frequency_hz[1] - frequency_hz[0]
+    offset_hz = np.abs(frequency_hz) - edges_hz[1:-1, None]
+    below_hz, above_hz = (
+        np.maximum(width, step_hz)[:, None] for width in (np.diff(edges_hz)[:-1], np.diff(edges_hz)[1:])
+    )
     weight = np.maximum(0.0, 1 - np.where(offset_hz < 0, -offset_hz / below_hz, offset_hz / above_hz))
-    return middle_hz, (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weight / weight.sum(axis=1, keepdims=True)
 
 
 def periodogram(waveform: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict, ValidationError
 from xarray.backends.locks import HDF5_LOCK
 
-from heimdall_lab import schema
+from heimdall_lab import chunks, schema
 from heimdall_lab.config import Config, differing_fields
 from heimdall_lab.units import si_text
 
@@ -28,6 +28,7 @@ LOCK = ".dataset.lock"
 _TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
 _MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
 _ITEM_BYTES = {"i": 2, "f": 8, "b": 1, "T": 96, "U": 96, "O": 96}  # text: a reference, and its place in the heap
+_SINGLE_PRECISION = ("features", "spectrogram")
 _SHARD_OVERHEAD_BYTES = 55_000  # of the netCDF library, for names, attributes and alignment of every variable
 CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
 
@@ -514,10 +515,17 @@ def _shard_bytes(config: Config, num_samples: int) -> int:
         "component": 2,
         "time": config.signal.num_time,
         "echo": config.channel.multipath_taps_max,
+        "feature": len(schema.FEATURES),
+        "statistic": len(schema.STATISTICS),
+        "frequency": chunks.MEL_BANDS,
+        "frame": chunks.FRAMES,
     }
+    stored = schema.TRUTH + schema.SIGNALS[config.data_type]
     values = sum(
-        _ITEM_BYTES[variable.kinds[0]] * math.prod(sizes[dim] for dim in variable.dims)
-        for variable in schema.VARIABLES.values()
+        (4 if name in _SINGLE_PRECISION else _ITEM_BYTES[variable.kinds[0]])
+        * math.prod(sizes[dim] for dim in variable.dims)
+        for name, variable in schema.VARIABLES.items()
+        if name in stored
     )
     coordinates = 8 * (num_samples + config.signal.num_time) + 96 * (config.max_receivers + 2)
     return values + coordinates + len(config.model_dump_json()) + _SHARD_OVERHEAD_BYTES

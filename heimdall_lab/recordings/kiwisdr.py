@@ -134,6 +134,7 @@ def _dataset(
         "source": "KiwiSDR: " + ", ".join(file.name for file in files),
         "centre_frequency_hz": frequency_hz,
         "sample_rate_hz": float(kiwi.SAMPLE_RATE_HZ),
+        "duration_s": length / kiwi.SAMPLE_RATE_HZ,
         "gps_seconds_of_week": start_s % kiwi.WEEK_S,
         "propagation": "ground_wave",
         "clock_sigma_s": [recording.clock.sigma_s for recording in recordings],
