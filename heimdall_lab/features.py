@@ -14,6 +14,7 @@ from heimdall_lab.units import ADC_MAX, db_to_linear, linear_to_db
 
 _BLOCK_IQ_SAMPLES = {"numpy": 2**17, "cupy": 2**26}  # reduced at a time: caches, GPUs
 _SIGNIFICANT = 4.0  # standard deviations from which power above the noise is a signal
+_SILENCE = 1e-30  # power, in units of the converter squared, of what is all zeros
 _EDGE_BINS = 2  # by which the Hann window widens a band
 _LEAST_FIT_BINS = 8  # frequencies with signal from which the slope of a channel's gain is fitted
 _POWERS = ("rssi_dbm", "snr_db", "noise_floor_dbm", "psd_dbm_per_hz")  # their means are those of powers, not decibels
@@ -142,8 +143,8 @@ def measure(
     values = _features(whole, plan, to_power, links_present, num_time, offset_hz, min_snr)
     measured = {"features": _statistics(values)}
     if spectrogram:
-        density = whole.spectrogram * (to_power[..., None] / sample_rate_hz)
-        measured["spectrogram"] = linear_to_db(xp.maximum(density, np.finfo(np.float32).tiny))
+        to_density = to_power[..., None] / sample_rate_hz
+        measured["spectrogram"] = linear_to_db(xp.maximum(whole.spectrogram, _SILENCE) * to_density)
     return {
         name: _to_host(xp.where(links_present[..., None, None], values, np.nan).astype(np.float32))
         for name, values in measured.items()
@@ -155,10 +156,12 @@ def _features(
 ) -> dict[str, Array]:
     """Compute each feature in each chunk, (S, R, C)."""
     xp = array_namespace(present)
+    chunk = Chunks(*(xp.maximum(values, _SILENCE) for values in chunk))  # whose logarithms are finite
     bins, bin_hz = len(plan.frequency_hz), plan.frequency_hz[1] - plan.frequency_hz[0]
     whole = spectra.Spectrum(plan.frequency_hz, chunk.density.mean(axis=-2), NUM_CHUNKS * plan.averages)  # (S, R, F)
-    noise = spectra.noise_density(whole)  # (S, R), of a power in the full sample rate, as all densities here
-    noise = xp.maximum(noise, np.finfo(np.float32).tiny)[..., None]
+    noise = spectra.noise_density(whole)[
+        ..., None
+    ]  # (S, R, 1), of a power in the full sample rate, as all densities here
     by_chunk = spectra.Spectrum(plan.frequency_hz, chunk.density, plan.averages)
 
     low_hz, high_hz = _band_hz(whole, noise[..., 0], present)  # (S, 1, 1)
@@ -183,7 +186,8 @@ def _features(
     shape = shape / shape.sum(axis=-1, keepdims=True)
     upper_hz, lower_hz = spectra.quantiles_hz(frequency_hz, shape, (0.995, 0.005))
     distance_hz, folded = _folded(frequency_hz, shape)
-    slope, slope_variance = _gain_slope(frequency_hz, weight, density / noise[..., None], present)
+    occupied = (frequency_hz >= lower_hz[..., None]) & (frequency_hz <= upper_hz[..., None])  # its skirts are leakage
+    slope, slope_variance = _gain_slope(frequency_hz, weight * occupied, density / noise[..., None], present)
     # A spread below its standard error is not resolved.
     spread_us = 1e6 * np.sqrt(2) / (4 * np.pi) * xp.sqrt(xp.maximum(slope**2, slope_variance))
     envelope_variance = xp.maximum(chunk.power - chunk.envelope**2, 0.0)
@@ -242,7 +246,7 @@ def _gain_slope(frequency_hz: Array, weight: Array, density: Array, present: Arr
     Parameters
     ----------
     weight : (S, R, C, K)
-        Share of signal in each density.
+        Share of signal in each density, 0 where none is looked for.
     density : (S, R, C, K)
         In units of the receiver's noise.
     """
@@ -288,4 +292,4 @@ def _statistics(values: dict[str, Array]) -> Array:
 
 
 def _to_host(array: Array) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()
+    return array if array_namespace(array) is np else array.get()

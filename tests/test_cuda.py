@@ -5,10 +5,12 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from device import Device, namespace
 
 import heimdall_lab as hl
 from heimdall_lab import arrays, cuda, synthesis
@@ -41,13 +43,6 @@ PHYSICS = {
     },
     "upsampled": {"signal.sample_rate_hz": 210e3, "signal.duration_s": 0.010005},
 }
-
-
-class Device(np.ndarray):
-    """An array on the stand-in's device."""
-
-    def get(self) -> np.ndarray:
-        return np.array(self)
 
 
 class OutOfMemoryError(Exception):
@@ -105,12 +100,13 @@ def stand_in(tmp_path, monkeypatch):
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     module = StandIn(tmp_path)
+    monkeypatch.setitem(sys.modules, "cupy", namespace())
     monkeypatch.setattr(synthesis, "backend_namespace", lambda backend: module if backend == "cupy" else np)
     return module
 
 
 def config(physics: str, **overrides) -> hl.Config:
-    small = {"signal.duration_s": 0.02, "num_samples": 3}
+    small = {"data_type": "iq_raw", "signal.duration_s": 0.02, "num_samples": 3}
     return hl.preset("uhf_mixed", **(small | PHYSICS[physics] | overrides))
 
 

@@ -22,7 +22,7 @@ MOVING = {
 DATASETS = {
     "los_sync": ("los_sync", {}),
     "nlos_sync": ("nlos_sync", {"channel": {"multipath_power_max_db": -3.0}}),
-    "uhf_mixed": ("uhf_mixed", {"channel.diffraction": "none"}),
+    "uhf_mixed": ("uhf_mixed", {"data_type": "iq_raw", "channel.diffraction": "none"}),
     "moving": ("los_sync", MOVING),
     "fast_and_oversampled": (
         "websdr",
