@@ -12,7 +12,7 @@ from heimdall_lab.arrays import Array, array_namespace
 from heimdall_lab.chunks import LEAST_SAMPLES, NUM_CHUNKS, Chunks, Plan, chunks, frame_middles, mel_edges_hz
 from heimdall_lab.units import ADC_MAX, db_to_linear, linear_to_db
 
-_BLOCK_IQ_SAMPLES = {"numpy": 2**17, "cupy": 2**26}  # reduced at a time: caches, GPUs
+_BLOCK_IQ_SAMPLES = {"numpy": 2**16, "cupy": 2**26}  # reduced at a time: caches, GPUs
 _SIGNIFICANT = 4.0  # standard deviations from which power above the noise is a signal
 _SILENCE = 1e-30  # power, in units of the converter squared, of what is all zeros
 _EDGE_BINS = 2  # by which the Hann window widens a band

@@ -68,16 +68,18 @@ def short_time_power(voltage: Array, segment: int) -> Array:
     xp = array_namespace(voltage)
     hop = segment // 3
     window = 0.5 - 0.5 * xp.cos(2 * np.pi * xp.arange(segment) / segment)
-    window = window / xp.sqrt((window**2).mean()) * (-1.0) ** xp.arange(segment)  # which moves 0 Hz to the middle
+    window /= xp.sqrt((window**2).sum())
+    window *= (-1.0) ** xp.arange(segment)  # which moves 0 Hz to the middle
     parts = voltage[..., : voltage.shape[-1] // hop * hop].reshape(*voltage.shape[:-1], -1, hop)
     starts = parts.shape[-2] - 2
-    thirds = [
-        parts[..., third : starts + third, :] * window[third * hop : (third + 1) * hop].astype(np.float32)
-        for third in range(3)
-    ]
-    framed = xp.concatenate(thirds, axis=-1)
+    framed = xp.empty((*voltage.shape[:-1], starts, segment), dtype=np.complex64)
+    for third in range(3):
+        place = slice(third * hop, (third + 1) * hop)
+        xp.multiply(parts[..., third : starts + third, :], window[place].astype(np.float32), out=framed[..., place])
     spectrum = fft_namespace(framed).fft(framed, axis=-1)
-    return (spectrum.real**2 + spectrum.imag**2) / np.float32(segment)
+    power = spectrum.real**2
+    power += spectrum.imag**2
+    return power
 
 
 def hann_averages(frames: int, overlap: float) -> float:

@@ -19,8 +19,8 @@ def seconds(step) -> float:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_full_path_takes_at_most_three_times_the_noise_alone(name, benchmark, tmp_path):
-    """Draw, gate, IQ, int16, netCDF on disk; one thread. The least of several runs each, taken in turns."""
+def test_the_full_path_takes_at_most_four_times_the_noise_alone(name, benchmark, tmp_path):
+    """Draw, gate, IQ, int16, features, netCDF on disk; one thread. The least of several runs each, taken in turns."""
     preset, count = PRESETS[name]
     config = hl.preset(preset)
 
@@ -36,7 +36,7 @@ def test_the_full_path_takes_at_most_three_times_the_noise_alone(name, benchmark
     benchmark.pedantic(full_path, setup=before, rounds=8, warmup_rounds=1)
     ratio = benchmark.stats.stats.min / min(noise_s)
     benchmark.extra_info["ratio to drawing the noise alone"] = round(ratio, 2)
-    assert ratio <= 3
+    assert ratio <= 4
 
 
 def test_a_core_gates_a_hundred_thousand_scenes_per_second(benchmark):
