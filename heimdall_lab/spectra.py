@@ -8,6 +8,7 @@ import scipy.signal
 
 from heimdall_lab.arrays import Array, array_namespace, fft_namespace
 
+_BLOCK_SAMPLES = {"numpy": 2**16, "cupy": 2**26}  # transformed at a time: caches, GPUs
 _FADE = 64  # samples at either end of a whole waveform
 
 
@@ -70,15 +71,21 @@ def short_time_power(voltage: Array, segment: int) -> Array:
     window = 0.5 - 0.5 * xp.cos(2 * np.pi * xp.arange(segment) / segment)
     window /= xp.sqrt((window**2).sum())
     window *= (-1.0) ** xp.arange(segment)  # which moves 0 Hz to the middle
+    window = window.astype(np.float32)
     parts = voltage[..., : voltage.shape[-1] // hop * hop].reshape(*voltage.shape[:-1], -1, hop)
-    starts = parts.shape[-2] - 2
-    framed = xp.empty((*voltage.shape[:-1], starts, segment), dtype=np.complex64)
-    for third in range(3):
-        place = slice(third * hop, (third + 1) * hop)
-        xp.multiply(parts[..., third : starts + third, :], window[place].astype(np.float32), out=framed[..., place])
-    spectrum = fft_namespace(framed).fft(framed, axis=-1)
-    power = spectrum.real**2
-    power += spectrum.imag**2
+    power = xp.empty((*voltage.shape[:-1], parts.shape[-2] - 2, segment), dtype=np.float32)
+    rows = voltage.size // voltage.shape[-1]
+    block = max(1, _BLOCK_SAMPLES[xp.__name__] // (rows * segment))
+    for first in range(0, power.shape[-2], block):
+        part = power[..., first : first + block, :]
+        framed = xp.empty(part.shape, dtype=np.complex64)
+        for third in range(3):
+            place = slice(third * hop, (third + 1) * hop)
+            shifted = parts[..., first + third : first + third + part.shape[-2], :]
+            xp.multiply(shifted, window[place], out=framed[..., place])
+        spectrum = fft_namespace(framed).fft(framed, axis=-1)
+        xp.multiply(spectrum.real, spectrum.real, out=part)
+        part += spectrum.imag**2
     return power
 
 
