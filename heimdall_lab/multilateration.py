@@ -15,7 +15,7 @@ _MISFIT = 25.0  # χ² a degree of freedom from which delays and model contradic
 
 
 def tdoa_ls(network: Network) -> Fix:
-    """Weighted least squares on the time differences: closed form, then Gauss-Newton."""
+    """Weighted least squares on the time differences: closed form, then Gauss-Newton; of two solutions, by levels."""
     near = _heard_only(network)
     return or_centroid(_best_fit(near, _closed_form(near), robust=False), network)
 
@@ -23,8 +23,7 @@ def tdoa_ls(network: Network) -> Fix:
 def tdoa_robust(network: Network) -> Fix:
     """Cauchy-weighted time differences from many starts, so that single false ones neither pull nor trap the fix.
 
-    Of several fixes, levels help to choose. Where a share of the links is known to be late, `late_paths.posterior`
-    refines it.
+    Where a share of the links is known to be late, `late_paths.posterior` refines it.
     """
     near = _heard_only(network)
     centre = centroid(near)
@@ -100,13 +99,12 @@ def _closed_form(network: Network) -> Array:
 def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     """Descend from every start (S, K, 2) and keep the fix of lowest cost; of equals the one nearest the receivers.
 
+    Levels have no part in a fix, but in the choice between several: for ranges of kilometres they tell enough.
     Not converged: no usable fix, one that contradicts its delays, or another one elsewhere that is nearly as likely.
     """
     scenes, count, _ = starts.shape
     repeated = Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
     latitude, longitude, covariance, cost = _gauss_newton(repeated, starts.reshape(-1, 2), robust=robust)
-    if robust:
-        cost = cost + _level_cost(repeated, latitude, longitude)
     by_start = (scenes, count)
     centre = centroid(network)
     distance = _distance_m(
@@ -116,6 +114,7 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     if not robust:
         redundant = np.repeat(network.heard.sum(axis=1) - 3, count)
         cost = np.where(cost <= _MISFIT * np.maximum(redundant, 1), cost, np.inf)
+    cost = cost + _level_cost(repeated, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
     cost = np.where(usable, cost.reshape(by_start), np.inf)
@@ -124,8 +123,8 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     scene = np.arange(scenes)
     row = scene * count + best
     apart = _distance_m(latitude.reshape(by_start), longitude.reshape(by_start), latitude[row], longitude[row])
-    certain = np.hypot(spread, spread[scene, best][:, None])
-    rival = usable & (cost < cost[scene, best][:, None] + _RIVAL) & (apart > _APART * certain)
+    uncertainty = np.hypot(spread, spread[scene, best][:, None])
+    rival = usable & (cost < cost[scene, best][:, None] + _RIVAL) & (apart > _APART * uncertainty)
     return Fix(latitude[row], longitude[row], covariance[row], usable[scene, best] & ~rival.any(axis=1))
 
 

@@ -157,9 +157,10 @@ def test_two_solutions_are_no_fix(two_solutions, method):
     assert not hl.locate(two_solutions, method).converged.any()
 
 
-def test_levels_decide_between_two_solutions(two_solutions):
+@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
+def test_levels_decide_between_two_solutions(two_solutions, method):
     told = two_solutions.assign_attrs(link_sigma_db=1.0)
-    fixes = hl.locate(told, "tdoa_robust")
+    fixes = hl.locate(told, method)
     assert fixes.converged.all()
     assert metrics.errors(told, fixes).error.max() < 1.0
 
