@@ -67,6 +67,22 @@ def level_sigma_db(channel: Channel, duration_s: float) -> float:
     return float(10 / np.log(10) * sum(variances) ** 0.5)
 
 
+def echo_delay_sigma_s(channel: Channel) -> float:
+    """Standard deviation by which the echoes of a link shift its arrival where the band does not resolve them, s.
+
+    To first order, an echo of amplitude a, phase φ and delay d after a steady first path shifts the group delay by
+    a d cos φ: the phase of 1 + a exp(j φ − j 2π f d), differentiated. Of K echoes, that makes a variance of
+    E[K] E[a²] E[d²] / 2.
+    """
+    taps = (channel.multipath_taps_min + channel.multipath_taps_max) / 2
+    low, high = channel.multipath_delay_min_s, channel.multipath_delay_max_s
+    weak_db, strong_db = channel.multipath_power_min_db, channel.multipath_power_max_db
+    # The mean of exp(x) for x uniform within ±h about a middle is its value there times sinh(h) / h.
+    half = (strong_db - weak_db) / 2 * np.log(10) / 10
+    power = db_to_linear((strong_db + weak_db) / 2) * (np.sinh(half) / half if half > 0 else 1.0)
+    return float(np.sqrt(taps * power * (low**2 + low * high + high**2) / 3 / 2))
+
+
 def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
     """Draw the paths of every link.
 

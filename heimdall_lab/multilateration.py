@@ -3,30 +3,59 @@
 import numpy as np
 
 from heimdall_lab import geodesy
-from heimdall_lab.network import MAX_RANGE_M, Array, Fix, Network, centroid, distances, or_centroid
+from heimdall_lab.late_paths import posterior
+from heimdall_lab.network import MAX_RANGE_M, Array, Fix, Network, centroid, distances, normal_matrix, or_centroid
 
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _STEPS = 40
 _GRID = 5  # starts of the robust estimator along each side of the receivers' box
+_RIVAL = 2 * np.log(19)  # χ² by which a fix is 95 % certain against one other
+_APART = 5.0  # standard deviations, of both together, from which two fixes are two
+_MISFIT = 25.0  # χ² a degree of freedom from which delays and model contradict each other: five standard deviations
 
 
 def tdoa_ls(network: Network) -> Fix:
-    """Weighted least squares on the time differences: closed form, then Gauss-Newton."""
-    return or_centroid(_best_fit(network, _closed_form(network), robust=False), network)
+    """Weighted least squares on the time differences: closed form, then Gauss-Newton; of two solutions, by levels."""
+    near = _heard_only(network)
+    return or_centroid(_best_fit(near, _closed_form(near), robust=False), network)
 
 
 def tdoa_robust(network: Network) -> Fix:
-    """Cauchy-weighted time differences from many starts, so that single false ones neither pull nor trap the fix."""
-    centre = centroid(network)
+    """Cauchy-weighted time differences from many starts, so that single false ones neither pull nor trap the fix.
+
+    Where a share of the links is known to be late, `late_paths.posterior` refines it.
+    """
+    near = _heard_only(network)
+    centre = centroid(near)
     known = np.stack([centre.latitude_deg, centre.longitude_deg], axis=-1)[:, None]
-    starts = np.concatenate([_closed_form(network), known, _grid(network)], axis=1)
-    return or_centroid(_best_fit(network, starts, robust=True), network)
+    starts = np.concatenate([_closed_form(near), known, _grid(near)], axis=1)
+    fix = _best_fit(near, starts, robust=True)
+    late = network.nlos_ratio > 0 and network.propagation == "line_of_sight"
+    return or_centroid(posterior(near, fix) if late else fix, network)
+
+
+def _heard_only(network: Network) -> Network:
+    """Drop receivers that hear nothing, as far as the receiver dimension of all scenes together allows.
+
+    The reference comes first, whether it is heard or not.
+    """
+    first = np.arange(network.heard.shape[1]) == network.reference[:, None]
+    count = int((network.heard | first).sum(axis=1).max())
+    order = np.argsort(np.where(first, 0, np.where(network.heard, 1, 2)), axis=1, kind="stable")[:, :count]
+    per_link: dict[str, Array] = {
+        name: np.take_along_axis(values, order, axis=1)
+        for name, values in network._asdict().items()
+        if isinstance(values, np.ndarray) and values.ndim == 2
+    }
+    return network._replace(**per_link, reference=np.zeros_like(network.reference))
 
 
 def _grid(network: Network) -> Array:
     """Starts on a grid over the receivers' box, widened by half on each side: (S, _GRID², 2) degrees."""
     steps = np.stack(np.meshgrid(*[np.linspace(-0.5, 1.5, _GRID)] * 2), axis=-1).reshape(-1, 2)
+    counted = network.heard | (np.arange(network.heard.shape[1]) == network.reference[:, None])
     positions = np.stack([network.latitude_deg, network.longitude_deg], axis=-1)
+    positions = np.where(counted[..., None], positions, np.nan)
     low, high = np.nanmin(positions, axis=1)[:, None], np.nanmax(positions, axis=1)[:, None]
     return low + (high - low) * steps
 
@@ -68,27 +97,49 @@ def _closed_form(network: Network) -> Array:
 
 
 def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
-    """Descend from every start (S, K, 2) and keep the fix of lowest cost; of equals the one nearest the receivers."""
+    """Descend from every start (S, K, 2) and keep the fix of lowest cost; of equals the one nearest the receivers.
+
+    Levels have no part in a fix, but in the choice between several: for ranges of kilometres they tell enough.
+    Not converged: no usable fix, one that contradicts its delays, or another one elsewhere that is nearly as likely.
+    """
     scenes, count, _ = starts.shape
     repeated = Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
     latitude, longitude, covariance, cost = _gauss_newton(repeated, starts.reshape(-1, 2), robust=robust)
+    by_start = (scenes, count)
     centre = centroid(network)
-    distance, _ = geodesy.geodesic(
-        latitude.reshape(scenes, count),
-        longitude.reshape(scenes, count),
-        centre.latitude_deg[:, None],
-        centre.longitude_deg[:, None],
+    distance = _distance_m(
+        latitude.reshape(by_start), longitude.reshape(by_start), centre.latitude_deg, centre.longitude_deg
     )
-    spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(scenes, count)
-    usable = np.isfinite(cost).reshape(scenes, count) & (
-        np.maximum(distance, spread) < MAX_RANGE_M[network.propagation]
-    )
+    spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(by_start)
+    if not robust:
+        redundant = np.repeat(network.heard.sum(axis=1) - 3, count)
+        cost = np.where(cost <= _MISFIT * np.maximum(redundant, 1), cost, np.inf)
+    cost = cost + _level_cost(repeated, latitude, longitude)
+    usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
-    cost = np.where(usable, cost.reshape(scenes, count), np.inf)
+    cost = np.where(usable, cost.reshape(by_start), np.inf)
     equal = usable & (cost <= cost.min(axis=1, keepdims=True) + 1.0)
     best = np.where(equal, distance, np.inf).argmin(axis=1)
-    row = np.arange(scenes) * count + best
-    return Fix(latitude[row], longitude[row], covariance[row], usable[np.arange(scenes), best])
+    scene = np.arange(scenes)
+    row = scene * count + best
+    apart = _distance_m(latitude.reshape(by_start), longitude.reshape(by_start), latitude[row], longitude[row])
+    uncertainty = np.hypot(spread, spread[scene, best][:, None])
+    rival = usable & (cost < cost[scene, best][:, None] + _RIVAL) & (apart > _APART * uncertainty)
+    return Fix(latitude[row], longitude[row], covariance[row], usable[scene, best] & ~rival.any(axis=1))
+
+
+def _distance_m(latitude: Array, longitude: Array, other_latitude: Array, other_longitude: Array) -> Array:
+    """Distances (S, K) of positions (S, K) from one in each scene, (S,)."""
+    return geodesy.geodesic(latitude, longitude, other_latitude[:, None], other_longitude[:, None])[0]
+
+
+def _level_cost(network: Network, latitude: Array, longitude: Array) -> Array:
+    """Cauchy cost of levels about free space with unknown power, (S,); 0 where levels cannot be compared."""
+    ranges, _ = distances(network, latitude, longitude)
+    used = network.heard & np.isfinite(network.rssi_dbm) & np.isfinite(network.link_sigma_db)
+    power = np.where(used, network.rssi_dbm + 20 * np.log10(np.maximum(ranges, 1.0)), np.nan)
+    square = np.where(used, (power - _median(power)[:, None]) / network.link_sigma_db, 0.0) ** 2
+    return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
 
 
 def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Array, Array, Array, Array]:
@@ -121,10 +172,10 @@ def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Arra
     damping = np.full(len(start), 1e-3)
     step_m = np.full(len(start), np.inf)
     for _ in range(_STEPS):
-        information, jacobian = _normal_matrix(gradient, influence, used, sigma)
+        information, jacobian = normal_matrix(gradient, influence, used, sigma)
         scaled = information * (1 + damping[:, None, None] * np.eye(3))
         right = np.einsum("srk,sr->sk", jacobian, influence * normalised)
-        step = _solve(scaled, right)
+        step = _step(scaled, right)
         trial = *geodesy.displace(latitude, longitude, step[:, 0], step[:, 1]), offset + step[:, 2]
         trial = trial[0].clip(-89.9, 89.9), trial[1], trial[2]
         outcome = residuals(*trial)
@@ -139,26 +190,29 @@ def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Arra
         )
         if (step_m < 1e-3).all():
             break
-    information, _ = _normal_matrix(gradient, influence, used, sigma)
-    covariance = _solve(information, np.broadcast_to(np.eye(3), information.shape))[:, :2, :2]
+    information, _ = normal_matrix(gradient, influence, used, sigma)
+    covariance = _inverse(information)[:, :2, :2]
     settled = (step_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2))) & (used.sum(axis=1) >= 3)
     return latitude, longitude, covariance, np.where(settled, cost, np.inf)
 
 
-def _normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) -> tuple[Array, Array]:
-    """Information of (east, north, offset), (S, 3, 3), and the normalised Jacobian (S, R, 3)."""
-    columns = np.concatenate([gradient, np.ones_like(gradient[..., :1])], axis=-1)
-    jacobian = np.where(used[..., None], columns, 0.0) / sigma[..., None]
-    return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
+def _balance(matrix: Array) -> tuple[Array, Array]:
+    """Scale (S, 3, 3) to ones on the diagonal, before ranks are decided; the scale is (S, 3)."""
+    scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", matrix), 1e-300))
+    return matrix * scale[:, :, None] * scale[:, None, :], scale
 
 
-def _solve(matrix: Array, right: Array) -> Array:
-    """Solve (S, 3, 3) systems, NaN-free: a singular one is solved in the least-squares sense."""
-    vector = right.ndim == matrix.ndim - 1
-    scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", matrix), 1e-300))  # equilibrate before the rank decision
-    balanced = matrix * scale[:, :, None] * scale[:, None, :]
-    inverse = np.linalg.pinv(balanced, rcond=1e-12, hermitian=True) * scale[:, :, None] * scale[:, None, :]
-    return np.einsum("sij,sj->si", inverse, right) if vector else inverse @ right
+def _step(matrix: Array, right: Array) -> Array:
+    """Solve damped (S, 3, 3) systems for (S, 3); zeros where nothing is measured."""
+    balanced, scale = _balance(matrix)
+    regular = balanced + 1e-12 * np.eye(3)
+    return np.linalg.solve(regular, (right * scale)[..., None])[..., 0] * scale
+
+
+def _inverse(matrix: Array) -> Array:
+    """Invert (S, 3, 3), a singular one in the least-squares sense."""
+    balanced, scale = _balance(matrix)
+    return np.linalg.pinv(balanced, rcond=1e-12, hermitian=True) * scale[:, :, None] * scale[:, None, :]
 
 
 def _median(values: Array) -> Array:

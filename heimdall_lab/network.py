@@ -42,15 +42,19 @@ class Network(NamedTuple):
     latitude_deg, longitude_deg, altitude_m : (S, R)
         Of the receivers.
     transmitter_altitude_m : (S,)
-        Assumed: the mean of the receivers'.
+        What it reports itself; else assumed, the mean of the receivers'.
     heard : (S, R) bool
     rssi_dbm : (S, R)
     pseudorange_m : (S, R)
         Time difference against the reference times the speed of light.
     sigma_m : (S, R)
-        Standard deviation of a pseudo-range by noise and clock.
+        Standard deviation of a pseudo-range by noise, clock and path.
     reference : (S,) int
     propagation : str
+    nlos_ratio, nlos_excess_m : float
+        Share of links that are late, and by how much in the mean, both in ``sigma_m``.
+    link_sigma_db : float
+        Standard deviation of a level about its law of distance; NaN where levels cannot be compared.
     """
 
     latitude_deg: Array
@@ -63,6 +67,9 @@ class Network(NamedTuple):
     sigma_m: Array
     reference: Array
     propagation: str
+    nlos_ratio: float
+    nlos_excess_m: float
+    link_sigma_db: float
 
 
 def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
@@ -73,18 +80,22 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
     # Longitudes count on from that of one present receiver, so that means hold across the 180 degrees meridian.
     origin = np.nanmin(longitude, axis=1, keepdims=True)
     longitude = origin + (longitude - origin + 180) % 360 - 180
+    reported = dataset["reported_altitude"].values if "reported_altitude" in dataset else np.nan
     sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     return Network(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=altitude,
-        transmitter_altitude_m=np.nanmean(altitude, axis=1),
+        transmitter_altitude_m=np.where(np.isfinite(reported), reported, np.nanmean(altitude, axis=1)),
         heard=measured.heard.values,
         rssi_dbm=measured.rssi_dbm.values,
         pseudorange_m=measured.tdoa_s.values * SPEED_OF_LIGHT,
         sigma_m=sigma_s * SPEED_OF_LIGHT,
         reference=measured.reference.values,
         propagation=dataset.attrs["propagation"],
+        nlos_ratio=dataset.attrs["nlos_ratio"],
+        nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
+        link_sigma_db=dataset.attrs["link_sigma_db"],
     )
 
 
@@ -102,6 +113,13 @@ def distances(network: Network, latitude: Array, longitude: Array) -> tuple[Arra
     distance = np.sqrt((offset**2).sum(axis=-1))
     axes = geodesy.enu_axes(latitude, longitude)[:, :2]  # (S, 2, 3)
     return distance, -np.einsum("skj,srj->srk", axes, offset) / np.maximum(distance, 1.0)[..., None]
+
+
+def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) -> tuple[Array, Array]:
+    """Information of (east, north, offset), (S, 3, 3), and the normalised Jacobian (S, R, 3)."""
+    columns = np.concatenate([gradient, np.ones_like(gradient[..., :1])], axis=-1)
+    jacobian = np.where(used[..., None], columns, 0.0) / sigma[..., None]
+    return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
 
 
 def centroid(network: Network) -> Fix:

@@ -93,6 +93,9 @@ VARIABLES = {
     "transmitter_latitude": Variable(_SCENE, "f", "degrees_north", "WGS84 latitude of the transmitter"),
     "transmitter_longitude": Variable(_SCENE, "f", "degrees_east", "WGS84 longitude of the transmitter"),
     "transmitter_altitude": Variable(_SCENE, "f", "m", "altitude of the transmitter above the ellipsoid"),
+    "reported_altitude": Variable(
+        _SCENE, "f", "m", "altitude that the transmitter itself reports, which estimators may use", required=False
+    ),
     "transmitter_power": Variable(_SCENE, "f", "dBm", "radiated power"),
     "transmitter_velocity_east": Variable(_SCENE, "f", "m s-1", "speed of the transmitter eastward", required=False),
     "transmitter_velocity_north": Variable(_SCENE, "f", "m s-1", "speed of the transmitter northward", required=False),
@@ -155,6 +158,8 @@ ATTRIBUTES = {
     "propagation": "line_of_sight (straight links) or ground_wave (geodesic links)",
     "clock_sigma_s": "standard deviation of one receiver's clock error, s; one number, or one a receiver",
     "path_delay_sigma_s": "standard deviation of one link's delay about the propagation model, s",
+    "nlos_ratio": "share of links without line of sight, late by exponential delays, which path_delay_sigma_s includes",
+    "nlos_excess_mean_s": "mean of these delays, s",
     "max_clock_offset_s": "largest magnitude of one receiver's clock error, s",
     "max_frequency_offset_hz": "largest magnitude of one link's frequency shift, by oscillator, motion and fading, Hz",
     "link_sigma_db": "standard deviation of one link's level about its law of distance, dB",

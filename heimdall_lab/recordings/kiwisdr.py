@@ -140,6 +140,8 @@ def _dataset(
         "clock_sigma_s": [recording.clock.sigma_s for recording in recordings],
         "receiver_sample_rate_hz": [recording.clock.rate_hz for recording in recordings],
         "path_delay_sigma_s": PATH_DELAY_SIGMA_S,
+        "nlos_ratio": 0.0,
+        "nlos_excess_mean_s": 0.0,
         "max_clock_offset_s": _MAX_CLOCK_OFFSET_S,
         "max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ,
         "link_sigma_db": np.nan,
