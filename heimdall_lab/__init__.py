@@ -8,7 +8,7 @@ with kernels_kept():
     from heimdall_lab.estimators import locate, methods
     from heimdall_lab.generate import generate, load_or_generate
     from heimdall_lab.metrics import compare
-    from heimdall_lab.recordings import read_kiwi
+    from heimdall_lab.recordings import read_kiwi, read_sigmf, write_sigmf
     from heimdall_lab.schema import iq
     from heimdall_lab.store import datasets, open_dataset
 
@@ -26,4 +26,6 @@ __all__ = [
     "open_dataset",
     "preset",
     "read_kiwi",
+    "read_sigmf",
+    "write_sigmf",
 ]
