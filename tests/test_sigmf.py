@@ -188,12 +188,15 @@ def test_starts_apart_by_whole_samples_leave_samples_as_they_are(rate_hz, tmp_pa
     assert dataset.start_time.values[0] == np.datetime64("2024-05-01", "ns") + round(31 / rate_hz * 1e9)
 
 
-def test_starts_apart_by_fractions_are_interpolated(tmp_path):
+@pytest.mark.parametrize("datatype", ["cf64_le", "ci8"])
+def test_starts_apart_by_fractions_are_interpolated(datatype, tmp_path):
     files = []
     for name, late_ns in (("alpha", 0), ("bravo", 123_457), ("charlie", 40_005)):
         value = tones(np.arange(1000) / RATE_HZ + late_ns * 1e-9)
         stamp = f"2024-05-01T00:00:00.{late_ns:09d}Z"
-        files.append(put(tmp_path, name, value.astype("<c16"), datatype="cf64_le", datetime=stamp))
+        samples = np.stack([value.real, value.imag], axis=1)
+        samples = samples.astype("<f8") if datatype == "cf64_le" else np.rint(samples * 2**7).astype("i1")
+        files.append(put(tmp_path, name, samples, datatype=datatype, datetime=stamp))
     dataset = hl.read_sigmf(files)
     assert dataset.sizes["time"] == 1000 - 6 - 2 * 16
     begun_s = (dataset.start_time.values[0] - np.datetime64("2024-05-01", "ns")) / np.timedelta64(1, "s")
@@ -201,8 +204,9 @@ def test_starts_apart_by_fractions_are_interpolated(tmp_path):
     expected = tones(123_457e-9 + (16 + np.arange(dataset.sizes["time"])) / RATE_HZ)
     error = np.abs(hl.iq(dataset).values[0] - expected)
     step = float(dataset.iq_full_scale.max()) / 32767
-    assert (error[1] < step).all()  # the latest is quantised only
-    assert (error < 1e-4 + step).all()  # −80 dB of full scale
+    stored = 2**-7.5 * (datatype == "ci8")  # half a step on both axes
+    assert (error[1] < step + stored).all()  # the latest is quantised only
+    assert (error < 1e-4 + step + 2.32 * stored).all()  # −80 dB of full scale; magnitudes of the taps add up to 2.32
 
 
 def test_every_capture_is_a_sample_and_window_s_cuts_them(tmp_path):
