@@ -9,7 +9,7 @@ with kernels_kept():
     from heimdall_lab.features import features
     from heimdall_lab.generate import generate, load_or_generate
     from heimdall_lab.metrics import compare
-    from heimdall_lab.recordings import read_kiwi, read_locards
+    from heimdall_lab.recordings import read_kiwi, read_locards, read_sigmf, write_sigmf
     from heimdall_lab.schema import iq
     from heimdall_lab.store import datasets, open_dataset
 
@@ -29,4 +29,6 @@ __all__ = [
     "preset",
     "read_kiwi",
     "read_locards",
+    "read_sigmf",
+    "write_sigmf",
 ]

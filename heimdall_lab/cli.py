@@ -115,23 +115,36 @@ def verify_command(folder: _Folder, as_json: _Json = False) -> None:
 
 @app.command("locate")
 def locate_command(
-    paths: Annotated[list[Path], typer.Argument(help="Folder of a dataset, or with --kiwi the recordings.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a dataset, SigMF collection or recordings, or with --kiwi WAV files."),
+    ],
     kiwi: Annotated[bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings of one transmitter.")] = False,
     receivers: Annotated[
-        Path | None, typer.Option(help="With --kiwi: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+        Path | None, typer.Option(help="Of recordings: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
     ] = None,
     transmitter: Annotated[
-        str | None, typer.Option(help="With --kiwi: the true position, to show the error.", metavar="LAT,LON")
+        str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Of SigMF: what the files do not tell, as clock_sigma_s=1e-3; repeatable."),
     ] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(estimators.methods())}.")] = "tdoa_ls",
     as_json: _Json = False,
 ) -> None:
-    """Locate the transmitter of every scene, or of KiwiSDR recordings."""
+    """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
     method = _known("method", method, estimators.methods())
+    sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
+    if settings and not sigmf:
+        raise ConfigError("set: only SigMF recordings take it; leave it out")
     if kiwi:
         if receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
         dataset = recordings.read_kiwi(paths, receivers, transmitter=_position(transmitter))
+    elif sigmf:
+        known = _settings(settings or [])
+        dataset = recordings.read_sigmf(paths, receivers=receivers, transmitter=_position(transmitter), **known)
     else:
         if len(paths) != 1:
             raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
@@ -151,7 +164,7 @@ def locate_command(
         print(json.dumps(rows, indent=1))
         return
     _print_table(table, as_json)
-    if kiwi:
+    if kiwi or sigmf:
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         _print_table(differences, as_json)
 

@@ -201,10 +201,10 @@ def _agreeing(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> 
 def resample(iq: ComplexArray, clock: Clock, start_s: float, length: int) -> ComplexArray:
     """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k < `length`."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
-    return _interpolate(iq, (begin_s + np.arange(length) / SAMPLE_RATE_HZ) * clock.rate_hz)
+    return interpolate(iq, (begin_s + np.arange(length) / SAMPLE_RATE_HZ) * clock.rate_hz)
 
 
-def _interpolate(samples: ComplexArray, position: FloatArray) -> ComplexArray:
+def interpolate(samples: ComplexArray, position: FloatArray) -> ComplexArray:
     """Interpolate (N,) uniform samples at (M,) fractional positions by a Kaiser-windowed sinc.
 
     Positions lie at least 16 samples inside both ends. The error is below −80 dB for frequencies within ±0.4 of the

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from heimdall_lab import estimators, kiwi, metrics, pairs, recordings
-from heimdall_lab.recordings import kiwisdr
+from heimdall_lab.recordings import common
 
 BLOCK = 512
 FIRST_SECOND = 300_000.25
@@ -158,13 +158,13 @@ def test_interpolation_error_of_a_tone_is_below_minus_80_db(frequency_hz: float)
     rng = np.random.Generator(np.random.Philox(11))
     position = rng.uniform(20.0, 980.0, 2_000)
     samples = np.exp(2j * np.pi * frequency_hz / 12_000 * np.arange(1_000))
-    error = kiwi._interpolate(samples, position) - np.exp(2j * np.pi * frequency_hz / 12_000 * position)
+    error = kiwi.interpolate(samples, position) - np.exp(2j * np.pi * frequency_hz / 12_000 * position)
     assert 20 * np.log10(np.abs(error).max()) < -80.0
 
 
 def test_interpolation_at_whole_positions_returns_the_samples() -> None:
     samples = np.exp(1j * np.arange(100.0))
-    np.testing.assert_allclose(kiwi._interpolate(samples, np.arange(20.0, 80.0)), samples[20:80], atol=1e-12)
+    np.testing.assert_allclose(kiwi.interpolate(samples, np.arange(20.0, 80.0)), samples[20:80], atol=1e-12)
 
 
 def test_tone_comes_out_on_the_common_gps_time_axis(paths: list[Path], table: Path) -> None:
@@ -217,7 +217,7 @@ def test_unknown_transmitter_is_nan_and_altitudes_are_read(paths: list[Path], ta
 
 
 def test_silence_keeps_a_usable_full_scale() -> None:
-    iq, full_scale = kiwisdr._quantise(np.zeros((1, 10), dtype=np.complex128))
+    iq, full_scale = common.quantise(np.zeros((1, 10), dtype=np.complex128))
     assert not iq.any()
     assert full_scale == [1.0]
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from heimdall_lab import kiwi, schema
 from heimdall_lab.config import Receiver, read_receivers
-from heimdall_lab.units import ADC_MAX
+from heimdall_lab.recordings.common import quantise, transmitter_position
 
 MIN_RECEIVERS = 3
 MIN_OVERLAP_S = 1.0
@@ -79,7 +79,7 @@ def read_kiwi(
     """
     if window_s is not None and not window_s * kiwi.SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"window_s is {window_s}; give a positive length in seconds, at least one sample")
-    position = _transmitter_position(transmitter)
+    position = transmitter_position(transmitter)
     stations = {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     owners = [_receiver_of(file, stations) for file in files]
@@ -94,7 +94,7 @@ def read_kiwi(
     full_scale = np.empty((windows, len(recordings)))
     for index, recording in enumerate(recordings):
         resampled = kiwi.resample(recording.iq, recording.clock, start_s, windows * window)
-        iq[:, index], full_scale[:, index] = _quantise(resampled.reshape(windows, window))
+        iq[:, index], full_scale[:, index] = quantise(resampled.reshape(windows, window))
     return _dataset(recordings, files, iq, full_scale, position, start_s)
 
 
@@ -148,22 +148,6 @@ def _dataset(
         "min_snr_db": 0.0,
     }
     return schema.check(schema.label(variables, coords, attrs))
-
-
-def _transmitter_position(transmitter: Sequence[float] | None) -> tuple[float, float, float]:
-    if transmitter is None:
-        return np.nan, np.nan, np.nan
-    if len(transmitter) not in (2, 3):
-        raise ValueError(
-            f"transmitter is {tuple(transmitter)}; give (latitude, longitude) or (latitude, longitude, altitude)"
-        )
-    latitude, longitude, altitude = (*map(float, transmitter), 0.0)[:3]
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180 and np.isfinite(altitude)):
-        raise ValueError(
-            f"transmitter is at ({latitude}, {longitude}, {altitude}); "
-            "give latitude within ±90°, longitude within ±180° and a finite altitude in metres"
-        )
-    return latitude, longitude, altitude
 
 
 def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:
@@ -243,14 +227,3 @@ def _common_span(recordings: Sequence[_Recording], window_s: float | None) -> tu
             "give simultaneous recordings or a shorter window_s"
         )
     return float(first) / kiwi.SAMPLE_RATE_HZ, length
-
-
-def _quantise(windows: kiwi.ComplexArray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale each window of (W, N) to the int16 range: (W, 2, N) int16 and (W,) full scale.
-
-    The full scale of the WAV counts as 1 √mW: the absolute level of a KiwiSDR recording is not calibrated.
-    """
-    parts = np.stack([windows.real, windows.imag], axis=1)  # (W, 2, N)
-    peak = np.abs(parts).max(axis=(1, 2))
-    full_scale = np.where(peak > 0.0, peak, 1.0)
-    return np.rint(parts / full_scale[:, None, None] * ADC_MAX).astype(np.int16), full_scale

@@ -136,6 +136,7 @@ def _dataset(file: Path, messages: list[_Message], stations: dict[int, _Sensor])
         "source": f"LocaRDS: {file.name}",
         "centre_frequency_hz": CENTRE_FREQUENCY_HZ,
         "sample_rate_hz": np.nan,
+        "duration_s": np.nan,
         "propagation": "line_of_sight",
         "clock_sigma_s": CLOCK_SIGMA_S,
         "path_delay_sigma_s": 0.0,
