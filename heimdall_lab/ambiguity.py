@@ -213,10 +213,10 @@ def _band_peak(
 
 
 def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
-    """Find the lag and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
+    """Find the lag, interpolated, and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
 
     For each lag the product of receiver (S, R, K) and template (S, K), both in time, is summed over blocks, and the
-    Fourier transform of the sums has all frequencies. The lag is interpolated by a parabola.
+    Fourier transform of the sums has all frequencies.
     """
     xp = array_namespace(received)
     fft, (num_scenes, num_receivers, count) = _fft(xp), received.shape
@@ -228,7 +228,7 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     padded = xp.pad(template, ((0, 0), (widest, widest)))
     seen = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
     turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
-    allowed = abs(widest - xp.arange(num_lags)) <= xp.ceil(max_lag).clip(max=widest - 1)[..., None]  # (S, R, lags)
+    allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
     per_batch = max(1, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size))
     for first in range(0, num_scenes, per_batch):
@@ -238,19 +238,31 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
         sums = fft.ifft(ours.conj() * theirs[:, None])[..., :num_lags]  # conjugate (S, R, blocks, lags), last lag first
         ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
         power = ambiguity.real**2 + ambiguity.imag**2
-        best = xp.where(allowed[rows, :, None], power, -1).reshape(-1, num_receivers, num_shifts * num_lags)
-        row, column = xp.divmod(best.argmax(axis=-1), num_lags)
-        lag[rows], half_bin[rows] = widest - column - _vertex(power, row, column), highest - row
-    return lag, half_bin / 2
+        column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
+        scene, receiver = xp.arange(len(power))[:, None], xp.arange(num_receivers)
+        half_bin[rows] = power[scene, receiver, :, column].argmax(axis=-1)
+    return widest - lag, (highest - half_bin) / 2
 
 
-def _vertex(power: Array, row: Array, column: Array) -> Array:
-    """Where a parabola along the columns of (S, R, rows, columns) is largest, against the one given, −½ … ½."""
-    xp = array_namespace(power)
-    scene, receiver = xp.arange(len(power))[:, None], xp.arange(power.shape[1])
-    before, at, after = (power[scene, receiver, row, column + side].astype(float) for side in (-1, 0, 1))
+def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:
+    """Find the largest of the parabolas through three levels each: index of its middle, and its vertex, each (S, R).
+
+    Signals that nearly repeat have peaks of nearly equal heights, which a grid alone would take for one another.
+
+    Parameters
+    ----------
+    level : (S, R, L)
+        Logarithmic.
+    allowed : (S, R, L - 2) bool
+        Of the middles.
+    """
+    xp = array_namespace(level)
+    before, at, after = level[..., :-2], level[..., 1:-1], level[..., 2:]
     bend = 2 * at - before - after
-    return xp.where(bend > 0, (after - before) / (2 * bend), 0.0).clip(-0.5, 0.5)
+    vertex = xp.where(bend > 0, (after - before) / (2 * bend), 0).clip(-0.5, 0.5)
+    height = xp.where(allowed, at + (after - before) * vertex / 4, -xp.inf)
+    best = height.argmax(axis=-1)
+    return best + 1, best + 1 + xp.take_along_axis(vertex, best[..., None], axis=-1)[..., 0]
 
 
 def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Array:

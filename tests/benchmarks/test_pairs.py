@@ -1,0 +1,35 @@
+"""How long measuring pairs takes, as ratios to drawing as much noise in the same minute: machines are noisy."""
+
+import time
+
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab import pairs
+from heimdall_lab.bench import draw_noise
+
+# Half as much again as reached; of it, the power spectra of all receivers are 2, 1.5 and 2.
+LIMITS = {"los_sync": (32, 6.5), "websdr": (16, 13), "iq_production": (2, 5)}
+
+
+def seconds(step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("preset", LIMITS)
+def test_measuring_pairs_takes_a_few_times_the_noise_alone(preset, benchmark):
+    """One thread; the least of several runs each, taken in turns."""
+    count, limit = LIMITS[preset]
+    config = hl.preset(preset, num_samples=count)
+    dataset = hl.generate(config, backend="numpy", progress=False)
+    noise_s = []
+
+    def before() -> None:
+        noise_s.append(seconds(lambda: draw_noise(config, count)))
+
+    benchmark.pedantic(lambda: pairs.pair_features(dataset), setup=before, rounds=8, warmup_rounds=1)
+    ratio = benchmark.stats.stats.min / min(noise_s)
+    benchmark.extra_info["ratio to drawing the noise alone"] = round(ratio, 2)
+    assert ratio <= limit
