@@ -1,12 +1,19 @@
 """Time and frequency differences of pairs of signals: the peak of their cross-ambiguity."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 import scipy.signal
 
-from heimdall_lab.arrays import Array, phasor
+from heimdall_lab.arrays import Array, array_namespace, phasor
+
+_LEAST_BLOCKS = 32
+_FADE = 64  # samples at either end of an overlap
+_NEWTON_STEPS = 2
+_BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
+_BATCH_GRID_POINTS = 2**19
+_PHASOR_BLOCK = 64  # near the root of the lengths here
 
 
 class AmbiguityPeak(NamedTuple):
@@ -27,19 +34,20 @@ class AmbiguityPeak(NamedTuple):
     coherence: Array
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
 def ambiguity_peak(
-    iq: np.ndarray,
-    reference: np.ndarray,
-    weight: np.ndarray,
+    iq: Array,
+    reference: Array,
+    weight: Array,
     *,
-    max_delay_samples: np.ndarray,
+    max_delay_samples: Array,
     max_frequency_cycles: float,
 ) -> AmbiguityPeak:
     """Find the delay and frequency offset of each receiver against its scene's reference.
 
-    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid (two samples by half the inverse
-    duration) inside the allowed delays and frequencies and then refined by Newton steps, which makes it the maximum
-    likelihood estimate where the reference is strong. Only the inner half of the band is used.
+    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid inside the allowed delays and
+    frequencies and then refined by Newton steps, which makes it the maximum likelihood estimate where the reference is
+    strong. Only the band between the outermost weights of at least half the largest one is used, at a rate of its own.
 
     Parameters
     ----------
@@ -55,26 +63,39 @@ def ambiguity_peak(
 
     Source: Stein, "Algorithms for ambiguity function processing", IEEE Trans. ASSP 29 (1981).
     """
-    num_time = iq.shape[-1]
-    length = 4 * scipy.fft.next_fast_len(-(-num_time // 2))  # at least twice the window, so that lags do not wrap
-    shifts = int(np.ceil(max_frequency_cycles * length))
-    half = length // 4
-    bins = np.arange(-half, half)
+    xp = array_namespace(iq)
+    length = scipy.fft.next_fast_len(iq.shape[-1])
+    # In a block, the largest frequency offset turns the phase by a quarter, which takes 0.9 dB off the block's sum.
+    blocks = scipy.fft.next_fast_len(max(_LEAST_BLOCKS, int(np.ceil(4 * max_frequency_cycles * length))))
+    centre, width = _band(weight)
+    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; other scenes have no say in it.
+    needed = xp.maximum((width + 2 * max_frequency_cycles) * length / blocks, 2)
+    octave = 2 ** xp.ceil(xp.log2(needed))
+    num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
+    first_bin = xp.rint(centre * length).astype(int) - num_bins // 2
 
-    spectrum = np.fft.fftshift(np.fft.fft(iq, n=length, axis=-1), axes=-1)
-    centre = length // 2
-    received = spectrum[..., centre - half - shifts : centre + half + shifts]  # (S, R, 2 half + 2 shifts)
-    weights = weight[:, ((bins / length + 0.5) * weight.shape[-1]).astype(int)]  # (S, 2 half)
-    root = np.sqrt(weights).astype(np.float32)[:, None]  # each of the two signals takes its half of the weight
-    strongest = np.take_along_axis(received, reference[:, None, None], axis=1)[:, 0, shifts : shifts + 2 * half]
-    template = strongest * root[:, 0]
-
-    lag, shift = _grid_peak(received, template * root[:, 0], max_delay_samples / 2)
-    aligned = np.take_along_axis(received, (shift + shifts)[..., None] + np.arange(2 * half), axis=-1) * root
-    signal = np.fft.ifft(np.fft.ifftshift(aligned, axes=-1), axis=-1)  # (S, R, 2 half), two samples apart
-    lag, residual, coherence = _newton_peak(signal, template, lag, _overlap_window(lag, num_time / 2, 2 * half))
-    inside = np.abs(2 * lag) <= max_delay_samples  # the flank of a peak outside of what is possible is no peak
-    return AmbiguityPeak(np.where(inside, 2 * lag, np.nan), (shift + residual) / length, coherence)
+    delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
+    for count in xp.unique(num_bins).tolist():
+        scenes = xp.flatnonzero(num_bins == count)
+        per_batch = max(1, _BATCH_POINTS // (iq.shape[1] * count))
+        for first in range(0, len(scenes), per_batch):
+            rows = scenes[first : first + per_batch]
+            bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
+            lag, frequency[rows], coherence[rows] = _band_peak(
+                _fft(xp).fft(iq[rows], n=length, axis=-1),
+                reference[rows],
+                bins,
+                _weight_of_bins(weight[rows], bins / length),
+                blocks=blocks,
+                duration=iq.shape[-1] * count / length,
+                fade=_FADE * count / length,
+                max_lag=max_delay_samples[rows] * count / length,
+                max_shift=max_frequency_cycles * length,
+            )
+            delay[rows] = lag * length / count
+    # The flank of a peak outside of what is possible is no peak, nor is anything of a receiver without samples.
+    found = (abs(delay) <= max_delay_samples) & (coherence > 0)
+    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence)
 
 
 def cross_correlation(
@@ -110,91 +131,226 @@ def cross_correlation(
     return np.abs(correlation) / energy if energy > 0 else np.zeros(len(lag_s))
 
 
-def _grid_peak(received: np.ndarray, template: np.ndarray, max_lag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lag (in steps of the template) and the frequency shift (in bins) of the largest grid value."""
-    bins = template.shape[-1]
-    shifts = (received.shape[-1] - bins) // 2
-    widest = min(int(np.ceil(max_lag.max())), bins // 2 - 1)
-    lags = np.arange(-widest, widest + 1)
-    allowed = np.abs(lags) <= np.ceil(max_lag)[..., None]  # (S, R, L)
-    best = np.full(max_lag.shape, -1.0)
-    best_lag, best_shift = np.zeros(max_lag.shape), np.zeros(max_lag.shape, dtype=int)
-    for shift in range(-shifts, shifts + 1):
-        product = received[..., shift + shifts : shift + shifts + bins] * template.conj()[:, None]
-        # The bins start at the lowest frequency, which only turns the sign of every other lag.
-        surface = np.where(allowed, np.abs(np.fft.ifft(product, axis=-1)[..., lags]), -1.0)
-        at = surface.argmax(axis=-1)
-        value = np.take_along_axis(surface, at[..., None], axis=-1)[..., 0]
-        better = value > best
-        best[better], best_lag[better], best_shift[better] = value[better], lags[at][better], shift
-    return best_lag, best_shift
+def _fft(xp: Any) -> Any:
+    """Fourier transforms of a namespace; SciPy's are twice as fast as NumPy's."""
+    return scipy.fft if xp is np else xp.fft
 
 
-def _overlap_window(lag: np.ndarray, duration: float, count: int) -> np.ndarray:
+def _dot(first: Array, second: Array) -> Array:
+    """Sum of products over the last axis."""
+    return (first[..., None, :] @ second[..., :, None])[..., 0, 0]
+
+
+def _band(weight: Array) -> tuple[Array, Array]:
+    """Centre and width of the band between the outermost weights of at least half the largest one, each (S,).
+
+    In cycles per sample. Beyond it the signal is weaker than the noise, or single frequencies of noise stand out.
+    """
+    xp, num_weights = array_namespace(weight), weight.shape[-1]
+    largest = weight.max(axis=-1)
+    strong = weight >= largest[:, None] / 2
+    first, last = strong.argmax(axis=-1), num_weights - 1 - strong[:, ::-1].argmax(axis=-1)
+    width = xp.where(largest > 0, (last - first + 1) / num_weights, 0.0)
+    return (first + last) / (2 * num_weights) - 0.5, width
+
+
+def _weight_of_bins(weight: Array, cycles: Array) -> Array:
+    """Weights (S, K) float32 at frequencies (S, K) in cycles per sample, 0 beyond half the sample rate."""
+    xp, num_weights = array_namespace(weight), weight.shape[-1]
+    index = xp.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)
+    return xp.where(abs(cycles) < 0.5, xp.take_along_axis(weight, index, axis=-1), 0).astype(xp.float32)
+
+
+def _band_peak(
+    spectrum: Array,
+    reference: Array,
+    bins: Array,
+    weight: Array,
+    *,
+    blocks: int,
+    duration: float,
+    fade: float,
+    max_lag: Array,
+    max_shift: float,
+) -> tuple[Array, Array, Array]:
+    """Find the peaks of scenes that use bands of equal width.
+
+    Frequencies count in bins of the spectrum, and times in steps of the grid of K points that K bins transform to.
+
+    Parameters
+    ----------
+    spectrum : (S, R, L) complex64
+    reference : (S,) int
+    bins : (S, K) int
+        Those of the spectrum that are used, ascending.
+    weight : (S, K) float32
+    blocks : int
+        Number of blocks of the time grid in which no frequency offset turns far.
+    duration, fade : float
+        Of the recording, and of either end of a window.
+    max_lag : (S, R)
+    max_shift : float
+
+    Returns
+    -------
+    lag, frequency and squared coherence of the peak, each (S, R)
+    """
+    xp, count = array_namespace(spectrum), bins.shape[-1]
+    fft, root = _fft(xp), weight**0.5
+    # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
+    received = xp.take_along_axis(spectrum, bins[:, None] % spectrum.shape[-1], axis=-1)  # (S, R, K)
+    template = xp.take_along_axis(received, reference[:, None, None], axis=1)[:, 0]  # (S, K)
+    template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
+    signal = fft.ifft(received)
+    lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
+    window = _overlap_window(lag, duration, fade, count)
+    lag, frequency, _ = _climb(signal, template * weight, window, blocks, lag, frequency)
+    # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
+    turned = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
+    signal = fft.ifft(fft.fft(turned) * root[:, None])
+    lag, residual, coherence = _climb(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
+    return lag, frequency + residual, coherence
+
+
+def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
+    """Find the lag, interpolated, and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
+
+    For each lag the product of receiver (S, R, K) and template (S, K), both in time, is summed over blocks, and the
+    Fourier transform of the sums has all frequencies.
+    """
+    xp = array_namespace(received)
+    fft, (num_scenes, num_receivers, count) = _fft(xp), received.shape
+    samples = count // blocks
+    widest = min(int(np.ceil(max_lag.max())), count) + 1  # one more, to interpolate
+    highest = min(int(np.ceil(2 * max_shift)), blocks - 1)
+    num_lags, num_shifts = 2 * widest + 1, 2 * highest + 1
+    size = scipy.fft.next_fast_len(samples + 2 * widest)
+    padded = xp.pad(template, ((0, 0), (widest, widest)))
+    seen = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
+    turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
+    allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
+    lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
+    per_batch = max(1, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size))
+    for first in range(0, num_scenes, per_batch):
+        rows = slice(first, first + per_batch)
+        ours = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
+        theirs = fft.fft(seen[rows], size) * turn[:, None]
+        sums = fft.ifft(ours.conj() * theirs[:, None])[..., :num_lags]  # conjugate (S, R, blocks, lags), last lag first
+        ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
+        power = ambiguity.real**2 + ambiguity.imag**2
+        column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
+        scene, receiver = xp.arange(len(power))[:, None], xp.arange(num_receivers)
+        half_bin[rows] = power[scene, receiver, :, column].argmax(axis=-1)
+    return widest - lag, (highest - half_bin) / 2
+
+
+def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:
+    """Find the largest of the parabolas through three levels each: index of its middle, and its vertex, each (S, R).
+
+    Signals that nearly repeat have peaks of nearly equal heights, which a grid alone would take for one another.
+
+    Parameters
+    ----------
+    level : (S, R, L)
+        Logarithmic.
+    allowed : (S, R, L - 2) bool
+        Of the middles.
+    """
+    xp = array_namespace(level)
+    before, at, after = level[..., :-2], level[..., 1:-1], level[..., 2:]
+    bend = 2 * at - before - after
+    vertex = xp.where(bend > 0, (after - before) / (2 * bend), 0).clip(-0.5, 0.5)
+    height = xp.where(allowed, at + (after - before) * vertex / 4, -xp.inf)
+    best = height.argmax(axis=-1)
+    return best + 1, best + 1 + xp.take_along_axis(vertex, best[..., None], axis=-1)[..., 0]
+
+
+def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Array:
     """Fade a receiver's window to zero where the delayed template does not reach: (S, R, count) float32.
 
     Without it, the overlap shrinks as the lag grows, and pulls the peak towards lag 0 by 1 / (4π² β² T).
     """
-    margin = min(16.0, duration / 8)
-    time = np.arange(count)
-    first = np.maximum(lag, 0)[..., None] + margin
-    last = duration + np.minimum(lag, 0)[..., None] - margin
-    edge = np.minimum(time - first, last - time) / (2 * margin)
-    return (np.sin(np.pi / 2 * edge.clip(0, 1)) ** 2).astype(np.float32)
+    xp = array_namespace(lag)
+    fade = min(fade, duration / 4)
+    time = xp.arange(count, dtype=xp.float32)
+    first = (xp.maximum(lag, 0)[..., None] + fade / 2).astype(xp.float32)
+    last = (duration + xp.minimum(lag, 0)[..., None] - fade / 2).astype(xp.float32)
+    edge = xp.minimum(time - first, last - time) * xp.float32(np.pi / 2 / fade)
+    return xp.sin(edge.clip(0, np.pi / 2)) ** 2
 
 
-def _newton_peak(
-    signal: np.ndarray, template: np.ndarray, lag: np.ndarray, window: np.ndarray, steps: int = 5
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Climb from grid points to the maximum of the squared cross-ambiguity.
+def _climb(
+    signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
+) -> tuple[Array, Array, Array]:
+    """Climb from nearby to the largest |A|² / E, where A is the cross-ambiguity and E the energy of the template.
+
+    The energy is what the window leaves of the delayed template: without it, levels that differ between the two fades
+    of the window would pull the peak. Taylor's series of the template stands in for delays other than the given one.
 
     Parameters
     ----------
     signal : (S, R, K) complex64
-        In time, shifted by the frequency of the grid point.
+        In time.
     template : (S, K) complex64
         In frequency, ascending.
-    lag : (S, R)
-        Lag of the grid point, in steps of the K-point time grid.
     window : (S, R, K) float32
         Weight of each time.
+    lag, frequency : (S, R)
+        Of the start, in steps and bins.
 
     Returns
     -------
-    lag, frequency (cycles per K steps) and squared coherence of the peak, each (S, R)
+    lag, frequency and squared coherence of the peak, each (S, R)
     """
-    num_bins = template.shape[-1]
-    slope = -2j * np.pi * np.fft.fftshift(np.fft.fftfreq(num_bins)).astype(np.complex64)  # d/dτ of exp(−2πj f τ)
-    time = np.arange(num_bins)
+    xp, count = array_namespace(signal), template.shape[-1]
+    slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
+    turn = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
+    copies = [_fft(xp).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
+    windowed = signal.conj() * window
+    in_blocks = (*lag.shape, blocks, count // blocks)
+    sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
+    heard = copies[0].conj() * window
+    energy, growth = (_dot(heard, copy).real for copy in copies[:2])
+    step, frequency, value = _newton(sums.astype(complex), growth / energy, frequency)
+    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real)
+
+
+def _newton(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
+    """Take Newton steps towards the largest ln |A|² / E in lag and frequency together.
+
+    Parameters
+    ----------
+    sums : (S, R, 3, B)
+        Over blocks, of the conjugate signal and the template, its first and its second derivative by the lag.
+    growth : (S, R)
+        Half the derivative of ln E by the lag.
+    frequency : (S, R)
+        Of the start, in turns in all blocks together.
+
+    Returns
+    -------
+    step of the lag, frequency, and value of the conjugate cross-ambiguity there, each (S, R)
+    """
+    xp, blocks = array_namespace(sums), sums.shape[-1]
     # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.
-    turn = (-2j * np.pi * (time - num_bins / 4) / num_bins).astype(np.complex64)
-    frequency = np.zeros_like(lag)
-    for step in range(steps + 1):
-        delayed = template[:, None] * phasor(-lag / num_bins, num_bins, start=-(num_bins // 2))
-        conjugates = [
-            np.fft.ifft(np.fft.ifftshift(delayed * slope**order, axes=-1), axis=-1).conj() for order in range(3)
-        ]
-        turned = window * signal * phasor(-frequency / num_bins, num_bins)
-        value, by_lag, by_lag_lag = ((turned * c).sum(axis=-1) for c in conjugates)
-        if step == steps:
+    turn = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
+    powers = turn[:, None] ** xp.arange(3)
+    lag = xp.zeros_like(frequency)
+    for step in range(_NEWTON_STEPS + 1):
+        by = (sums * xp.exp(turn * frequency[..., None])[:, :, None]) @ powers  # (S, R, order in lag, in frequency)
+        at_lag = by[..., 0, :] + lag[..., None] * (by[..., 1, :] + lag[..., None] / 2 * by[..., 2, :])
+        value = at_lag[..., 0]
+        if step == _NEWTON_STEPS:
             break
-        by_frequency = (turned * turn * conjugates[0]).sum(axis=-1)
-        by_frequency_frequency = (turned * turn**2 * conjugates[0]).sum(axis=-1)
-        by_both = (turned * turn * conjugates[1]).sum(axis=-1)
-
-        def second(first: np.ndarray, other: np.ndarray, mixed: np.ndarray, value: np.ndarray = value) -> np.ndarray:
-            return (first.conj() * other + value.conj() * mixed).real
-
-        gradient = (value.conj() * by_lag).real, (value.conj() * by_frequency).real
-        lag_lag = second(by_lag, by_lag, by_lag_lag)
-        frequency_frequency = second(by_frequency, by_frequency, by_frequency_frequency)
-        both = second(by_lag, by_frequency, by_both)
+        by_lag, by_both = (by[..., 1, order] + lag * by[..., 2, order] for order in range(2))
+        log_lag, log_frequency = by_lag / value, at_lag[..., 1] / value  # derivatives of ln A
+        lag_lag = (by[..., 2, 0] / value - log_lag**2).real
+        frequency_frequency = (at_lag[..., 2] / value - log_frequency**2).real
+        both = (by_both / value - log_lag * log_frequency).real
+        up_lag, up_frequency = log_lag.real - growth, log_frequency.real
         determinant = lag_lag * frequency_frequency - both**2
         concave = (lag_lag < 0) & (determinant > 0)
-        safe = np.where(concave, determinant, 1.0)
-        lag_step = np.where(concave, (both * gradient[1] - frequency_frequency * gradient[0]) / safe, 0.0)
-        frequency_step = np.where(concave, (both * gradient[0] - lag_lag * gradient[1]) / safe, 0.0)
-        lag, frequency = lag + lag_step.clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
-    energy = (window * np.abs(signal) ** 2).sum(axis=-1) * (window * np.abs(conjugates[0]) ** 2).sum(axis=-1)
-    with np.errstate(invalid="ignore"):  # a receiver without samples has no energy, and its coherence is NaN
-        return lag, frequency, np.abs(value) ** 2 / energy
+        lag_step = xp.where(concave, (both * up_frequency - frequency_frequency * up_lag) / determinant, 0.0)
+        frequency_step = xp.where(concave, (both * up_lag - lag_lag * up_frequency) / determinant, 0.0)
+        lag, frequency = (lag + lag_step).clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
+    return lag, frequency, value
