@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from heimdall_lab.arrays import Array, array_namespace, fft_namespace
 
@@ -30,21 +29,24 @@ class Spectrum(NamedTuple):
     averages: float
 
 
-def power_spectrum(iq: np.ndarray, sample_rate_hz: float) -> Spectrum:
-    """Welch's estimate with Hann windows that overlap by half.
+def power_spectrum(iq: Array, sample_rate_hz: float) -> Spectrum:
+    """Welch's estimate by `short_time_power`, of (..., N) complex64.
 
-    A window holds between 1/16 and 1/32 of the samples, at least 256 if there are so many: fine enough to resolve a
+    A window holds between 1/16 and 1/32 of the samples, at least 192 if there are so many: fine enough to resolve a
     narrow band, with averages enough to tell it from noise.
-
-    Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967).
     """
+    xp = array_namespace(iq)
     num_time = iq.shape[-1]
-    segment = min(max(2 ** int(np.log2(num_time / 16)), 256), num_time)
-    frequency_hz, density = scipy.signal.welch(
-        iq, fs=sample_rate_hz, nperseg=segment, detrend=False, return_onesided=False, axis=-1
-    )
-    averages = hann_averages(max(1, 2 * num_time // segment - 1), 0.5)
-    return Spectrum(np.fft.fftshift(frequency_hz), np.fft.fftshift(density, axes=-1), averages)
+    hop = min(max(2 ** int(np.log2(num_time / 48)), 64), num_time // 6 * 2)
+    rows = iq.reshape(-1, num_time)
+    per_block = max(1, _BLOCK_SAMPLES[xp.__name__] // num_time)
+    blocks = [
+        short_time_power(rows[first : first + per_block], 3 * hop).mean(axis=-2)
+        for first in range(0, len(rows), per_block)
+    ]
+    density = xp.concatenate(blocks).reshape(*iq.shape[:-1], 3 * hop) / sample_rate_hz
+    frequency_hz = (xp.arange(3 * hop) - 3 * hop // 2) * (sample_rate_hz / (3 * hop))
+    return Spectrum(frequency_hz, density, hann_averages(num_time // hop - 2, 2 / 3))
 
 
 def short_time_power(voltage: Array, segment: int) -> Array:

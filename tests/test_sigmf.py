@@ -58,6 +58,11 @@ def tones(instants_s):
     return np.exp(1j * (2 * np.pi * np.multiply.outer(instants_s, frequency_hz) + phase)).mean(axis=-1)
 
 
+def without_features(dataset):
+    """What SigMF holds: features follow from the samples."""
+    return dataset.drop_dims(["feature", "statistic"]).drop_vars("feature_units", errors="ignore")
+
+
 @pytest.fixture(scope="module")
 def simulated():
     """Three scenes with padded receivers and echoes, and every kind of value that JSON has no word for."""
@@ -82,24 +87,26 @@ def copied(collection, tmp_path):
 
 def test_round_trip_loses_nothing(simulated, collection):
     back = hl.read_sigmf(collection)
-    xr.testing.assert_equal(back, simulated)  # also NaN and infinity, and of floats every bit
+    xr.testing.assert_equal(back, without_features(simulated))  # also NaN and infinity, and of floats every bit
     assert set(back.attrs) == set(simulated.attrs)
     for name, value in simulated.attrs.items():
         np.testing.assert_array_equal(back.attrs[name], value, err_msg=name)
-    for name, variable in simulated.data_vars.items():
+    for name, variable in without_features(simulated).data_vars.items():
         assert (back[name].dtype.char, back[name].attrs) == (variable.dtype.char, variable.attrs), name
 
 
 def test_round_trip_of_a_part_is_that_part(simulated, collection):
     files = sorted(collection.parent.glob("*.sigmf-meta"))
     back = hl.read_sigmf([files[3], files[1]])
-    xr.testing.assert_equal(back, simulated.isel(receiver=[3, 1]))
+    xr.testing.assert_equal(back, without_features(simulated.isel(receiver=[3, 1])))
     assert back.attrs["clock_sigma_s"] == [1 / 3, 2e-9]
 
 
 def test_lazy_dataset_of_several_shards_survives(small, tmp_path):
     dataset = hl.generate(small, tmp_path / "made", progress=False)
-    xr.testing.assert_equal(hl.read_sigmf(hl.write_sigmf(hl.open_dataset(tmp_path / "made"), tmp_path / "x")), dataset)
+    back = hl.read_sigmf(hl.write_sigmf(hl.open_dataset(tmp_path / "made"), tmp_path / "x"))
+    xr.testing.assert_equal(back, without_features(dataset))
+    assert hl.features(back)["features"].equals(dataset["features"].compute())
 
 
 def test_official_package_accepts_what_is_written(simulated, collection):

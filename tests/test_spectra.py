@@ -98,7 +98,7 @@ def test_noise_density_is_unbiased(num_time):
         iq = complex_normal(rng, (60, num_time)) * RATE_HZ**0.5
         spectrum = spectra.power_spectrum(iq, RATE_HZ)
         density.append(spectra.noise_density(spectrum))
-    found = np.concatenate(density)  # 1 expected
+    found = np.concatenate(density).astype(float)  # 1 expected
     # Wilson and Hilferty's cube is itself wrong by 1.3 % for one periodogram, less than 0.1 % from three on.
     cube = (1 - 1 / (9 * spectrum.averages)) ** 3
     formula = stats.gamma(spectrum.averages, scale=1 / spectrum.averages).median() / cube
