@@ -17,6 +17,7 @@ import xarray as xr
 from heimdall_lab import pairs, scenes, store, synthesis
 from heimdall_lab.arrays import backend_namespace
 from heimdall_lab.config import Config
+from heimdall_lab.features import measure as measure_features
 from heimdall_lab.units import si_text
 from heimdall_lab.workers import samples_of
 
@@ -25,7 +26,6 @@ COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "bytes_per_s"]
 VERSIONS = ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")
 
 _CANDIDATES = 8192
-_FEATURE_SCENES = 8  # measuring features takes a hundred times longer than making the scenes
 _LEAST_S = 0.5  # a step is repeated until it has run for so long
 
 
@@ -60,8 +60,9 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row for each step with the columns of ``COLUMNS``: draw (candidate scenes, drawn and gated), noise (the
-        reference: drawing the same amount of noise by NumPy's own generator), iq (drawing and synthesis), features
-        (of pairs), write (netCDF, synced to disk), verify (checksum) and read. One process, one thread.
+        reference: drawing the same amount of noise by NumPy's own generator), iq (drawing and synthesis, with
+        features), features (alone), pairs (time and frequency differences), write (netCDF, synced to disk), verify
+        (checksum) and read. One process, one thread.
     """
     samples = samples_of(config, 0)
     count, num_iq = len(samples), len(samples) * config.max_receivers * config.signal.num_time
@@ -72,8 +73,12 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     for backend in _backends():
         seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
         rows.append(_row("iq", backend, seconds, count, num_iq))
-    part = dataset.isel(sample=slice(_FEATURE_SCENES))
-    rows.append(_row("features", "numpy", _timed(lambda: pairs.pair_features(part))[0], part.sizes["sample"]))
+    signals = dataset.iq.values, dataset.iq_full_scale.values, dataset.receiver_present.values, dataset.attrs
+    for step, use in (
+        ("features", lambda: measure_features(*signals, spectrogram=False)),
+        ("pairs", lambda: pairs.pair_features(dataset)),
+    ):
+        rows.append(_row(step, "numpy", _timed(use)[0], count, num_iq))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
         seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))

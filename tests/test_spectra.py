@@ -111,7 +111,8 @@ def test_noise_density_does_not_see_a_strong_signal():
     density_60_db = 1e-6 / 5000  # 60 dB below the signal in 5 kHz
     noise = complex_normal(rng, signal.shape) * (density_60_db * RATE_HZ) ** 0.5
     without, with_signal = (
-        spectra.noise_density(spectra.power_spectrum(iq, RATE_HZ)) / density_60_db for iq in (noise, noise + signal)
+        spectra.noise_density(spectra.power_spectrum(iq, RATE_HZ)).astype(float) / density_60_db
+        for iq in (noise, noise + signal)
     )
     assert with_signal.mean() == pytest.approx(1, abs=4 * without.std() / 40**0.5)
 
