@@ -50,8 +50,8 @@ def bound_map(
 
     The SNR of a link is that of its median loss: free space, diffraction over a smooth Earth if the configuration has
     it, and the mean environment loss. Times err by noise, clock and path delays, levels by noise, shadowing,
-    environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db`` measure
-    nothing.
+    environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within
+    1 m of the transmitter, where there is no direction to them, measure nothing.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def best_site(
     -------
     xr.Dataset
         ``mean_rmse`` (site_latitude, site_longitude) m with a receiver at each site; ``mean_rmse_now`` m without;
-        ``best_latitude`` and ``best_longitude``, degrees. A transmitter exactly at a site is located without it.
+        ``best_latitude`` and ``best_longitude``, degrees.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def best_site(
         ):
             share = kind.weight * (total / np.maximum(total + kind.weight, np.finfo(float).tiny))
             east, north = (
-                np.where(np.isfinite(own), own - mean, 0.0) for own, mean in ((kind.east, east), (kind.north, north))
+                np.where(kind.weight > 0, own - mean, 0.0) for own, mean in ((kind.east, east), (kind.north, north))
             )
             gain = share * east * east, share * east * north, share * north * north
             entries = [entry + added for entry, added in zip(entries, gain, strict=True)]
@@ -202,25 +202,30 @@ def _links(
     channel, signal = config.channel, config.signal
     receivers = _in_each_frame(geodesy.ecef(*stations), latitude, longitude)
     position = np.stack([np.zeros_like(latitude)] * 2 + [np.full_like(latitude, transmitter.altitude_m)], axis=-1)
-    distance_m = np.maximum(geodesy.length(receivers - position[:, None]), 1.0)  # where a station stands on a point
-    diffraction_db = 0.0
+    distance_m = geodesy.length(receivers - position[:, None])
+    diffraction = 1.0
     if channel.diffraction == "smooth_earth":
         diffraction_db = propagation.smooth_earth_loss_db(
             distance_m, transmitter.altitude_m, stations[2], signal.frequency_hz
         )
+        diffraction = db_to_linear(-diffraction_db)
     environment_db = (channel.environment_loss_min_db + channel.environment_loss_max_db) / 2
-    loss_db = propagation.path_loss_db(distance_m, signal.frequency_hz, 0.0, environment_db, diffraction_db)
+    loss_at_1_m_db = propagation.path_loss_db(1.0, signal.frequency_hz, 0.0, environment_db)
     band_hz = transmitter.occupied_bandwidth_hz
-    snr_db = transmitter.power_dbm - loss_db - propagation.noise_power_dbm(band_hz, channel.noise_figure_db)
-    heard, snr = snr_db >= config.gate.min_snr_db, db_to_linear(snr_db)
+    noise_dbm = propagation.noise_power_dbm(band_hz, channel.noise_figure_db)
+    snr = (
+        db_to_linear(transmitter.power_dbm - loss_at_1_m_db - noise_dbm) * diffraction / np.maximum(distance_m, 1) ** 2
+    )
+    heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
-    model_s = np.hypot(channel.clock_sigma_s, channel.path_delay_sigma_s)
-    model_db = np.hypot(channel.link_sigma_db, fading.level_sigma_db(channel, signal.duration_s))
+    noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
+    model_s2 = channel.clock_sigma_s**2 + channel.path_delay_sigma_s**2
+    model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
     return _Links(
         receivers=np.where(heard[..., None], receivers, np.nan),
         transmitter=position,
-        toa_sigma_s=np.where(heard, np.hypot(noise_s, model_s), np.inf),
-        rss_sigma_db=np.where(heard, np.hypot(level_sigma_db(snr, band_hz, signal.duration_s), model_db), np.inf),
+        toa_sigma_s=np.where(heard, np.sqrt(noise_s**2 + model_s2), np.inf),
+        rss_sigma_db=np.where(heard, np.sqrt(noise_db**2 + model_db2), np.inf),
     )
 
 
@@ -229,7 +234,7 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
     axes = geodesy.enu_axes(latitude, longitude)  # (P, 3, 3)
     origin = geodesy.ecef(latitude, longitude, np.zeros_like(latitude))
     along = (axes.reshape(-1, 3) @ stations_ecef.T).reshape(*axes.shape[:2], -1)  # (P, 3, R)
-    return np.moveaxis(along - (axes @ origin[..., None]), 1, 2)
+    return np.moveaxis(along - np.einsum("pij,pj->pi", axes, origin)[..., None], 1, 2)
 
 
 def _made(links: _Links) -> list[Measurements]:

@@ -174,6 +174,7 @@ def _eliminate(east: Array, north: Array, weight: Array, nuisances: Array) -> Ar
     unknowns, count, receivers = nuisances.shape
     information = np.empty((count, 2, 2))
     columns = np.empty((unknowns + 2, receivers))
+    norms = np.empty(unknowns)
     for point in range(count):
         own = weight[point]
         for r in range(receivers):
@@ -183,16 +184,18 @@ def _eliminate(east: Array, north: Array, weight: Array, nuisances: Array) -> Ar
             columns[unknowns, r] = east[point, r] if there else 0.0
             columns[unknowns + 1, r] = north[point, r] if there else 0.0
         for k in range(unknowns):
+            norms[k] = _inner(own, columns[k], columns[k])
+        for k in range(unknowns):
             norm = _inner(own, columns[k], columns[k])
-            if norm <= _LEAST_COLUMN * _inner(own, nuisances[k, point], nuisances[k, point]):
-                continue
-            for other in range(k + 1, unknowns + 2):
-                share = _inner(own, columns[k], columns[other]) / norm
-                for r in range(receivers):
-                    columns[other, r] -= share * columns[k, r]
-        for i in range(2):
-            for j in range(2):
-                information[point, i, j] = _inner(own, columns[unknowns + i], columns[unknowns + j])
+            if norm > _LEAST_COLUMN * norms[k]:
+                for other in range(k + 1, unknowns + 2):
+                    share = _inner(own, columns[k], columns[other]) / norm
+                    for r in range(receivers):
+                        columns[other, r] -= share * columns[k, r]
+        gradient_east, gradient_north = columns[unknowns], columns[unknowns + 1]
+        information[point, 0, 0] = _inner(own, gradient_east, gradient_east)
+        information[point, 0, 1] = information[point, 1, 0] = _inner(own, gradient_east, gradient_north)
+        information[point, 1, 1] = _inner(own, gradient_north, gradient_north)
     return information
 
 
@@ -200,6 +203,5 @@ def _eliminate(east: Array, north: Array, weight: Array, nuisances: Array) -> Ar
 def _inner(weight: Array, first: Array, second: Array) -> float:
     total = 0.0
     for r in range(len(weight)):
-        if weight[r] > 0:
-            total += weight[r] * first[r] * second[r]
+        total += weight[r] * first[r] * second[r]
     return total

@@ -14,7 +14,8 @@ from bokeh.models import Plot
 
 import heimdall_lab as hl
 from heimdall_lab import bounds, geodesy, pairs, plots, report, store
-from heimdall_lab.plots import errors, maps
+from heimdall_lab.plots import errors
+from heimdall_lab.plots.labels import place_labels
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
@@ -274,11 +275,11 @@ def test_methods_have_different_and_lasting_colours() -> None:
 
 def test_names_beside_receivers_do_not_overlap() -> None:
     place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
-    labels = maps._place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
+    labels = place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
     text_height = 14 * 120 / 700  # in map units
     above = np.array([[0.0, 0.0], [0.0, 0.8 * text_height]])
-    labels = maps._place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
+    labels = place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
 
 
