@@ -213,9 +213,8 @@ def _links(
     loss_at_1_m_db = propagation.path_loss_db(1.0, signal.frequency_hz, 0.0, environment_db)
     band_hz = transmitter.occupied_bandwidth_hz
     noise_dbm = propagation.noise_power_dbm(band_hz, channel.noise_figure_db)
-    snr = (
-        db_to_linear(transmitter.power_dbm - loss_at_1_m_db - noise_dbm) * diffraction / np.maximum(distance_m, 1) ** 2
-    )
+    snr_at_1_m = db_to_linear(transmitter.power_dbm - loss_at_1_m_db - noise_dbm)
+    snr = snr_at_1_m * diffraction / np.maximum(distance_m, 1.0) ** 2
     heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)

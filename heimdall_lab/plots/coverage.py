@@ -7,12 +7,14 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
+from bokeh.palettes import Viridis256
 
 from heimdall_lab import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text
 
 _LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
+_COLOURS = list(Viridis256[:60:-1])  # without the darkest, on which names cannot be read
 _ACROSS = 7  # ellipses along the longer side of a map
 _METRES_PER_DEGREE = 6_371_000 * math.pi / 180
 
@@ -91,7 +93,7 @@ def _area(
     finite = values.values[np.isfinite(values.values)]
     low, high = limits or (np.percentile(finite, [1, 99]) if len(finite) else (1.0, 10.0))
     image = hv.Image((values.longitude.values, values.latitude.values, values.values), axes, field, rtol=1e-3)
-    bar: dict[str, Any] = {"colorbar": True, "clabel": f"{label}, {unit}".rstrip(", "), "cmap": "viridis_r"}
+    bar: dict[str, Any] = {"colorbar": True, "clabel": f"{label}, {unit}".rstrip(", "), "cmap": _COLOURS}
     bar |= {"cticks": _ticks(low, high), "cformatter": NumeralTickFormatter(format="0,0.[0]")}
     colours = image.opts(logz=True, clim=(float(low), float(high)), tools=["hover"], **bar, backend="bokeh")
     place = np.stack([network.receiver_longitude.values, network.receiver_latitude.values], axis=-1)
