@@ -53,11 +53,12 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
     reach_m = np.abs(outline_m).max(axis=(2, 3))
     spacing_m = step * float(bound.latitude[1] - bound.latitude[0]) * _METRES_PER_DEGREE
     typical_m = float(np.nanmedian(reach_m)) if np.isfinite(reach_m).any() else spacing_m
-    enlarged = 10.0 ** math.floor(math.log10(spacing_m / 2 / typical_m))
-    shrink = math.cos(math.radians(float(bound.latitude.mean())))
-    per_metre = enlarged / _METRES_PER_DEGREE / np.array([shrink, 1.0])
+    enlarged = max(1.0, 10.0 ** math.floor(math.log10(spacing_m / 2 / typical_m)))
+    shrink = np.cos(np.radians(some.latitude.values))[:, None]
+    outline_deg = outline_m * enlarged / _METRES_PER_DEGREE
+    outline_deg[..., 0] /= shrink[..., None]
     centre = np.stack(np.meshgrid(some.longitude, some.latitude), axis=-1)[:, :, None]
-    paths = list((centre + outline_m * per_metre)[reach_m * enlarged < spacing_m])  # false where not observable
+    paths = list((centre + outline_deg)[reach_m * enlarged < spacing_m])  # false where not observable
     lines = hv.Path(paths, map_axes()).opts(color=TRUTH, line_width=1.5, backend="bokeh")
     title = f"{_LABELS['crlb_rmse']}, and 95 % ellipses enlarged {enlarged:g} times"
     return _area(bound, bound.crlb_rmse.transpose("latitude", "longitude"), title, limits, lines)
