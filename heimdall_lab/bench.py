@@ -61,7 +61,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     pandas.DataFrame
         A row for each step with the columns of ``COLUMNS``: draw (candidate scenes, drawn and gated), noise (the
         reference: drawing the same amount of noise by NumPy's own generator), iq (drawing and synthesis, with
-        features), features (alone), pairs (time and frequency differences), write (netCDF, synced to disk), verify
+        what is measured), features and pairs (alone, of datasets with IQ), write (netCDF, synced to disk), verify
         (checksum) and read. One process, one thread.
     """
     samples = samples_of(config, 0)
@@ -73,12 +73,11 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     for backend in _backends():
         seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
         rows.append(_row("iq", backend, seconds, count, num_iq))
-    signals = dataset.iq.values, dataset.iq_full_scale.values, dataset.receiver_present.values, dataset.attrs
-    for step, use in (
-        ("features", lambda: measure_features(*signals, spectrogram=False)),
-        ("pairs", lambda: pairs.pair_features(dataset)),
-    ):
-        rows.append(_row(step, "numpy", _timed(use)[0], count, num_iq))
+    if "iq" in dataset:
+        signals = dataset.iq.values, dataset.iq_full_scale.values, dataset.receiver_present.values, dataset.attrs
+        seconds, _ = _timed(lambda: measure_features(*signals, spectrogram=False))
+        rows.append(_row("features", "numpy", seconds, count, num_iq))
+        rows.append(_row("pairs", "numpy", _timed(lambda: pairs.pair_features(dataset))[0], count, num_iq))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         place = Path(temporary)
         seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))

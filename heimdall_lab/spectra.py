@@ -221,3 +221,17 @@ def delay_sigma_s(snr: Array, occupied_bandwidth_hz: Array, rms_bandwidth_hz: Ar
     """
     energy_to_noise = snr * occupied_bandwidth_hz * duration_s
     return 1 / (2 * np.pi * rms_bandwidth_hz * np.sqrt(2 * energy_to_noise))
+
+
+def level_sigma_db(snr: Array, occupied_bandwidth_hz: Array, duration_s: float) -> Array:
+    """Cramér-Rao bound of the level of a known waveform in noise, as a standard deviation in dB.
+
+    Parameters
+    ----------
+    snr : array
+        Power ratio in the occupied bandwidth. The other arrays broadcast with it.
+
+    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 3.10: an amplitude's relative
+    variance is 1 / (2 E/N0), a level in dB is 20 log10 of it.
+    """
+    return 20 / np.log(10) / np.sqrt(2 * snr * occupied_bandwidth_hz * duration_s)

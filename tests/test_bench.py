@@ -9,7 +9,7 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab import bench, cli
 
-STEPS = ["draw", "noise", "iq", "features", "write", "verify", "read"]
+STEPS = ["draw", "noise", "iq", "features", "pairs", "write", "verify", "read"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,8 +8,9 @@ import pyproj
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, linalg, stats
 
+import heimdall_lab as hl
 from heimdall_lab import bounds
 
 SPEED_OF_LIGHT = 299_792_458.0
@@ -67,10 +68,10 @@ def test_reproduces_the_published_tdoa_cases(real):
 
 @pytest.mark.parametrize("number", [3, 4, 5, 8, 15])
 def test_gdop_in_the_middle_of_a_ring(number):
-    """Σ u uᵀ = N/2 · I and Σ u = 0: both dilutions are 2 / sqrt(N)."""
+    """Σ u uᵀ = N/2 · I and Σ u = 0: all dilutions are 2 / sqrt(N), as Levanon (2000) says of bearings too."""
     angle = 2 * np.pi * np.arange(number) / number + 0.3
     ring = 5e3 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    for kind in ("toa", "tdoa"):
+    for kind in bounds.GDOP_KINDS:
         assert bounds.gdop(ring, np.zeros(2), kind) == pytest.approx(2 / number**0.5, rel=1e-12)
 
 
@@ -86,9 +87,11 @@ def test_gdop_of_hand_computed_geometries():
     # Receivers 45 degrees up see half of the horizontal information.
     tower = np.array([[1e3, 0, 1e3], [-1e3, 0, 1e3], [0, 1e3, 1e3], [0, -1e3, 1e3]])
     assert bounds.gdop(tower, np.zeros(3), "toa") == pytest.approx(2**0.5)
+    # Two bearings at right angles at 3 and 7 km err by 3 and 7 km a radian, over their geometric mean.
+    assert bounds.gdop(corner, np.zeros(2), "aoa") == pytest.approx((58 / 21) ** 0.5)
 
 
-@given(SEED, st.floats(-np.pi, np.pi), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from(["toa", "tdoa"]))
+@given(SEED, st.floats(-np.pi, np.pi), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from(bounds.GDOP_KINDS))
 def test_gdop_is_invariant_to_rotation_translation_and_permutation(seed, angle, east, north, kind):
     positions, transmitter = network(seed, dims=3)
     plain = bounds.gdop(positions, transmitter, kind)
@@ -128,7 +131,7 @@ def test_absent_receivers_count_for_nothing():
     padded = np.concatenate([positions[:2], np.full((3, 2), np.nan), positions[2:], np.full((5, 2), np.nan)])
     sigma = np.array([1, 2, 3, 4, 5]) * 1e-8
     padded_sigma = np.concatenate([sigma[:2], [1e-9] * 3, sigma[2:], [np.nan] * 5])
-    for kind in ("toa", "tdoa"):
+    for kind in bounds.GDOP_KINDS:
         assert bounds.gdop(padded, transmitter, kind) == pytest.approx(bounds.gdop(positions, transmitter, kind))
     plain = bounds.crlb(positions, transmitter, toa_sigma_s=sigma, rss_sigma_db=np.full(5, 5.0))
     found = bounds.crlb(padded, transmitter, toa_sigma_s=padded_sigma, rss_sigma_db=np.full(13, 5.0))
@@ -183,7 +186,7 @@ def test_what_cannot_be_observed_is_nan():
 
 def test_unknown_kinds_and_missing_measurements_are_refused():
     positions, transmitter = network(2)
-    with pytest.raises(ValueError, match=r"kind: 'doa' is unknown; choose one of tdoa, toa"):
+    with pytest.raises(ValueError, match=r"kind: 'doa' is unknown; choose one of tdoa, toa, rss, aoa"):
         bounds.gdop(positions, transmitter, "doa")
     with pytest.raises(ValueError, match="toa_sigma_s"):
         bounds.crlb(positions, transmitter)
@@ -240,6 +243,137 @@ def test_information_of_times_and_levels_adds(seed):
     assert halved == pytest.approx(separate[0] / 4, rel=1e-9)
 
 
+@given(SEED, st.sampled_from([2, 3]), st.sampled_from(["toa", "rss", "aoa", "fdoa"]))
+def test_every_kind_has_the_bound_of_its_numerical_information(seed, dims, kind):
+    """Models of the measurements and their unknowns, no formula of a gradient; levels with an unknown exponent too."""
+    positions, transmitter = network(seed, dims, receivers=8)
+    rng = np.random.Generator(np.random.Philox(seed + 1))
+    sigma = rng.uniform(1, 5, 8)
+    velocity, own_velocity = rng.normal(0, 200, (8, dims)), rng.normal(0, 200, dims)
+
+    def offset(parameters):
+        return positions - np.concatenate([parameters[:2], transmitter[2:]])
+
+    def distance(parameters):
+        return np.linalg.norm(offset(parameters), axis=1)
+
+    def levels(parameters):
+        return parameters[2] - 10 * parameters[3] * np.log10(distance(parameters))
+
+    def frequency(parameters):
+        closing = (offset(parameters) * (own_velocity - velocity)).sum(axis=1) / distance(parameters)
+        return parameters[2] + 1e9 * closing / SPEED_OF_LIGHT
+
+    models = {
+        "toa": (distance, [], {"toa_sigma_s": sigma / SPEED_OF_LIGHT, "emission_time_known": True}),
+        "rss": (levels, [0.0, 3.5], {"rss_sigma_db": sigma, "path_loss_exponent": 3.5}),
+        "aoa": (lambda p: np.arctan2(offset(p)[:, 1], offset(p)[:, 0]), [], {"aoa_sigma_rad": sigma}),
+        "fdoa": (frequency, [0.0], {"fdoa_sigma_hz": sigma, "frequency_hz": 1e9}),
+    }
+    model, unknowns, options = models[kind]
+    if kind == "rss":
+        options["path_loss_exponent_known"] = False
+    if kind == "fdoa":
+        options |= {"receiver_velocity_m_s": velocity, "transmitter_velocity_m_s": own_velocity}
+    steps = np.array([1.0, 1.0, 1.0, 1.0])[: 2 + len(unknowns)]
+    # Bearings jump at the west; those of the differences' two ends must lie on one side.
+    assume(
+        kind != "aoa" or (np.abs(offset(transmitter[:2])[:, 1]) > 5).all() or (positions[:, 0] > transmitter[0]).all()
+    )
+    parameters = np.append(transmitter[:2], unknowns)
+    expected = bound_by_differences(model, parameters, sigma, steps)[:2, :2]
+    assume(np.linalg.cond(expected) < 1e4)
+    found = bounds.crlb(positions, transmitter, **options)
+    # Central differences of 1 m at 500 m: (1/500)² / 6 = 7e-7 of a gradient's size, times the condition.
+    assert np.abs(found - expected).max() < 1e-2 * np.linalg.norm(expected)
+
+
+def published_example(case) -> np.ndarray:
+    """Covariance of the example: five sensors, each with one kind of measurement."""
+    sensors = 1e3 * np.array([*case["aoa"]["sensors_km"], *case["tdoa"]["sensors_km"], *case["fdoa"]["sensors_km"]])
+    kind = np.array(["aoa", "tdoa", "tdoa", "fdoa", "fdoa"])
+    course = case["fdoa"]["speed_m_s"] * np.array([np.cos(-np.pi / 4), np.sin(-np.pi / 4)])
+    return bounds.crlb(
+        sensors,
+        1e3 * np.array(case["transmitter_km"]),
+        aoa_sigma_rad=np.where(kind == "aoa", np.radians(case["aoa"]["sigma_deg"]), np.nan),
+        toa_sigma_s=np.where(kind == "tdoa", case["tdoa"]["toa_sigma_ns"] * 1e-9, np.inf),
+        fdoa_sigma_hz=np.where(kind == "fdoa", case["fdoa"]["sigma_hz"], np.nan),
+        frequency_hz=case["fdoa"]["frequency_hz"],
+        receiver_velocity_m_s=np.where(kind[:, None] == "fdoa", course, 0.0),
+    )
+
+
+def test_reproduces_the_published_example_of_three_kinds(real):
+    case = json.loads((real / "crlb" / "cases.json").read_text())["published_example"]
+    covariance = published_example(case)
+    assert covariance == pytest.approx(np.array(case["crlb_m2"]), rel=0.01)
+    assert np.trace(covariance) ** 0.5 == pytest.approx(case["rmse_m"], abs=0.05)
+    # The book gives CEP50 to two digits, by an approximation for elongated ellipses that it says is within 3 %.
+    shorter, longer = np.linalg.eigvalsh(covariance)
+    approximation = longer**0.5 * (0.67 + 0.8 * shorter / longer)
+    assert round(approximation, -1) == case["cep50_m"]
+    assert bounds.cep50(covariance) == pytest.approx(approximation, rel=0.03)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.4, 0.9])
+def test_an_error_that_all_levels_share_is_no_error(common):
+    """Of the correlation (1 − ρ) I + ρ 11ᵀ the unknown power takes what is common: 1 − ρ of the bound remains."""
+    positions, transmitter = network(6, receivers=6)
+    sigma_db = np.full(6, 5.0)
+    sigma_db[4] = np.inf
+    correlation = np.where(np.eye(6, dtype=bool), 1.0, common)
+    alone = bounds.crlb(positions, transmitter, rss_sigma_db=sigma_db)
+    found = bounds.crlb(positions, transmitter, rss_sigma_db=sigma_db, rss_correlation=correlation)
+    assert found == pytest.approx((1 - common) * alone, rel=1e-9)
+
+
+def test_bad_measurements_are_refused_by_name():
+    positions, transmitter = network(2, receivers=4)
+    five, still = np.full(4, 5.0), np.zeros((4, 2))
+    for options, message in [
+        ({"toa_sigma_s": np.array([1e-8, 0.0, np.nan, 1e-8])}, "toa_sigma_s: 0.0 is not positive"),
+        ({"aoa_sigma_rad": -five}, "aoa_sigma_rad: -5.0 is not positive"),
+        ({"fdoa_sigma_hz": five, "receiver_velocity_m_s": still}, "frequency_hz: is not given"),
+        ({"fdoa_sigma_hz": five, "frequency_hz": 1e8}, "receiver_velocity_m_s: nothing moves"),
+        (
+            {"fdoa_sigma_hz": five, "frequency_hz": 1e8, "receiver_velocity_m_s": np.zeros((4, 3))},
+            r"receiver_velocity_m_s: has the shape \(4, 3\); give 2 coordinates",
+        ),
+        ({"rss_sigma_db": five, "rss_correlation": np.ones((4, 4))}, "rss_correlation: is not positive definite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            bounds.crlb(positions, transmitter, **options)
+
+
+def share_within(radius: float, major: float, minor: float) -> float:
+    """Probability that a normal error lies in a circle: strips of the circle, each with its share of a normal."""
+    density, across = stats.norm(scale=major).pdf, stats.norm(scale=minor)
+    strip = lambda x: density(x) * (2 * across.cdf(np.sqrt(radius**2 - x**2)) - 1)  # noqa: E731
+    return integrate.quad(strip, -radius, radius, epsabs=1e-10, limit=200)[0]
+
+
+@given(st.floats(0.02, 1), st.floats(0, np.pi), st.floats(0.1, 1e5))
+def test_half_of_the_errors_lie_within_cep50(ratio, angle, scale):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    covariance = scale**2 * turn @ np.diag([1.0, ratio**2]) @ turn.T
+    radius = float(bounds.cep50(covariance[None])[0])
+    assert share_within(radius / scale, 1.0, ratio) == pytest.approx(0.5, abs=1e-5)
+    major, minor, azimuth_deg = bounds.principal_axes(covariance)
+    assert [minor / scale, major / scale] == pytest.approx([ratio, 1.0], rel=1e-6)
+    if ratio < 0.99:  # else it has no direction
+        along = np.array([np.sin(np.radians(azimuth_deg)), np.cos(np.radians(azimuth_deg))])
+        assert abs(along @ turn[:, 0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_cep50_of_limits():
+    line = np.array([[4.0, 2.0], [2.0, 1.0]])
+    assert bounds.cep50(line) == pytest.approx(5**0.5 * stats.norm.ppf(0.75), rel=1e-5)
+    assert bounds.cep50(9 * np.eye(2)) == pytest.approx(3 * np.sqrt(2 * np.log(2)), rel=1e-5)
+    assert bounds.cep50(np.zeros((2, 2))) == 0
+    assert np.isnan(bounds.cep50(np.full((2, 2), np.nan)))
+
+
 def inside(outline: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points lie in a polygon: they do where a ray to the east crosses its outline an odd number of times."""
     crossings = np.zeros(len(points), dtype=int)
@@ -275,7 +409,7 @@ def test_ellipses_of_many_scenes():
     assert outline[2][:, 0] == pytest.approx(2 * outline[2][:, 1])  # no width across: a line
 
 
-def scene_bound_by_hand(scene, with_levels: bool = True) -> tuple[np.ndarray, float]:
+def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
     """Covariance (2, 2) of one scene's position, and its GDOP: PROJ for positions, differences for derivatives.
 
     The unknowns are the transmitter's east and north, the emission time (as a range) and the radiated power.
@@ -300,10 +434,16 @@ def scene_bound_by_hand(scene, with_levels: bool = True) -> tuple[np.ndarray, fl
     energy_over_noise = snr * float(scene.occupied_bandwidth) * scene.sizes["time"] / 50e3
     noise_s = 1 / (np.sqrt(8) * np.pi * float(scene.rms_bandwidth) * np.sqrt(energy_over_noise))
     sigma_m = np.sqrt(noise_s**2 + 50e-9**2) * SPEED_OF_LIGHT  # gpsdo
-    sigma_db = np.full(used.sum(), np.sqrt(4.0**2 + 10.0**2 / 12) if with_levels else 1e9)  # shadowing, environment
-    steps = np.array([1.0, 1.0, 1.0, 1.0])
-    covariance = bound_by_differences(measure, np.zeros(4), np.concatenate([sigma_m, sigma_db]), steps)
-    equal = np.concatenate([np.ones(used.sum()), np.full(used.sum(), 1e9)])
+    number = int(used.sum())
+    apart_m = np.linalg.norm(receivers[:, None] - receivers[None], axis=2)
+    levels_db2 = 4.0**2 * np.exp(-apart_m / 1e3)  # shadowing, correlated over 1 km
+    noise_db = 20 / np.log(10) / np.sqrt(2 * energy_over_noise)
+    levels_db2 += np.diag(10.0**2 / 12 + noise_db**2)  # environment, noise
+    steps = np.ones(4)
+    jacobian = np.stack([(measure(step) - measure(-step)) / 2 for step in np.diag(steps)], axis=1)
+    errors = linalg.block_diag(np.diag(sigma_m**2), levels_db2)
+    covariance = np.linalg.inv(jacobian.T @ np.linalg.solve(errors, jacobian))
+    equal = np.concatenate([np.ones(number), np.full(number, 1e9)])
     unweighted = bound_by_differences(measure, np.zeros(4), equal, steps)
     return covariance[:2, :2], float(np.trace(unweighted[:2, :2]) ** 0.5)
 
@@ -335,3 +475,13 @@ def test_scene_bound_uses_only_receivers_with_signal(small_dataset):
         covariance, _ = scene_bound_by_hand(changed.isel(sample=index))
         assert np.abs(found.crlb_covariance.values[index] - covariance).max() < 1e-4 * np.linalg.norm(covariance)
     assert np.isnan(found.gdop.values[0])  # two receivers: no dilution of time differences
+
+
+def test_scenes_without_shadowing_have_a_bound():
+    """Their levels err by noise alone."""
+    steady = {"shadowing_sigma_db": 0.0, "environment_loss_min_db": 10.0, "environment_loss_max_db": 10.0}
+    config = hl.preset("los_sync", num_samples=4, channel=steady, signal={"duration_s": 0.02})
+    exact = hl.generate(config, progress=False)
+    assert exact.attrs["link_sigma_db"] == 0
+    assert (exact.crlb_rmse > 0).all()
+    assert (exact.crlb_rmse < bounds.scene_crlb(exact.assign_attrs(link_sigma_db=5.0)).crlb_rmse).all()

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from bokeh.models import Plot
+from bokeh.models import ColorBar, LogColorMapper, Plot
 
 import heimdall_lab as hl
-from heimdall_lab import bounds, geodesy, pairs, plots, report, store
-from heimdall_lab.plots import errors, maps
+from heimdall_lab import bounds, coverage, geodesy, pairs, plots, report, store
+from heimdall_lab.plots import errors
+from heimdall_lab.plots.labels import place_labels
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
@@ -274,11 +275,11 @@ def test_methods_have_different_and_lasting_colours() -> None:
 
 def test_names_beside_receivers_do_not_overlap() -> None:
     place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
-    labels = maps._place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
+    labels = place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
     text_height = 14 * 120 / 700  # in map units
     above = np.array([[0.0, 0.0], [0.0, 0.8 * text_height]])
-    labels = maps._place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
+    labels = place_labels(above, ["Torino", "Genova"], (-60.0, 60.0))
     assert labels[0][3] != labels[1][3]
 
 
@@ -372,3 +373,55 @@ def test_a_report_that_cannot_be_written_leaves_the_old_file(
 )
 def test_lengths_have_three_digits(length_m: float, text: str) -> None:
     assert plots.length_text(length_m) == text
+
+
+@pytest.fixture(scope="module")
+def bound() -> xr.Dataset:
+    config = hl.preset("iq_test")
+    return coverage.bound_map(config, *coverage.grid_deg(config, 14), coverage.Transmitter(power_dbm=0.0))
+
+
+@pytest.mark.parametrize(("variable", "unit"), [("gdop", ""), ("crlb_rmse", ", m"), ("cep50", ", m")])
+def test_bound_map_shows_the_values_on_a_logarithmic_scale(bound: xr.Dataset, variable: str, unit: str) -> None:
+    picture = plots.bound_map(bound, variable)
+    (image,) = layers(picture, hv.Image)
+    drawn = image.dimension_values(variable, flat=False)
+    np.testing.assert_array_equal(drawn, bound[variable].values)
+    assert np.isnan(drawn).any()
+    (bar,) = hv.renderer("bokeh").get_plot(picture).state.select({"type": ColorBar})
+    assert isinstance(bar.color_mapper, LogColorMapper)
+    assert bar.title.endswith(unit)
+    assert len(bar.ticker.ticks) >= 3
+    assert axis_labels(picture) == {"longitude (°)", "latitude (°)"}
+    (receivers,) = layers(picture, hv.Points)
+    place = np.stack([bound.receiver_longitude, bound.receiver_latitude], axis=-1)
+    np.testing.assert_array_equal(columns(receivers), place)
+
+
+def test_bound_ellipses_are_enlarged_as_the_title_says() -> None:
+    config = hl.preset("iq_test")
+    bound = coverage.bound_map(config, *coverage.grid_deg(config, 14))
+    picture = plots.bound_ellipses(bound)
+    enlarged = float(re.search(r"enlarged ([\d.]+) times", picture.opts.get("plot").kwargs["title"])[1])
+    (paths,) = layers(picture, hv.Path)
+    assert 5 < len(paths.split()) < 49
+    for path in paths.split():
+        outline = path.array()
+        centre = (outline.min(axis=0) + outline.max(axis=0)) / 2
+        point = bound.sel(longitude=centre[0], latitude=centre[1], method="nearest")
+        across = geodesy.geodesic(centre[1], outline[:, 0].min(), centre[1], outline[:, 0].max())[0] / enlarged
+        # The outline touches its box at the 95 % quantile of χ²; 64 chords and the sphere's degrees cost 0.1 and 0.4 %.
+        expected = 2 * np.sqrt(-2 * np.log(0.05) * point.crlb_covariance.values[0, 0])
+        assert across == pytest.approx(expected, rel=1e-2)
+
+
+def test_site_map_has_its_star_at_the_best_site() -> None:
+    config = hl.preset("iq_test")
+    sites = coverage.best_site(config, *coverage.grid_deg(config, 6))
+    picture = plots.site_map(sites)
+    (star,) = layers(picture, hv.Points, "best site")
+    (image,) = layers(picture, hv.Image)
+    values = image.dimension_values("mean_rmse", flat=False)
+    row, column = np.unravel_index(values.argmin(), values.shape)
+    best = [image.dimension_values(0, expanded=False)[column], image.dimension_values(1, expanded=False)[row]]
+    np.testing.assert_allclose(columns(star)[0], best)

@@ -2,6 +2,7 @@
 
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
 
+from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
 from heimdall_lab.plots.errors import error_cdf
 from heimdall_lab.plots.laws import curves, distribution
 from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
@@ -9,6 +10,8 @@ from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrogra
 from heimdall_lab.plots.style import length_text, method_styles
 
 __all__ = [
+    "bound_ellipses",
+    "bound_map",
     "cross_correlations",
     "curves",
     "distribution",
@@ -19,5 +22,6 @@ __all__ = [
     "length_text",
     "method_styles",
     "scene_map",
+    "site_map",
     "spectrograms",
 ]

@@ -1,8 +1,8 @@
 """Maps of receivers, transmitter, fixes and hyperbolas."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import holoviews as hv
 import numpy as np
@@ -10,6 +10,7 @@ import xarray as xr
 from bokeh.plotting.contour import contour_data
 
 from heimdall_lab import bounds, geodesy
+from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import (
     INK,
     MAP_OPTIONS,
@@ -88,8 +89,8 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
     drawn = [] if fixes is None else _fixes(scene, fixes)
     places += [on_map.project(fix.position[None]) for fix in drawn]
     x_range, y_range = _view(np.concatenate(places))
-    labels = _place_labels(places[0], receiver_names(scene), x_range)
-    overlay = hv.Overlay([*layers, *_label_layers(labels, on_map), *_truth_layers(scene, on_map)])
+    labels = place_labels(places[0], receiver_names(scene), x_range)
+    overlay = hv.Overlay([*layers, *label_layers(labels, on_map.kdims), *_truth_layers(scene, on_map)])
     overlay *= hv.Overlay([layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map)])
     title = f"Sample {sample}: network and fixes" if drawn else f"Sample {sample}: network"
     return overlay.opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
@@ -183,7 +184,7 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
         If the sample is not in the dataset.
     """
     scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
-    axes = [hv.Dimension(f"{name}_deg", label=name, unit="°") for name in ("longitude", "latitude")]
+    axes = map_axes()
     on_map = _Map(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), axes)
     drawn = [] if fixes is None else _fixes(scene, fixes)
     positions = [_receivers(scene)[0], *(fix.position[None] for fix in drawn)]
@@ -207,8 +208,8 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
         }
         layers.append(hv.Curve(path, *axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
-    labels = _place_labels(places[0], receiver_names(scene), x_range)
-    layers += [*_receiver_layers(scene, on_map), *_label_layers(labels, on_map), *_truth_layers(scene, on_map)]
+    labels = place_labels(places[0], receiver_names(scene), x_range)
+    layers += [*_receiver_layers(scene, on_map), *label_layers(labels, on_map.kdims), *_truth_layers(scene, on_map)]
     layers += [layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map, ellipse=False)]
     title = f"Sample {sample}: lines of constant measured time difference"
     return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
@@ -315,55 +316,6 @@ def _truth_layers(scene: xr.Dataset, on_map: _Map) -> list[hv.Element]:
         return []
     star = hv.Points(on_map.project(position[None]), on_map.kdims, label="transmitter")
     return [star.opts(marker="star", size=17, color=TRUTH, backend="bokeh")]
-
-
-def _place_labels(place: np.ndarray, names: Sequence[str], x_range: tuple[float, float]) -> list[tuple[Any, ...]]:
-    """Choose a side for every receiver's name on which it covers no other receiver or name.
-
-    Parameters
-    ----------
-    place : (P, 2)
-        Map coordinates, with one scale on both axes.
-
-    Returns
-    -------
-    list of (x, y, text, horizontal alignment, vertical alignment)
-    """
-    per_px = (x_range[1] - x_range[0]) / MAP_PX[0]
-    boxes = [np.array([*(at - 7 * per_px), *(at + 7 * per_px)]) for at in place]  # left, bottom, right, top
-    labels = []
-    sides = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}  # text's own side
-    for own, (at, name) in enumerate(zip(place, names, strict=True)):
-        half = np.array([3.2 * len(name), 7.0]) * per_px
-        crowded = []
-        for side, (right, up) in sides.items():
-            middle = at + np.array([right, up]) * (2 * half + 18 * per_px)
-            box = np.array([*(middle - half), *(middle + half)])
-            others = [other for i, other in enumerate(boxes) if i != own]
-            overlap = sum(
-                max(0.0, min(box[2], o[2]) - max(box[0], o[0])) > 0 < min(box[3], o[3]) - max(box[1], o[1])
-                for o in others
-            )
-            outside = middle[0] - half[0] < x_range[0] or middle[0] + half[0] > x_range[1]
-            crowded.append((overlap + outside, side, box))
-        _, side, box = min(crowded, key=lambda choice: choice[0])
-        boxes.append(box)
-        labels.append((*at, name, side))
-    return labels
-
-
-def _label_layers(labels: Sequence[tuple[Any, ...]], on_map: _Map) -> list[hv.Element]:
-    """Names beside the receivers, at a distance that zooming does not change: blanks of the text make it."""
-    padded = {"left": "   {}", "right": "{}   ", "top": " \n{}", "bottom": "{}\n "}
-    layers = []
-    for side, pattern in padded.items():
-        rows = [(x, y, pattern.format(name)) for x, y, name, chosen in labels if chosen == side]
-        if rows:
-            align = side if side in ("left", "right") else "center"
-            baseline = side if side in ("top", "bottom") else "middle"
-            style = {"text_align": align, "text_baseline": baseline, "text_font_size": "9pt", "text_color": INK}
-            layers.append(hv.Labels(rows, on_map.kdims, "name").opts(**style, backend="bokeh"))
-    return layers
 
 
 def _view(
