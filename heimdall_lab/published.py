@@ -16,6 +16,14 @@ _DCF77 = {
     "gnss_pos/JO51xl.txt": "2e0ee812fe2eba609d1a6b8a2f4ba8e9218191279728dac781bbc88be4dc5694",
     "gnss_pos/pa0rdt.txt": "e6135c9ac3af093d6541d356800a57566949b39ee263baa422e3bac8e8b48a34",
 }
+_LOCARDS_URL = "https://raw.githubusercontent.com/lschoe/mpyc/75bafb855f6162c7c5f9f0c58f5d29503e634bcf/demos/data/mlat/"
+_LOCARDS = {
+    "sensors.csv": "998a63f5fc89fa41fd1a37468431da96f355812054e7bca8b2a4f4db0ba47d1b",
+    "set_1.csv": "7167988f67af8314a2d9f44378f748f3a897de783c85271a154cbd81d49d20f5",
+    "set_2.csv": "c41fce864b2b92e9f64d3aa0a71a6f1744b4b749b3e4b3d30e777a1e80d9169b",
+    "set_3.csv": "9bf13e41f9abebccddc15d07f048ef304eac45d6267f4e69448fb457d8d57c2d",
+    "set_4.csv": "db90b4df13eef3df6622f16f4166d9e4312ad1b28cde58894a16e2fcc77e3109",
+}
 _POSITION = re.compile(r"d\.(?P<name>\w+) = struct\('coord', \[(?P<latitude>[-.\d]+),(?P<longitude>[-.\d]+)\]")
 
 
@@ -47,23 +55,68 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
     ------
     github.com/hcab14/TDoA (GPL-3.0), recorded on 13 August 2020.
     """
-    if folder := os.environ.get(_ENVIRONMENT):
-        local = Path(folder) / "kiwisdr_dcf77_2020"
-        recordings = sorted(local.glob("*_iq.wav"))
-        if not recordings:
-            raise ValueError(f"{_ENVIRONMENT}: {folder!r} holds no kiwisdr_dcf77_2020/*_iq.wav; correct or unset it")
-        return recordings, local / "receivers.csv"
-    root = Path(cache or pooch.os_cache("heimdall_lab")) / "dcf77"
-    fetcher = pooch.create(path=root, base_url=url, registry=_DCF77)
-    try:
-        files = [Path(fetcher.fetch(name)) for name in _DCF77]
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"DCF77 recordings: cannot be fetched from {url} ({error}); connect to the network, or put them in a "
-            f"folder kiwisdr_dcf77_2020 and name the folder above it in {_ENVIRONMENT}"
-        ) from error
+    if local := _local("kiwisdr_dcf77_2020", "*_iq.wav"):
+        return sorted(local.glob("*_iq.wav")), local / "receivers.csv"
+    files = _fetched("kiwisdr_dcf77_2020", _DCF77, url, cache)
     stations = [_POSITION.match(file.read_text()) for file in files if file.suffix == ".txt"]
     rows = [f"{s['name']},{s['latitude']},{s['longitude']}" for s in stations if s]
-    table = root / "receivers.csv"
+    table = files[0].parents[1] / "receivers.csv"
     table.write_text("\n".join(["name,latitude_deg,longitude_deg", *rows]) + "\n")
     return [file for file in files if file.suffix == ".wav"], table
+
+
+def locards(cache: str | Path | None = None, url: str = _LOCARDS_URL) -> tuple[list[Path], Path]:
+    """Return four tables of aircraft messages that up to five sensors time-stamped, and the table of the sensors.
+
+    Found or fetched (0.3 MB) as `dcf77`.
+
+    Parameters
+    ----------
+    cache : path, optional
+        By default the user's cache folder.
+    url : str
+        Where to fetch from.
+
+    Returns
+    -------
+    tables : list of Path
+        CSV files for `recordings.read_locards`.
+    sensors : Path
+        CSV file.
+
+    Raises
+    ------
+    ValueError
+        If a file can be neither found nor fetched, or is not the published one.
+
+    Source
+    ------
+    LocaRDS (CC-BY-SA), doi 10.5281/zenodo.4739276, as in github.com/lschoe/mpyc.
+    """
+    if local := _local("locards", "set_*.csv"):
+        return sorted(local.glob("set_*.csv")), local / "sensors.csv"
+    sensors, *tables = _fetched("locards", _LOCARDS, url, cache)
+    return tables, sensors
+
+
+def _local(name: str, pattern: str) -> Path | None:
+    """Folder of recordings on this machine, None where no variable names one."""
+    folder = os.environ.get(_ENVIRONMENT)
+    if not folder:
+        return None
+    local = Path(folder) / name
+    if not any(local.glob(pattern)):
+        raise ValueError(f"{_ENVIRONMENT}: {folder!r} holds no {name}/{pattern}; correct or unset it")
+    return local
+
+
+def _fetched(name: str, registry: dict[str, str], url: str, cache: str | Path | None) -> list[Path]:
+    """Files of a registry, from the cache or the network."""
+    fetcher = pooch.create(Path(cache or pooch.os_cache("heimdall_lab")) / name, base_url=url, registry=registry)
+    try:
+        return [Path(fetcher.fetch(file)) for file in registry]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name}: cannot be fetched from {url} ({error}); connect to the network, or put them in a folder {name} "
+            f"and name the folder above it in {_ENVIRONMENT}"
+        ) from error

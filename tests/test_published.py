@@ -52,3 +52,16 @@ def test_an_empty_folder_in_the_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HEIMDALL_LAB_REAL", str(tmp_path))
     with pytest.raises(ValueError, match=r"holds no kiwisdr_dcf77_2020.*correct or unset it"):
         published.dcf77()
+
+
+def test_tables_of_aircraft_are_fetched_once_and_equal_to_the_local_ones(real, server, tmp_path, monkeypatch):
+    url, folder = server
+    for file in (real / "locards").glob("*.csv"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    tables, sensors = published.locards()
+    monkeypatch.delenv("HEIMDALL_LAB_REAL")
+    fetched, fetched_sensors = published.locards(tmp_path / "cache", url)
+    assert [file.read_bytes() for file in (*fetched, fetched_sensors)] == [f.read_bytes() for f in (*tables, sensors)]
+    assert published.locards(tmp_path / "cache", "http://127.0.0.1:9/") == (fetched, fetched_sensors)
+    with pytest.raises(ValueError, match="put them in a folder locards"):
+        published.locards(tmp_path / "other", "http://127.0.0.1:9/")
