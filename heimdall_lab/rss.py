@@ -24,10 +24,10 @@ _BATCH = 2**20  # values (scene, position, receiver) that are in memory at once
 def rss_ml(network: Network) -> Fix:
     """Mean position under the likelihood of the levels: free space with log-normal shadowing, any transmitter power.
 
-    The likelihood alone has no use for a maximum: with 8 dB of shadowing it is flat out to infinity, or highest on top
-    of a receiver. It is therefore weighted by all that is known without levels, the `centroid` with its scatter as a
-    normal distribution, and the fix is the mean (the least mean squared error) and the covariance of the product.
-    Where levels say much, the weight says nothing; where they say little, the fix is the centroid.
+    A maximum of the likelihood alone is of no use: with 8 dB of shadowing it lies at infinity or on top of a receiver.
+    It is therefore weighted by what is known without levels, that the transmitter stands where one more receiver might,
+    and the fix is the mean of the product (of least mean squared error), with its covariance. Where levels say much the
+    weight says nothing; where they say little the fix is near the centroid.
 
     Fewer than three receivers that hear the signal, or an unknown ``link_sigma_db``, are no fix.
 
@@ -48,10 +48,13 @@ def _posterior(network: Network) -> tuple[Array, Array, Array]:
     """Mean (S,) latitude, (S,) longitude in degrees and covariance (S, 2, 2) m² of the posterior distribution."""
     prior = centroid(network)
     centre = tangent_plane(network, prior)
-    precision = np.linalg.inv(prior.covariance)
+    count = network.heard.sum(axis=1)
+    # Of one more draw from a round normal distribution of which n are known: scatter with n − 1 degrees of freedom, and
+    # the error of the mean. Round, because few receivers on a line do not confine the transmitter to it.
+    variance = np.trace(prior.covariance, axis1=1, axis2=2) / 2 * (count + 1) / np.maximum(count - 1, 1)
     steps = np.linspace(-_SPAN, _SPAN, _SIDE)
     normal = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)  # (G, 2), in standard deviations
-    mean, spread = centre, prior.covariance
+    mean, spread = centre, variance[:, None, None] * np.eye(2)
     for _ in range(_LEVELS):
         axes = np.linalg.cholesky(spread)
         plane = mean[:, None] + np.einsum("sij,gj->sgi", axes, normal)
@@ -59,7 +62,7 @@ def _posterior(network: Network) -> tuple[Array, Array, Array]:
         cell = (steps[1] - steps[0]) ** 2 / 12 * spread  # variance of positions within one square of the grid
         across_m = np.sqrt(np.trace(cell, axis1=1, axis2=2) / 2)
         log_density = _log_likelihood(network, grid_distances(network, plane), across_m)
-        log_density -= np.einsum("sgi,sij,sgj->sg", offset, precision, offset, optimize=True) / 2
+        log_density -= (offset**2).sum(axis=-1) / (2 * variance[:, None])
         weight = np.exp(log_density - log_density.max(axis=1, keepdims=True))
         weight /= weight.sum(axis=1, keepdims=True)
         mean = np.einsum("sg,sgi->si", weight, plane)
