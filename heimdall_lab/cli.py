@@ -192,7 +192,9 @@ def features_command(
 @app.command("compare")
 def compare_command(
     folder: _Folder,
-    methods: Annotated[str, typer.Option(help="Comma-separated names.")] = ",".join(estimators.methods()),
+    methods: Annotated[
+        str | None, typer.Option(help=f"Comma-separated, by default all of {', '.join(estimators.methods())}.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report.", metavar="HTML")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write leaderboard.nc and leaderboard.csv, with bins.", metavar="DIR")
@@ -200,7 +202,8 @@ def compare_command(
     as_json: _Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
-    names = [_known("methods", name, estimators.methods()) for name in methods.split(",")]
+    known = estimators.methods()
+    names = None if methods is None else [_known("methods", name, known) for name in methods.split(",")]
     if report is not None:
         check_target(report)
     dataset = store.open_dataset(folder)

@@ -1,7 +1,8 @@
 """Classical estimators of the transmitter's position, vectorised over samples.
 
-Each takes what `pairs.pair_features` measured and returns a fix with its covariance. Positions are solved on the
-ellipsoid, so that one code serves a city and a continent; covariances are along east and north at the fix.
+Each takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance. Positions are
+solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and north at the
+fix.
 """
 
 from collections.abc import Callable
@@ -9,17 +10,19 @@ from collections.abc import Callable
 import xarray as xr
 
 from heimdall_lab import geodesy, network, pairs, schema
+from heimdall_lab.dpd import dpd
 from heimdall_lab.multilateration import tdoa_ls, tdoa_robust
 from heimdall_lab.network import Fix, Network
+from heimdall_lab.rss import rss_ml
 
 
-def methods() -> list[str]:
-    """Return the names of the estimators.
+def methods(dataset: xr.Dataset | None = None) -> list[str]:
+    """Return the names of the estimators, of a dataset those that do with what it holds.
 
     >>> methods()
-    ['centroid', 'strongest', 'tdoa_ls', 'tdoa_robust']
+    ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd']
     """
-    return list(_METHODS)
+    return [*_FROM_MEASURED, *(_FROM_IQ if dataset is None or "iq" in dataset else ())]
 
 
 def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None) -> xr.Dataset:
@@ -44,13 +47,14 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
     Raises
     ------
     ValueError
-        If the method is unknown or the dataset breaks the contract.
+        If the method is unknown, needs IQ that the dataset lacks, or the dataset breaks the contract.
     """
-    if method not in _METHODS:
-        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(_METHODS)}")
+    if method not in methods():
+        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}")
     schema.check(dataset)
-    known = network.from_dataset(dataset, pairs.pair_features(dataset) if measured is None else measured)
-    fix = _METHODS[method](known)
+    measured = pairs.pair_features(dataset) if measured is None else measured
+    known = network.from_dataset(dataset, measured)
+    fix = _FROM_IQ[method](known, dataset, measured) if method in _FROM_IQ else _FROM_MEASURED[method](known)
     east, north = network.tangent_plane(known, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
@@ -72,9 +76,14 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
     )
 
 
-_METHODS: dict[str, Callable[[Network], Fix]] = {
+_FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
     "centroid": network.centroid,
     "strongest": network.strongest,
+    "rss_ml": rss_ml,
     "tdoa_ls": tdoa_ls,
     "tdoa_robust": tdoa_robust,
+}
+
+_FROM_IQ: dict[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]] = {
+    "dpd": dpd,
 }

@@ -73,7 +73,7 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     dataset : xr.Dataset
         With IQ and truth.
     methods : iterable of str, optional
-        By default all of `estimators.methods`.
+        By default all of `estimators.methods` that the dataset allows.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    names = list(dict.fromkeys(estimators.methods() if methods is None else methods))
+    names = list(dict.fromkeys(estimators.methods(dataset) if methods is None else methods))
     if unknown := [name for name in names if name not in estimators.methods()]:
         raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
     if bool(dataset.transmitter_latitude.isnull().all()):

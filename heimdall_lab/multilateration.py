@@ -4,7 +4,17 @@ import numpy as np
 
 from heimdall_lab import geodesy
 from heimdall_lab.late_paths import posterior
-from heimdall_lab.network import MAX_RANGE_M, Array, Fix, Network, centroid, distances, normal_matrix, or_centroid
+from heimdall_lab.network import (
+    MAX_RANGE_M,
+    Array,
+    Fix,
+    Network,
+    centroid,
+    distances,
+    normal_matrix,
+    or_centroid,
+    repeated,
+)
 
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _STEPS = 40
@@ -103,8 +113,8 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     Not converged: no usable fix, one that contradicts its delays, or another one elsewhere that is nearly as likely.
     """
     scenes, count, _ = starts.shape
-    repeated = Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
-    latitude, longitude, covariance, cost = _gauss_newton(repeated, starts.reshape(-1, 2), robust=robust)
+    at_starts = repeated(network, count)
+    latitude, longitude, covariance, cost = _gauss_newton(at_starts, starts.reshape(-1, 2), robust=robust)
     by_start = (scenes, count)
     centre = centroid(network)
     distance = _distance_m(
@@ -114,7 +124,7 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     if not robust:
         redundant = np.repeat(network.heard.sum(axis=1) - 3, count)
         cost = np.where(cost <= _MISFIT * np.maximum(redundant, 1), cost, np.inf)
-    cost = cost + _level_cost(repeated, latitude, longitude)
+    cost = cost + _level_cost(at_starts, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
     cost = np.where(usable, cost.reshape(by_start), np.inf)

@@ -45,6 +45,8 @@ class Network(NamedTuple):
         What it reports itself; else assumed, the mean of the receivers'.
     heard : (S, R) bool
     rssi_dbm : (S, R)
+    silent_dbm : (S, R)
+        Level that the signal must be below where a receiver does not hear it; NaN at all others.
     pseudorange_m : (S, R)
         Time difference against the reference times the speed of light.
     sigma_m : (S, R)
@@ -63,6 +65,7 @@ class Network(NamedTuple):
     transmitter_altitude_m: Array
     heard: Array
     rssi_dbm: Array
+    silent_dbm: Array
     pseudorange_m: Array
     sigma_m: Array
     reference: Array
@@ -89,6 +92,7 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
         transmitter_altitude_m=np.where(np.isfinite(reported), reported, np.nanmean(altitude, axis=1)),
         heard=measured.heard.values,
         rssi_dbm=measured.rssi_dbm.values,
+        silent_dbm=_silent_dbm(dataset, measured),
         pseudorange_m=measured.tdoa_s.values * SPEED_OF_LIGHT,
         sigma_m=sigma_s * SPEED_OF_LIGHT,
         reference=measured.reference.values,
@@ -97,6 +101,15 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
         link_sigma_db=dataset.attrs["link_sigma_db"],
     )
+
+
+def _silent_dbm(dataset: xr.Dataset, measured: xr.Dataset) -> Array:
+    """Level of min_snr_db where the SNR is lower; without any signal, over the noise that the reference has."""
+    noise_dbm = (measured.rssi_dbm - measured.snr_db).values
+    of_reference = np.take_along_axis(noise_dbm, measured.reference.values[:, None], axis=1)
+    silent = dataset.receiver_present.values & ~(measured.snr_db.values >= dataset.attrs["min_snr_db"])
+    level_dbm = np.where(np.isfinite(noise_dbm), noise_dbm, of_reference) + dataset.attrs["min_snr_db"]
+    return np.where(silent, level_dbm, np.nan)
 
 
 def distances(network: Network, latitude: Array, longitude: Array) -> tuple[Array, Array]:
@@ -120,6 +133,18 @@ def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) 
     columns = np.concatenate([gradient, np.ones_like(gradient[..., :1])], axis=-1)
     jacobian = np.where(used[..., None], columns, 0.0) / sigma[..., None]
     return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
+
+
+def grid_distances(network: Network, plane: Array) -> Array:
+    """Distances (S, G, R) m from positions (S, G, 2) m on the tangent plane of `tangent_plane` to each receiver."""
+    scenes, count, _ = plane.shape
+    latitude, longitude = from_tangent_plane(network, plane)
+    return distances(repeated(network, count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
+
+
+def repeated(network: Network, count: int) -> Network:
+    """Every scene several times over, one after the other."""
+    return Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
 
 
 def centroid(network: Network) -> Fix:
@@ -175,3 +200,17 @@ def tangent_plane(network: Network, fix: Fix) -> Array:
     latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
     position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, network.transmitter_altitude_m)
     return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
+
+
+def from_tangent_plane(network: Network, plane: Array) -> tuple[Array, Array]:
+    """Latitude and longitude (S, G), degrees, of positions (S, G, 2) m: the inverse of `tangent_plane`."""
+    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    origin, axes = geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), geodesy.enu_axes(latitude, longitude)
+    up = np.zeros((*plane.shape[:2], 1))
+    for _ in range(
+        4
+    ):  # the altitude of a point of the plane is taken off its height; each step is more exact by d²/2R²
+        position = origin[:, None] + np.concatenate([plane, up], axis=-1) @ axes
+        *degrees, altitude = geodesy.geodetic(position)
+        up -= (altitude - network.transmitter_altitude_m[:, None])[..., None]
+    return degrees[0], degrees[1]

@@ -1,0 +1,112 @@
+"""Direct position determination, against the Cramér-Rao bound, a second implementation, and below the threshold."""
+
+import numpy as np
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab import bounds, dpd, estimators, geodesy, metrics, network, pairs
+
+WEAK = {
+    "signal": {"transmitter_power_min_dbm": -6, "transmitter_power_max_dbm": -6},
+    "gate": {"min_snr_db": -30, "min_mean_snr_db": -30},
+}
+
+
+@pytest.fixture(scope="module")
+def strong():
+    dataset = hl.generate(hl.preset("los_sync", num_samples=110, seed=17), backend="numpy", progress=False)
+    return dataset.isel(sample=np.flatnonzero(dataset.gdop.values < 5))
+
+
+@pytest.fixture(scope="module")
+def strong_measured(strong):
+    return pairs.pair_features(strong)
+
+
+def test_errors_are_those_of_the_bound(strong, strong_measured):
+    """At most 15 % above the bound, and below it by chance alone, as in test_efficiency; and nothing fails."""
+    fixes = estimators.locate(strong, "dpd", strong_measured)
+    assert fixes.converged.all()
+    bound = bounds.scene_crlb(strong)
+    ratio = np.sqrt(((metrics.errors(strong, fixes).error / bound.crlb_rmse) ** 2).mean())
+    normalised = bound.crlb_covariance.values / bound.crlb_rmse.values[:, None, None] ** 2
+    standard_error = np.sqrt(2 * (normalised**2).sum()) / len(normalised) / 2
+    assert 1 - 3 * standard_error < ratio < 1.15
+    inside = (metrics.errors(strong, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
+    assert abs(inside - 0.95) < 3 * np.sqrt(0.95 * 0.05 / len(normalised))
+
+
+def test_signals_too_weak_for_single_pairs_are_located():
+    """At −5 dB of median SNR most receivers are lost to the time differences, and few to all receivers together."""
+    dataset = hl.generate(hl.preset("los_sync", num_samples=40, seed=5, **WEAK), backend="numpy", progress=False)
+    board = metrics.compare(dataset, ["tdoa_robust", "dpd"])
+    near = (board.error < 3 * board.crlb_rmse).mean("sample")  # 98.9 % of normal errors, or more
+    robust, joint = near.values
+    assert robust < 0.5
+    assert joint > 0.85
+    assert board.failures.values[1] < 0.1
+
+
+def test_likelihood_is_the_eigenvalue_of_delayed_signals(strong, strong_measured):
+    """Whole signals delayed by phase ramps and NumPy's eigenvalues; windows that overlap less make up to 0.3 %."""
+    scene, measured = strong.isel(sample=[0]), strong_measured.isel(sample=[0])
+    known = network.from_dataset(scene, measured)
+    signals = dpd._signals(scene)
+    _, table, _ = dpd._joint(known, scene, signals, measured.fdoa_hz.values)
+    delay = np.array([[[0, 3.3, -7.25, 11.9, 0.6, -4.4, 8.05], [20.0, 1, 2, 3, 4, 5, 6.5]]])
+    found = dpd._eigenvalues(table, delay, dpd._FARROW)[0]
+    frequency = np.fft.fftfreq(2**15)
+    time = np.arange(signals.voltage.shape[-1])
+    turned = signals.voltage[0] * np.exp(-4j * np.pi * time * measured.fdoa_hz.values[0][:, None] / 50e3)
+    for row, value in zip(delay[0], found, strict=True):
+        spectrum = np.fft.fft(turned, 2**15) * np.exp(2j * np.pi * frequency * row[:, None] / 2)
+        gram = spectrum @ spectrum.conj().T / 2**15
+        assert value == pytest.approx(np.linalg.eigvalsh(gram)[-1], rel=3e-3)
+
+
+def test_likelihood_map_peaks_at_the_fix(strong, strong_measured):
+    """The best position of the map is the fix to half a step of the map, which is 1.9 km here, on either axis."""
+    likelihood = dpd.likelihood(strong.isel(sample=3), side=201)
+    assert likelihood.dims == ("north", "east")
+    assert likelihood.east.attrs["units"] == likelihood.north.attrs["units"] == "m"
+    best = likelihood.isel(likelihood.argmax(...))
+    fix = estimators.locate(strong.isel(sample=[3]), "dpd", strong_measured.isel(sample=[3]))
+    step_m = float(likelihood.east[1] - likelihood.east[0])
+    assert abs(float(best.east - fix.east[0])) < step_m
+    assert abs(float(best.north - fix.north[0])) < step_m
+    assert float(best) == 0.0
+
+
+def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
+    known = network.from_dataset(strong, strong_measured)
+    plane = np.broadcast_to(np.array([[150e3, -120e3], [-3e3, 4e3]]), (strong.sizes["sample"], 2, 2))
+    latitude, longitude = network.from_tangent_plane(known, plane)
+    for position in range(2):
+        fix = network.Fix(latitude[:, position], longitude[:, position], None, None)
+        assert network.tangent_plane(known, fix) == pytest.approx(plane[:, position], abs=1e-2)
+    assert np.isfinite(geodesy.wrapped(longitude)).all()
+
+
+@pytest.mark.parametrize("kept", [[], [2], [2, 5]])
+def test_noise_is_no_fix(strong, kept):
+    """Two receivers that hear the signal are a hyperbola, whatever the noise of the others makes of it."""
+    scenes = strong.isel(sample=slice(0, 10))
+    rng = np.random.Generator(np.random.Philox(1))
+    iq = np.clip(rng.standard_normal(scenes.iq.shape) * 5800, -32767, 32767).astype(np.int16)
+    iq[:, kept] = scenes.iq.values[:, kept]
+    deaf = scenes.assign(iq=scenes.iq.copy(data=iq))
+    measured = pairs.pair_features(deaf)
+    fixes = estimators.locate(deaf, "dpd", measured)
+    assert not fixes.converged.any()
+    assert fixes.latitude.values == pytest.approx(estimators.locate(deaf, "centroid", measured).latitude.values)
+
+
+@pytest.mark.parametrize("clock_sigma_s", [1e-3, np.nan])
+def test_poor_clocks_are_no_fix(strong, strong_measured, clock_sigma_s):
+    scenes = strong.isel(sample=slice(0, 2)).assign_attrs(clock_sigma_s=clock_sigma_s)
+    assert not estimators.locate(scenes, "dpd", strong_measured.isel(sample=slice(0, 2))).converged.any()
+
+
+def test_without_iq_it_refuses(strong, strong_measured):
+    with pytest.raises(ValueError, match="iq: is missing; dpd needs a dataset of iq_raw"):
+        estimators.locate(strong.drop_vars("iq").merge(strong_measured), "dpd", strong_measured)
