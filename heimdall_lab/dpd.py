@@ -22,7 +22,7 @@ _REACH = 2.0  # half of that side, in distances of the outermost receiver from t
 _STARTS = 12  # that are climbed
 _STEPS = 30
 _DIFFERENCE = 0.1  # samples by which delays are changed to see the slope and curvature of the likelihood
-_PARABOLAS = 5  # that are laid against the likelihood, one after the other
+_PARABOLAS = 10  # that are laid against the likelihood, one after the other
 _LEAST_SIGMA_S, _MOST_SIGMA_S = 1e-9, 1.0  # of clocks that are called perfect, and of unknown ones
 # Polynomials in the fraction of a sample, (degree, tap), in the place of the table's steps, at whose kinks no climb
 # would come to rest: Farrow, Proc. IEEE Int. Symp. Circuits and Systems (1988). They follow the table to its rounding.
@@ -408,7 +408,7 @@ def _climb(
         Log likelihood with the log density of the delay errors; −∞ where no summit was reached.
     """
     scenes, count, _ = start.shape
-    prior = np.eye(sigma.shape[1]) / sigma[..., None] ** 2  # (1, R, R)
+    both = sigma[..., None] * sigma[:, None]  # (1, R, R)
     latitude, longitude = (degrees.ravel() for degrees in network.from_tangent_plane(known, start))
     known = network.repeated(known, count)
     delay, _ = _delays_and_gradient(known, latitude, longitude, rate_hz)
@@ -418,16 +418,21 @@ def _climb(
         # With −½ xᵀHx + gᵀx the log likelihood of delays x from here, and −½ eᵀPe the log density of their errors e,
         # the best errors at a position are (H + P)⁻¹(g + H(e₀ − x)). They leave −½ xᵀWx + bᵀx with
         # W = P − P(H + P)⁻¹P and b = P(H + P)⁻¹(g + He₀).
-        gain = np.linalg.solve(curvature + prior, np.broadcast_to(prior, curvature.shape)).swapaxes(1, 2)
-        weight = prior - gain @ prior
+        # In units of the errors' standard deviation, P is 1; where H is no maximum's, that part of it is left out.
+        eigenvalue, vector = np.linalg.eigh(curvature * both)
+        eigenvalue = np.maximum(eigenvalue, 0.0)[:, None]
+        across = vector.swapaxes(1, 2)
+        curvature = (vector * eigenvalue) @ across / both
+        inverse = (vector / (1 + eigenvalue)) @ across * both  # (H + P)⁻¹
+        weight = (vector * eigenvalue / (1 + eigenvalue)) @ across / both
         pull = slope + np.einsum("srq,sq->sr", curvature, error)
         origin = delay
         latitude, longitude, information, moved_m = _top(
-            known, weight, np.einsum("srq,sq->sr", gain, pull), latitude, longitude, rate_hz
+            known, weight, np.einsum("srq,sq->sr", inverse, pull) / sigma**2, latitude, longitude, rate_hz
         )
         delay, _ = _delays_and_gradient(known, latitude, longitude, rate_hz)
         left = pull - np.einsum("srq,sq->sr", curvature, delay - origin)
-        error = np.linalg.solve(curvature + prior, left[..., None])[..., 0]
+        error = np.einsum("srq,sq->sr", inverse, left)
     likelihood, _, _ = _parabola(table, delay + error)
     covariance = _solve(information, np.broadcast_to(np.eye(2), information.shape))
     settled = moved_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2))
@@ -493,7 +498,7 @@ def _solve(matrix: Array, right: Array) -> Array:
 def _parabola(table: Array, delay: Array) -> tuple[Array, Array, Array]:
     """Largest eigenvalue (S·K,), its slope (S·K, R) and negative curvature (S·K, R, R) in delays (S·K, R).
 
-    By differences; where the curvature is no maximum's, that part of it is left out.
+    By differences.
     """
     size = delay.shape[1]
     first, second = np.triu_indices(size, 1)
@@ -506,6 +511,4 @@ def _parabola(table: Array, delay: Array) -> tuple[Array, Array, Array]:
     curvature = np.einsum("sr,rq->srq", second_difference, unit)
     mixed = both_up + both_down - 2 * middle - second_difference[:, first] - second_difference[:, second]
     curvature[:, first, second] = curvature[:, second, first] = mixed / 2
-    eigenvalue, eigenvector = np.linalg.eigh(-curvature / _DIFFERENCE**2)
-    positive = (eigenvector * np.maximum(eigenvalue, 0.0)[:, None]) @ eigenvector.swapaxes(1, 2)
-    return middle[:, 0], (up - down) / (2 * _DIFFERENCE), positive
+    return middle[:, 0], (up - down) / (2 * _DIFFERENCE), -curvature / _DIFFERENCE**2
