@@ -229,7 +229,7 @@ def expected_bytes(config: Config) -> int:
     --------
     >>> from heimdall_lab import preset
     >>> si_text(expected_bytes(preset("iq_production"))) + "B"
-    '5.65 GB'
+    '5.66 GB'
     """
     full, rest = divmod(config.num_samples, config.shard_size)
     return full * _shard_bytes(config, config.shard_size) + (_shard_bytes(config, rest) if rest else 0)
@@ -527,7 +527,9 @@ def _shard_bytes(config: Config, num_samples: int) -> int:
         for name, variable in schema.VARIABLES.items()
         if name in stored
     )
-    coordinates = 8 * (num_samples + config.signal.num_time) + 96 * (config.max_receivers + 2)
+    numbers = num_samples + config.signal.num_time + sizes["frequency"] + sizes["frame"]
+    texts = config.max_receivers + 2 + 2 * sizes["feature"] + sizes["statistic"]
+    coordinates = _ITEM_BYTES["f"] * numbers + _ITEM_BYTES["U"] * texts
     return values + coordinates + len(config.model_dump_json()) + _SHARD_OVERHEAD_BYTES
 
 
