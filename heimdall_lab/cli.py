@@ -179,7 +179,7 @@ def features_command(
 ) -> None:
     """Measure the features of every receiver's signal, and show how each is spread."""
     if out is not None:
-        check_target(out)
+        check_target(out, "out")
     measured = features(store.open_dataset(folder))
     if out is not None:
         store.write_atomically(out, measured.to_netcdf)
@@ -205,7 +205,10 @@ def compare_command(
     known = estimators.methods()
     names = None if methods is None else [_known("methods", name, known) for name in methods.split(",")]
     if report is not None:
-        check_target(report)
+        check_target(report, "report")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        check_target(out / "leaderboard.nc", "out")
     dataset = store.open_dataset(folder)
     board = metrics.compare(dataset, names)
     if out is not None:

@@ -159,19 +159,19 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
         If the dataset breaks the contract.
     """
     html = _page(schema.check(dataset), board)
-    check_target(path)
+    check_target(path, "report")
     store.write_atomically(Path(path), lambda temporary: store.write_text(temporary, html))
 
 
-def check_target(path: str | Path) -> None:
-    """Raise ValueError where no report can be written."""
+def check_target(path: str | Path, option: str) -> None:
+    """Raise ValueError, naming the option that asked for it, where no file can be written."""
     try:
         with tempfile.TemporaryFile(dir=Path(path).parent):
             reason = "it is a folder" if Path(path).is_dir() else None
     except OSError as error:
         reason = error.strerror
     if reason:
-        raise ValueError(f"report: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
+        raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
 
 
 def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import xarray as xr
 
-from heimdall_lab import cli
+from heimdall_lab import cli, schema
 from heimdall_lab.config import PRESETS
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
@@ -117,6 +118,31 @@ def test_locate_prints_a_fix_with_error_and_bound_for_each_scene(run, folder):
     text = run("locate", folder).stdout
     assert len(text.strip().splitlines()) == 7
     assert "crlb_rmse_m" in text.splitlines()[0]
+
+
+def test_features_are_shown_and_written(run, refused, folder, tmp_path):
+    text = run("features", folder, "--out", tmp_path / "features.nc").stdout
+    rows = json.loads(run("features", folder, "--json").stdout)
+    assert len(rows) == 18
+    assert all(row["feature"] in text for row in rows)
+    (snr,) = (row for row in rows if row["feature"] == "snr_db")
+    assert snr["lowest"] < snr["p5"] < snr["median"] < snr["p95"] < snr["highest"]
+    with xr.open_dataset(tmp_path / "features.nc") as stored:
+        assert dict(stored["spectrogram"].sizes) == {"sample": 6, "receiver": 7, "frequency": 128, "frame": 32}
+        assert set(schema.MEASURED) < set(stored)
+    assert "out: cannot write" in refused(1, "features", folder, "--out", tmp_path / "nowhere" / "features.nc")
+
+
+def test_datasets_of_features_are_compared_and_located_without_iq(run, refused, tmp_path):
+    out = tmp_path / "features"
+    run("generate", *BASE, "--set", "data_type=feature_based", "--out", out)
+    text = run("compare", out, "--report", tmp_path / "report.html", "--out", tmp_path / "board").stdout
+    assert "tdoa_robust" in text
+    assert "dpd" not in text
+    assert {path.name for path in (tmp_path / "board").iterdir()} == {"leaderboard.nc", "leaderboard.csv"}
+    assert "Around the transmitter" in (tmp_path / "report.html").read_text()
+    assert len(json.loads(run("locate", out, "--json").stdout)) == 6
+    assert "iq" in refused(1, "locate", out, "--method", "dpd")
 
 
 def test_compare_ranks_every_method_and_writes_the_report(run, folder, tmp_path):
