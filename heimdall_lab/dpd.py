@@ -19,7 +19,7 @@ from heimdall_lab.units import SPEED_OF_LIGHT
 _BATCH_IQ_SAMPLES = 2**20
 _SIDE = 40  # grid positions along each side of the square that is searched, of which each 2 × 2 yield one start
 _REACH = 2.0  # half of that side, in distances of the outermost receiver from the middle of all
-_STARTS = 12  # that are climbed
+_STARTS = 8  # of the grid that are climbed
 _STEPS = 30
 _DIFFERENCE = 0.1  # samples by which delays are changed to see the slope and curvature of the likelihood
 _PARABOLAS = 10  # that are laid against the likelihood, one after the other
@@ -175,7 +175,7 @@ def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array)
     Returns
     -------
     start : (S, K, 2) m
-        Best positions of a grid over the tangent plane.
+        Best positions of a grid over the tangent plane, and some around the strongest receiver.
     table : (S, R, R, L)
         As `_eigenvalues` takes it.
     found : (S,) bool
@@ -183,7 +183,7 @@ def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array)
     """
     rate_hz = batch.attrs["sample_rate_hz"]
     rows = np.arange(len(known.reference))
-    plane, _ = _grid(known, _SIDE)
+    plane, axis_m = _grid(known, _SIDE)
     delay = _delays(known, plane, rate_hz)  # (S, G, R)
     present = np.isfinite(known.latitude_deg)[:, None]
     relative = np.where(present, delay - delay[rows, :, known.reference][..., None], 0.0)
@@ -212,11 +212,13 @@ def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array)
     # The strongest pair alone is a hyperbola; what the others add must be more than noise would.
     others = present.sum(axis=(1, 2)) - 2
     excess = best.sum(axis=1) - best.max(axis=1) - others * (np.log(bins) + _GUMBEL_MEAN)
-    return (
-        plane[rows[:, None], starts],
-        table,
-        (others > 0) & (excess > _CHANCE_SIGMAS * _GUMBEL_SIGMA * np.sqrt(np.maximum(others, 1))),
-    )
+    found = (others > 0) & (excess > _CHANCE_SIGMAS * _GUMBEL_SIGMA * np.sqrt(np.maximum(others, 1)))
+    # Close to the strongest receiver the likelihood turns faster than the grid sees, and behind it lies a flat ridge.
+    latitude, longitude = (degrees[rows, known.reference] for degrees in (known.latitude_deg, known.longitude_deg))
+    station = network.Fix(latitude, longitude, None, None)
+    around = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
+    around = network.tangent_plane(known, station)[:, None] + around
+    return np.concatenate([plane[rows[:, None], starts], around], axis=1), table, found
 
 
 def _grid(known: Network, side: int) -> tuple[Array, Array]:
