@@ -157,60 +157,79 @@ def _features(
     """Compute each feature in each chunk, (S, R, C)."""
     xp = array_namespace(present)
     chunk = Chunks(*(xp.maximum(values, _SILENCE) for values in chunk))  # whose logarithms are finite
-    bins, bin_hz = len(plan.frequency_hz), plan.frequency_hz[1] - plan.frequency_hz[0]
     whole = spectra.Spectrum(plan.frequency_hz, chunk.density.mean(axis=-2), NUM_CHUNKS * plan.averages)  # (S, R, F)
-    noise = spectra.noise_density(whole)[
-        ..., None
-    ]  # (S, R, 1), of a power in the full sample rate, as all densities here
+    noise = spectra.noise_density(whole)[..., None]  # (S, R, 1), as a power in the full sample rate
     by_chunk = spectra.Spectrum(plan.frequency_hz, chunk.density, plan.averages)
+    band_hz = _band_hz(whole, noise[..., 0], present)
+    amplitude = xp.sqrt(to_power)
+    return {
+        **_levels(by_chunk, noise, band_hz, to_power, num_time, offset_hz, min_snr),
+        **_shapes(by_chunk, noise, present),
+        "envelope_mean": chunk.envelope * amplitude,
+        "envelope_std": xp.sqrt(xp.maximum(chunk.power - chunk.envelope**2, 0.0)) * amplitude,
+        "envelope_max": xp.sqrt(chunk.peak) * amplitude,
+        "peak_to_avg_ratio_db": linear_to_db(chunk.peak / chunk.power),
+        "zero_crossing_rate": chunk.crossings,
+    }
 
-    low_hz, high_hz = _band_hz(whole, noise[..., 0], present)  # (S, 1, 1)
+
+def _levels(
+    by_chunk: spectra.Spectrum,
+    noise: Array,
+    band_hz: tuple[Array, Array],
+    to_power: Array,
+    num_time: int,
+    offset_hz: float,
+    min_snr: float,
+) -> dict[str, Array]:
+    """Compute features of power, in a band (S, 1, 1) that may be shifted by an offset at every receiver."""
+    xp = array_namespace(noise)
+    frequency_hz, bins = by_chunk.frequency_hz, len(by_chunk.frequency_hz)
+    bin_hz = frequency_hz[1] - frequency_hz[0]
+    low_hz, high_hz = band_hz
     margin_hz = _EDGE_BINS * bin_hz + offset_hz
-    in_band = (plan.frequency_hz >= (low_hz - margin_hz)[..., None]) & (
-        plan.frequency_hz <= (high_hz + margin_hz)[..., None]
-    )  # (S, 1, 1, F)
+    in_band = (frequency_hz >= (low_hz - margin_hz)[..., None]) & (frequency_hz <= (high_hz + margin_hz)[..., None])
     share = in_band.sum(axis=-1) / bins  # of the sample rate, (S, 1, 1)
-    signal = xp.where(in_band, chunk.density - noise[..., None], 0.0).sum(axis=-1) / bins
+    signal = xp.where(in_band, by_chunk.density - noise[..., None], 0.0).sum(axis=-1) / bins
     # Of M independent samples of noise, the power has a relative variance of 1/M; the median over half the band, π/N.
     error = noise * share * xp.sqrt(NUM_CHUNKS / (share * num_time) + np.pi / num_time)
     significant = signal > _SIGNIFICANT * error
     signal = xp.maximum(signal, error)
     snr = signal / (noise * (high_hz - low_hz) / (bins * bin_hz))
+    inner = xp.abs(frequency_hz) <= bins * bin_hz / 4
+    return {
+        "rssi_dbm": linear_to_db(signal * to_power),
+        "snr_db": linear_to_db(snr),
+        "noise_floor_dbm": linear_to_db(spectra.noise_density(by_chunk) * to_power),
+        "psd_dbm_per_hz": linear_to_db(by_chunk.density[..., inner].max(axis=-1) * to_power / (bins * bin_hz)),
+        "confidence_score": signal / (signal + noise * share),
+        "signal_present": (significant & (snr >= min_snr)).astype(np.float32),
+    }
 
-    inner = xp.abs(plan.frequency_hz) <= bins * bin_hz / 4
-    frequency_hz = plan.frequency_hz[inner]
+
+def _shapes(by_chunk: spectra.Spectrum, noise: Array, present: Array) -> dict[str, Array]:
+    """Compute features of the signal's spectrum, in the inner half of the band; of noise alone where nothing else is."""
+    xp = array_namespace(noise)
+    inner = xp.abs(by_chunk.frequency_hz) <= xp.abs(by_chunk.frequency_hz).max() / 2
+    frequency_hz, density = by_chunk.frequency_hz[inner], by_chunk.density[..., inner]
     weight = spectra.wiener_weight(by_chunk, noise)[..., inner]
-    density = chunk.density[..., inner]
-    found = (weight > 0).any(axis=-1, keepdims=True)
-    shape = xp.where(found, weight, 1.0) * density  # of noise alone where nothing else is
+    shape = xp.where((weight > 0).any(axis=-1, keepdims=True), weight, 1.0) * density
     shape = shape / shape.sum(axis=-1, keepdims=True)
     upper_hz, lower_hz = spectra.quantiles_hz(frequency_hz, shape, (0.995, 0.005))
     distance_hz, folded = _folded(frequency_hz, shape)
     occupied = (frequency_hz >= lower_hz[..., None]) & (frequency_hz <= upper_hz[..., None])  # its skirts are leakage
     slope, slope_variance = _gain_slope(frequency_hz, weight * occupied, density / noise[..., None], present)
     # A spread below its standard error is not resolved.
-    spread_us = 1e6 * np.sqrt(2) / (4 * np.pi) * xp.sqrt(xp.maximum(slope**2, slope_variance))
-    envelope_variance = xp.maximum(chunk.power - chunk.envelope**2, 0.0)
-    amplitude = xp.sqrt(to_power)
+    resolved = xp.maximum(slope**2, slope_variance)
+    spread_us = 1e6 * np.sqrt(2) / (4 * np.pi) * xp.sqrt(resolved)
     return {
-        "rssi_dbm": linear_to_db(signal * to_power),
-        "snr_db": linear_to_db(snr),
-        "noise_floor_dbm": linear_to_db(spectra.noise_density(by_chunk) * to_power),
         "frequency_offset_hz": (shape * frequency_hz).sum(axis=-1),
         "bandwidth_hz": upper_hz - lower_hz,
-        "psd_dbm_per_hz": linear_to_db(density.max(axis=-1) * to_power / (bins * bin_hz)),
         "spectral_centroid_hz": (folded * distance_hz).sum(axis=-1),
         "spectral_rolloff_hz": xp.maximum(spectra.quantiles_hz(distance_hz, folded, (0.85,))[0], 0.0),
-        "envelope_mean": chunk.envelope * amplitude,
-        "envelope_std": xp.sqrt(envelope_variance) * amplitude,
-        "envelope_max": xp.sqrt(chunk.peak) * amplitude,
-        "peak_to_avg_ratio_db": linear_to_db(chunk.peak / chunk.power),
-        "zero_crossing_rate": chunk.crossings,
         "multipath_delay_spread_us": spread_us,
         "coherence_bandwidth_khz": 1e3 / (5 * spread_us),
-        "delay_spread_confidence": 1 - slope_variance / xp.maximum(slope**2, slope_variance),
-        "confidence_score": signal / (signal + noise * share),
-        "signal_present": (significant & (snr >= min_snr)).astype(np.float32),
+        "delay_spread_confidence": 1 - slope_variance / resolved,
     }
 
 
