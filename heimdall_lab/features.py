@@ -51,13 +51,17 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     if "iq" not in dataset:
         stored = [name for name in ("features", "spectrogram") if name in dataset]
         return differences.merge(dataset[stored].compute(), compat="override")
-    measured = measure(
-        dataset.iq.values,
-        dataset.iq_full_scale.values,
-        dataset.receiver_present.values,
-        dataset.attrs,
-        spectrogram=True,
-    )
+    parts = [
+        measure(
+            batch.iq.values,
+            batch.iq_full_scale.values,
+            batch.receiver_present.values,
+            dataset.attrs,
+            spectrogram=True,
+        )
+        for batch in pairs.batches(dataset)
+    ]
+    measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     coords = {name: dataset[name] for name in ("sample", "receiver", "receiver_name")}
     labels = coordinates(dataset.attrs["sample_rate_hz"], dataset.sizes["time"])
     return differences.merge(schema.label(measured, coords | labels, {}).drop_attrs(deep=False), compat="override")
@@ -208,7 +212,7 @@ def _levels(
 
 
 def _shapes(by_chunk: spectra.Spectrum, noise: Array, present: Array) -> dict[str, Array]:
-    """Compute features of the signal's spectrum, in the inner half of the band; of noise alone where nothing else is."""
+    """Compute features of the signal's spectrum, in the inner half of the band; of noise where there is none."""
     xp = array_namespace(noise)
     inner = xp.abs(by_chunk.frequency_hz) <= xp.abs(by_chunk.frequency_hz).max() / 2
     frequency_hz, density = by_chunk.frequency_hz[inner], by_chunk.density[..., inner]

@@ -1,5 +1,7 @@
 """What a network measures of a signal from its IQ alone: levels, and time and frequency differences of pairs."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import xarray as xr
 
@@ -41,17 +43,20 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
         raise ValueError(f"iq: is not in the dataset, nor is {missing[0]!r} as measured of it; give either")
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
-    per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
-    parts = [
-        _pair_features(dataset.isel(sample=slice(first, first + per_batch)).load())
-        for first in range(0, dataset.sizes["sample"], per_batch)
-    ]
+    parts = [_pair_features(batch) for batch in batches(dataset)]
     measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return schema.label(
         {name: measured[name] for name in schema.MEASURED},
         {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
         {},
     ).drop_attrs(deep=False)
+
+
+def batches(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
+    """Load the scenes of a dataset with IQ, some at a time, so that a large one does not fill the memory."""
+    per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
+    for first in range(0, dataset.sizes["sample"], per_batch):
+        yield dataset.isel(sample=slice(first, first + per_batch)).load()
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
