@@ -209,7 +209,10 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
 
 def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
     """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
-    return np.square(dataset.attrs["clock_sigma_s"]) + np.square(dataset.attrs["path_delay_sigma_s"])
+    clock_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
+    if clock_s.shape not in ((), (receivers,)):
+        raise ValueError(f"clock_sigma_s: holds {clock_s.size} values for {receivers} receivers; choose those of them")
+    return np.square(clock_s) + np.square(dataset.attrs["path_delay_sigma_s"])
 
 
 def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from heimdall_lab.arrays import Array, array_namespace
 
 NUM_CHUNKS = 5
 MEL_BANDS, FRAMES = 128, 32
-LEAST_SAMPLES = 160
+LEAST_SAMPLES = 192
 _LEAST_HOP = 16
 
 

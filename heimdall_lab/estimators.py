@@ -52,6 +52,8 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
     if method not in methods():
         raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}")
     schema.check(dataset)
+    if dataset.sizes["sample"] == 0:
+        raise ValueError("dataset: holds no samples; give at least one")
     measured = pairs.pair_features(dataset) if measured is None else measured
     known = network.from_dataset(dataset, measured)
     fix = _FROM_IQ[method](known, dataset, measured) if method in _FROM_IQ else _FROM_MEASURED[method](known)

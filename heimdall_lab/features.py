@@ -36,13 +36,14 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
         window, as mean, std, min and max; the means of rssi_dbm, snr_db, noise_floor_dbm and psd_dbm_per_hz are those
         of the powers. Finite where a receiver is present, with signal or without. ``spectrogram`` (sample, receiver,
         frequency, frame): power density in dB over 1 mW/Hz in 128 bands equally spaced in mel of the distance from
-        the centre frequency, both sides together, and 32 frames. And all that `pairs.pair_features` returns. NaN
+        the centre frequency, both sides together, and 32 frames. And all that `pairs.pair_features` returns, whose
+        levels are of the whole window. NaN
         where no receiver is.
 
     Raises
     ------
     ValueError
-        If the dataset breaks the contract, holds no samples, fewer than 160 instants, or neither IQ nor features.
+        If the dataset breaks the contract, holds no samples, fewer than 192 instants, or neither IQ nor features.
 
     Source: ITU-R SM.328-11 (bandwidths); Rappaport, Wireless Communications, section 5.4 (coherence bandwidth).
     """
@@ -50,6 +51,8 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     differences = pairs.pair_features(dataset)
     if "iq" not in dataset:
         stored = [name for name in ("features", "spectrogram") if name in dataset]
+        if not stored:
+            raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")
         return differences.merge(dataset[stored].compute(), compat="override")
     parts = [
         measure(
@@ -127,7 +130,7 @@ def measure(
     Raises
     ------
     ValueError
-        If there are fewer than 160 instants.
+        If there are fewer than 192 instants.
     """
     num_time = iq.shape[-1]
     if num_time < LEAST_SAMPLES:

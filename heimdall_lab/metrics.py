@@ -71,7 +71,7 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     Parameters
     ----------
     dataset : xr.Dataset
-        With IQ and truth.
+        With truth, and IQ or what was measured of it.
     methods : iterable of str, optional
         By default all of `estimators.methods` that the dataset allows.
 
@@ -96,6 +96,8 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     names = list(dict.fromkeys(estimators.methods(dataset) if methods is None else methods))
     if unknown := [name for name in names if name not in estimators.methods()]:
         raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
+    if not names:
+        raise ValueError(f"methods: none is given; choose from {', '.join(estimators.methods())}")
     if bool(dataset.transmitter_latitude.isnull().all()):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
     began = time.perf_counter()

@@ -21,6 +21,9 @@ _STEPS = 40
 _GRID = 5  # starts of the robust estimator along each side of the receivers' box
 _RIVAL = 2 * np.log(19)  # χ² by which a fix is 95 % certain against one other
 _APART = 5.0  # standard deviations, of both together, from which two fixes are two
+_AGREES = 5.0  # standard deviations within which a delay agrees with a fix
+_ENOUGH = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to
+_SINGULAR = 1e-9  # smallest eigenvalue of a balanced information from which a direction is not observed
 _MISFIT = 25.0  # χ² a degree of freedom from which delays and model contradict each other: five standard deviations
 
 
@@ -45,10 +48,12 @@ def tdoa_robust(network: Network) -> Fix:
 
 
 def _heard_only(network: Network) -> Network:
-    """Drop receivers that hear nothing, as far as the receiver dimension of all scenes together allows.
+    """Drop receivers that hear nothing or whose delay is not known, as far as the dimension of all scenes allows.
 
     The reference comes first, whether it is heard or not.
     """
+    timed = network.heard & np.isfinite(network.pseudorange_m) & np.isfinite(network.sigma_m)
+    network = network._replace(heard=timed)
     first = np.arange(network.heard.shape[1]) == network.reference[:, None]
     count = int((network.heard | first).sum(axis=1).max())
     order = np.argsort(np.where(first, 0, np.where(network.heard, 1, 2)), axis=1, kind="stable")[:, :count]
@@ -114,16 +119,16 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     """
     scenes, count, _ = starts.shape
     at_starts = repeated(network, count)
-    latitude, longitude, covariance, cost = _gauss_newton(at_starts, starts.reshape(-1, 2), robust=robust)
+    latitude, longitude, covariance, cost, agreeing = _gauss_newton(at_starts, starts.reshape(-1, 2), robust=robust)
     by_start = (scenes, count)
     centre = centroid(network)
     distance = _distance_m(
         latitude.reshape(by_start), longitude.reshape(by_start), centre.latitude_deg, centre.longitude_deg
     )
     spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(by_start)
-    if not robust:
-        redundant = np.repeat(network.heard.sum(axis=1) - 3, count)
-        cost = np.where(cost <= _MISFIT * np.maximum(redundant, 1), cost, np.inf)
+    heard = at_starts.heard.sum(axis=1)
+    fits = agreeing >= np.minimum(heard, _ENOUGH) if robust else cost <= _MISFIT * np.maximum(heard - 3, 1)
+    cost = np.where(fits, cost, np.inf)
     cost = cost + _level_cost(at_starts, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
@@ -152,7 +157,7 @@ def _level_cost(network: Network, latitude: Array, longitude: Array) -> Array:
     return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
 
 
-def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Array, Array, Array, Array]:
+def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Array, Array, Array, Array, Array]:
     """Levenberg-Marquardt steps in east, north and the common range offset of all receivers.
 
     Returns
@@ -160,9 +165,12 @@ def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Arra
     latitude, longitude : (S,) degrees
     covariance : (S, 2, 2) m²
     cost : (S,)
-        Sum of squared (or Cauchy) normalised residuals; infinite with fewer than three receivers or no convergence.
+        Sum of squared (or Cauchy) normalised residuals; infinite with fewer than three receivers, no convergence, or
+        a direction that is not observed.
+    agreeing : (S,)
+        Number of delays that agree with the position.
     """
-    used = network.heard & np.isfinite(network.sigma_m)
+    used = network.heard
     sigma = np.where(used, network.sigma_m, 1.0)
     measured = np.where(used, network.pseudorange_m, 0.0)
     latitude, longitude = start[:, 0], start[:, 1]
@@ -201,9 +209,13 @@ def _gauss_newton(network: Network, start: Array, *, robust: bool) -> tuple[Arra
         if (step_m < 1e-3).all():
             break
     information, _ = normal_matrix(gradient, influence, used, sigma)
-    covariance = _inverse(information)[:, :2, :2]
-    settled = (step_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2))) & (used.sum(axis=1) >= 3)
-    return latitude, longitude, covariance, np.where(settled, cost, np.inf)
+    balanced, scale = _balance(information)
+    observed = np.linalg.eigvalsh(balanced)[:, 0] > _SINGULAR
+    inverse = np.linalg.inv(np.where(observed[:, None, None], balanced, np.eye(3)))
+    covariance = (inverse * scale[:, :, None] * scale[:, None, :])[:, :2, :2]
+    settled = observed & (step_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2)))
+    agreeing = (used & (np.abs(normalised) < _AGREES)).sum(axis=1)
+    return latitude, longitude, covariance, np.where(settled & (used.sum(axis=1) >= 3), cost, np.inf), agreeing
 
 
 def _balance(matrix: Array) -> tuple[Array, Array]:
@@ -219,14 +231,8 @@ def _step(matrix: Array, right: Array) -> Array:
     return np.linalg.solve(regular, (right * scale)[..., None])[..., 0] * scale
 
 
-def _inverse(matrix: Array) -> Array:
-    """Invert (S, 3, 3), a singular one in the least-squares sense."""
-    balanced, scale = _balance(matrix)
-    return np.linalg.pinv(balanced, rcond=1e-12, hermitian=True) * scale[:, :, None] * scale[:, None, :]
-
-
 def _median(values: Array) -> Array:
-    """Median along receivers without the NaN, NaN where all are."""
+    """Lower median along receivers without the NaN, NaN where all are."""
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(axis=1)
     middle = np.maximum(count - 1, 0) // 2

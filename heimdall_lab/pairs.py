@@ -10,6 +10,7 @@ from heimdall_lab.units import ADC_MAX, SPEED_OF_LIGHT, db_to_linear, linear_to_
 
 _BATCH_IQ_SAMPLES = 2**21
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
+_LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
 
@@ -32,7 +33,8 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If the dataset holds neither IQ nor all of these variables, or no samples.
+        If the dataset holds neither IQ nor all of these variables, no samples, fewer than 64 instants, or lacks what
+        is needed to measure.
 
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
@@ -43,6 +45,11 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
         raise ValueError(f"iq: is not in the dataset, nor is {missing[0]!r} as measured of it; give either")
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
+    if dataset.sizes["time"] < _LEAST_SAMPLES:
+        raise ValueError(f"time: {dataset.sizes['time']} samples are too few to measure; give {_LEAST_SAMPLES} or more")
+    for name in ("sample_rate_hz", "max_clock_offset_s", "max_frequency_offset_hz", "min_snr_db"):
+        if not np.isfinite(dataset.attrs[name]):
+            raise ValueError(f"{name}: is {dataset.attrs[name]}; set it ({schema.ATTRIBUTES[name]}) to measure signals")
     parts = [_pair_features(batch) for batch in batches(dataset)]
     measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return schema.label(

@@ -17,7 +17,6 @@ from heimdall_lab.network import (
 _SIDE = 41  # grid positions along each axis
 _SPAN = 6.0  # standard deviations to either side
 _LEVELS = 4  # each grid spans the spread that the one before has found
-_LEAST_SIGMA_DB = 0.1  # as well as levels are measured
 _BATCH = 2**20  # values (scene, position, receiver) that are in memory at once
 
 
@@ -34,6 +33,7 @@ def rss_ml(network: Network) -> Fix:
     Source: Patwari et al., IEEE Trans. Signal Process. 51 (2003), eq. (4) and (5), with receivers that hear nothing as
     censored measurements: Tobin, Econometrica 26 (1958).
     """
+    network = network._replace(heard=network.heard & np.isfinite(network.rssi_dbm))
     usable = network.heard.sum(axis=1) >= 3
     if np.isnan(network.link_sigma_db):
         return centroid(network)._replace(converged=np.zeros_like(usable))
@@ -81,7 +81,7 @@ def _log_likelihood(network: Network, distance_m: Array, across_m: Array) -> Arr
     """
     loss_db = 20 * np.log10(np.maximum(distance_m, 1.0))  # ITU-R P.525, but for a constant
     slope_db = 20 / np.log(10) * across_m[:, None, None] / np.maximum(distance_m, across_m[:, None, None])
-    variance = max(network.link_sigma_db, _LEAST_SIGMA_DB) ** 2 + slope_db**2
+    variance = network.link_sigma_db**2 + slope_db**2
     heard = network.heard[:, None]
     weight = np.where(heard, 1 / variance, 0.0)
     total = weight.sum(axis=-1, keepdims=True)

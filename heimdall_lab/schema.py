@@ -226,7 +226,9 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
         raise SchemaError("variable 'iq_full_scale' is missing (amplitude of the largest sample value); add it to 'iq'")
     if "iq" in dataset and list(dataset.component.values) != ["i", "q"]:
         raise SchemaError(f"component: is {list(dataset.component.values)}, expected ['i', 'q']")
-    _check_positions(dataset)
+    if "receiver_name" not in dataset.coords:
+        raise SchemaError("coordinate 'receiver_name' is missing (along receiver); add it")
+    _check_receivers(dataset)
     return dataset
 
 
@@ -243,8 +245,14 @@ def _cf_attributes(variable: Variable) -> dict[str, str]:
     return {**units, "long_name": variable.long_name}
 
 
-def _check_positions(dataset: xr.Dataset) -> None:
+def _check_receivers(dataset: xr.Dataset) -> None:
     present = dataset.receiver_present.values
+    if not present.any(axis=1).all():
+        sample = dataset["sample"].values[~present.any(axis=1)][0]
+        raise SchemaError(f"receiver_present: is False for all receivers of sample {sample}; leave it out")
+    for name in ("receiver_altitude", "iq_full_scale"):
+        if name in dataset and not np.isfinite(dataset[name].values[present]).all():
+            raise SchemaError(f"{name}: is not finite at a receiver that is present; set it")
     for name, limit in (("latitude", 90), ("longitude", 180)):
         values = dataset[f"receiver_{name}"].values[present]
         if not (np.abs(values) <= limit).all():

@@ -46,9 +46,8 @@ def measured(receivers: np.ndarray, transmitter: np.ndarray, delay_s: np.ndarray
         "reference": np.zeros(scenes, dtype=int),
     }
     network = dict.fromkeys(schema.ATTRIBUTES, 0.0) | {"propagation": "line_of_sight", "link_sigma_db": np.nan}
-    return schema.check(
-        schema.label(schema.unknown(scenes, links) | known, {"sample": np.arange(scenes)}, network | attrs)
-    )
+    coords = {"sample": np.arange(scenes), "receiver_name": ("receiver", [f"R{link}" for link in range(links)])}
+    return schema.check(schema.label(schema.unknown(scenes, links) | known, coords, network | attrs))
 
 
 def late_scenes(seed: int, scenes: int, links: int = 7) -> xr.Dataset:

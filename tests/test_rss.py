@@ -61,6 +61,8 @@ def scenes(count, sigma_db, propagation, *, radius_m=80e3, seed=1, like_receiver
         sigma_m=np.ones_like(latitude),
         reference=np.zeros(count, dtype=int),
         propagation=propagation,
+        nlos_ratio=0.0,
+        nlos_excess_m=0.0,
     )
     angle = np.radians(azimuth_deg)
     return known, transmitter, geodesic_m[..., None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
