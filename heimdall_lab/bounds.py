@@ -60,7 +60,7 @@ def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "td
     """
     if kind not in GDOP_KINDS:
         raise ValueError(f"kind: {kind!r} is unknown; choose one of {', '.join(GDOP_KINDS)}")
-    seen = information.sight(receivers_enu, transmitter_enu)
+    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
     error_m = _rms(information.inverse(information.fisher(_UNIT_ERRORS[kind](seen))))
     if kind in ("tdoa", "toa"):
         return error_m
@@ -132,7 +132,7 @@ def crlb(
     Source: Torrieri, IEEE Trans. AES 20 (1984); RSS after Patwari et al., IEEE Trans. Signal Process. 51 (2003); FDOA
     after Ho and Xu, IEEE Trans. Signal Process. 52 (2004).
     """
-    seen = information.sight(receivers_enu, transmitter_enu)
+    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
     made = []
     if toa_sigma_s is not None:
         made.append(information.times(seen, toa_sigma_s, emission_time_known=emission_time_known))

@@ -187,6 +187,8 @@ def features_command(
     if not as_json:
         table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
     _print_table(table, as_json)
+    if out is not None and not as_json:
+        print(f"Features, spectrograms and differences: {out}")
 
 
 @app.command("compare")
@@ -207,8 +209,7 @@ def compare_command(
     if report is not None:
         check_target(report, "report")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        check_target(out / "leaderboard.nc", "out")
+        _check_folder(out)
     dataset = store.open_dataset(folder)
     board = metrics.compare(dataset, names)
     if out is not None:
@@ -219,6 +220,8 @@ def compare_command(
         _print_table(leaderboard_table(board).reset_index(), as_json)
         return
     print(leaderboard_text(board))
+    if methods is None and len(board.method) < len(known):
+        print(f"Left out: {', '.join(set(known) - set(board.method.values))}, for lack of IQ in the dataset")
     if report is not None:
         print(f"Report: {report}")
     if out is not None:
@@ -256,6 +259,15 @@ def _settings(settings: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             pairs[path] = value
     return pairs
+
+
+def _check_folder(out: Path) -> None:
+    """Make a folder for results, before the work that they are of."""
+    if (out / store.MANIFEST).exists() or (out.exists() and not out.is_dir()):
+        kind = "a dataset" if out.is_dir() else "a file"
+        raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
+    out.mkdir(parents=True, exist_ok=True)
+    check_target(out / "leaderboard.nc", "out")
 
 
 def _known(option: str, name: str, names: Sequence[str]) -> str:

@@ -63,7 +63,7 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     )
 
 
-def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dataset:
+def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
     Failed fixes stay in every statistic, at the position that stands in for them.
@@ -72,7 +72,7 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     ----------
     dataset : xr.Dataset
         With truth, and IQ or what was measured of it.
-    methods : iterable of str, optional
+    methods : str or iterable of str, optional
         By default all of `estimators.methods` that the dataset allows.
 
     Returns
@@ -93,7 +93,8 @@ def compare(dataset: xr.Dataset, methods: Iterable[str] | None = None) -> xr.Dat
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    names = list(dict.fromkeys(estimators.methods(dataset) if methods is None else methods))
+    given = [methods] if isinstance(methods, str) else methods
+    names = list(dict.fromkeys(estimators.methods(dataset) if given is None else given))
     if unknown := [name for name in names if name not in estimators.methods()]:
         raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
     if not names:

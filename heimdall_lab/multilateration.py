@@ -13,6 +13,7 @@ from heimdall_lab.network import (
     distances,
     normal_matrix,
     or_centroid,
+    ordered,
     repeated,
 )
 
@@ -22,7 +23,8 @@ _GRID = 5  # starts of the robust estimator along each side of the receivers' bo
 _RIVAL = 2 * np.log(19)  # χ² by which a fix is 95 % certain against one other
 _APART = 5.0  # standard deviations, of both together, from which two fixes are two
 _AGREES = 5.0  # standard deviations within which a delay agrees with a fix
-_ENOUGH = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to
+_ENOUGH = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to;
+_MAJORITY = 2 / 3  # and this share of them, because among many some four agree by chance
 _SINGULAR = 1e-9  # smallest eigenvalue of a balanced information from which a direction is not observed
 _MISFIT = 25.0  # χ² a degree of freedom from which delays and model contradict each other: five standard deviations
 
@@ -53,16 +55,9 @@ def _heard_only(network: Network) -> Network:
     The reference comes first, whether it is heard or not.
     """
     timed = network.heard & np.isfinite(network.pseudorange_m) & np.isfinite(network.sigma_m)
-    network = network._replace(heard=timed)
-    first = np.arange(network.heard.shape[1]) == network.reference[:, None]
-    count = int((network.heard | first).sum(axis=1).max())
-    order = np.argsort(np.where(first, 0, np.where(network.heard, 1, 2)), axis=1, kind="stable")[:, :count]
-    per_link: dict[str, Array] = {
-        name: np.take_along_axis(values, order, axis=1)
-        for name, values in network._asdict().items()
-        if isinstance(values, np.ndarray) and values.ndim == 2
-    }
-    return network._replace(**per_link, reference=np.zeros_like(network.reference))
+    first = np.arange(timed.shape[1]) == network.reference[:, None]
+    compact = ordered(network._replace(heard=timed), np.where(first, 0, np.where(timed, 1, 2)), timed | first)
+    return compact._replace(reference=np.zeros_like(network.reference))
 
 
 def _grid(network: Network) -> Array:
@@ -127,7 +122,8 @@ def _best_fit(network: Network, starts: Array, *, robust: bool) -> Fix:
     )
     spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(by_start)
     heard = at_starts.heard.sum(axis=1)
-    fits = agreeing >= np.minimum(heard, _ENOUGH) if robust else cost <= _MISFIT * np.maximum(heard - 3, 1)
+    enough = np.maximum(np.minimum(heard, _ENOUGH), np.ceil(_MAJORITY * heard))
+    fits = agreeing >= enough if robust else cost <= _MISFIT * np.maximum(heard - 3, 1)
     cost = np.where(fits, cost, np.inf)
     cost = cost + _level_cost(at_starts, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[network.propagation])

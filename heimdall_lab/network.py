@@ -149,6 +149,20 @@ def repeated(network: Network, count: int) -> Network:
     return Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
 
 
+def ordered(network: Network, rank: Array, needed: Array) -> Network:
+    """Sort each scene's receivers by rank (S, R), and drop as many of the last as no scene needs, (S, R) bool.
+
+    ``reference`` is left as it is.
+    """
+    order = np.argsort(rank, axis=1, kind="stable")[:, : max(1, int(needed.sum(axis=1).max()))]
+    per_link: dict[str, Array] = {
+        name: np.take_along_axis(values, order, axis=1)
+        for name, values in network._asdict().items()
+        if isinstance(values, np.ndarray) and values.ndim == 2
+    }
+    return network._replace(**per_link)
+
+
 def centroid(network: Network) -> Fix:
     """Mean position of the receivers that hear the signal; the covariance is their scatter.
 

@@ -11,6 +11,7 @@ from heimdall_lab.network import (
     from_tangent_plane,
     grid_distances,
     or_centroid,
+    ordered,
     tangent_plane,
 )
 
@@ -33,13 +34,15 @@ def rss_ml(network: Network) -> Fix:
     Source: Patwari et al., IEEE Trans. Signal Process. 51 (2003), eq. (4) and (5), with receivers that hear nothing as
     censored measurements: Tobin, Econometrica 26 (1958).
     """
-    network = network._replace(heard=network.heard & np.isfinite(network.rssi_dbm))
-    usable = network.heard.sum(axis=1) >= 3
+    telling = network.heard & np.isfinite(network.rssi_dbm)
+    usable = telling.sum(axis=1) >= 3
     if np.isnan(network.link_sigma_db):
         return centroid(network)._replace(converged=np.zeros_like(usable))
-    per_batch = max(1, _BATCH // (_SIDE**2 * network.heard.shape[1]))
+    needed = telling | np.isfinite(network.silent_dbm)
+    near = ordered(network._replace(heard=telling), np.where(needed, 0, 1), needed)
+    per_batch = max(1, _BATCH // (_SIDE**2 * near.heard.shape[1]))
     rows = np.split(np.arange(len(usable)), range(per_batch, len(usable), per_batch))
-    parts = [_posterior(Network._make(a[r] if isinstance(a, np.ndarray) else a for a in network)) for r in rows]
+    parts = [_posterior(Network._make(a[r] if isinstance(a, np.ndarray) else a for a in near)) for r in rows]
     latitude, longitude, covariance = (np.concatenate(part) for part in zip(*parts, strict=True))
     return or_centroid(Fix(latitude, longitude, covariance, usable), network)
 

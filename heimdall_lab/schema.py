@@ -234,6 +234,8 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
 
 def iq(dataset: xr.Dataset) -> xr.DataArray:
     """Decode the IQ samples: complex64 in √mW, dims (sample, receiver, time); |x|² averages to power in mW."""
+    if "iq" not in dataset:
+        raise ValueError("iq: is not in the dataset; generate one with data_type iq_raw, which keeps the samples")
     scale = (dataset.iq_full_scale / ADC_MAX).astype(np.float32)
     in_phase, quadrature = (dataset.iq.sel(component=c, drop=True) for c in ("i", "q"))
     voltage = (in_phase + np.complex64(1j) * quadrature) * scale

@@ -55,7 +55,7 @@ def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
     Along the direction φ of the whitened error z, |error|² = |z|² (a² cos² φ + b² sin² φ) with a and b the standard
     deviations along the axes of the ellipse, and |z|² exceeds x with probability exp(−x/2).
     """
-    label = "ideal method (Cramér-Rao bound)"
+    label = "ideal (CRLB)"
     known = covariance[np.isfinite(covariance).all(axis=(1, 2))]
     a_squared, b_squared = np.linalg.eigvalsh(known).T[..., None]  # (S, 1)
     angle = (np.arange(360) + 0.5) * np.pi / 360
