@@ -11,9 +11,10 @@ import sigmf
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 import heimdall_lab as hl
-from heimdall_lab import cli, schema, store
+from heimdall_lab import cli, metrics, schema, store
 
 RATE_HZ = 50e3
 PLACES = {"alpha": [7.0, 45.0, 300.0], "bravo": [8.0, 46.0], "charlie": [9.0, 45.5, 100.25]}
@@ -278,6 +279,64 @@ def test_what_files_do_not_tell_is_the_callers(tmp_path):
         hl.read_sigmf([alpha, alpha.with_suffix(".sigmf-data")])
     with pytest.raises(ValueError, match=r"alpha.sigmf: is no SigMF file.*tar"):
         hl.read_sigmf(tmp_path / "alpha.sigmf")
+
+
+def test_clocks_are_worth_the_last_digit_of_the_stamps_unless_told(tmp_path):
+    """Uniform within the digit, and within half a sample of 20 µs."""
+
+    def read(digits, names=("alpha", "bravo"), **told):
+        stamp = digits and f"2024-05-01T00:00:00.{digits}Z"
+        return hl.read_sigmf([put(tmp_path, name, noise(50), datetime=stamp) for name in names], **told).attrs
+
+    milliseconds = read("000")
+    assert milliseconds["clock_sigma_s"] == pytest.approx(np.sqrt(1e-6 / 12 + 1e-10 / 3 + 2.5e-15), rel=1e-9)
+    assert milliseconds["max_clock_offset_s"] == 7 * milliseconds["clock_sigma_s"]
+    assert read("000000000")["clock_sigma_s"] == pytest.approx(50e-9, rel=1e-3)
+    assert read(None)["clock_sigma_s"] == 50e-9  # simultaneous, as far as anyone knows
+    assert read("000", ["alpha"])["clock_sigma_s"] == 50e-9  # nothing to align
+    assert read("000", clock_sigma_s=1e-7)["clock_sigma_s"] == 1e-7
+
+
+def test_starts_err_by_as_much_as_clocks_are_said_to(tmp_path):
+    """Starts at any instant, in stamps of 10 µs and samples of 14.3 µs, which are also their values."""
+    rate_hz, captures = 70e3, 60
+    start_s = np.random.Generator(np.random.Philox(4)).uniform(0, 200e-6, (captures, len(PLACES)))
+    files = []
+    for late_s, name in zip(start_s.T, PLACES, strict=True):
+        meta = describe(name, rate_hz=rate_hz)
+        meta["captures"] = [
+            meta["captures"][0]
+            | {"core:sample_start": 40 * k, "core:datetime": f"2024-05-01T00:00:{k:02d}.{round(late * 1e5):05d}Z"}
+            for k, late in enumerate(late_s)
+        ]
+        files.append(put(tmp_path, name, np.repeat(np.arange(40 * captures, dtype="<i2"), 2), meta))
+    dataset = hl.read_sigmf(files, window_s=20 / rate_hz)
+    assert dataset.sizes["sample"] == captures
+    first = dataset.iq.values[:, :, 0, 0] - 40 * np.arange(captures)[:, None]
+    spread_s = np.sqrt((start_s + first / rate_hz).var(axis=1, ddof=1).mean())
+    assert dataset.attrs["clock_sigma_s"] == pytest.approx(spread_s, rel=3 / np.sqrt(2 * 2 * captures))
+
+
+def test_coarse_stamps_make_no_confident_fixes(small_dataset, tmp_path):
+    """Recordings begin within 1 ms of each other, and are said to begin together; of errors, χ² has two degrees."""
+    length, files = small_dataset.sizes["time"] - 50, []
+    late = np.random.Generator(np.random.Philox(5)).integers(0, 50, small_dataset.sizes["receiver"])
+    for index, begin in enumerate(late):
+        receiver = small_dataset.isel(receiver=index, time=slice(begin, begin + length))
+        meta = describe("x", datetime="2024-05-01T00:00:00.000Z")
+        meta["captures"] = [
+            meta["captures"][0] | {"core:sample_start": k * length} for k in range(receiver.sizes["sample"])
+        ]
+        place = [float(receiver[f"receiver_{axis}"][0]) for axis in ("longitude", "latitude", "altitude")]
+        meta["global"]["core:geolocation"] = {"type": "Point", "coordinates": place}
+        files.append(put(tmp_path, f"r{index}", receiver.iq.transpose("sample", "time", "component").values, meta))
+    dataset = hl.read_sigmf(files)
+    for axis in ("latitude", "longitude", "altitude"):
+        dataset[f"transmitter_{axis}"] = small_dataset[f"transmitter_{axis}"]
+    for method in ("tdoa_ls", "tdoa_robust", "dpd"):
+        fixes = hl.locate(dataset, method)
+        squared = metrics.errors(dataset, fixes).mahalanobis_squared.where(fixes.converged, 0)
+        assert (squared < chi2.isf(1e-4, 2)).all(), method
 
 
 def test_channels_stand_together_unless_told_apart(tmp_path):
