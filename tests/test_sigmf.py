@@ -71,7 +71,11 @@ def simulated():
     dataset = hl.generate(config, progress=False)
     dataset["crlb_rmse"][0], dataset["snr"][1, 2], dataset["snr"][1, 3] = np.nan, -np.inf, np.inf
     return dataset.isel(receiver=[0, 2, 4, 6, 7]).assign_attrs(
-        clock_sigma_s=[1e-9, 2e-9, 0.1, 1 / 3, np.nan], max_clock_offset_s=np.inf, note="√mW", odd=[1, 2]
+        clock_sigma_s=[1e-9, 2e-9, 0.1, 1 / 3, np.nan],
+        max_clock_offset_s=np.inf,
+        note="√mW",
+        odd=[1, 2],
+        mixed=[1, "a", 2.5, True, "b"],
     )
 
 
@@ -101,6 +105,7 @@ def test_round_trip_of_a_part_is_that_part(simulated, collection):
     back = hl.read_sigmf([files[3], files[1]])
     xr.testing.assert_equal(back, without_features(simulated.isel(receiver=[3, 1])))
     assert back.attrs["clock_sigma_s"] == [1 / 3, 2e-9]
+    assert back.attrs["mixed"] == [True, "a"]
 
 
 def test_lazy_dataset_of_several_shards_survives(small, tmp_path):
@@ -571,6 +576,19 @@ def test_failure_leaves_nothing_behind(simulated, tmp_path, monkeypatch):
         (lambda d: d.isel(time=slice(0)), "iq: is missing or empty"),
         (lambda d: d.assign(iq=d.iq.astype(np.int32)), "iq: dtype is int32"),
         (lambda d: d.assign(receiver_altitude=d.receiver_altitude * np.nan), "receiver_altitude: is not finite"),
+        (lambda d: d.assign_coords(sample=[0.5, 1.5, 2.5]), "sample: does not hold whole numbers for labels"),
+        (lambda d: d.isel(sample=[0, 1]).assign_coords(sample=[True, False]), "sample: does not hold whole numbers"),
+        (lambda d: d.assign_coords(receiver=list("abcde")), "receiver: does not hold whole numbers for labels"),
+        (lambda d: d.drop_vars("receiver"), "receiver: does not hold whole numbers"),
+        (lambda d: d.drop_vars("receiver_name"), "receiver_name: does not hold text"),
+        (lambda d: d.isel(time=slice(100, None)), "time: does not count from 0"),  # all arrivals would be late
+        (lambda d: d.isel(time=slice(None, None, 2)), "time: does not count from 0 in steps of 1 / sample_rate_hz"),
+        (lambda d: d.assign_coords(start_time=("sample", np.full(3, "NaT", "M8[ns]"))), "start_time: is not known"),
+        (lambda d: d.assign_attrs(sample_rate_hz=np.nan), "time: does not count"),
+        (lambda d: d.assign_attrs(gain={"db": 3}), "attribute 'gain': is {'db': 3}; collections keep numbers"),
+        (lambda d: d.assign_attrs(gain=[[1, 2], [3]]), "attribute 'gain'"),
+        (lambda d: d.assign_attrs(gain=np.eye(5)), "attribute 'gain'"),
+        (lambda d: d.assign_attrs(gain=3j), "attribute 'gain': is 3j"),
     ],
 )
 def test_what_would_be_lost_is_refused(simulated, tmp_path, change, message):
