@@ -25,14 +25,16 @@ AIRCRAFT = (47.3, 8.4, 9000.0)
 HEADER = "id,timeAtServer,aircraft,latitude,longitude,baroAltitude,geoAltitude,numMeasurements,measurements"
 
 
-def message(number: int = 7, baro: str = "9100", geo: str = "9000", extra: tuple = (), **replaced: str) -> str:
-    """One row of an aircraft, whose arrivals are those of PROJ's straight lines rounded to ns."""
+def message(
+    number: int = 7, baro: str = "9100", geo: str = "9000", extra: tuple = (), unit: float = 1.0, **replaced: str
+) -> str:
+    """One row of an aircraft, whose arrivals are those of PROJ's straight lines rounded to ns; strengths in a unit."""
     to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
     there = np.array(to_ecef.transform(*AIRCRAFT))
     measurements = []
     for serial, place in PLACES.items():
         range_m = np.linalg.norm(np.array(to_ecef.transform(*place)) - there)
-        measurements.append([serial, 8_605_679_765 + round(range_m / 0.299792458), round(2e6 / range_m)])
+        measurements.append([serial, 8_605_679_765 + round(range_m / 0.299792458), round(2e6 / range_m) * unit])
     measurements.extend(extra)
     fields = {
         "id": str(number),
@@ -82,6 +84,27 @@ def test_a_level_of_zero_is_unknown(tmp_path):
     dataset = hl.read_locards(*write(tmp_path, row))
     assert np.isnan(dataset.rssi_dbm.sel(receiver=dataset.receiver_name == "4")).all()
     assert dataset.heard.sel(receiver=dataset.receiver_name == "4").all()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-200, 1e200])  # strengths are 20 to 70, on no scale
+def test_the_scale_of_strengths_changes_nothing(tmp_path, unit):
+    dataset = hl.read_locards(*write(tmp_path, message(), message(8, unit=unit)))
+    assert dataset.reference.values[1] == dataset.reference.values[0]
+    assert dataset.tdoa_s.isel(sample=1).drop_vars("sample").equals(dataset.tdoa_s.isel(sample=0).drop_vars("sample"))
+    fixes = hl.locate(dataset, "tdoa_ls")
+    assert metrics.errors(dataset, fixes).error.max() < 1.0
+
+
+def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
+    """Sensor 1 is the strongest of common time, sensor 3 the next; sensor 6 keeps no time."""
+    weak = json.loads(message(unit=1e-6).split('"')[1])
+    without_one = [[serial, arrival_ns, None if serial == 1 else level] for serial, arrival_ns, level in weak]
+    without_any = [[serial, arrival_ns, level if serial == 6 else None] for serial, arrival_ns, level in weak]
+    rows = [message(n, measurements=json.dumps(entries)) for n, entries in enumerate((weak, without_one, without_any))]
+    dataset = hl.read_locards(*write(tmp_path, *rows))
+    assert dataset.receiver_name[dataset.reference.values[:2]].values.tolist() == ["1", "3"]
+    assert dataset.tdoa_s.where(dataset.heard).notnull().equals(dataset.heard)
+    assert dataset.heard.values[2, dataset.reference.values[2]]
 
 
 @pytest.mark.parametrize(

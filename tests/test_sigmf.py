@@ -11,9 +11,10 @@ import sigmf
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 import heimdall_lab as hl
-from heimdall_lab import cli, schema, store
+from heimdall_lab import cli, metrics, schema, store
 
 RATE_HZ = 50e3
 PLACES = {"alpha": [7.0, 45.0, 300.0], "bravo": [8.0, 46.0], "charlie": [9.0, 45.5, 100.25]}
@@ -70,7 +71,11 @@ def simulated():
     dataset = hl.generate(config, progress=False)
     dataset["crlb_rmse"][0], dataset["snr"][1, 2], dataset["snr"][1, 3] = np.nan, -np.inf, np.inf
     return dataset.isel(receiver=[0, 2, 4, 6, 7]).assign_attrs(
-        clock_sigma_s=[1e-9, 2e-9, 0.1, 1 / 3, np.nan], max_clock_offset_s=np.inf, note="√mW", odd=[1, 2]
+        clock_sigma_s=[1e-9, 2e-9, 0.1, 1 / 3, np.nan],
+        max_clock_offset_s=np.inf,
+        note="√mW",
+        odd=[1, 2],
+        mixed=[1, "a", 2.5, True, "b"],
     )
 
 
@@ -100,6 +105,7 @@ def test_round_trip_of_a_part_is_that_part(simulated, collection):
     back = hl.read_sigmf([files[3], files[1]])
     xr.testing.assert_equal(back, without_features(simulated.isel(receiver=[3, 1])))
     assert back.attrs["clock_sigma_s"] == [1 / 3, 2e-9]
+    assert back.attrs["mixed"] == [True, "a"]
 
 
 def test_lazy_dataset_of_several_shards_survives(small, tmp_path):
@@ -278,6 +284,64 @@ def test_what_files_do_not_tell_is_the_callers(tmp_path):
         hl.read_sigmf([alpha, alpha.with_suffix(".sigmf-data")])
     with pytest.raises(ValueError, match=r"alpha.sigmf: is no SigMF file.*tar"):
         hl.read_sigmf(tmp_path / "alpha.sigmf")
+
+
+def test_clocks_are_worth_the_last_digit_of_the_stamps_unless_told(tmp_path):
+    """Uniform within the digit, and within half a sample of 20 µs."""
+
+    def read(digits, names=("alpha", "bravo"), **told):
+        stamp = digits and f"2024-05-01T00:00:00.{digits}Z"
+        return hl.read_sigmf([put(tmp_path, name, noise(50), datetime=stamp) for name in names], **told).attrs
+
+    milliseconds = read("000")
+    assert milliseconds["clock_sigma_s"] == pytest.approx(np.sqrt(1e-6 / 12 + 1e-10 / 3 + 2.5e-15), rel=1e-9)
+    assert milliseconds["max_clock_offset_s"] == 7 * milliseconds["clock_sigma_s"]
+    assert read("000000000")["clock_sigma_s"] == pytest.approx(50e-9, rel=1e-3)
+    assert read(None)["clock_sigma_s"] == 50e-9  # simultaneous, as far as anyone knows
+    assert read("000", ["alpha"])["clock_sigma_s"] == 50e-9  # nothing to align
+    assert read("000", clock_sigma_s=1e-7)["clock_sigma_s"] == 1e-7
+
+
+def test_starts_err_by_as_much_as_clocks_are_said_to(tmp_path):
+    """Starts at any instant, in stamps of 10 µs and samples of 14.3 µs, which are also their values."""
+    rate_hz, captures = 70e3, 60
+    start_s = np.random.Generator(np.random.Philox(4)).uniform(0, 200e-6, (captures, len(PLACES)))
+    files = []
+    for late_s, name in zip(start_s.T, PLACES, strict=True):
+        meta = describe(name, rate_hz=rate_hz)
+        meta["captures"] = [
+            meta["captures"][0]
+            | {"core:sample_start": 40 * k, "core:datetime": f"2024-05-01T00:00:{k:02d}.{round(late * 1e5):05d}Z"}
+            for k, late in enumerate(late_s)
+        ]
+        files.append(put(tmp_path, name, np.repeat(np.arange(40 * captures, dtype="<i2"), 2), meta))
+    dataset = hl.read_sigmf(files, window_s=20 / rate_hz)
+    assert dataset.sizes["sample"] == captures
+    first = dataset.iq.values[:, :, 0, 0] - 40 * np.arange(captures)[:, None]
+    spread_s = np.sqrt((start_s + first / rate_hz).var(axis=1, ddof=1).mean())
+    assert dataset.attrs["clock_sigma_s"] == pytest.approx(spread_s, rel=3 / np.sqrt(2 * 2 * captures))
+
+
+def test_coarse_stamps_make_no_confident_fixes(small_dataset, tmp_path):
+    """Recordings begin within 1 ms of each other, and are said to begin together; of errors, χ² has two degrees."""
+    length, files = small_dataset.sizes["time"] - 50, []
+    late = np.random.Generator(np.random.Philox(5)).integers(0, 50, small_dataset.sizes["receiver"])
+    for index, begin in enumerate(late):
+        receiver = small_dataset.isel(receiver=index, time=slice(begin, begin + length))
+        meta = describe("x", datetime="2024-05-01T00:00:00.000Z")
+        meta["captures"] = [
+            meta["captures"][0] | {"core:sample_start": k * length} for k in range(receiver.sizes["sample"])
+        ]
+        place = [float(receiver[f"receiver_{axis}"][0]) for axis in ("longitude", "latitude", "altitude")]
+        meta["global"]["core:geolocation"] = {"type": "Point", "coordinates": place}
+        files.append(put(tmp_path, f"r{index}", receiver.iq.transpose("sample", "time", "component").values, meta))
+    dataset = hl.read_sigmf(files)
+    for axis in ("latitude", "longitude", "altitude"):
+        dataset[f"transmitter_{axis}"] = small_dataset[f"transmitter_{axis}"]
+    for method in ("tdoa_ls", "tdoa_robust", "dpd"):
+        fixes = hl.locate(dataset, method)
+        squared = metrics.errors(dataset, fixes).mahalanobis_squared.where(fixes.converged, 0)
+        assert (squared < chi2.isf(1e-4, 2)).all(), method
 
 
 def test_channels_stand_together_unless_told_apart(tmp_path):
@@ -512,6 +576,19 @@ def test_failure_leaves_nothing_behind(simulated, tmp_path, monkeypatch):
         (lambda d: d.isel(time=slice(0)), "iq: is missing or empty"),
         (lambda d: d.assign(iq=d.iq.astype(np.int32)), "iq: dtype is int32"),
         (lambda d: d.assign(receiver_altitude=d.receiver_altitude * np.nan), "receiver_altitude: is not finite"),
+        (lambda d: d.assign_coords(sample=[0.5, 1.5, 2.5]), "sample: does not hold whole numbers for labels"),
+        (lambda d: d.isel(sample=[0, 1]).assign_coords(sample=[True, False]), "sample: does not hold whole numbers"),
+        (lambda d: d.assign_coords(receiver=list("abcde")), "receiver: does not hold whole numbers for labels"),
+        (lambda d: d.drop_vars("receiver"), "receiver: does not hold whole numbers"),
+        (lambda d: d.drop_vars("receiver_name"), "receiver_name: does not hold text"),
+        (lambda d: d.isel(time=slice(100, None)), "time: does not count from 0"),  # all arrivals would be late
+        (lambda d: d.isel(time=slice(None, None, 2)), "time: does not count from 0 in steps of 1 / sample_rate_hz"),
+        (lambda d: d.assign_coords(start_time=("sample", np.full(3, "NaT", "M8[ns]"))), "start_time: is not known"),
+        (lambda d: d.assign_attrs(sample_rate_hz=np.nan), "time: does not count"),
+        (lambda d: d.assign_attrs(gain={"db": 3}), "attribute 'gain': is {'db': 3}; collections keep numbers"),
+        (lambda d: d.assign_attrs(gain=[[1, 2], [3]]), "attribute 'gain'"),
+        (lambda d: d.assign_attrs(gain=np.eye(5)), "attribute 'gain'"),
+        (lambda d: d.assign_attrs(gain=3j), "attribute 'gain': is 3j"),
     ],
 )
 def test_what_would_be_lost_is_refused(simulated, tmp_path, change, message):

@@ -21,8 +21,20 @@ CENTRE_FREQUENCY_HZ = 1090e6  # ICAO Annex 10, volume IV: Mode S downlink
 GPS_TYPES = frozenset({"Radarcape"})
 CLOCK_SIGMA_S = 80e-9
 TIMESTAMP_SIGMA_S = 1 / 64e6
-_MAX_CLOCK_OFFSET_S = 1e-6
-_LINK_SIGMA_DB = 6.0  # antennas of sensors and aircraft, unlike in every direction
+_ATTRIBUTES = {
+    "centre_frequency_hz": CENTRE_FREQUENCY_HZ,
+    "sample_rate_hz": np.nan,
+    "duration_s": np.nan,
+    "propagation": "line_of_sight",
+    "clock_sigma_s": CLOCK_SIGMA_S,
+    "path_delay_sigma_s": 0.0,
+    "nlos_ratio": 0.0,
+    "nlos_excess_mean_s": 0.0,
+    "max_clock_offset_s": 1e-6,
+    "max_frequency_offset_hz": np.nan,
+    "link_sigma_db": 6.0,  # antennas of sensors and aircraft, unlike in every direction
+    "min_snr_db": np.nan,
+}
 
 _ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
 _SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
@@ -87,67 +99,67 @@ def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
 
 
 def _dataset(file: Path, messages: list[_Message], stations: dict[int, _Sensor]) -> xr.Dataset:
-    """Label what was read; truth that no table holds is NaN."""
-    located = {serial for message in messages for serial in message.received if serial in stations}
-    serials = sorted(located)
+    """Label what was read."""
+    serials = sorted({serial for message in messages for serial in message.received if serial in stations})
+    variables = _positions(messages, [stations[serial] for serial in serials])
+    synchronised = np.array([stations[serial].synchronised for serial in serials])
+    variables |= _measured(*_arrivals(messages, serials), synchronised)
+    coords = {
+        "sample": ("sample", np.array([message.number for message in messages]), {"long_name": "id of the message"}),
+        "receiver": np.arange(len(serials)),
+        "receiver_name": ("receiver", np.array([str(serial) for serial in serials])),
+    }
+    about = {"title": f"Aircraft messages of {file.name}", "source": f"LocaRDS: {file.name}"}
+    return schema.check(schema.label(variables, coords, about | _ATTRIBUTES))
+
+
+def _positions(messages: list[_Message], stations: list[_Sensor]) -> dict[str, np.ndarray]:
+    """Where sensors and aircraft are, among truth that is NaN."""
+    variables = schema.unknown(len(messages), len(stations))
+    for axis in ("latitude_deg", "longitude_deg", "altitude_m"):
+        name = axis.rpartition("_")[0]
+        here = np.array([getattr(station, axis) for station in stations])
+        variables[f"receiver_{name}"] = np.tile(here, (len(messages), 1))
+        variables[f"transmitter_{name}"] = np.array([getattr(message, axis) for message in messages])
+    variables["reported_altitude"] = np.array([message.reported_altitude_m for message in messages])
+    variables["receiver_present"] = np.ones((len(messages), len(stations)), dtype=bool)
+    variables["waveform"] = np.full(len(messages), "mode_s")
+    return variables
+
+
+def _arrivals(messages: list[_Message], serials: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Arrivals in ns and signal strengths of the sensors, (S, R) each, NaN where not received."""
     column = {serial: index for index, serial in enumerate(serials)}
     shape = len(messages), len(serials)
     arrival_ns, strength = np.full(shape, np.nan), np.full(shape, np.nan)
     for row, message in enumerate(messages):
         for serial in message.received.keys() & column.keys():
             arrival_ns[row, column[serial]], strength[row, column[serial]] = message.received[serial]
+    return arrival_ns, strength
+
+
+def _measured(arrival_ns: np.ndarray, strength: np.ndarray, synchronised: np.ndarray) -> dict[str, np.ndarray]:
+    """Differences (S, R) against the strongest sensor of common time, whatever the scale of the strengths."""
     received = np.isfinite(arrival_ns)
-    synchronised = np.array([stations[serial].synchronised for serial in serials])
-    level_db = linear_to_db(np.where(strength > 0, strength, np.nan) ** 2)
     heard = received & synchronised
-    reference = np.where(heard, np.nan_to_num(level_db, nan=-1.0), -2.0).argmax(axis=1)
-    # Differences of nanoseconds before they become seconds: a time of day has no digits left for them.
-    difference_s = (arrival_ns - np.take_along_axis(arrival_ns, reference[:, None], axis=1)) / 1e9
-    variables = schema.unknown(*shape)
-    for axis in ("latitude_deg", "longitude_deg", "altitude_m"):
-        name = axis.rpartition("_")[0]
-        here = np.array([getattr(stations[serial], axis) for serial in serials])
-        variables[f"receiver_{name}"] = np.tile(here, (shape[0], 1))
-        variables[f"transmitter_{name}"] = np.array([getattr(message, axis) for message in messages])
+    level_db = 2 * linear_to_db(np.where(strength > 0, strength, np.nan))
+    lowest_db = np.finfo(np.float64).min  # any known level goes before an unknown one, and this before silence
+    reference = np.where(heard, np.nan_to_num(level_db, nan=lowest_db), -np.inf).argmax(axis=1)
     noise_s = np.where(received, TIMESTAMP_SIGMA_S, np.nan)
-    is_reference = np.arange(shape[1]) == reference[:, None]
-    variables |= {
-        "receiver_present": np.ones(shape, dtype=bool),
+    is_reference = np.arange(arrival_ns.shape[1]) == reference[:, None]
+    return {
         "signal_present": received,
-        "reported_altitude": np.array([message.reported_altitude_m for message in messages]),
-        "waveform": np.full(shape[0], "mode_s"),
         "rssi_dbm": level_db,
-        "snr_db": np.full(shape, np.nan),
-        "tdoa_s": difference_s,
-        "fdoa_hz": np.full(shape, np.nan),
+        "snr_db": np.full(received.shape, np.nan),
+        # Differences of nanoseconds before they become seconds: a time of day has no digits left for them.
+        "tdoa_s": (arrival_ns - np.take_along_axis(arrival_ns, reference[:, None], axis=1)) / 1e9,
+        "fdoa_hz": np.full(received.shape, np.nan),
         "toa_std_s": noise_s,
         "tdoa_std_s": np.where(is_reference, 0.0, np.sqrt(2) * noise_s),
-        "coherence": np.full(shape, np.nan),
+        "coherence": np.full(received.shape, np.nan),
         "heard": heard,
         "reference": reference,
     }
-    coords = {
-        "sample": ("sample", np.array([message.number for message in messages]), {"long_name": "id of the message"}),
-        "receiver": np.arange(shape[1]),
-        "receiver_name": ("receiver", np.array([str(serial) for serial in serials])),
-    }
-    attrs = {
-        "title": f"Aircraft messages of {file.name}",
-        "source": f"LocaRDS: {file.name}",
-        "centre_frequency_hz": CENTRE_FREQUENCY_HZ,
-        "sample_rate_hz": np.nan,
-        "duration_s": np.nan,
-        "propagation": "line_of_sight",
-        "clock_sigma_s": CLOCK_SIGMA_S,
-        "path_delay_sigma_s": 0.0,
-        "nlos_ratio": 0.0,
-        "nlos_excess_mean_s": 0.0,
-        "max_clock_offset_s": _MAX_CLOCK_OFFSET_S,
-        "max_frequency_offset_hz": np.nan,
-        "link_sigma_db": _LINK_SIGMA_DB,
-        "min_snr_db": np.nan,
-    }
-    return schema.check(schema.label(variables, coords, attrs))
 
 
 def _read_sensors(file: Path) -> dict[int, _Sensor]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from math import hypot, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def read_sigmf(
     by a whole number of samples, to within the last digit of the stamps, leave the samples as they are; otherwise the
     later samples are interpolated (windowed sinc, −80 dB within ±0.4 of the sample rate) and quantised again. Without
     stamps, the first samples of a capture are taken to be simultaneous. Receivers' clock errors are for the caller to
-    state, as is the worth of the stamps.
+    state; by default they are 50 ns and, where stamps align several recordings, what the last digit of the coarsest one
+    leaves open: with milliseconds, 0.29 ms or 87 km. Give ``clock_sigma_s`` where the stamps are worth more or less.
 
     *Values.* 8 and 16 bits are kept as they are (unsigned ones minus half their range); 32 bits and floats are
     quantised to int16, each window by its own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
@@ -290,12 +292,24 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
         held["annotations"] = json.dumps(remarks)
     if not any(stated):
         held["source"] = "SigMF: " + ", ".join(recording.file.name for recording in recordings)
-    attrs = DEFAULTS | held | given
+    told = held | given
+    attrs = DEFAULTS | told
     if "sample_rate_hz" not in attrs:
         raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
     for name in set(schema.ATTRIBUTES) & set(attrs) - {"propagation"}:
         attrs[name] = _checked(name, attrs[name], len(streams))
+    if "clock_sigma_s" not in told and len(recordings) > 1:  # channels of one recording have their clock in common
+        attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))
     return {"max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(attrs["clock_sigma_s"]))} | attrs
+
+
+def _stamp_sigma_s(recordings: Sequence[Recording], rate_hz: float) -> float:
+    """Standard deviation of what the coarsest stamp leaves open: any instant within its last digit is as likely.
+
+    To a whole sample, a start moves by the worth of that digit or half a sample at most, as evenly.
+    """
+    digit_s = max(float(segment.resolution_s) for recording in recordings for segment in recording.segments)
+    return hypot(digit_s / sqrt(12), min(digit_s, 0.5 / rate_hz) / sqrt(3))
 
 
 def _number(value: Any) -> Any:

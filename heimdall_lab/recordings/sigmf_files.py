@@ -40,7 +40,7 @@ class _Core(_Strict):
 
 
 _Index = Annotated[int, Field(ge=0, lt=2**63)]
-_Scalar = bool | int | float | str | None
+Scalar = bool | int | float | str | None
 
 
 class Point(_Strict):
@@ -63,7 +63,7 @@ class Channel(_Strict):
     name: str
     label: int | None = None
     geolocation: Point | None = None
-    attributes: dict[str, _Scalar] = {}
+    attributes: dict[str, Scalar] = {}
 
 
 class _Extension(_Strict):
@@ -84,7 +84,7 @@ class _Global(_Core):
     geolocation: Point | None = None
     extensions: list[_Extension] = []
     channels: list[Channel] | None = Field(None, alias=f"{NAMESPACE}:channels")
-    attributes: dict[str, _Scalar | list[_Scalar]] = Field({}, alias=f"{NAMESPACE}:attributes")
+    attributes: dict[str, Scalar | list[Scalar]] = Field({}, alias=f"{NAMESPACE}:attributes")
 
 
 class Capture(_Core):

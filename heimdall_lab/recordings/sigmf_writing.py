@@ -14,12 +14,17 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab import schema, store
-from heimdall_lab.recordings.sigmf_files import COLLECTION, DATA, META, NAMESPACE, VERSION, SigmfError
+from heimdall_lab.recordings.sigmf_files import COLLECTION, DATA, META, NAMESPACE, VERSION, Scalar, SigmfError
 
 _BATCH_IQ_SAMPLES = 2**22
 _EXTENSIONS = [{"name": NAMESPACE, "version": "1.0.0", "optional": True}]
 _COORDS = {"sample", "receiver", "receiver_name", "component", "time", "start_time"}
 _ELSEWHERE = {"iq", "receiver_latitude", "receiver_longitude", "receiver_altitude"}  # variables with a field in SigMF
+_LABELS = {  # coordinates that number and name: kinds of dtype, in words
+    "sample": ("iu", "whole numbers"),
+    "receiver": ("iu", "whole numbers"),
+    "receiver_name": ("TUO", "text"),
+}
 _TUNING = {"centre_frequency_hz", "sample_rate_hz"}  # attributes with one
 
 
@@ -89,6 +94,26 @@ def _check_lossless(dataset: xr.Dataset) -> None:
     for name in ("latitude", "longitude", "altitude"):
         if not np.isfinite(dataset[f"receiver_{name}"].values[dataset.receiver_present.values]).all():
             raise SigmfError(f"receiver_{name}: is not finite for a receiver that is present; set it")
+    _check_coordinates(dataset)
+    for name, value in dataset.attrs.items():
+        kept = _json(value)
+        if not all(isinstance(item, Scalar) for item in (kept if isinstance(kept, list) else [kept])):
+            raise SigmfError(
+                f"attribute {name!r}: is {str(value)[:60]}; collections keep numbers, text, lists of them: write text"
+            )
+
+
+def _check_coordinates(dataset: xr.Dataset) -> None:
+    for name, (kinds, what) in _LABELS.items():
+        if name not in dataset.coords or dataset[name].dtype.kind not in kinds:
+            raise SigmfError(f"{name}: does not hold {what} for labels; give them with assign_coords")
+    count = dataset["time"] * dataset.attrs["sample_rate_hz"]
+    if not np.allclose(count, np.arange(dataset.sizes["time"]), rtol=0, atol=1e-3):
+        raise SigmfError(
+            "time: does not count from 0 in steps of 1 / sample_rate_hz, as in SigMF; correct either, and emission_time"
+        )
+    if "start_time" in dataset.coords and dataset["start_time"].isnull().any():
+        raise SigmfError("start_time: is not known of every sample; leave it out with drop_vars")
 
 
 def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: str) -> dict[str, str]:
@@ -113,7 +138,7 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
             {
                 "name": title,
                 "label": int(receiver.receiver),
-                "attributes": {key: _json(np.asarray(value)[index]) for key, value in own.items()},
+                "attributes": {key: _json(value[index]) for key, value in own.items()},
             }
         ],
         f"{NAMESPACE}:attributes": {key: _json(value) for key, value in shared.items() if key not in own},
