@@ -49,7 +49,7 @@ def bound_map(
     """Dilution of precision and Cramér-Rao bound for a transmitter at each point of a grid.
 
     The SNR of a link is that of its median loss: free space, diffraction over a smooth Earth if the configuration has
-    it, and the mean environment loss. Times err by noise, clock and path delays, levels by noise, shadowing,
+    it, and the mean environment loss. Times err by noise, clock, excess delays and echoes, levels by noise, shadowing,
     environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within
     1 m of the transmitter, where there is no direction to them, measure nothing.
 
@@ -218,7 +218,7 @@ def _links(
     heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
-    model_s2 = channel.clock_sigma_s**2 + channel.path_delay_sigma_s**2
+    model_s2 = channel.clock_sigma_s**2 + fading.path_delay_sigma_s(channel) ** 2
     model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
     return _Links(
         receivers=np.where(heard[..., None], receivers, np.nan),
