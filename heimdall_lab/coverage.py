@@ -136,7 +136,7 @@ def best_site(
     Raises
     ------
     ValueError
-        As `bound_map`.
+        As `bound_map`, or if the points span no area.
 
     Source: Van Trees, Detection, Estimation and Modulation Theory, part I, section 2.4.3. A receiver's information is
     a matrix of rank one for each kind of measurement, so that no site needs the network's again.
@@ -254,7 +254,16 @@ def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _prior(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m²."""
+    """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m².
+
+    Raises
+    ------
+    ValueError
+        If the points span no area.
+    """
+    for name, values in (("latitude_deg", latitude), ("longitude_deg", longitude)):
+        if (count := len(np.unique(values))) < 2:
+            raise ValueError(f"{name}: holds {count} value(s), which span no area; give at least 2 different ones")
     middle = latitude.mean(), longitude.mean()
     plane = geodesy.enu(geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), *middle)
     return np.diag(1 / plane[:, :2].var(axis=0))

@@ -198,6 +198,13 @@ def test_a_transmitter_on_the_site_itself_is_located_without_it(config):
     assert np.isfinite(found.mean_rmse).all()
 
 
+@pytest.mark.parametrize("axis", ["latitude_deg", "longitude_deg"])
+def test_an_area_without_width_is_refused(config, axis):
+    grid = dict(zip(("latitude_deg", "longitude_deg"), coverage.grid_deg(config, 3), strict=True))
+    with pytest.raises(ValueError, match=rf"{axis}: holds 1 value\(s\), .*; give at least 2"):
+        coverage.best_site(config, **grid | {axis: grid[axis][:1]})
+
+
 def test_networks_that_cannot_be_mapped_are_refused():
     grid = np.array([45.0]), np.array([8.0])
     with pytest.raises(ValueError, match=r"geometry.placement: 'random' has another network .* set it to 'fixed'"):
