@@ -244,6 +244,16 @@ def test_error_cdf_is_the_share_of_smaller_errors(board: xr.Dataset) -> None:
     assert len(picture) == board.sizes["method"] + 1
 
 
+def test_samples_of_unknown_truth_are_not_in_the_shares(board: xr.Dataset) -> None:
+    known = board.sample != board.sample[2]
+    partly, alone = (
+        plots.error_cdf(board.assign(error=board.error.where(known))),
+        plots.error_cdf(board.isel(sample=known)),
+    )
+    for drawn, expected in zip(layers(partly, hv.Curve)[:-1], layers(alone, hv.Curve)[:-1], strict=True):
+        np.testing.assert_array_equal(columns(drawn), columns(expected))
+
+
 def test_ideal_cdf_is_that_of_normal_errors() -> None:
     covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
     error, share = columns(errors._ideal_cdf(covariance)).T
