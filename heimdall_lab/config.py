@@ -315,8 +315,8 @@ class Channel(_Model):
         return CLOCK_SIGMA_S[self.clock]
 
     @property
-    def path_delay_sigma_s(self) -> float:
-        """Standard deviation of a link's delay about the straight line, over links with and without line of sight, s.
+    def excess_delay_sigma_s(self) -> float:
+        """Standard deviation of a link's excess delay, over links with and without line of sight, s.
 
         Of a share p of exponential delays of mean m: the variance is 2 p m² − (p m)².
         """

@@ -49,7 +49,7 @@ def bound_map(
     """Dilution of precision and Cramér-Rao bound for a transmitter at each point of a grid.
 
     The SNR of a link is that of its median loss: free space, diffraction over a smooth Earth if the configuration has
-    it, and the mean environment loss. Times err by noise, clock and path delays, levels by noise, shadowing,
+    it, and the mean environment loss. Times err by noise, clock, excess delays and echoes, levels by noise, shadowing,
     environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within
     1 m of the transmitter, where there is no direction to them, measure nothing.
 
@@ -136,7 +136,7 @@ def best_site(
     Raises
     ------
     ValueError
-        As `bound_map`.
+        As `bound_map`, or if the points span no area.
 
     Source: Van Trees, Detection, Estimation and Modulation Theory, part I, section 2.4.3. A receiver's information is
     a matrix of rank one for each kind of measurement, so that no site needs the network's again.
@@ -218,7 +218,7 @@ def _links(
     heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
-    model_s2 = channel.clock_sigma_s**2 + channel.path_delay_sigma_s**2
+    model_s2 = channel.clock_sigma_s**2 + fading.path_delay_sigma_s(channel) ** 2
     model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
     return _Links(
         receivers=np.where(heard[..., None], receivers, np.nan),
@@ -254,7 +254,16 @@ def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _prior(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m²."""
+    """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m².
+
+    Raises
+    ------
+    ValueError
+        If the points span no area.
+    """
+    for name, values in (("latitude_deg", latitude), ("longitude_deg", longitude)):
+        if (count := len(np.unique(values))) < 2:
+            raise ValueError(f"{name}: holds {count} value(s), which span no area; give at least 2 different ones")
     middle = latitude.mean(), longitude.mean()
     plane = geodesy.enu(geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), *middle)
     return np.diag(1 / plane[:, :2].var(axis=0))

@@ -83,6 +83,11 @@ def echo_delay_sigma_s(channel: Channel) -> float:
     return float(np.sqrt(taps * power * (low**2 + low * high + high**2) / 3 / 2))
 
 
+def path_delay_sigma_s(channel: Channel) -> float:
+    """Standard deviation of a link's delay about the straight line, by excess delay and echoes together, s."""
+    return float(np.hypot(channel.excess_delay_sigma_s, echo_delay_sigma_s(channel)))
+
+
 def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
     """Draw the paths of every link.
 

@@ -109,11 +109,11 @@ def _gaussian_sum(
         toward, take = direction[row][:, None], used[row][:, None]
         reach = np.einsum("shkl,sml->shk", covariance, toward)
         children = []
-        for share, excess in ((1 - ratio, 0.0), (ratio, excess_m)):
+        for log_share, excess in ((scipy.special.log1p(-ratio), 0.0), (np.log(ratio), excess_m)):
             variance = (reach * toward).sum(axis=-1) + on_time[row][:, None] ** 2 + excess**2
             surprise = delay[row][:, None] - excess - (mean * toward).sum(axis=-1)
             gain = np.where(take[..., None], reach / variance[..., None], 0.0)
-            evidence = np.log(share) - (np.log(variance) + surprise**2 / variance) / 2
+            evidence = log_share - (np.log(variance) + surprise**2 / variance) / 2
             # A link that is not used is no hypothesis: it is on time.
             unused = 0.0 if excess == 0 else -np.inf
             children.append(
@@ -162,7 +162,8 @@ def _log_density(late_m: Array, sigma_m: Array, ratio: float, excess_m: float) -
     on_time = ((1 - _ODD_RATIO) * normal + _ODD_RATIO * odd) / sigma_m
     share = sigma_m / excess_m
     exponent = share**2 / 2 - late_m / excess_m + scipy.special.log_ndtr(normalised - share)
-    return np.log((1 - ratio) * on_time + ratio * np.exp(exponent) / excess_m)
+    # By logarithms: where all links are late, early arrivals are too unlikely for numbers.
+    return np.logaddexp(scipy.special.log1p(-ratio) + np.log(on_time), np.log(ratio / excess_m) + exponent)
 
 
 @cache

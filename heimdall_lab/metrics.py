@@ -66,7 +66,8 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
 def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
-    Failed fixes stay in every statistic, at the position that stands in for them.
+    Failed fixes stay in every statistic, at the position that stands in for them; samples whose true position is not
+    known are located, and in none.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
         ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB,
         ``scene_gdop`` and ``scene_receivers``, by which every statistic is given again as ``…_by_snr`` (method,
         snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers`` (method, receivers_bin) with the number of
-        samples as ``samples_by_…``; NaN in bins without samples, as all are where the truth is not known.
+        samples as ``samples_by_…``; NaN in bins without samples.
 
     Raises
     ------
@@ -99,7 +100,8 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
         raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
     if not names:
         raise ValueError(f"methods: none is given; choose from {', '.join(estimators.methods())}")
-    if bool(dataset.transmitter_latitude.isnull().all()):
+    known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
+    if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
     began = time.perf_counter()
     measured = pairs.pair_features(dataset)
@@ -113,12 +115,13 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
     each = each.merge(errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
     bound = bounds.scene_crlb(truth)
-    overall = _statistics(each, bound.crlb_rmse)
+    placed, placed_rmse = each.isel(sample=known), bound.crlb_rmse.isel(sample=known)
+    overall = _statistics(placed, placed_rmse)
     board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
     for name, values in _conditions(truth).items():
         board[f"scene_{name}"] = values
-        board = board.merge(_by_bin(each, bound.crlb_rmse, name, values, overall))
+        board = board.merge(_by_bin(placed, placed_rmse, name, values.isel(sample=known), overall))
     return board
 
 
@@ -147,7 +150,8 @@ def table(board: xr.Dataset) -> pd.DataFrame:
         Columns ``method``, ``by`` (all, snr, gdop, receivers), ``bin``, ``samples``, and each statistic of `compare`.
     """
     whole = [str(name) for name in board if board[name].dims == ("method",)]
-    parts = [board[whole].to_dataframe().reset_index().assign(by="all", bin="all", samples=board.sizes["sample"])]
+    samples = int(board.samples_by_receivers.sum())  # these bins leave no number out
+    parts = [board[whole].to_dataframe().reset_index().assign(by="all", bin="all", samples=samples)]
     for by in BINS:
         names = {name: name.removesuffix(f"_by_{by}") for name in map(str, board) if name.endswith(f"_by_{by}")}
         part = board[list(names)].rename(names).to_dataframe().reset_index()

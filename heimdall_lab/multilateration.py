@@ -45,7 +45,7 @@ def tdoa_robust(network: Network) -> Fix:
     known = np.stack([centre.latitude_deg, centre.longitude_deg], axis=-1)[:, None]
     starts = np.concatenate([_closed_form(near), known, _grid(near)], axis=1)
     fix = _best_fit(near, starts, robust=True)
-    late = network.nlos_ratio > 0 and network.propagation == "line_of_sight"
+    late = network.nlos_ratio > 0 and network.nlos_excess_m > 0 and network.propagation == "line_of_sight"
     return or_centroid(posterior(near, fix) if late else fix, network)
 
 

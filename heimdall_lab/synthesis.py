@@ -180,9 +180,7 @@ def _attributes(config: Config) -> dict[str, Any]:
         "duration_s": config.signal.duration_s,
         "propagation": "line_of_sight",
         "clock_sigma_s": config.channel.clock_sigma_s,
-        "path_delay_sigma_s": float(
-            np.hypot(config.channel.path_delay_sigma_s, fading.echo_delay_sigma_s(config.channel))
-        ),
+        "path_delay_sigma_s": fading.path_delay_sigma_s(config.channel),
         "nlos_ratio": config.channel.nlos_ratio,
         "nlos_excess_mean_s": config.channel.nlos_excess_mean_s if config.channel.nlos_ratio > 0 else 0.0,
         "max_clock_offset_s": channel.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),

@@ -82,3 +82,16 @@ def test_recordings_without_bound_or_snr_have_a_board(dataset):
     assert board.rmse_over_crlb.isnull().all()
     assert int(board.samples_by_snr.sum()) == int(board.samples_by_gdop.sum()) == 0
     assert set(schema.MEASURED) <= set(bare)
+
+
+@pytest.mark.parametrize("axis", ["latitude", "longitude"])
+def test_samples_of_unknown_truth_are_in_no_statistic(dataset, board, axis):
+    """Every third, and those with six receivers, so that one bin holds nothing else; but for the last step of fixes."""
+    unknown = (board.scene_receivers == 6).values | (np.arange(dataset.sizes["sample"]) % 3 == 0)
+    assert (board.scene_receivers == 6).any()
+    truth = dataset[f"transmitter_{axis}"]
+    partly = hl.compare(dataset.assign({f"transmitter_{axis}": truth.where(~unknown)}), METHODS)
+    alone = hl.compare(dataset.isel(sample=~unknown), METHODS)
+    assert partly.sizes["sample"] == dataset.sizes["sample"]
+    table, expected = (metrics.table(each).drop(columns="latency") for each in (partly, alone))
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from scipy import stats
+from scipy import special, stats
 
 import heimdall_lab as hl
 from heimdall_lab import metrics, schema
@@ -50,21 +50,21 @@ def measured(receivers: np.ndarray, transmitter: np.ndarray, delay_s: np.ndarray
     return schema.check(schema.label(schema.unknown(scenes, links) | known, coords, network | attrs))
 
 
-def late_scenes(seed: int, scenes: int, links: int = 7) -> xr.Dataset:
+def late_scenes(seed: int, scenes: int, links: int = 7, ratio: float = RATIO) -> xr.Dataset:
     """Receivers on a ring of about 40 km around the transmitter's surroundings, a share of them late."""
     rng = np.random.Generator(np.random.Philox(seed))
     angle = 2 * np.pi * (np.arange(links) + rng.uniform(-0.3, 0.3, (scenes, links))) / links
     radius = rng.uniform(0.2, 0.5, (scenes, links))
     receivers = np.stack([45 + radius * np.sin(angle), 8 + 1.4 * radius * np.cos(angle)], axis=-1)
     transmitter = np.array([45.0, 8.0]) + rng.uniform(-0.15, 0.15, (scenes, 2))
-    late = rng.uniform(size=(scenes, links)) < RATIO
+    late = rng.uniform(size=(scenes, links)) < ratio
     delay_s = NOISE_S * rng.standard_normal((scenes, links)) + late * rng.exponential(EXCESS_S, (scenes, links))
     return measured(
         receivers,
         transmitter,
         delay_s,
-        path_delay_sigma_s=EXCESS_S * np.sqrt(RATIO * (2 - RATIO)),
-        nlos_ratio=RATIO,
+        path_delay_sigma_s=EXCESS_S * np.sqrt(ratio * (2 - ratio)),
+        nlos_ratio=ratio,
         nlos_excess_mean_s=EXCESS_S,
     )
 
@@ -85,20 +85,21 @@ def test_the_covariance_is_that_of_the_errors(late):
     assert abs(squared.mean() - 2) < 4 * squared.std() / np.sqrt(len(squared))
 
 
-def test_mean_and_covariance_are_those_of_an_integral():
+@pytest.mark.parametrize("ratio", [RATIO, 1.0])
+def test_mean_and_covariance_are_those_of_an_integral(ratio):
     """On a grid around the truth, summed over the offset too, with scipy's densities.
 
     Of 1024 points some 100 count at the least, and a tenth of a standard deviation is their standard error; variances
     of laws with several peaks have half as much again.
     """
-    dataset = late_scenes(5, 6)
+    dataset = late_scenes(5, 6, ratio=ratio)
     found = hl.locate(dataset, "tdoa_robust")
     east, north, offset = np.meshgrid(*[np.linspace(-1200, 1200, 97)] * 2, np.linspace(-2500, 1000, 141), indexing="ij")
     noise_m, excess_m = NOISE_S * SPEED_OF_LIGHT, EXCESS_S * SPEED_OF_LIGHT
     late = stats.exponnorm(excess_m / noise_m, scale=noise_m)
     table = np.arange(-40e3, 40e3, 2.0)
     log_density = np.logaddexp(
-        np.log(1 - RATIO) + stats.norm(scale=noise_m).logpdf(table), np.log(RATIO) + late.logpdf(table)
+        special.log1p(-ratio) + stats.norm(scale=noise_m).logpdf(table), np.log(ratio) + late.logpdf(table)
     ).clip(-60)  # odd errors are rare, not impossible
     for scene in range(6):
         row = dataset.isel(sample=scene)
@@ -120,6 +121,13 @@ def test_mean_and_covariance_are_those_of_an_integral():
         scale = np.sqrt(np.trace(covariance))
         assert np.linalg.norm(fix - mean) < 0.2 * scale
         assert found.covariance[scene].values / scale**2 == pytest.approx(covariance / scale**2, abs=0.3)
+
+
+def test_a_share_of_links_that_are_late_by_nothing_changes_nothing():
+    """As where a recording's reader is told the share, and not how late."""
+    dataset = late_scenes(6, 5).assign_attrs(nlos_excess_mean_s=0.0)
+    on_time = dataset.assign_attrs(nlos_ratio=0.0)
+    xr.testing.assert_equal(hl.locate(dataset, "tdoa_robust"), hl.locate(on_time, "tdoa_robust"))
 
 
 def one_false(delay_s: float) -> xr.Dataset:

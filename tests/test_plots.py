@@ -1,6 +1,7 @@
 """Pictures and report: what is drawn is what was measured and what is true, and it is labelled."""
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -243,6 +244,16 @@ def test_error_cdf_is_the_share_of_smaller_errors(board: xr.Dataset) -> None:
     assert len(picture) == board.sizes["method"] + 1
 
 
+def test_samples_of_unknown_truth_are_not_in_the_shares(board: xr.Dataset) -> None:
+    known = board.sample != board.sample[2]
+    partly, alone = (
+        plots.error_cdf(board.assign(error=board.error.where(known))),
+        plots.error_cdf(board.isel(sample=known)),
+    )
+    for drawn, expected in zip(layers(partly, hv.Curve)[:-1], layers(alone, hv.Curve)[:-1], strict=True):
+        np.testing.assert_array_equal(columns(drawn), columns(expected))
+
+
 def test_ideal_cdf_is_that_of_normal_errors() -> None:
     covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
     error, share = columns(errors._ideal_cdf(covariance)).T
@@ -413,6 +424,15 @@ def test_bound_ellipses_are_enlarged_as_the_title_says() -> None:
         # The outline touches its box at the 95 % quantile of χ²; 64 chords and the sphere's degrees cost 0.1 and 0.4 %.
         expected = 2 * np.sqrt(-2 * np.log(0.05) * point.crlb_covariance.values[0, 0])
         assert across == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("draw", [plots.bound_map, plots.bound_ellipses])
+@pytest.mark.parametrize("axis", ["latitude", "longitude"])
+def test_a_map_of_one_row_or_column_is_refused(
+    bound: xr.Dataset, draw: Callable[[xr.Dataset], hv.Overlay], axis: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{axis}: the map has 1 value\(s\); at least 2"):
+        draw(bound.isel({axis: [0]}))
 
 
 def test_site_map_has_its_star_at_the_best_site() -> None:

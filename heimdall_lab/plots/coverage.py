@@ -30,6 +30,11 @@ def bound_map(bound: xr.Dataset, variable: str = "crlb_rmse", limits: tuple[floa
         ``gdop``, ``crlb_rmse`` or ``cep50``.
     limits : (low, high), optional
         Of the colours; by default what holds all but the most extreme 1 % on either side.
+
+    Raises
+    ------
+    ValueError
+        If the map has but one row or column.
     """
     values = bound[variable].transpose("latitude", "longitude")
     return _area(bound, values, _LABELS[variable], limits)
@@ -46,7 +51,13 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
         Result of `coverage.bound_map`.
     limits : (low, high), optional
         Of the colours, m.
+
+    Raises
+    ------
+    ValueError
+        If the map has but one row or column.
     """
+    _require_area(bound.crlb_rmse)
     step = max(1, len(bound.longitude) // _ACROSS)
     some = bound.isel(latitude=slice(step // 2, None, step), longitude=slice(step // 2, None, step))
     outline_m = bounds.ellipse(some.crlb_covariance.values)  # (latitude, longitude, points, 2)
@@ -71,6 +82,11 @@ def site_map(sites: xr.Dataset) -> hv.Overlay:
     ----------
     sites : xr.Dataset
         Result of `coverage.best_site`.
+
+    Raises
+    ------
+    ValueError
+        If the map has but one row or column of sites.
     """
     names = {"site_latitude": "latitude", "site_longitude": "longitude"}
     values = sites.mean_rmse.rename(names).transpose("latitude", "longitude")
@@ -89,6 +105,7 @@ def _area(
     *layers: hv.Element,
 ) -> hv.Overlay:
     """Values (latitude, longitude) as colours, further layers, and the network's receivers with their names."""
+    _require_area(values)
     label, unit = _LABELS[str(values.name)], "" if values.units == "1" else values.units
     axes, field = map_axes(), hv.Dimension(str(values.name), label=label, unit=unit or None)
     finite = values.values[np.isfinite(values.values)]
@@ -113,6 +130,14 @@ def _area(
     return hv.Overlay([colours, *layers, triangles, *written]).opts(
         title=title, xlim=_padded(x), ylim=_padded(y), **options, backend="bokeh"
     )
+
+
+def _require_area(values: xr.DataArray) -> None:
+    for axis in ("latitude", "longitude"):
+        if values.sizes[axis] < 2:
+            raise ValueError(
+                f"{axis}: the map has {values.sizes[axis]} value(s); at least 2 are needed to draw an area"
+            )
 
 
 def _padded(values: np.ndarray) -> tuple[float, float]:
