@@ -87,6 +87,26 @@ def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
     assert np.isfinite(geodesy.wrapped(longitude)).all()
 
 
+def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
+    """Centimetres as near as far, also beyond the pole; farther out positions come out at the edge, 90° away."""
+    known = network.from_dataset(strong.isel(sample=[0]), strong_measured.isel(sample=[0]))
+    for far_m in (1e6, 3e6, 4.5e6, 6.3e6):
+        plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
+        latitude, longitude = (degrees[0] for degrees in network.from_tangent_plane(known, plane[None]))
+        many = network.repeated(known, 3)
+        assert network.tangent_plane(many, network.Fix(latitude, longitude, None, None)) == pytest.approx(
+            plane, abs=0.1
+        )
+    beyond = np.array([[[8e6, 0.0], [0.0, 1e7]]])
+    centre = network.centroid(known)
+    distance, _ = geodesy.geodesic(
+        centre.latitude_deg,
+        centre.longitude_deg,
+        *(degrees[0] for degrees in network.from_tangent_plane(known, beyond)),
+    )
+    assert distance == pytest.approx(np.pi / 2 * 6371e3, rel=0.01)
+
+
 @pytest.mark.parametrize("kept", [[], [2], [2, 5]])
 def test_noise_is_no_fix(strong, kept):
     """Two receivers that hear the signal are a hyperbola, whatever the noise of the others makes of it."""
