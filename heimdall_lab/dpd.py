@@ -21,6 +21,7 @@ _SIDE = 40  # grid positions along each side of the square that is searched, of 
 _REACH = 2.0  # half of that side, in distances of the outermost receiver from the middle of all
 _STARTS = 8  # of the grid that are climbed
 _STEPS = 30
+_FADE = 64  # samples at either end of a window, in which it rises and falls
 _DIFFERENCE = 0.1  # samples by which delays are changed to see the slope and curvature of the likelihood
 _PARABOLAS = 10  # that are laid against the likelihood, one after the other
 _LEAST_SIGMA_S, _MOST_SIGMA_S = 1e-9, 1.0  # of clocks that are called perfect, and of unknown ones
@@ -260,7 +261,7 @@ def _power_over_noise(
     rows = np.arange(len(reference))
     strongest = signals.voltage[rows, reference]
     # Noise of unit variance in the band, weighted, times the reference.
-    spectrum = np.fft.fftshift(scipy.fft.fft(strongest, n=signals.share.shape[-1], axis=-1), axes=-1)
+    spectrum = _spectrum(strongest, signals.share.shape[-1])
     noise = (signals.share * np.abs(spectrum) ** 2).mean(axis=-1)
     padded = np.pad(signals.voltage, ((0, 0), (0, 0), (widest, widest)))
     num_time = strongest.shape[-1]
@@ -306,21 +307,48 @@ def _low_frequencies(
 
 
 def _correlations(signals: _Signals, frequency_hz: Array, longest: int, rate_hz: float) -> Array:
-    """Cross-correlations (S, R, R, 2 · longest + 1) of all pairs, i over j, with frequency offsets taken off."""
+    """Cross-correlations (S, R, R, 2 · longest + 1) of all pairs, i over j ≤ i, with frequency offsets taken off.
+
+    Windows overlap the less the greater the lag, and filters lack what lies beyond their ends. So that neither pulls
+    the peaks, the windows fade, and a correlation is divided by the root of the energy that each signal has under the
+    fades of both: by Cauchy and Schwarz it is greatest at the delay then, however the envelope runs.
+    """
     scenes, receivers, num_time = signals.voltage.shape
     length = signals.share.shape[-1]
-    turned = signals.voltage * phasor(-2 * frequency_hz / rate_hz, num_time)
-    spectrum = np.fft.fftshift(scipy.fft.fft(turned, n=length, axis=-1), axes=-1)
-    lags = np.arange(-longest, longest + 1)
-    # The windows overlap the less the greater the lag; without this the peak would be pulled towards lag 0.
-    overlap = signals.duration / np.maximum(signals.duration - np.abs(lags), 1)
-    table = np.zeros((scenes, receivers, receivers, len(lags)), dtype=complex)
-    padded = np.zeros((scenes, 2 * length), dtype=complex)
+    window = _window(signals.duration, num_time)
+    faded = _spectrum(signals.voltage * phasor(-2 * frequency_hz / rate_hz, num_time) * window, length)
+    energy = _spectrum(np.abs(signals.voltage) ** 2 * window, length)
+    of_window = _spectrum(window, length)
+    level = np.empty((scenes, receivers, 2 * longest + 1))
+    for i in range(receivers):
+        left = _at_lags(energy[:, i] * of_window.conj(), longest).real
+        whole = left[:, [longest]]
+        level[:, i] = np.sqrt(whole / np.maximum(left, whole / signals.duration + 1e-300))
+    table = np.zeros((scenes, receivers, receivers, 2 * longest + 1), dtype=complex)
     for i in range(receivers):
         for j in range(i + 1):
-            padded[:, length // 2 : length // 2 + length] = spectrum[:, i] * spectrum[:, j].conj()
-            table[:, i, j] = scipy.fft.ifft(np.fft.ifftshift(padded, axes=-1), axis=-1)[:, lags] * 2 * overlap
+            table[:, i, j] = _at_lags(faded[:, i] * faded[:, j].conj(), longest) * level[:, i] * level[:, j, ::-1]
     return table
+
+
+def _window(duration: int, num_time: int) -> Array:
+    """Window (num_time,) at half of the sample rate that rises and falls within _FADE of ``duration`` samples."""
+    time = 2 * np.arange(num_time) + 0.5
+    edge = np.minimum(time, duration - time) / min(_FADE, duration / 4)
+    return np.sin(np.pi / 2 * edge.clip(0, 1)) ** 2
+
+
+def _spectrum(voltage: Array, length: int) -> Array:
+    """Spectrum (..., length) of voltages (..., K), ascending."""
+    return np.fft.fftshift(scipy.fft.fft(voltage, n=length, axis=-1), axes=-1)
+
+
+def _at_lags(product: Array, longest: int) -> Array:
+    """Correlation (S, 2 · longest + 1) at lags of one sample of which the spectrum (S, L) is given at half the rate."""
+    length = product.shape[-1]
+    padded = np.zeros((len(product), 2 * length), dtype=complex)
+    padded[:, length // 2 : length // 2 + length] = product
+    return 2 * scipy.fft.ifft(np.fft.ifftshift(padded, axes=-1), axis=-1)[:, np.arange(-longest, longest + 1)]
 
 
 @njit(cache=True)
