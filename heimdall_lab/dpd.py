@@ -73,8 +73,7 @@ def dpd(known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     Lett. 11 (2004); frequency offsets as Amar and Weiss, IEEE Trans. Signal Process. 56 (2008), but each
     receiver's own.
     """
-    if "iq" not in dataset:
-        raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
+    _require_iq(dataset)
     per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
     parts = []
     for first in range(0, dataset.sizes["sample"], per_batch):
@@ -100,7 +99,17 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
     xr.DataArray
         Dims (north, east), m on the tangent plane at the centroid of the present receivers, the plane of
         `estimators.locate`. Clocks and paths are taken as perfect.
+
+    Raises
+    ------
+    ValueError
+        If the scene holds no IQ or is more than one, or the map has fewer than two positions along an axis.
     """
+    if "sample" in scene.dims:
+        raise ValueError(f"scene: holds {scene.sizes['sample']} samples; choose one with .isel(sample=0)")
+    _require_iq(scene)
+    if side < 2:
+        raise ValueError(f"side: {side} positions span no map; give at least 2")
     dataset = scene.expand_dims("sample").transpose("sample", "receiver", ...)
     measured = pairs.pair_features(dataset)
     known = network.from_dataset(dataset, measured)
@@ -114,6 +123,12 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
         "log_likelihood",
         {"units": "1", "long_name": "log likelihood over that of the best position"},
     )
+
+
+def _require_iq(dataset: xr.Dataset) -> None:
+    """Raise ValueError if there is no IQ."""
+    if "iq" not in dataset:
+        raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
 
 
 def _fix(known: Network, batch: xr.Dataset, fdoa_hz: Array) -> Fix:

@@ -136,6 +136,15 @@ def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
     assert distance == pytest.approx(np.pi / 2 * 6371e3, rel=0.01)
 
 
+def test_likelihood_refuses_by_name(strong):
+    with pytest.raises(ValueError, match=r"scene: holds 2 samples; choose one with \.isel\(sample=0\)"):
+        dpd.likelihood(strong.isel(sample=slice(0, 2)))
+    with pytest.raises(ValueError, match="iq: is missing; dpd needs a dataset of iq_raw"):
+        dpd.likelihood(strong.drop_vars("iq").isel(sample=0))
+    with pytest.raises(ValueError, match="side: 1 positions span no map; give at least 2"):
+        dpd.likelihood(strong.isel(sample=0), side=1)
+
+
 @pytest.mark.parametrize("kept", [[], [2], [2, 5]])
 def test_noise_is_no_fix(strong, kept):
     """Two receivers that hear the signal are a hyperbola, whatever the noise of the others makes of it."""
