@@ -376,17 +376,15 @@ def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
         Correlations of receiver i over j ≤ i, at lags of one sample around 0.
     delay : (S, G, R)
         In samples.
-
-    By power iteration, whose Rayleigh quotient is exact to the square of the eigenvector's error: Golub and Van Loan,
-    Matrix Computations, 4th ed., section 8.2.1.
+    farrow : (D, TAPS)
+        As _FARROW.
     """
     scenes, positions, size = delay.shape
     middle = (table.shape[3] - 1) // 2
     largest = np.empty((scenes, positions))
     taps = np.empty(TAPS)
     matrix = np.empty((size, size), np.complex128)
-    vector = np.empty(size, np.complex128)
-    image = np.empty(size, np.complex128)
+    vectors = np.empty((2, size), np.complex128)
     for scene in range(scenes):
         strongest = 0
         for i in range(size):
@@ -396,40 +394,56 @@ def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
         for position in range(positions):
             for i in range(size):
                 for j in range(i):
-                    place = middle + delay[scene, position, i] - delay[scene, position, j]
-                    place = min(max(place, LEAD), table.shape[3] - TAPS + LEAD - 1.0)
-                    first = int(place) - LEAD
-                    fraction = place - int(place)
-                    taps[:] = farrow[-1]
-                    for degree in range(len(farrow) - 2, -1, -1):
-                        for tap in range(TAPS):
-                            taps[tap] = taps[tap] * fraction + farrow[degree, tap]
-                    value = 0j
-                    for tap in range(TAPS):
-                        value += taps[tap] * table[scene, i, j, first + tap]
-                    matrix[i, j] = value
-                    matrix[j, i] = value.conjugate()
-            vector[:] = matrix[:, strongest]
-            before, value_now = -1.0, 0.0
-            for _ in range(1000):
-                norm = 0.0
-                for i in range(size):
-                    norm += vector[i].real ** 2 + vector[i].imag ** 2
-                if norm == 0:
-                    break
-                value_now = 0.0
-                for i in range(size):
-                    total = 0j
-                    for j in range(size):
-                        total += matrix[i, j] * vector[j]
-                    image[i] = total / norm**0.5
-                    value_now += (total * vector[i].conjugate()).real / norm
-                vector[:] = image
-                if abs(value_now - before) <= 1e-13 * value_now:
-                    break
-                before = value_now
-            largest[scene, position] = value_now
+                    lag = delay[scene, position, i] - delay[scene, position, j]
+                    matrix[i, j] = _between(table[scene, i, j], middle + lag, farrow, taps)
+                    matrix[j, i] = matrix[i, j].conjugate()
+            vectors[0] = matrix[:, strongest]
+            largest[scene, position] = _power_iteration(matrix, vectors[0], vectors[1])
     return largest
+
+
+@njit(cache=True)
+def _between(values: Array, place: float, farrow: Array, taps: Array) -> complex:
+    """Value between those of a table (L,), at its ends where the place is beyond them; fills ``taps`` (TAPS,)."""
+    place = min(max(place, LEAD), len(values) - TAPS + LEAD - 1.0)
+    first = int(place) - LEAD
+    fraction = place - int(place)
+    taps[:] = farrow[-1]
+    for degree in range(len(farrow) - 2, -1, -1):
+        for tap in range(TAPS):
+            taps[tap] = taps[tap] * fraction + farrow[degree, tap]
+    value = 0j
+    for tap in range(TAPS):
+        value += taps[tap] * values[first + tap]
+    return value
+
+
+@njit(cache=True)
+def _power_iteration(matrix: Array, vector: Array, image: Array) -> float:
+    """Largest eigenvalue of a Hermitian matrix (R, R); turns ``vector`` (R,) into its eigenvector, by way of ``image``.
+
+    The Rayleigh quotient is exact to the square of the eigenvector's error: Golub and Van Loan, Matrix Computations,
+    4th ed., section 8.2.1.
+    """
+    before, value = -1.0, 0.0
+    for _ in range(1000):
+        norm = 0.0
+        for i in range(len(vector)):
+            norm += vector[i].real ** 2 + vector[i].imag ** 2
+        if norm == 0:
+            break
+        value = 0.0
+        for i in range(len(vector)):
+            total = 0j
+            for j in range(len(vector)):
+                total += matrix[i, j] * vector[j]
+            image[i] = total / norm**0.5
+            value += (total * vector[i].conjugate()).real / norm
+        vector[:] = image
+        if abs(value - before) <= 1e-13 * value:
+            break
+        before = value
+    return value
 
 
 def _climb(
