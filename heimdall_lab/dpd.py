@@ -21,6 +21,7 @@ _SIDE = 40  # grid positions along each side of the square that is searched, of 
 _REACH = 2.0  # half of that side, in distances of the outermost receiver from the middle of all
 _STARTS = 8  # of the grid that are climbed
 _STEPS = 30
+_FADE = 64  # samples at either end of a window, in which it rises and falls
 _DIFFERENCE = 0.1  # samples by which delays are changed to see the slope and curvature of the likelihood
 _PARABOLAS = 10  # that are laid against the likelihood, one after the other
 _LEAST_SIGMA_S, _MOST_SIGMA_S = 1e-9, 1.0  # of clocks that are called perfect, and of unknown ones
@@ -72,8 +73,7 @@ def dpd(known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     Lett. 11 (2004); frequency offsets as Amar and Weiss, IEEE Trans. Signal Process. 56 (2008), but each
     receiver's own.
     """
-    if "iq" not in dataset:
-        raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
+    _require_iq(dataset)
     per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
     parts = []
     for first in range(0, dataset.sizes["sample"], per_batch):
@@ -99,7 +99,17 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
     xr.DataArray
         Dims (north, east), m on the tangent plane at the centroid of the present receivers, the plane of
         `estimators.locate`. Clocks and paths are taken as perfect.
+
+    Raises
+    ------
+    ValueError
+        If the scene holds no IQ or is more than one, or the map has fewer than two positions along an axis.
     """
+    if "sample" in scene.dims:
+        raise ValueError(f"scene: holds {scene.sizes['sample']} samples; choose one with .isel(sample=0)")
+    _require_iq(scene)
+    if side < 2:
+        raise ValueError(f"side: {side} positions span no map; give at least 2")
     dataset = scene.expand_dims("sample").transpose("sample", "receiver", ...)
     measured = pairs.pair_features(dataset)
     known = network.from_dataset(dataset, measured)
@@ -113,6 +123,12 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
         "log_likelihood",
         {"units": "1", "long_name": "log likelihood over that of the best position"},
     )
+
+
+def _require_iq(dataset: xr.Dataset) -> None:
+    """Raise ValueError if there is no IQ."""
+    if "iq" not in dataset:
+        raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
 
 
 def _fix(known: Network, batch: xr.Dataset, fdoa_hz: Array) -> Fix:
@@ -260,7 +276,7 @@ def _power_over_noise(
     rows = np.arange(len(reference))
     strongest = signals.voltage[rows, reference]
     # Noise of unit variance in the band, weighted, times the reference.
-    spectrum = np.fft.fftshift(scipy.fft.fft(strongest, n=signals.share.shape[-1], axis=-1), axes=-1)
+    spectrum = _spectrum(strongest, signals.share.shape[-1])
     noise = (signals.share * np.abs(spectrum) ** 2).mean(axis=-1)
     padded = np.pad(signals.voltage, ((0, 0), (0, 0), (widest, widest)))
     num_time = strongest.shape[-1]
@@ -306,21 +322,48 @@ def _low_frequencies(
 
 
 def _correlations(signals: _Signals, frequency_hz: Array, longest: int, rate_hz: float) -> Array:
-    """Cross-correlations (S, R, R, 2 · longest + 1) of all pairs, i over j, with frequency offsets taken off."""
+    """Cross-correlations (S, R, R, 2 · longest + 1) of all pairs, i over j ≤ i, with frequency offsets taken off.
+
+    Windows overlap the less the greater the lag, and filters lack what lies beyond their ends. So that neither pulls
+    the peaks, the windows fade, and a correlation is divided by the root of the energy that each signal has under the
+    fades of both: by Cauchy and Schwarz it is greatest at the delay then, however the envelope runs.
+    """
     scenes, receivers, num_time = signals.voltage.shape
     length = signals.share.shape[-1]
-    turned = signals.voltage * phasor(-2 * frequency_hz / rate_hz, num_time)
-    spectrum = np.fft.fftshift(scipy.fft.fft(turned, n=length, axis=-1), axes=-1)
-    lags = np.arange(-longest, longest + 1)
-    # The windows overlap the less the greater the lag; without this the peak would be pulled towards lag 0.
-    overlap = signals.duration / np.maximum(signals.duration - np.abs(lags), 1)
-    table = np.zeros((scenes, receivers, receivers, len(lags)), dtype=complex)
-    padded = np.zeros((scenes, 2 * length), dtype=complex)
+    window = _window(signals.duration, num_time)
+    faded = _spectrum(signals.voltage * phasor(-2 * frequency_hz / rate_hz, num_time) * window, length)
+    energy = _spectrum(np.abs(signals.voltage) ** 2 * window, length)
+    of_window = _spectrum(window, length)
+    level = np.empty((scenes, receivers, 2 * longest + 1))
+    for i in range(receivers):
+        left = _at_lags(energy[:, i] * of_window.conj(), longest).real
+        whole = left[:, [longest]]
+        level[:, i] = np.sqrt(whole / np.maximum(left, whole / signals.duration + 1e-300))
+    table = np.zeros((scenes, receivers, receivers, 2 * longest + 1), dtype=complex)
     for i in range(receivers):
         for j in range(i + 1):
-            padded[:, length // 2 : length // 2 + length] = spectrum[:, i] * spectrum[:, j].conj()
-            table[:, i, j] = scipy.fft.ifft(np.fft.ifftshift(padded, axes=-1), axis=-1)[:, lags] * 2 * overlap
+            table[:, i, j] = _at_lags(faded[:, i] * faded[:, j].conj(), longest) * level[:, i] * level[:, j, ::-1]
     return table
+
+
+def _window(duration: int, num_time: int) -> Array:
+    """Window (num_time,) at half of the sample rate that rises and falls within _FADE of ``duration`` samples."""
+    time = 2 * np.arange(num_time) + 0.5
+    edge = np.minimum(time, duration - time) / min(_FADE, duration / 4)
+    return np.sin(np.pi / 2 * edge.clip(0, 1)) ** 2
+
+
+def _spectrum(voltage: Array, length: int) -> Array:
+    """Spectrum (..., length) of voltages (..., K), ascending."""
+    return np.fft.fftshift(scipy.fft.fft(voltage, n=length, axis=-1), axes=-1)
+
+
+def _at_lags(product: Array, longest: int) -> Array:
+    """Correlation (S, 2 · longest + 1) at lags of one sample of which the spectrum (S, L) is given at half the rate."""
+    length = product.shape[-1]
+    padded = np.zeros((len(product), 2 * length), dtype=complex)
+    padded[:, length // 2 : length // 2 + length] = product
+    return 2 * scipy.fft.ifft(np.fft.ifftshift(padded, axes=-1), axis=-1)[:, np.arange(-longest, longest + 1)]
 
 
 @njit(cache=True)
@@ -333,17 +376,15 @@ def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
         Correlations of receiver i over j ≤ i, at lags of one sample around 0.
     delay : (S, G, R)
         In samples.
-
-    By power iteration, whose Rayleigh quotient is exact to the square of the eigenvector's error: Golub and Van Loan,
-    Matrix Computations, 4th ed., section 8.2.1.
+    farrow : (D, TAPS)
+        As _FARROW.
     """
     scenes, positions, size = delay.shape
     middle = (table.shape[3] - 1) // 2
     largest = np.empty((scenes, positions))
     taps = np.empty(TAPS)
     matrix = np.empty((size, size), np.complex128)
-    vector = np.empty(size, np.complex128)
-    image = np.empty(size, np.complex128)
+    vectors = np.empty((2, size), np.complex128)
     for scene in range(scenes):
         strongest = 0
         for i in range(size):
@@ -353,40 +394,56 @@ def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
         for position in range(positions):
             for i in range(size):
                 for j in range(i):
-                    place = middle + delay[scene, position, i] - delay[scene, position, j]
-                    place = min(max(place, LEAD), table.shape[3] - TAPS + LEAD - 1.0)
-                    first = int(place) - LEAD
-                    fraction = place - int(place)
-                    taps[:] = farrow[-1]
-                    for degree in range(len(farrow) - 2, -1, -1):
-                        for tap in range(TAPS):
-                            taps[tap] = taps[tap] * fraction + farrow[degree, tap]
-                    value = 0j
-                    for tap in range(TAPS):
-                        value += taps[tap] * table[scene, i, j, first + tap]
-                    matrix[i, j] = value
-                    matrix[j, i] = value.conjugate()
-            vector[:] = matrix[:, strongest]
-            before, value_now = -1.0, 0.0
-            for _ in range(1000):
-                norm = 0.0
-                for i in range(size):
-                    norm += vector[i].real ** 2 + vector[i].imag ** 2
-                if norm == 0:
-                    break
-                value_now = 0.0
-                for i in range(size):
-                    total = 0j
-                    for j in range(size):
-                        total += matrix[i, j] * vector[j]
-                    image[i] = total / norm**0.5
-                    value_now += (total * vector[i].conjugate()).real / norm
-                vector[:] = image
-                if abs(value_now - before) <= 1e-13 * value_now:
-                    break
-                before = value_now
-            largest[scene, position] = value_now
+                    lag = delay[scene, position, i] - delay[scene, position, j]
+                    matrix[i, j] = _between(table[scene, i, j], middle + lag, farrow, taps)
+                    matrix[j, i] = matrix[i, j].conjugate()
+            vectors[0] = matrix[:, strongest]
+            largest[scene, position] = _power_iteration(matrix, vectors[0], vectors[1])
     return largest
+
+
+@njit(cache=True)
+def _between(values: Array, place: float, farrow: Array, taps: Array) -> complex:
+    """Value between those of a table (L,), at its ends where the place is beyond them; fills ``taps`` (TAPS,)."""
+    place = min(max(place, LEAD), len(values) - TAPS + LEAD - 1.0)
+    first = int(place) - LEAD
+    fraction = place - int(place)
+    taps[:] = farrow[-1]
+    for degree in range(len(farrow) - 2, -1, -1):
+        for tap in range(TAPS):
+            taps[tap] = taps[tap] * fraction + farrow[degree, tap]
+    value = 0j
+    for tap in range(TAPS):
+        value += taps[tap] * values[first + tap]
+    return value
+
+
+@njit(cache=True)
+def _power_iteration(matrix: Array, vector: Array, image: Array) -> float:
+    """Largest eigenvalue of a Hermitian matrix (R, R); turns ``vector`` (R,) into its eigenvector, by way of ``image``.
+
+    The Rayleigh quotient is exact to the square of the eigenvector's error: Golub and Van Loan, Matrix Computations,
+    4th ed., section 8.2.1.
+    """
+    before, value = -1.0, 0.0
+    for _ in range(1000):
+        norm = 0.0
+        for i in range(len(vector)):
+            norm += vector[i].real ** 2 + vector[i].imag ** 2
+        if norm == 0:
+            break
+        value = 0.0
+        for i in range(len(vector)):
+            total = 0j
+            for j in range(len(vector)):
+                total += matrix[i, j] * vector[j]
+            image[i] = total / norm**0.5
+            value += (total * vector[i].conjugate()).real / norm
+        vector[:] = image
+        if abs(value - before) <= 1e-13 * value:
+            break
+        before = value
+    return value
 
 
 def _climb(

@@ -229,14 +229,21 @@ def tangent_plane(network: Network, fix: Fix) -> Array:
 
 
 def from_tangent_plane(network: Network, plane: Array) -> tuple[Array, Array]:
-    """Latitude and longitude (S, G), degrees, of positions (S, G, 2) m: the inverse of `tangent_plane`."""
+    """Latitude and longitude (S, G), degrees, of positions (S, G, 2) m: the inverse of `tangent_plane`.
+
+    Positions beyond the edge of the Earth as seen from above the plane, 6,400 km from its middle, come out at the edge.
+    """
     latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
     origin, axes = geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), geodesy.enu_axes(latitude, longitude)
-    up = np.zeros((*plane.shape[:2], 1))
-    for _ in range(
-        4
-    ):  # the altitude of a point of the plane is taken off its height; each step is more exact by d²/2R²
-        position = origin[:, None] + np.concatenate([plane, up], axis=-1) @ axes
-        *degrees, altitude = geodesy.geodetic(position)
-        up -= (altitude - network.transmitter_altitude_m[:, None])[..., None]
-    return degrees[0], degrees[1]
+    # Where the normal of the plane, q + t u, meets the surface at the transmitter's altitude, in coordinates in which
+    # that surface is the unit sphere. An ellipsoid of axes longer by the altitude h is it to some f² h, centimetres.
+    equatorial = geodesy.SEMI_MAJOR_M + network.transmitter_altitude_m
+    polar = geodesy.SEMI_MAJOR_M * (1 - geodesy.FLATTENING) + network.transmitter_altitude_m
+    scale = 1 / np.stack([equatorial, equatorial, polar], axis=-1)[:, None]  # (S, 1, 3)
+    position = origin[:, None] + plane @ axes[:, :2]  # (S, G, 3)
+    up = axes[:, 2:]
+    q, u = position * scale, up * scale
+    qu, uu = (q * u).sum(axis=-1, keepdims=True), (u**2).sum(axis=-1, keepdims=True)
+    discriminant = qu**2 - uu * ((q**2).sum(axis=-1, keepdims=True) - 1)
+    latitude, longitude, _ = geodesy.geodetic(position + (np.sqrt(np.maximum(discriminant, 0)) - qu) / uu * up)
+    return latitude, longitude

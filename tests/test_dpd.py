@@ -47,8 +47,36 @@ def test_signals_too_weak_for_single_pairs_are_located():
     assert board.failures.values[1] < 0.1
 
 
+@pytest.mark.parametrize("num_time", [300, 1000])
+def test_short_windows_are_as_uncertain_as_said(strong, num_time):
+    """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma."""
+    short = strong.isel(time=slice(num_time)).assign_attrs(duration_s=num_time / 50e3)
+    fixes = estimators.locate(short, "dpd")
+    inside = (metrics.errors(short, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
+    assert fixes.converged.all()
+    assert inside > 0.95 - 3 * np.sqrt(0.95 * 0.05 / strong.sizes["sample"])
+
+
+def test_envelopes_do_not_pull_the_peaks():
+    """One waveform of steep level, delayed: all pairs agree wholly at its delays, and nowhere more."""
+    lag = np.array([0, 7, -4, 12, -9, 3, 20])
+    time = np.arange(400)[:, None] - lag  # (K, R)
+    rng = np.random.Generator(np.random.Philox(3))
+    waveform = np.exp(2j * np.pi * rng.uniform(-0.1, 0.1, 5) * time[..., None] + 2j * np.pi * rng.random(5)).sum(
+        axis=-1
+    )
+    voltage = (waveform * np.exp(time / 100)).T[None]
+    signals = dpd._Signals(voltage, np.ones((1, 1600)), np.ones(1), 800)
+    table = dpd._correlations(signals, np.zeros((1, 7)), 100, 1.0)
+    for i in range(7):
+        for j in range(i):
+            share = np.abs(table[0, i, j]) / np.sqrt(table[0, i, i, 100].real * table[0, j, j, 100].real)
+            assert share.argmax() - 100 == 2 * (lag[i] - lag[j])
+            assert share.max() == pytest.approx(1, abs=1e-3)
+
+
 def test_likelihood_is_the_eigenvalue_of_delayed_signals(strong, strong_measured):
-    """Whole signals delayed by phase ramps and NumPy's eigenvalues; windows that overlap less make up to 0.3 %."""
+    """Whole signals, faded, delayed by phase ramps, and NumPy's eigenvalues; fades that part cost up to 0.3 %."""
     scene, measured = strong.isel(sample=[0]), strong_measured.isel(sample=[0])
     known = network.from_dataset(scene, measured)
     signals = dpd._signals(scene)
@@ -57,7 +85,8 @@ def test_likelihood_is_the_eigenvalue_of_delayed_signals(strong, strong_measured
     found = dpd._eigenvalues(table, delay, dpd._FARROW)[0]
     frequency = np.fft.fftfreq(2**15)
     time = np.arange(signals.voltage.shape[-1])
-    turned = signals.voltage[0] * np.exp(-4j * np.pi * time * measured.fdoa_hz.values[0][:, None] / 50e3)
+    faded = signals.voltage[0] * np.sin(np.pi / 2 * np.minimum(1, (4999.5 - np.abs(2 * time - 4999.5)) / 64)) ** 2
+    turned = faded * np.exp(-4j * np.pi * time * measured.fdoa_hz.values[0][:, None] / 50e3)
     for row, value in zip(delay[0], found, strict=True):
         spectrum = np.fft.fft(turned, 2**15) * np.exp(2j * np.pi * frequency * row[:, None] / 2)
         gram = spectrum @ spectrum.conj().T / 2**15
@@ -85,6 +114,35 @@ def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
         fix = network.Fix(latitude[:, position], longitude[:, position], None, None)
         assert network.tangent_plane(known, fix) == pytest.approx(plane[:, position], abs=1e-2)
     assert np.isfinite(geodesy.wrapped(longitude)).all()
+
+
+def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
+    """Centimetres as near as far, also beyond the pole; farther out positions come out at the edge, 90° away."""
+    known = network.from_dataset(strong.isel(sample=[0]), strong_measured.isel(sample=[0]))
+    for far_m in (1e6, 3e6, 4.5e6, 6.3e6):
+        plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
+        latitude, longitude = (degrees[0] for degrees in network.from_tangent_plane(known, plane[None]))
+        many = network.repeated(known, 3)
+        assert network.tangent_plane(many, network.Fix(latitude, longitude, None, None)) == pytest.approx(
+            plane, abs=0.1
+        )
+    beyond = np.array([[[8e6, 0.0], [0.0, 1e7]]])
+    centre = network.centroid(known)
+    distance, _ = geodesy.geodesic(
+        centre.latitude_deg,
+        centre.longitude_deg,
+        *(degrees[0] for degrees in network.from_tangent_plane(known, beyond)),
+    )
+    assert distance == pytest.approx(np.pi / 2 * 6371e3, rel=0.01)
+
+
+def test_likelihood_refuses_by_name(strong):
+    with pytest.raises(ValueError, match=r"scene: holds 2 samples; choose one with \.isel\(sample=0\)"):
+        dpd.likelihood(strong.isel(sample=slice(0, 2)))
+    with pytest.raises(ValueError, match="iq: is missing; dpd needs a dataset of iq_raw"):
+        dpd.likelihood(strong.drop_vars("iq").isel(sample=0))
+    with pytest.raises(ValueError, match="side: 1 positions span no map; give at least 2"):
+        dpd.likelihood(strong.isel(sample=0), side=1)
 
 
 @pytest.mark.parametrize("kept", [[], [2], [2, 5]])
