@@ -162,6 +162,26 @@ def test_spectral_shape_is_that_of_a_known_band(mixed):
     assert (np.abs(peak - 10 * np.log10(density)) < 6).all()  # the highest of bins that scatter by a factor of 2 or so
 
 
+def test_a_line_has_the_density_of_one_bin(mixed):
+    """On a bin of the spectrum, of 192 at 50 kHz, a Hann window leaves 2/3 of a line's power in it (Harris 1978)."""
+    line = 0.1 * np.exp(2j * np.pi * 8 / 192 * np.arange(10_000))
+    measured = hl.features(ds_of(np.stack([line] * 3) + 1e-4 * noise(np.random.default_rng(4), 3, 10_000), mixed[0]))
+    expected_dbm = 10 * np.log10(0.01 * 2 / 3 / (50e3 / 192))
+    assert mean(measured, "psd_dbm_per_hz") == pytest.approx(expected_dbm, abs=0.05)
+
+
+def test_confidence_is_the_share_of_signal(mixed):
+    """Of the power in the occupied band and what frequency offsets and the window add to it: a bit more noise than SNR
+    counts, less than four times as much in the narrowest band."""
+    part = mixed[0]
+    rows = part.snr.values > 5
+    score = mean(part, "confidence_score")[rows]
+    over_noise_db = 10 * np.log10(score / (1 - score))
+    short_db = mean(part, "snr_db")[rows] - over_noise_db
+    assert short_db.min() > 0
+    assert short_db.max() < 6
+
+
 @pytest.mark.parametrize("phase", [np.pi / 2, -np.pi / 3])
 def test_delay_spread_follows_the_slope_of_a_two_path_channel(mixed, phase):
     """|1 + a exp(j(φ − 2πfτ))|² of one receiver of seven; the feature is √2 |slope| / 4π, in each chunk."""
