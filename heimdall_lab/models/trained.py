@@ -1,0 +1,106 @@
+"""A trained localizer with all that is needed to use it again, and the file that keeps it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from heimdall_lab.inputs import Array
+from heimdall_lab.models import build
+from heimdall_lab.models.layers import Localizer
+from heimdall_lab.store import write_atomically
+
+_BATCH = 256  # scenes located at a time
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A localizer with trained weights.
+
+    Attributes
+    ----------
+    architecture : str
+        Of `models.ARCHITECTURES`.
+    parameters : dict
+        What it was built with, in the place of defaults.
+    model : Localizer
+    about : dict
+        What it was trained on, as JSON values: ``data_type``, ``dataset`` (name), ``dataset_checksum``,
+        ``dataset_seed``, ``sample_rate_hz``, ``config``, ``package_version``.
+    """
+
+    architecture: str
+    parameters: dict[str, Any]
+    model: Localizer
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What leaderboards call it."""
+        return self.architecture
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Arrays of `inputs.KINDS` that it takes."""
+        return self.model.inputs
+
+    @property
+    def window(self) -> int | None:
+        """Instants of IQ that it takes; None if it takes no IQ."""
+        return getattr(self.model, "window", None)
+
+    def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
+        self.model.eval()
+        count = len(arrays["present"])
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, count, _BATCH):
+                rows = slice(first, first + _BATCH)
+                parts.append(self.model({name: torch.from_numpy(arrays[name][rows]) for name in self.inputs}))
+        position, cholesky = (np.concatenate([part[of].numpy() for part in parts]) for of in (0, 1))
+        return position.astype(np.float64), cholesky.astype(np.float64)
+
+
+def save(trained: Trained, path: str | Path) -> None:
+    """Write a trained localizer to a file, whole or not at all."""
+    kept = {
+        "architecture": trained.architecture,
+        "parameters": trained.parameters,
+        "about": trained.about,
+        "state": trained.model.state_dict(),
+    }
+    write_atomically(Path(path), lambda temporary: torch.save(kept, temporary))
+
+
+def load(path: str | Path) -> Trained:
+    """Read a trained localizer; nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of them, is damaged, or does not fit this version's architectures.
+    OSError
+        If it cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model: there is no file {str(path)!r}; train one, or correct the path")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        model = build(kept["architecture"], kept["parameters"])
+        model.load_state_dict(kept["state"])
+        return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged archive raises is not documented
+        raise ValueError(
+            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}: {error}); train it again"
+        ) from error

@@ -1,0 +1,60 @@
+"""Scenes for training, validation and test, told apart by a hash of each scene's seed."""
+
+from hashlib import blake2b
+
+import numpy as np
+import xarray as xr
+
+SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+
+_RANGE = 2.0**64
+
+
+def split_of(seed: int, sample: np.ndarray) -> np.ndarray:
+    """Name the split of each scene.
+
+    A scene's own seed is the pair of its dataset's seed and its number. The split depends on nothing else: longer
+    datasets of a seed, and other configurations of it, put a scene where the shorter ones do.
+
+    Parameters
+    ----------
+    seed : int
+        Of the dataset.
+    sample : (S,) int
+        Numbers of the scenes.
+
+    Returns
+    -------
+    (S,) str
+        Of `SHARES`.
+
+    >>> split_of(7, np.arange(4)).tolist()
+    ['train', 'validation', 'train', 'train']
+    """
+    place = np.array([_hash(seed, int(number)) for number in sample]).reshape(-1)
+    upper = np.cumsum(list(SHARES.values()))[:-1]
+    return np.array(list(SHARES))[np.searchsorted(upper, place, side="right")]
+
+
+def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
+    """Keep the scenes of one split.
+
+    Raises
+    ------
+    ValueError
+        If the split is unknown, the dataset was not simulated, or holds no scene of the split.
+    """
+    if split not in SHARES:
+        raise ValueError(f"split: {split!r} is unknown; choose one of {', '.join(SHARES)}")
+    if "seed" not in dataset.attrs:
+        raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
+    rows = np.flatnonzero(split_of(int(dataset.attrs["seed"]), dataset["sample"].values) == split)
+    if not len(rows):
+        raise ValueError(f"split: {dataset.sizes['sample']} scenes are too few for one in {split!r}; generate more")
+    return dataset.isel(sample=rows)
+
+
+def _hash(seed: int, number: int) -> float:
+    """Spread a scene's seed evenly over 0 to 1."""
+    digest = blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / _RANGE
