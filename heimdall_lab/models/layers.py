@@ -158,7 +158,7 @@ def size_km(position: Tensor, present: Tensor) -> Tensor:
 
 def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor) -> Tensor:
     """Negative logarithm of the normal density of each target (B, 2) km, (B,)."""
-    first, between, last = cholesky.unbind(dim=-1)
+    first, _, last = cholesky.unbind(dim=-1)
     return first.log() + last.log() + mahalanobis_squared(position, cholesky, target) / 2 + math.log(2 * math.pi)
 
 

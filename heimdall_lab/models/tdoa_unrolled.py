@@ -28,4 +28,5 @@ class TdoaUnrolled(Localizer):
         nn.init.zeros_(self.inflate[-1].bias)
 
     def locate(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See `Localizer.locate`."""
         raise NotImplementedError

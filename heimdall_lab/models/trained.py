@@ -102,5 +102,6 @@ def load(path: str | Path) -> Trained:
         raise
     except Exception as error:  # what a damaged archive raises is not documented
         raise ValueError(
-            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}: {error}); train it again"
+            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}: {error}); "
+            "train it again"
         ) from error

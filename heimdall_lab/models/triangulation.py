@@ -21,6 +21,7 @@ class Triangulation(Localizer):
         self.head = Head(width)
 
     def locate(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See `Localizer.locate`."""
         position, present = batch["position"], batch["present"]
         place = position / size_km(position, present)[:, None, None]
         seen = torch.cat([self.standardise(batch["features"]), place], dim=-1)  # (B, R, F + 2)
