@@ -6,9 +6,14 @@ BIN := .venv/bin
 
 setup: .venv/installed
 
+# The one line of the lock that is installed by itself, and first: pip keeps a build for CPUs that it finds on disk, where
+# a search for what fits all other packages would take that for GPUs.
+TORCH = $$(grep '^torch==' requirements.lock)
+
 # requirements.lock pins every version; pip installs from pyproject.toml what is needed of it.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
@@ -28,13 +33,13 @@ test: setup
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-# torch is pinned for the models that will train with it; nothing installs it yet.
+# The pin of torch is changed by hand. Which build of it was installed is left out of the lock.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet "$(TORCH)"
 	build/lock/bin/pip install --quiet --editable '.[dev]'
-	{ echo "# Made by 'make lock'."; \
-	  { build/lock/bin/pip freeze --exclude-editable; echo "torch==2.13.0"; } | LC_ALL=C sort --ignore-case; \
-	} > requirements.lock
+	build/lock/bin/pip freeze --exclude-editable | sed '/^torch==/s/+.*//' | LC_ALL=C sort --ignore-case > build/lock/pins
+	{ echo "# Made by 'make lock'."; cat build/lock/pins; } > requirements.lock
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache data/demo
