@@ -484,6 +484,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "diffraction": "none",
             "nlos_ratio": 0.3,
             "nlos_excess_mean_s": 8e-6,  # hills: the clusters of COST 207 lie at 5 to 10 (bad urban) and 15 to 20 µs
+            "fading": "rician",  # so that a link without line of sight has no steady path
             **_ECHOES,
         },
     },
