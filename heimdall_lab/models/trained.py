@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from heimdall_lab.inputs import Array
 from heimdall_lab.models import build
 from heimdall_lab.models.layers import Localizer
+from heimdall_lab.network import Array
 from heimdall_lab.store import write_atomically
 
 _BATCH = 256  # scenes located at a time
