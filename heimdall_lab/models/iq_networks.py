@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from heimdall_lab.config import MAX_RECEIVERS
 from heimdall_lab.models.layers import Head, Localizer, ReceiverAttention, Standardise, levels_db, size_km
-
-MOST_RECEIVERS = 15  # of a dataset
 
 _LEAST_POWER_MW = 1e-18  # what a window without any sample is divided by
 _STAGES = (8, 4, 2, 1)  # the width over the channels of each stage
@@ -33,8 +32,8 @@ class _IqNetwork(Localizer):
         dropout: float,
     ) -> None:
         super().__init__()
-        if not 1 <= max_receivers <= MOST_RECEIVERS:
-            raise ValueError(f"max_receivers: {max_receivers} is not in 1 … {MOST_RECEIVERS}; set a number within")
+        if not 1 <= max_receivers <= MAX_RECEIVERS:
+            raise ValueError(f"max_receivers: {max_receivers} is not in 1 … {MAX_RECEIVERS}; set a number within")
         self.max_receivers, self.window = max_receivers, window
         self.encoder = encoder
         self.standardise = Standardise("levels", 2)
