@@ -60,7 +60,7 @@ def test_nothing_is_where_no_receiver_is_and_all_is_finite(padded, made):
 
 
 def test_positions_are_those_of_the_receivers(padded, measured, made):
-    """Through the inverse of the plane at each one's altitude: to single precision of kilometres, about a centimetre."""
+    """Through the inverse of the plane at each one's altitude, to a centimetre: single precision of kilometres."""
     known = network.from_dataset(padded, measured)
     for number in range(padded.sizes["receiver"]):
         level = known._replace(transmitter_altitude_m=known.altitude_m[:, number])

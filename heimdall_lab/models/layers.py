@@ -59,7 +59,9 @@ class Localizer(nn.Module):
         cholesky : (B, 3) km
             l₁₁, l₂₁, l₂₂ of the lower triangular factor of the covariance; the first and the last are positive.
         """
-        position, cholesky = self.locate(batch)
+        present = batch["present"]
+        seen = {name: _where(present, values) for name, values in batch.items()}
+        position, cholesky = self.locate(seen)
         return position, cholesky * self.spread
 
 
@@ -168,7 +170,7 @@ def levels_db(power: Tensor, present: Tensor) -> Tensor:
     """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
     level = 10 * power.clamp(min=_LEAST_POWER_MW).log10()
     count = present.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = (level * present).sum(dim=1, keepdim=True) / count
+    mean = _where(present, level).sum(dim=1, keepdim=True) / count
     return torch.stack([level, level - mean], dim=-1)
 
 
@@ -184,6 +186,11 @@ def mahalanobis_squared(position: Tensor, cholesky: Tensor, target: Tensor) -> T
     east, north = (target - position).unbind(dim=-1)
     whitened = east / first
     return whitened**2 + ((north - between * whitened) / last) ** 2
+
+
+def _where(present: Tensor, values: Tensor) -> Tensor:
+    """Values (B, R, …) of the present receivers, and 0, whatever stood there, of the others."""
+    return values.masked_fill(~present[(..., *[None] * (values.ndim - 2))], 0)
 
 
 def _positive(raw: Tensor) -> Tensor:
