@@ -1,5 +1,6 @@
 """Every learned localizer of the registry: what must not change its fixes, what it must be able to learn, its file."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def test_order_of_receivers_changes_nothing(name, learned, scenes):
 
 @each_architecture
 def test_absent_receivers_change_nothing(name, learned, scenes):
-    """Whatever is in their slots, which lie between the others': large numbers, infinite ones, and none."""
+    """Whatever is in their slots, which lie between the others'; nor while learning, in which nothing is dropped."""
     model, batch = learned(name)[0], tensors(scenes)
     generator = torch.Generator().manual_seed(4)
     slots = torch.tensor([7, 0, 1, 8, 2, 3, 9, 4, 5, 6])
@@ -174,6 +175,8 @@ def test_absent_receivers_change_nothing(name, learned, scenes):
         padded[key] = torch.cat([batch[key], garbage], dim=1)
     padded = {key: values[:, slots] for key, values in padded.items()}
     assert_same_fixes(located(model, padded), located(model, batch), batch)
+    learning = copy.deepcopy(model).train()
+    assert_same_fixes(located(learning, padded), located(learning, batch), batch)
 
 
 @each_architecture
