@@ -60,8 +60,8 @@ class Localizer(nn.Module):
             l₁₁, l₂₁, l₂₂ of the lower triangular factor of the covariance; the first and the last are positive.
         """
         present = batch["present"]
-        seen = {name: _where(present, values) for name, values in batch.items()}
-        position, cholesky = self.locate(seen)
+        seen = {name: _where(present, values) for name, values in batch.items() if name != "present"}
+        position, cholesky = self.locate({**seen, "present": present})
         return position, cholesky * self.spread
 
 
