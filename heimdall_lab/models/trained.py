@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,18 @@ def load(path: str | Path) -> Trained:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"model: there is no file {str(path)!r}; train one, or correct the path")
+    content = BytesIO(Path(path).read_bytes())
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
+        kept = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged archive raises is not documented, and its text advises to trust it
+        raise ValueError(
+            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}); train it again"
+        ) from error
+    try:
         model = build(kept["architecture"], kept["parameters"])
         model.load_state_dict(kept["state"])
         return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
-    except OSError:
-        raise
-    except Exception as error:  # what a damaged archive raises is not documented
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}: {error}); "
-            "train it again"
+            f"model: {str(path)!r} holds no localizer of this version ({type(error).__name__}: {error}); train it again"
         ) from error
