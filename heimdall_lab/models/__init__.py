@@ -61,7 +61,7 @@ ARCHITECTURES = {
         TdoaUnrolled,
         ("iq_raw", "feature_based"),
         "attention weighs each receiver's delay, then unrolled Gauss-Newton steps",
-        {"width": 32, "heads": 4, "layers": 2, "dropout": 0.1},
+        {"width": 48, "heads": 4, "layers": 1, "rounds": 3, "dropout": 0.0},
     ),
 }
 

@@ -18,16 +18,19 @@ class Localizer(nn.Module):
     ----------
     inputs : tuple of str
         Names of the arrays that `forward` takes.
-    spread : () tensor
-        Factor on every standard deviation, set after training so that ellipses hold the truth as often as they should.
+    spread, freedom : () tensor
+        Factor on every standard deviation, and degrees of freedom of the law of errors (`student`), set after training
+        so that ellipses hold the truth as often as they should.
     """
 
     inputs: ClassVar[tuple[str, ...]]
     spread: Tensor
+    freedom: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("freedom", torch.full((), torch.inf))
 
     def fit(self, batch: dict[str, Tensor]) -> None:
         """Take what the network standardises its inputs by from training scenes."""
@@ -44,6 +47,14 @@ class Localizer(nn.Module):
         """Position (B, 2) km and Cholesky factor (B, 3) km, before the spread."""
         raise NotImplementedError
 
+    def refine(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `locate` returns, after what comes before it in networks that refine a fix."""
+        return [self.locate(batch)]
+
+    def rounds(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `forward` returns, after what comes before it in networks that refine a fix; all of it is trained."""
+        return [(position, cholesky * self.spread) for position, cholesky in self.refine(_without_absent(batch))]
+
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Locate a batch of scenes.
 
@@ -59,10 +70,7 @@ class Localizer(nn.Module):
         cholesky : (B, 3) km
             l₁₁, l₂₁, l₂₂ of the lower triangular factor of the covariance; the first and the last are positive.
         """
-        present = batch["present"]
-        seen = {name: _where(present, values) for name, values in batch.items() if name != "present"}
-        position, cholesky = self.locate({**seen, "present": present})
-        return position, cholesky * self.spread
+        return self.rounds(batch)[-1]
 
 
 class Standardise(nn.Module):
@@ -114,7 +122,7 @@ class _Block(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.before_feed = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.feed = feed_forward(width, 4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
@@ -141,7 +149,7 @@ class Head(nn.Module):
         super().__init__()
         self.share = nn.Linear(width, 1)
         self.offset = nn.Linear(width, 2)
-        self.factor = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        self.factor = feed_forward(width, width, 3)
 
     def forward(self, tokens: Tensor, position: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce tokens (B, R, D) of receivers at positions (B, R, 2) km."""
@@ -151,6 +159,15 @@ class Head(nn.Module):
         count = present.sum(dim=1, keepdim=True).clamp(min=1)
         mean = (tokens * present[..., None]).sum(dim=1) / count  # (B, D)
         return (share * position).sum(dim=1) + size * offset, size * cholesky_factor(self.factor(mean))
+
+
+def feed_forward(inputs: int, width: int, outputs: int, *, start_at_zero: bool = False) -> nn.Sequential:
+    """Make two layers with one nonlinearity, whose output may be 0 before training."""
+    last = nn.Linear(width, outputs)
+    if start_at_zero:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), last)
 
 
 def cholesky_factor(raw: Tensor) -> Tensor:
@@ -174,10 +191,17 @@ def levels_db(power: Tensor, present: Tensor) -> Tensor:
     return torch.stack([level, level - mean], dim=-1)
 
 
-def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor) -> Tensor:
-    """Negative logarithm of the normal density of each target (B, 2) km, (B,)."""
+def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor, freedom: Tensor) -> Tensor:
+    """Negative logarithm of the density of each target (B, 2) km, (B,), by Student's law with a scale matrix L Lᵀ.
+
+    Positions by delays of which some are late, or by levels, err by far more than a normal law allows now and then; with
+    a normal law, these few would rule the training. It is the limit of many degrees of freedom.
+
+    Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
+    """
     first, _, last = cholesky.unbind(dim=-1)
-    return first.log() + last.log() + mahalanobis_squared(position, cholesky, target) / 2 + math.log(2 * math.pi)
+    squared = mahalanobis_squared(position, cholesky, target)
+    return first.log() + last.log() + math.log(2 * math.pi) + (freedom / 2 + 1) * torch.log1p(squared / freedom)
 
 
 def mahalanobis_squared(position: Tensor, cholesky: Tensor, target: Tensor) -> Tensor:
@@ -188,9 +212,13 @@ def mahalanobis_squared(position: Tensor, cholesky: Tensor, target: Tensor) -> T
     return whitened**2 + ((north - between * whitened) / last) ** 2
 
 
-def _where(present: Tensor, values: Tensor) -> Tensor:
-    """Values (B, R, …) of the present receivers, and 0, whatever stood there, of the others."""
-    return values.masked_fill(~present[(..., *[None] * (values.ndim - 2))], 0)
+def _without_absent(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put 0, whatever stands there, where no receiver is; in ``present`` itself it does."""
+    absent = ~batch["present"]
+    return {
+        name: values if name == "present" else values.masked_fill(absent[(..., *[None] * (values.ndim - 2))], 0)
+        for name, values in batch.items()
+    }
 
 
 def _positive(raw: Tensor) -> Tensor:

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from heimdall_lab import chunks
-from heimdall_lab.models.layers import Head, Localizer, ReceiverAttention, Standardise, levels_db, size_km
+from heimdall_lab.models.layers import (
+    Head,
+    Localizer,
+    ReceiverAttention,
+    Standardise,
+    feed_forward,
+    levels_db,
+    size_km,
+)
 
 SIZES = {  # blocks and channels of each stage; Liu et al., CVPR 2022, section 3, and for atto Woo et al., CVPR 2023
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -64,7 +72,7 @@ class ConvNextBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.pointwise = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+        self.pointwise = feed_forward(channels, 4 * channels, channels)
         self.scale = nn.Parameter(torch.full((channels,), _LAYER_SCALE))
 
     def forward(self, picture: Tensor) -> Tensor:

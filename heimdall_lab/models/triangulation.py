@@ -1,10 +1,10 @@
 """Attention over receivers on their features."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heimdall_lab import inputs
-from heimdall_lab.models.layers import Head, Localizer, ReceiverAttention, Standardise, size_km
+from heimdall_lab.models.layers import Head, Localizer, ReceiverAttention, Standardise, feed_forward, size_km
 
 
 class Triangulation(Localizer):
@@ -16,7 +16,7 @@ class Triangulation(Localizer):
         super().__init__()
         count = len(inputs.FEATURES)
         self.standardise = Standardise("features", count)
-        self.embed = nn.Sequential(nn.Linear(count + 2, width), nn.GELU(), nn.Linear(width, width))
+        self.embed = feed_forward(count + 2, width, width)
         self.attention = ReceiverAttention(width, heads, layers, dropout)
         self.head = Head(width)
 
