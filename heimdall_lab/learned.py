@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from heimdall_lab import exported, inputs, network, splits
+from heimdall_lab import exported, inputs, network, pairs, splits
 from heimdall_lab.network import Array, Fix, Network
 
 SUFFIX = ".onnx"  # by which a path is told from the name of a method
@@ -119,10 +119,37 @@ def seen(predictor: Predictor, dataset: xr.Dataset) -> float:
     return float((splits.split_of(int(seed), dataset["sample"].values) != "test").mean())
 
 
+def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | None = None) -> dict[str, Array]:
+    """Make what a localizer takes of scenes; of IQ, the middle of the window.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    dataset : xr.Dataset
+        Of the contract; truth variables are not read.
+    measured : xr.Dataset, optional
+        Result of `pairs.pair_features` for it, if at hand.
+
+    Returns
+    -------
+    dict of str to array
+        As `inputs.arrays` gives them, ``present`` among them.
+
+    Raises
+    ------
+    ValueError
+        If the dataset lacks what the localizer takes, or has another sample rate or more receivers than it can take.
+    """
+    _check(predictor, dataset)
+    window = _window(predictor, dataset)
+    measured = pairs.pair_features(dataset) if measured is None else measured
+    return inputs.arrays(dataset, measured, {*predictor.inputs, "present"}, window)
+
+
 def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     """Locate every scene of a dataset.
 
-    Localizers of IQ are given the middle of the window. A fix is a failure where no receiver hears the signal, and
+    A fix is a failure where no receiver hears the signal, and
     where it is further from the receivers, or less certain, than `network.MAX_RANGE_M`.
 
     Parameters
@@ -138,15 +165,12 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
     Raises
     ------
     ValueError
-        If the dataset lacks what the localizer takes, or has another sample rate or more receivers than it can take.
+        As `arrays` does.
     """
-    window = _window(predictor, dataset)
-    _check(predictor, dataset)
     parts = []
     for first in range(0, dataset.sizes["sample"], _BATCH):
         rows = slice(first, first + _BATCH)
-        scenes, their = dataset.isel(sample=rows), measured.isel(sample=rows)
-        parts.append(predictor(inputs.arrays(scenes, their, {*predictor.inputs, "present"}, window)))
+        parts.append(predictor(arrays(predictor, dataset.isel(sample=rows), measured.isel(sample=rows))))
     position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
