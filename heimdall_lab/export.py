@@ -104,7 +104,7 @@ def _program(model: Localizer) -> Any:
     named = {0: Dim("batch", min=1), 1: Dim("receivers", min=1)}
     shapes = (named, *({0: Dim.AUTO, 1: Dim.AUTO} for _ in arrays[1:]))
     with _quiet():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             _Positional(model).eval(),
             arrays,
             dynamo=True,
@@ -113,7 +113,6 @@ def _program(model: Localizer) -> Any:
             output_names=list(exported.OUTPUTS),
             verbose=False,
         )
-    assert program is not None
     return program.model
 
 
