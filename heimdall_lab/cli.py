@@ -1,4 +1,4 @@
-"""The command ``heimdall-lab``: generate, list, verify, locate and compare from a shell."""
+"""The command ``heimdall-lab``: generate, list, verify, locate, compare and export from a shell."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from heimdall_lab import bench, bounds, estimators, metrics, pairs, recordings, store
+from heimdall_lab import bench, bounds, estimators, learned, metrics, pairs, recordings, splits, store
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
 from heimdall_lab.features import features, summary
@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+_MODEL = "model.pt"  # in the folder of a training
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
@@ -130,11 +132,13 @@ def locate_command(
         list[str] | None,
         typer.Option("--set", help="Of SigMF: what the files do not tell, as clock_sigma_s=1e-3; repeatable."),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(estimators.methods())}.")] = "tdoa_ls",
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(estimators.methods())}, or the path of an .onnx file.")
+    ] = "tdoa_ls",
     as_json: _Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
-    method = _known("method", method, estimators.methods())
+    method = _method("method", method)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     if settings and not sigmf:
         raise ConfigError("set: only SigMF recordings take it; leave it out")
@@ -195,7 +199,13 @@ def features_command(
 def compare_command(
     folder: _Folder,
     methods: Annotated[
-        str | None, typer.Option(help=f"Comma-separated, by default all of {', '.join(estimators.methods())}.")
+        str | None,
+        typer.Option(
+            help=f"Comma-separated, by default all of {', '.join(estimators.methods())}; paths of .onnx files too."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help=f"Only scenes of one of {', '.join(splits.SHARES)}; by default all.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report.", metavar="HTML")] = None,
     out: Annotated[
@@ -205,12 +215,15 @@ def compare_command(
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
     known = estimators.methods()
-    names = None if methods is None else [_known("methods", name, known) for name in methods.split(",")]
+    names = None if methods is None else [_method("methods", name) for name in methods.split(",")]
+    if split is not None:
+        split = _known("split", split, list(splits.SHARES))
     if report is not None:
         check_target(report, "report")
     if out is not None:
         _check_folder(out)
     dataset = store.open_dataset(folder)
+    dataset = dataset if split is None else splits.select(dataset, split)
     board = metrics.compare(dataset, names)
     if out is not None:
         metrics.save(board, out)
@@ -226,6 +239,36 @@ def compare_command(
         print(f"Report: {report}")
     if out is not None:
         print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a training, or its file model.pt.", metavar="RUN_FOLDER|model.pt")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="By default model.onnx in the same folder.", metavar="model.onnx")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Compare with PyTorch on the test scenes of this dataset too.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Write a trained localizer to an ONNX file, if it finds there what it finds in PyTorch."""
+    from heimdall_lab import export, exported  # here, for PyTorch takes seconds
+    from heimdall_lab.models import trained
+
+    file = model / _MODEL if model.is_dir() else model
+    target = out or file.with_suffix(learned.SUFFIX)
+    if target.suffix != learned.SUFFIX:
+        raise ConfigError(f"out: {str(target)!r} does not end in {learned.SUFFIX}; rename it")
+    check_target(target, "out")
+    loaded = trained.load(file)
+    scenes = None if dataset is None else learned.arrays(loaded, splits.select(store.open_dataset(dataset), "test"))
+    about = exported.open_model(export.export_onnx(loaded, target, scenes)).about
+    print(
+        f"{target}: {about['architecture']} with {about['num_parameters']:,} weights; "
+        f"differs from PyTorch by at most {about['parity']:.1g} of the network's size"
+    )
 
 
 def main() -> None:
@@ -275,6 +318,11 @@ def _known(option: str, name: str, names: Sequence[str]) -> str:
     if name.strip() not in names:
         raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {', '.join(names)}")
     return name.strip()
+
+
+def _method(option: str, name: str) -> str:
+    """Return a name or a path without its blanks if it can be a method."""
+    return name.strip() if learned.is_path(name.strip()) else _known(option, name, estimators.methods())
 
 
 def _position(text: str | None) -> tuple[float, float] | None:

@@ -24,6 +24,8 @@ _COLUMNS = {  # of the table: variable of the board and factor
     "coverage_95_percent": ("coverage_95", 100.0),
     "failures_percent": ("failures", 100.0),
     "latency_ms": ("latency", 1e3),
+    "parameters": ("parameters", 1),
+    "seen_percent": ("seen", 100.0),
 }
 _HEADERS = {  # as people read them, and what they mean
     "median_error_m": ("median", "Half of the fixes are closer to the true position than this."),
@@ -49,6 +51,7 @@ _HEADERS = {  # as people read them, and what they mean
         "stands in for it and counts in every other column.",
     ),
     "latency_ms": ("ms per fix", "Time for one fix on the machine of this run, measuring the delays included."),
+    "parameters": ("weights", "Numbers that training set; classical methods have none."),
 }
 _DIFFRACTION = {
     "none": "",
@@ -119,7 +122,8 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
     -------
     pd.DataFrame
         One row per method (the index): ``median_error_m``, ``p68_error_m``, ``p95_error_m``, ``rmse_m``,
-        ``rmse_over_crlb``, ``coverage_68_percent``, ``coverage_95_percent``, ``failures_percent``, ``latency_ms``.
+        ``rmse_over_crlb``, ``coverage_68_percent``, ``coverage_95_percent``, ``failures_percent``, ``latency_ms``,
+        ``parameters``, ``seen_percent``.
     """
     table = pd.DataFrame(
         {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items()},
@@ -129,7 +133,7 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
 
 
 def leaderboard_text(board: xr.Dataset) -> str:
-    """Write the leaderboard as an aligned table for a terminal, best median first."""
+    """Write the leaderboard as an aligned table for a terminal, best median first, and what to beware of below it."""
     table = leaderboard_table(board)
     header = ["method", *(name for name, _ in _HEADERS.values())]
     rows = [header, *([str(method), *cells] for method, cells in zip(table.index, _cells(table), strict=True))]
@@ -138,7 +142,16 @@ def leaderboard_text(board: xr.Dataset) -> str:
     for method, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_warnings(table)])
+
+
+def _warnings(table: pd.DataFrame) -> list[str]:
+    """Say which methods were trained on samples that they are ranked by."""
+    return [
+        f"Beware: {method} was trained with or chosen by {share:.2g} % of these samples; compare on the test split."
+        for method, share in table.seen_percent.items()
+        if share > 0
+    ]
 
 
 def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> None:
@@ -178,7 +191,8 @@ def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:
     from bokeh.resources import Resources  # here, so that the leaderboard does not wait seconds for plotting libraries
 
     method, sample = _representative(board)
-    figures = _figures(dataset, board, sample)
+    figures = _board_figures(dataset, board, method)
+    of_sample = _sample_figures(dataset, board, sample)
     receivers = int(dataset.receiver_present.any("sample").sum())
     title = f"Locating a radio transmitter with {receivers} receivers"
     body = [
@@ -188,10 +202,10 @@ def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:
         _facts_html(_facts(dataset)),
         "<h2>Leaderboard</h2>",
         _leaderboard_html(board),
-        _figure_html(figures[0]),
+        *map(_figure_html, figures),
         f"<h2>One sample in detail: sample {sample}</h2>",
         f"<p>{_sample_text(board, method, sample)}</p>",
-        *map(_figure_html, figures[1:]),
+        *map(_figure_html, of_sample),
         f"<footer>{escape(str(dataset.attrs.get('history', '')))}</footer>",
     ]
     bokeh = "\n".join(Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).js_raw)
@@ -275,15 +289,17 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     from heimdall_lab.plots import length_text
 
     def text(column: str, value: float) -> str:
-        if not np.isfinite(value):
+        if not np.isfinite(value) or (column == "parameters" and not value):
             return "–"
+        if column == "parameters":
+            return f"{value:,.0f}"
         if column.endswith("_m"):
             return length_text(value)
         if column.endswith("_percent"):
             return f"{value:.0f} %"
         return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
 
-    return [[text(column, table[column][method]) for column in _COLUMNS] for method in table.index]
+    return [[text(column, table[column][method]) for column in _HEADERS] for method in table.index]
 
 
 def _leaderboard_html(board: xr.Dataset) -> str:
@@ -298,7 +314,8 @@ def _leaderboard_html(board: xr.Dataset) -> str:
         rows.append(f"<tr><td>{swatch}{escape(method)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     legend = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _HEADERS.values())
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<table class="leaderboard">{body}</table><dl>{legend}</dl>'
+    warnings = "".join(f"<p><strong>{escape(warning)}</strong></p>" for warning in _warnings(table))
+    return f'<table class="leaderboard">{body}</table>{warnings}<dl>{legend}</dl>'
 
 
 def _sample_text(board: xr.Dataset, method: str, sample: int) -> str:
@@ -315,12 +332,11 @@ def _sample_text(board: xr.Dataset, method: str, sample: int) -> str:
     )
 
 
-def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figure]:
-    """Draw all pictures; only the chosen sample's IQ is read."""
+def _board_figures(dataset: xr.Dataset, board: xr.Dataset, method: str) -> list[_Figure]:
+    """Draw the errors of all samples."""
     from heimdall_lab import plots
 
-    chosen = dataset.sel(sample=[sample]).load()
-    figures = [
+    return [
         _Figure(
             "error-cdf",
             "Distribution of errors",
@@ -328,6 +344,29 @@ def _figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figur
             "which reaches the Cramér-Rao bound in every sample.",
             plots.error_cdf(board),
         ),
+        _Figure(
+            "calibration",
+            "Whether the ellipses are honest",
+            "How often ellipses of each level hold the true position. On the dashed diagonal, or as near as the grey "
+            "band, a method knows how far off it is; below it is overconfident, above too cautious.",
+            plots.calibration(board),
+        ),
+        _Figure(
+            "error-map",
+            "Where it is hard",
+            f"Each point is a true position, coloured by the error of {method}; where the method failed there is a "
+            "cross. Triangles are receivers, where all samples have the same.",
+            plots.error_map(dataset, board, method),
+        ),
+    ]
+
+
+def _sample_figures(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> list[_Figure]:
+    """Draw one sample; only its IQ is read."""
+    from heimdall_lab import plots
+
+    chosen = dataset.sel(sample=[sample]).load()
+    figures = [
         _Figure(
             "scene-map",
             "The network",

@@ -56,3 +56,34 @@ def server(tmp_path):
         yield f"http://127.0.0.1:{web.server_port}/", folder
         web.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def trained(small, small_dataset):
+    """An untrained triangulation, standardised by those scenes, that claims to have been trained on them."""
+    import torch
+
+    from heimdall_lab import learned, models
+    from heimdall_lab.models.trained import Trained
+
+    torch.manual_seed(1)
+    about = {
+        "dataset": small.name,
+        "dataset_checksum": "0f" * 32,
+        "dataset_seed": small.seed,
+        "sample_rate_hz": small_dataset.attrs["sample_rate_hz"],
+        "package_version": "0.0",
+    }
+    made = Trained("triangulation", {"width": 16}, models.build("triangulation", {"width": 16}).eval(), about)
+    scenes = learned.arrays(made, small_dataset)
+    made.model.fit({name: torch.from_numpy(values) for name, values in scenes.items()})
+    made.model.spread.fill_(1.5)
+    return made
+
+
+@pytest.fixture(scope="session")
+def onnx_file(trained, tmp_path_factory):
+    """The same in a file."""
+    from heimdall_lab.export import export_onnx
+
+    return export_onnx(trained, tmp_path_factory.mktemp("onnx") / "small.onnx")

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import pytest
 import xarray as xr
 
+import heimdall_lab as hl
 from heimdall_lab import cli, schema
 from heimdall_lab.config import PRESETS
+from heimdall_lab.models.trained import save
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
 
@@ -72,7 +74,7 @@ def folder(tmp_path_factory):
 
 def test_every_command_has_help(run):
     listed = run("--help").stdout
-    for command in ("generate", "datasets", "verify", "locate", "compare"):
+    for command in ("generate", "datasets", "verify", "locate", "compare", "export"):
         assert re.search(rf"^\s+{command}\s+\S", listed, re.MULTILINE)
         assert "Usage:" in run(command, "--help").stdout
 
@@ -243,3 +245,28 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
     assert done.stderr == f"heimdall-lab: preset: 'nosuch' is unknown; choose one of {', '.join(PRESETS)}\n"
+
+
+def test_export_then_locate_and_compare(run, refused, trained, small, tmp_path):
+    """Ten of the scenes are of training and validation; the test split is compared without them."""
+    run_folder, folder = tmp_path / "run", tmp_path / "dataset"
+    run_folder.mkdir()
+    save(trained, run_folder / "model.pt")
+    hl.generate(small, folder, progress=False)
+    file = run_folder / "model.onnx"
+    done = run("export", run_folder, "--dataset", folder)
+    about = rf"{re.escape(str(file))}: triangulation with [\d,]+ weights; differs from PyTorch by at most \S+ of .*\n"
+    assert re.fullmatch(about, done.stdout)
+    assert done.stderr == ""
+    fixes = json.loads(run("locate", folder, "--method", file, "--json").stdout)
+    assert len(fixes) == 12
+    everything = run("compare", folder, "--methods", f"tdoa_ls,{file}").stdout
+    assert "Beware: triangulation was trained with" in everything
+    test = json.loads(run("compare", folder, "--methods", f"tdoa_ls, {file}", "--split", "test", "--json").stdout)
+    rows = {row["method"]: row for row in test}
+    assert rows["triangulation"]["seen_percent"] == 0
+    assert rows["triangulation"]["parameters"] == trained.num_parameters
+    assert "choose one of train, validation, test" in refused(2, "compare", folder, "--split", "all")
+    assert "there is no file" in refused(1, "locate", folder, "--method", tmp_path / "none.onnx")
+    assert "there is no file" in refused(1, "export", tmp_path)
+    assert "does not end in .onnx" in refused(2, "export", run_folder, "--out", tmp_path / "a.pt")

@@ -262,6 +262,68 @@ def test_ideal_cdf_is_that_of_normal_errors() -> None:
     np.testing.assert_allclose(share, [100 * (drawn <= e).mean() for e in error], atol=0.5)
 
 
+def test_calibration_is_the_share_inside_ellipses_of_each_level(board: xr.Dataset) -> None:
+    picture = plots.calibration(board)
+    level, inside = columns(layers(picture, hv.Curve, "rss_ml")[0]).T
+    for percent, column in ((68, "coverage_68"), (95, "coverage_95")):
+        assert inside[np.isclose(level, percent)].item() == pytest.approx(
+            100 * board[column].sel({"method": "rss_ml"}).item()
+        )
+    assert len(layers(picture, hv.Curve)) == board.sizes["method"] + 1
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, 0.95), (2.0, 0.0)])
+def test_the_band_holds_honest_ellipses_in_95_of_100_cases(factor: float, expected: float) -> None:
+    """100 methods, whose squared errors are χ² of two degrees of freedom, or twice that; within 3 deviations."""
+    squared = factor * np.random.Generator(np.random.Philox(6)).chisquare(2, (100, 2000))
+    dims, names = ("method", "sample"), [f"method {number}" for number in range(100)]
+    many = xr.Dataset({"mahalanobis_squared": (dims, squared), "error": (dims, squared)}, {"method": names})
+    picture = plots.calibration(many)
+    (band,) = layers(picture, hv.Area)
+    middle = np.flatnonzero(band.dimension_values("level") == 50).item()
+    low, high = band.dimension_values(1)[middle], band.dimension_values(2)[middle]
+    inside = np.array([columns(curve)[middle, 1] for curve in layers(picture, hv.Curve, "method")])
+    assert ((inside >= low) & (inside <= high)).mean() == pytest.approx(expected, abs=3 * np.sqrt(0.95 * 0.05 / 100))
+
+
+def test_error_map_has_every_true_position_and_its_error(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    failed = board.assign(converged=board.converged & (board.sample != 2))
+    picture = plots.error_map(dataset, failed, "tdoa_ls")
+    (fixes,), (crosses,) = layers(picture, hv.Points, "fix"), layers(picture, hv.Points, "failed")
+    assert len(fixes) == 4
+    assert list(crosses.dimension_values("sample")) == [2]
+    for points in (fixes, crosses):
+        scenes = dataset.sel(sample=points.dimension_values("sample"))
+        truth = np.stack([scenes.transmitter_longitude, scenes.transmitter_latitude], axis=-1)
+        np.testing.assert_array_equal(columns(points), truth)
+        error = board.error.sel({"method": "tdoa_ls", "sample": scenes.sample})
+        np.testing.assert_array_equal(points.dimension_values("error_m"), error)
+    (mapper,) = {bar.color_mapper for bar in hv.renderer("bokeh").get_plot(picture).state.select({"type": ColorBar})}
+    assert isinstance(mapper, LogColorMapper)
+    assert len(layers(picture, hv.Points, "receiver")[0]) == 7
+
+
+def test_error_map_leaves_out_receivers_that_move(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    moved = dataset.assign(receiver_latitude=dataset.receiver_latitude + 0.01 * dataset.sample)
+    assert not layers(plots.error_map(moved, board, "tdoa_ls"), hv.Points, "receiver")
+
+
+def test_error_map_says_what_it_cannot_draw(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="method: 'best' is not on the board; choose one of centroid, "):
+        plots.error_map(dataset, board, "best")
+    with pytest.raises(ValueError, match="transmitter_latitude: is unknown in every sample"):
+        plots.error_map(without_truth(dataset), board, "tdoa_ls")
+
+
+def test_lines_of_trained_methods_are_broken(board: xr.Dataset) -> None:
+    renamed = board.isel(method=[0, 1]).assign_coords(method=["tdoa_ls", "triangulation"])
+    for draw in (plots.error_cdf, plots.calibration):
+        dashes = {
+            curve.label: curve.opts.get("style").kwargs.get("line_dash") for curve in layers(draw(renamed), hv.Curve)
+        }
+        assert (dashes["tdoa_ls"], dashes["triangulation"]) == ("solid", "dotdash")
+
+
 def test_axes_have_units(dataset: xr.Dataset, measured: xr.Dataset, board: xr.Dataset) -> None:
     assert axis_labels(plots.scene_map(dataset, 0, board)) == {"east (km)", "north (km)"}
     assert axis_labels(plots.fix_map(dataset, 0, board)) in ({"east (m)", "north (m)"}, {"east (km)", "north (km)"})
@@ -269,6 +331,8 @@ def test_axes_have_units(dataset: xr.Dataset, measured: xr.Dataset, board: xr.Da
     assert axis_labels(plots.cross_correlations(dataset, 0, measured)) == {"lag (µs)", "magnitude"}
     assert axis_labels(plots.spectrograms(dataset, 0)) == {"time (ms)", "frequency (kHz)"}
     assert axis_labels(plots.envelopes(dataset, 0)) == {"time (ms)", "power (dBm)"}
+    assert axis_labels(plots.calibration(board)) == {"level of the ellipse (%)", "true positions inside (%)"}
+    assert axis_labels(plots.error_map(dataset, board, "tdoa_ls")) == {"longitude (°)", "latitude (°)"}
     assert axis_labels(plots.error_cdf(board)) == {"error (m)", "share of samples (%)"}
 
 
@@ -346,7 +410,8 @@ def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> 
     for method, median in table.median_error_m.items():
         assert any(f"{method}</td><td>{plots.length_text(median)}</td>" in row for row in rows)
     figures = re.findall(r'<figure id="figure-([a-z-]+)">', page)
-    assert figures == ["error-cdf", "scene-map", "fix-map", "cross-correlations", "spectrograms", "envelopes"]
+    of_all = ["error-cdf", "calibration", "error-map"]
+    assert figures == [*of_all, "scene-map", "fix-map", "cross-correlations", "spectrograms", "envelopes"]
     assert "disciplined by GPS" in page
     assert "Aquila di Giaveno" in page
 

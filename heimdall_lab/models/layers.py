@@ -187,15 +187,15 @@ def levels_db(power: Tensor, present: Tensor) -> Tensor:
     """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
     level = 10 * power.clamp(min=_LEAST_POWER_MW).log10()
     count = present.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = _where(present, level).sum(dim=1, keepdim=True) / count
+    mean = level.masked_fill(~present, 0).sum(dim=1, keepdim=True) / count
     return torch.stack([level, level - mean], dim=-1)
 
 
 def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor, freedom: Tensor) -> Tensor:
     """Negative logarithm of the density of each target (B, 2) km, (B,), by Student's law with a scale matrix L Lᵀ.
 
-    Positions by delays of which some are late, or by levels, err by far more than a normal law allows now and then; with
-    a normal law, these few would rule the training. It is the limit of many degrees of freedom.
+    Positions by delays of which some are late, or by levels, now and then err by far more than a normal law allows, and
+    with one these few would rule the training. It is the limit of many degrees of freedom.
 
     Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
     """

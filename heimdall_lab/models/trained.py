@@ -58,6 +58,11 @@ class Trained:
         """Instants of IQ that it takes; None if it takes no IQ."""
         return getattr(self.model, "window", None)
 
+    @property
+    def max_receivers(self) -> int | None:
+        """Most receivers of a scene that it can tell apart; None if there is no limit."""
+        return getattr(self.model, "max_receivers", None)
+
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
         """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
         self.model.eval()

@@ -3,7 +3,8 @@
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
 
 from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
-from heimdall_lab.plots.errors import error_cdf
+from heimdall_lab.plots.error_maps import error_map
+from heimdall_lab.plots.errors import calibration, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
 from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
 from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrograms
@@ -12,11 +13,13 @@ from heimdall_lab.plots.style import length_text, method_styles
 __all__ = [
     "bound_ellipses",
     "bound_map",
+    "calibration",
     "cross_correlations",
     "curves",
     "distribution",
     "envelopes",
     "error_cdf",
+    "error_map",
     "fix_map",
     "hyperbolas",
     "length_text",

@@ -7,14 +7,12 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
-from bokeh.palettes import Viridis256
 
 from heimdall_lab import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
-from heimdall_lab.plots.style import INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text
+from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text, log_ticks
 
 _LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
-_COLOURS = list(Viridis256[:60:-1])  # without the darkest, on which names cannot be read
 _ACROSS = 7  # ellipses along the longer side of a map
 _METRES_PER_DEGREE = 6_371_000 * math.pi / 180
 
@@ -111,8 +109,8 @@ def _area(
     finite = values.values[np.isfinite(values.values)]
     low, high = limits or (np.percentile(finite, [1, 99]) if len(finite) else (1.0, 10.0))
     image = hv.Image((values.longitude.values, values.latitude.values, values.values), axes, field, rtol=1e-3)
-    bar: dict[str, Any] = {"colorbar": True, "clabel": f"{label}, {unit}".rstrip(", "), "cmap": _COLOURS}
-    bar |= {"cticks": _ticks(low, high), "cformatter": NumeralTickFormatter(format="0,0.[0]")}
+    bar: dict[str, Any] = {"colorbar": True, "clabel": f"{label}, {unit}".rstrip(", "), "cmap": COLOURS}
+    bar |= {"cticks": log_ticks(low, high), "cformatter": NumeralTickFormatter(format="0,0.[0]")}
     colours = image.opts(logz=True, clim=(float(low), float(high)), tools=["hover"], **bar, backend="bokeh")
     place = np.stack([network.receiver_longitude.values, network.receiver_latitude.values], axis=-1)
     names = [str(name) for name in network.receiver_name.values]
@@ -144,14 +142,3 @@ def _padded(values: np.ndarray) -> tuple[float, float]:
     """Limits that leave room for a marker at the edge."""
     margin = (values[-1] - values[0]) / 50
     return float(values[0] - margin), float(values[-1] + margin)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two limits: 1, 2 and 5 of each decade, or more where these are fewer than three."""
-    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for digits in ([1, 2, 5], np.arange(1, 10), np.arange(10, 100) / 10):
-        if len(ticks) < 3:
-            values = np.multiply.outer(decades, digits).ravel()
-            ticks = [float(value) for value in values if low <= value <= high]
-    return ticks or [low]

@@ -1,15 +1,21 @@
-"""Pictures of errors against what the Cramér-Rao bound allows."""
+"""Pictures of errors: how large, against what the Cramér-Rao bound allows, and how well foretold."""
 
 import holoviews as hv
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, method_styles
+from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, method_styles
 
 _ERROR_AXES = (
     hv.Dimension("error_m", label="error", unit="m"),
     hv.Dimension("share", label="share of samples", unit="%"),
 )
+
+_LEVEL_AXES = (
+    hv.Dimension("level", label="level of the ellipse", unit="%"),
+    hv.Dimension("inside", label="true positions inside", unit="%"),
+)
+_BAND_SIGMAS = 1.96  # that hold 95 % of what sampling does
 
 
 def error_cdf(board: xr.Dataset) -> hv.Overlay:
@@ -28,10 +34,11 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
         Steps over a logarithmic axis in m.
     """
     board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
-    styles = method_styles(board.method.values)
     curves = [
-        _steps(board.error.sel({"method": method}).values, method).opts(color=styles[method][0], backend="bokeh")
-        for method in board.method.values
+        _steps(board.error.sel({"method": method}).values, method).opts(
+            color=colour, line_dash=line_dash(method), backend="bokeh"
+        )
+        for method, (colour, _) in method_styles(board.method.values).items()
     ]
     ideal = _ideal_cdf(board.crlb_covariance.values)
     curves.append(ideal.opts(color=TRUTH, line_dash="dashed", line_width=2, backend="bokeh"))
@@ -40,6 +47,44 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
     options = MAP_OPTIONS | {"frame_height": 300, "xlim": x_range, "ylim": (0, 101), "logx": True}
     title = f"Share of {board.sizes['sample']} samples located within an error"
     return hv.Overlay(curves).opts(title=title, **options, backend="bokeh")
+
+
+def calibration(board: xr.Dataset) -> hv.Overlay:
+    """Draw how often ellipses of each level hold the true position: honest covariances are on the diagonal.
+
+    Above it they are too wide, below too narrow. The grey band holds 95 % of what honest ones would show with as few
+    samples.
+
+    Parameters
+    ----------
+    board : xr.Dataset
+        Result of `metrics.compare`.
+
+    Returns
+    -------
+    hv.Overlay
+        A curve for each method.
+    """
+    board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
+    level = np.linspace(0, 1, 201)
+    half = _BAND_SIGMAS * np.sqrt(level * (1 - level) / max(1, board.sizes["sample"]))
+    limits = np.clip([level - half, level + half], 0, 1)
+    band = hv.Area((100 * level, *(100 * limits)), _LEVEL_AXES[0], [_LEVEL_AXES[1], "upper"], label="honest")
+    diagonal = hv.Curve(([0, 100], [0, 100]), *_LEVEL_AXES, label="honest")
+    layers = [
+        band.opts(color="#dddddd", line_color=None, backend="bokeh"),
+        diagonal.opts(color=TRUTH, line_dash="dashed", line_width=2, backend="bokeh"),
+    ]
+    for method, (colour, _) in method_styles(board.method.values).items():
+        squared = board.mahalanobis_squared.sel({"method": method}).values
+        least = -np.expm1(-squared / 2)  # level of the ellipse that touches the truth: χ² of two degrees of freedom
+        inside = (least[:, None] <= level).mean(axis=0) if len(least) else np.full(level.shape, np.nan)
+        curve = hv.Curve((100 * level, 100 * inside), *_LEVEL_AXES, label=method)
+        style = {"color": colour, "line_dash": line_dash(method), "line_width": 2}
+        layers.append(curve.opts(**style, tools=["hover"], backend="bokeh"))
+    options = MAP_OPTIONS | {"frame_height": 420, "frame_width": 420, "xlim": (0, 100), "ylim": (0, 100)}
+    title = f"Ellipses against {board.sizes['sample']} true positions"
+    return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
 
 
 def _steps(error_m: np.ndarray, label: str) -> hv.Curve:

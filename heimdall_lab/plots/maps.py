@@ -14,13 +14,13 @@ from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import (
     INK,
     MAP_OPTIONS,
-    MAP_PX,
     TRUTH,
     length_text,
     load_scene,
     method_styles,
     microseconds,
     receiver_names,
+    view,
 )
 from heimdall_lab.units import SPEED_OF_LIGHT
 
@@ -88,7 +88,7 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
     layers = _receiver_layers(scene, on_map)
     drawn = [] if fixes is None else _fixes(scene, fixes)
     places += [on_map.project(fix.position[None]) for fix in drawn]
-    x_range, y_range = _view(np.concatenate(places))
+    x_range, y_range = view(np.concatenate(places))
     labels = place_labels(places[0], receiver_names(scene), x_range)
     overlay = hv.Overlay([*layers, *label_layers(labels, on_map.kdims), *_truth_layers(scene, on_map)])
     overlay *= hv.Overlay([layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map)])
@@ -138,7 +138,7 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     near = distances <= widest
     ellipses = [metres(_ellipse_ecef(fix)) for fix, shown in zip(drawn, near, strict=True) if shown]
     places = [e for e in ellipses if np.hypot(*e.T).max() <= widest]  # false where not finite
-    x_range, y_range = _view(np.concatenate([offsets[near], outline, np.zeros((1, 2)), *places]), margin=0.1)
+    x_range, y_range = view(np.concatenate([offsets[near], outline, np.zeros((1, 2)), *places]), margin=0.1)
     unit, scale = ("km", 1e-3) if x_range[1] - x_range[0] > 4e3 else ("m", 1.0)
     axes = [hv.Dimension(f"{axis}_{unit}", label=axis, unit=unit) for axis in ("east", "north")]
     on_map = _Map(lambda ecef: metres(ecef) * scale, axes)
@@ -190,7 +190,7 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
     positions = [_receivers(scene)[0], *(fix.position[None] for fix in drawn)]
     places = [*map(on_map.project, positions), *_known(_transmitter(scene), on_map)]
     shrink = math.cos(math.radians(float(np.concatenate(places)[:, 1].mean())))
-    x_range, y_range = _view(np.concatenate(places), margin=0.25, shrink=shrink)
+    x_range, y_range = view(np.concatenate(places), margin=0.25, shrink=shrink)
     x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
     reference = int(pairs.reference)
     range_m = _distance_to(scene, x, y)
@@ -316,21 +316,6 @@ def _truth_layers(scene: xr.Dataset, on_map: _Map) -> list[hv.Element]:
         return []
     star = hv.Points(on_map.project(position[None]), on_map.kdims, label="transmitter")
     return [star.opts(marker="star", size=17, color=TRUTH, backend="bokeh")]
-
-
-def _view(
-    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Limits of a map that holds all places (P, 2) with a margin, in the shape of its frame.
-
-    ``shrink`` is the length of a step in x over that of the same step in y.
-    """
-    low, high = place.min(axis=0), place.max(axis=0)
-    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6) * (1 + 2 * margin)
-    frame = np.array(MAP_PX) / np.array([shrink, 1.0])
-    half = (half / frame).max() * frame
-    (left, bottom), (right, top) = middle - half, middle + half
-    return (float(left), float(right)), (float(bottom), float(top))
 
 
 def _distance_to(scene: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> Callable[[int], np.ndarray]:

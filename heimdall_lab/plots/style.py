@@ -5,7 +5,9 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from bokeh.palettes import Viridis256
 
 INK, TRUTH = "#444444", "#000000"
 
@@ -18,16 +20,26 @@ _STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart; hollo
     "dpd": ("#009E73", "hex"),
 }
 
-_MORE_STYLES = (  # Tol's muted scheme, for trained models
-    ("#332288", "cross"),
-    ("#117733", "square_pin"),
-    ("#882255", "triangle_pin"),
-    ("#999933", "square_x"),
-    ("#88CCEE", "circle_x"),
-    ("#AA4499", "diamond_cross"),
-    ("#44AA99", "square_cross"),
-    ("#CC6677", "circle_cross"),
+_LEARNED_STYLES = {  # of Tol's muted scheme; lines are broken as well
+    "triangulation": ("#332288", "cross"),
+    "tdoa_unrolled": ("#882255", "square_pin"),
+    "localization_net": ("#999933", "triangle_pin"),
+    "iq_resnet18": ("#117733", "square_x"),
+    "iq_vggnet": ("#CC6677", "circle_x"),
+}
+
+_MORE_STYLES = (  # for several of one architecture
+    ("#88CCEE", "diamond_cross"),
+    ("#AA4499", "square_cross"),
+    ("#44AA99", "circle_cross"),
+    ("#DDCC77", "square_dot"),
+    ("#332288", "circle_dot"),
+    ("#882255", "diamond_dot"),
+    ("#117733", "hex_dot"),
+    ("#CC6677", "triangle_dot"),
 )
+
+COLOURS = list(Viridis256[:60:-1])  # of maps, without the darkest, on which names cannot be read
 
 FONT = {"title": "11pt", "labels": "10pt", "ticks": "9pt", "legend": "9pt"}
 MAP_PX = (700, 520)
@@ -51,14 +63,25 @@ def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     {'tdoa_ls': ('#0072B2', 'x')}
     """
     names = list(methods)
-    styles = {name: _STYLES[name] for name in names if name in _STYLES}
+    fixed = _STYLES | _LEARNED_STYLES
+    styles = {name: fixed[name] for name in names if name in fixed}
     count = len(_MORE_STYLES)
     for name in names:
         if name not in styles:
             first = zlib.crc32(name.encode())
             order = [_MORE_STYLES[(first + step) % count] for step in range(count)]
-            styles[name] = next((style for style in order if style not in styles.values()), order[0])
-    return styles
+            drawn = {colour for colour, _ in styles.values()}
+            styles[name] = min(order, key=lambda style: (style in styles.values(), style[0] in drawn))
+    return {name: styles[name] for name in names}
+
+
+def line_dash(method: str) -> str:
+    """Whether a method's line is broken, as those of trained ones are.
+
+    >>> line_dash("tdoa_ls"), line_dash("triangulation")
+    ('solid', 'dotdash')
+    """
+    return "solid" if method in _STYLES else "dotdash"
 
 
 def length_text(length_m: float) -> str:
@@ -90,3 +113,29 @@ def load_scene(dataset: xr.Dataset, sample: int) -> xr.Dataset:
 def receiver_names(scene: xr.Dataset) -> list[str]:
     """Names of the present receivers."""
     return [str(name) for name in scene.receiver_name.values[scene.receiver_present.values]]
+
+
+def view(
+    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits in x and y of a map that holds all places (P, 2) with a margin, in the shape of its frame.
+
+    ``shrink`` is the length of a step in x over that of the same step in y.
+    """
+    low, high = place.min(axis=0), place.max(axis=0)
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6) * (1 + 2 * margin)
+    frame = np.array(MAP_PX) / np.array([shrink, 1.0])
+    half = (half / frame).max() * frame
+    (left, bottom), (right, top) = middle - half, middle + half
+    return (float(left), float(right)), (float(bottom), float(top))
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two limits: 1, 2 and 5 of each decade, or more where these are fewer than three."""
+    decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for digits in ([1, 2, 5], np.arange(1, 10), np.arange(10, 100) / 10):
+        if len(ticks) < 3:
+            values = np.multiply.outer(decades, digits).ravel()
+            ticks = [float(value) for value in values if low <= value <= high]
+    return ticks or [low]
