@@ -45,11 +45,20 @@ class Learner(pl.LightningModule):
     options : Options
     identity : dict
         Of the run; goes into its checkpoints.
+    batches_per_epoch : callable
+        Tells how many batches this process trains on; Lightning's own estimate reads the first ones of epoch 0 ahead.
     """
 
-    def __init__(self, model: Localizer, options: Options, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Localizer,
+        options: Options,
+        identity: dict[str, Any],
+        batches_per_epoch: Callable[[], int],
+    ) -> None:
         super().__init__()
         self.model, self.options, self.identity = model, options, identity
+        self.batches_per_epoch = batches_per_epoch
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
@@ -87,7 +96,7 @@ class Learner(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay
         )
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.options.epochs * self.batches_per_epoch()
         rising = max(1, round(self.options.warm_up * steps))
 
         def rate(step: int) -> float:
@@ -197,6 +206,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"The '\w+_dataloader' does not have many workers")
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # in Lightning
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):

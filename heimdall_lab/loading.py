@@ -164,7 +164,8 @@ class Places(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
-        return ((epoch, number * self.world + self.rank) for number in range(len(self)))
+        for number in range(len(self)):
+            yield epoch, number * self.world + self.rank
 
 
 class Scenes(pl.LightningDataModule):
@@ -241,6 +242,10 @@ class Scenes(pl.LightningDataModule):
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         places = Places(len(batches), lambda: 0 if trainer is None else trainer.current_epoch, rank, world)
         return self._loader(batches, places)
+
+    def batches_per_epoch(self) -> int:
+        """Batches that this process trains on."""
+        return len(self.train_dataloader())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation split, all of them for every process."""

@@ -133,7 +133,7 @@ def train(
         scenes = _scenes(source, model, folder, chosen)
         with store.locked(folder) if _is_first() else nullcontext():
             _check_same(folder, identity)
-            learner = Learner(model, chosen, identity)
+            learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
             job = _Job(folder, source, learner, scenes, settings, progress, pictures)
             return _tracked(job) if tracking and _is_first() else _run(job, None)
 
