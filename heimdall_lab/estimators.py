@@ -1,19 +1,24 @@
-"""Classical estimators of the transmitter's position, vectorised over samples.
+"""Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
 
-Each takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance. Positions are
-solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and north at the
-fix.
+Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
+Positions are solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and
+north at the fix. Trained ones are of `learned`.
 """
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import xarray as xr
 
-from heimdall_lab import geodesy, network, pairs, schema
+from heimdall_lab import geodesy, learned, network, pairs, schema
 from heimdall_lab.dpd import dpd
+from heimdall_lab.learned import HasTrained, Predictor
 from heimdall_lab.multilateration import tdoa_ls, tdoa_robust
 from heimdall_lab.network import Fix, Network
 from heimdall_lab.rss import rss_ml
+
+Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
 
 
 def methods(dataset: xr.Dataset | None = None) -> list[str]:
@@ -25,15 +30,16 @@ def methods(dataset: xr.Dataset | None = None) -> list[str]:
     return [*_FROM_MEASURED, *(_FROM_IQ if dataset is None or "iq" in dataset else ())]
 
 
-def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None) -> xr.Dataset:
-    """Estimate the transmitter's position in every sample, from the IQ.
+def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = None) -> xr.Dataset:
+    """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
     Parameters
     ----------
     dataset : xr.Dataset
         Of the contract; truth variables are not read.
-    method : str
-        One of `methods`.
+    method : str, path or predictor
+        One of `methods`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
+        holds one in memory.
     measured : xr.Dataset, optional
         Result of `pairs.pair_features` for the dataset, if at hand.
 
@@ -47,16 +53,15 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
     Raises
     ------
     ValueError
-        If the method is unknown, needs IQ that the dataset lacks, or the dataset breaks the contract.
+        If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
     """
-    if method not in methods():
-        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}")
+    name, estimate = _estimator(method)
     schema.check(dataset)
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     measured = pairs.pair_features(dataset) if measured is None else measured
     known = network.from_dataset(dataset, measured)
-    fix = _FROM_IQ[method](known, dataset, measured) if method in _FROM_IQ else _FROM_MEASURED[method](known)
+    fix = estimate(known, dataset, measured)
     east, north = network.tangent_plane(known, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
@@ -74,8 +79,18 @@ def locate(dataset: xr.Dataset, method: str, measured: xr.Dataset | None = None)
             "converged": ("sample", fix.converged, {"long_name": "the method found this fix itself"}),
         },
         coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
-        attrs={"method": method},
+        attrs={"method": name},
     )
+
+
+def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]]:
+    """Name of a method, and what it does."""
+    if not isinstance(method, str) or learned.is_path(method):
+        predictor = learned.predictor(method)
+        return predictor.name, partial(learned.fix, predictor)
+    if method not in methods():
+        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}, or an .onnx file")
+    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known))
 
 
 _FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {

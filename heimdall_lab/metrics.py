@@ -4,12 +4,15 @@ import time
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab import bounds, estimators, geodesy, pairs, store
+from heimdall_lab import bounds, estimators, geodesy, learned, pairs, store
+from heimdall_lab.estimators import Method
+from heimdall_lab.learned import Predictor
 
 _AXES = {"axis": ["east", "north"]}
 
@@ -63,7 +66,7 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     )
 
 
-def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> xr.Dataset:
+def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
     Failed fixes stay in every statistic, at the position that stands in for them; samples whose true position is not
@@ -73,8 +76,9 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
     ----------
     dataset : xr.Dataset
         With truth, and IQ or what was measured of it.
-    methods : str or iterable of str, optional
-        By default all of `estimators.methods` that the dataset allows.
+    methods : method or iterable of methods, optional
+        As `estimators.locate` takes them; by default all of `estimators.methods` that the dataset allows. Trained
+        ones are called by their architecture, and where several share it by their file or folder too.
 
     Returns
     -------
@@ -83,23 +87,19 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
         ``rmse_over_crlb``, the root mean square of each error over its own scene's bound; ``coverage_68`` and
         ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood of the truth
         (position in m); ``failures``, share of fixes that did not converge; ``latency`` s per fix, measurement from
-        the IQ included. Dims (method, sample): the fixes and their ``error``, ``error_vector`` and
-        ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB,
-        ``scene_gdop`` and ``scene_receivers``, by which every statistic is given again as ``…_by_snr`` (method,
-        snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers`` (method, receivers_bin) with the number of
-        samples as ``samples_by_…``; NaN in bins without samples.
+        the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
+        samples that a method was trained with or chosen by, on which its errors tell nothing. Dims (method, sample):
+        the fixes and their ``error``, ``error_vector`` and ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m,
+        and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every statistic is
+        given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers``
+        (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without samples.
 
     Raises
     ------
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    given = [methods] if isinstance(methods, str) else methods
-    names = list(dict.fromkeys(estimators.methods(dataset) if given is None else given))
-    if unknown := [name for name in names if name not in estimators.methods()]:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(estimators.methods())}")
-    if not names:
-        raise ValueError(f"methods: none is given; choose from {', '.join(estimators.methods())}")
+    chosen = _chosen(estimators.methods(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
@@ -107,11 +107,11 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
     measured = pairs.pair_features(dataset)
     measuring_s = time.perf_counter() - began
     fixes, latencies = [], []
-    for name in names:
+    for method in chosen.values():
         began = time.perf_counter()
-        fixes.append(estimators.locate(dataset, name, measured).drop_attrs(deep=False))
+        fixes.append(estimators.locate(dataset, method, measured).drop_attrs(deep=False))
         latencies.append((measuring_s + time.perf_counter() - began) / dataset.sizes["sample"])
-    each = xr.concat(fixes, dim="method").assign_coords(method=names)
+    each = xr.concat(fixes, dim="method").assign_coords(method=list(chosen))
     each = each.merge(errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
     bound = bounds.scene_crlb(truth)
@@ -119,6 +119,7 @@ def compare(dataset: xr.Dataset, methods: str | Iterable[str] | None = None) -> 
     overall = _statistics(placed, placed_rmse)
     board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
+    board = board.assign(_of_training(dataset, chosen.values()))
     for name, values in _conditions(truth).items():
         board[f"scene_{name}"] = values
         board = board.merge(_by_bin(placed, placed_rmse, name, values.isel(sample=known), overall))
@@ -158,6 +159,38 @@ def table(board: xr.Dataset) -> pd.DataFrame:
         parts.append(part.rename(columns={f"{by}_bin": "bin"}).assign(by=by))
     rows = pd.concat(parts, ignore_index=True)
     return rows[["method", "by", "bin", "samples", *whole]]
+
+
+def _chosen(methods: Any) -> dict[str, str | Predictor]:
+    """Give each method its name on the board, and read those that are files."""
+    one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
+    given: list[Any] = [methods] if one else list(methods)
+    distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
+    classical = estimators.methods()
+    names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
+    if unknown := [name for name in names if name not in classical]:
+        raise ValueError(
+            f"methods: {unknown[0]!r} is unknown; choose from {', '.join(classical)}, or give an .onnx file"
+        )
+    if not distinct:
+        raise ValueError(f"methods: none is given; choose from {', '.join(classical)}, or give an .onnx file")
+    trained = {key: learned.predictor(each) for key, each in distinct.items() if key not in names}
+    labels = learned.labels([distinct[key] for key in trained], list(trained.values()))
+    named = dict(zip(trained, labels, strict=True))
+    return {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct}
+
+
+def _of_training(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:
+    """Number of weights, and the share of samples that are not new, of each method."""
+    trained = [None if isinstance(method, str) else method for method in methods]
+    weights = [0 if each is None else each.num_parameters for each in trained]
+    seen = [0.0 if each is None else learned.seen(each, dataset) for each in trained]
+    return xr.Dataset(
+        {
+            "parameters": ("method", weights, {"units": "1", "long_name": "trained weights"}),
+            "seen": ("method", seen, {"units": "1", "long_name": "share of samples that training used"}),
+        }
+    )
 
 
 def _conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:

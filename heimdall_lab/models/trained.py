@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from heimdall_lab.inputs import Array
 from heimdall_lab.models import build
 from heimdall_lab.models.layers import Localizer
+from heimdall_lab.network import Array
 from heimdall_lab.store import write_atomically
 
 _BATCH = 256  # scenes located at a time
@@ -56,6 +56,11 @@ class Trained:
     def window(self) -> int | None:
         """Instants of IQ that it takes; None if it takes no IQ."""
         return getattr(self.model, "window", None)
+
+    @property
+    def max_receivers(self) -> int | None:
+        """Most receivers of a scene that it can tell apart; None if there is no limit."""
+        return getattr(self.model, "max_receivers", None)
 
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
         """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""

@@ -1,0 +1,182 @@
+"""Trained localizers as ONNX files, each compared with PyTorch before it is there."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from heimdall_lab import exported, parity
+from heimdall_lab.inputs import FEATURES
+from heimdall_lab.models import ARCHITECTURES
+from heimdall_lab.models.layers import Localizer, Standardise
+from heimdall_lab.models.trained import Trained
+from heimdall_lab.network import Array
+from heimdall_lab.store import write_atomically
+
+TOLERANCE = 1e-4  # of what `parity.largest_difference` divides by: the network's size, at the least
+
+_TRACED = (3, 7)  # scenes and receivers that the graph is made with: neither is a special number
+_COMPARED = ((1, 1), (1, 15), (2, 3), (9, 7), (33, 10))  # the same of each batch that is compared
+
+
+class HasTrained(Protocol):
+    """What holds a trained localizer, as the result of a training does."""
+
+    @property
+    def trained(self) -> Trained:
+        """The localizer with its best weights."""
+
+
+def export_onnx(run_or_trained: HasTrained | Trained, path: str | Path, scenes: dict[str, Array] | None = None) -> Path:
+    """Write a localizer to an ONNX file, if onnxruntime finds with it what PyTorch finds.
+
+    The graph takes any number of scenes and receivers, and holds standardisation and calibration: inputs are what
+    `inputs.arrays` gives, outputs ``transmitter_position`` (B, 2) km and ``cholesky`` (B, 3) km. Both programs
+    locate drawn scenes, and those given.
+
+    Parameters
+    ----------
+    run_or_trained : Run or Trained
+    path : path
+        Ends in ``.onnx``; replaced, whole, if it is there.
+    scenes : dict of str to array, optional
+        Real ones to compare on, as `inputs.arrays` gives them.
+
+    Returns
+    -------
+    Path
+        With metadata, each value as JSON: ``architecture``, ``parameters``, ``num_parameters``, ``inputs``,
+        ``features`` (names, in their order), ``window``, ``max_receivers``, ``normalisation``, ``coordinate_frame``,
+        ``parity`` (largest difference found), ``checksum``, and what `Trained.about` holds.
+
+    Raises
+    ------
+    ValueError
+        If the path does not end in .onnx, or the two differ by more than `TOLERANCE`; the file is then not written.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
+    trained = run_or_trained if isinstance(run_or_trained, Trained) else run_or_trained.trained
+    program = _program(trained.model.eval())
+    for graph in program.graphs():
+        for node in graph:
+            node.metadata_props.clear()  # lines of source, with the paths of this machine
+
+    batches = [*_scenes(trained), *([scenes] if scenes is not None else [])]
+
+    def write(temporary: Path) -> None:
+        _save(program, temporary, _about(trained) | {"parity": None})
+        found = parity.largest_difference(trained, exported.open_model(temporary), batches)
+        if not found <= TOLERANCE:
+            raise ValueError(
+                f"model: {trained.name} in ONNX differs from PyTorch by {found:.2g} of the network's size, more than "
+                f"{TOLERANCE:g}; nothing was written to {str(path)!r}: correct the architecture's code"
+            )
+        _save(program, temporary, _about(trained) | {"parity": found})
+
+    write_atomically(path, write)
+    return path
+
+
+class _Positional(nn.Module):
+    """A localizer that takes its arrays one by one, as graphs do."""
+
+    def __init__(self, model: Localizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(dict(zip(self.model.inputs, arrays, strict=True)))
+
+
+def _program(model: Localizer) -> Any:
+    """Trace a localizer into an intermediate representation of ONNX."""
+    batch = parity.drawn(model.inputs, *_TRACED, window=getattr(model, "window", None), seed=0)
+    arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
+    named = {0: Dim("batch", min=1), 1: Dim("receivers", min=1)}
+    shapes = (named, *({0: Dim.AUTO, 1: Dim.AUTO} for _ in arrays[1:]))
+    with _quiet():
+        program = torch.onnx.export(
+            _Positional(model).eval(),
+            arrays,
+            dynamo=True,
+            dynamic_shapes={"arrays": shapes},
+            input_names=list(model.inputs),
+            output_names=list(exported.OUTPUTS),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from telling that torchvision is not there, and that its own parts are out of date."""
+    chatter = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        chatter.setLevel(level)
+
+
+def _about(trained: Trained) -> dict[str, Any]:
+    """What the file says of itself, as JSON values."""
+    model = trained.model
+    standardised = {
+        name: {"mean": module.mean.tolist(), "deviation": module.deviation.tolist()}
+        for name, module in model.named_modules()
+        if isinstance(module, Standardise)
+    }
+    return trained.about | {
+        "architecture": trained.architecture,
+        "parameters": ARCHITECTURES[trained.architecture].parameters | trained.parameters,
+        "num_parameters": trained.num_parameters,
+        "inputs": trained.inputs,
+        "features": FEATURES,
+        "window": trained.window,
+        "max_receivers": trained.max_receivers,
+        "normalisation": {"in_the_graph": standardised, "spread": model.spread.item()},
+        "coordinate_frame": exported.FRAME,
+    }
+
+
+def _save(program: Any, path: Path, about: dict[str, Any]) -> None:
+    """Write the graph with its metadata, and its own checksum among them."""
+    import onnx_ir
+
+    sealed = about | {"checksum": exported.UNSEALED}
+    program.metadata_props.clear()
+    program.metadata_props.update({name: json.dumps(value) for name, value in sealed.items()})
+    onnx_ir.save(program, path)
+    content = path.read_bytes()
+    seal = exported.checksum(content, exported.UNSEALED)
+    path.write_bytes(content.replace(exported.UNSEALED.encode(), seal.encode()))
+
+
+def _scenes(trained: Trained) -> list[dict[str, Array]]:
+    """Draw scenes to compare on, in batches of each size."""
+    fitted = [module for module in trained.model.modules() if isinstance(module, Standardise)]
+    features = [(of.mean.numpy(), of.deviation.numpy()) for of in fitted if of.name == "features"]
+    return [
+        parity.drawn(
+            trained.inputs,
+            *size,
+            seed=number,
+            window=trained.window,
+            max_receivers=trained.max_receivers,
+            features=features[0] if features else (0.0, 1.0),
+        )
+        for number, size in enumerate(_COMPARED)
+    ]

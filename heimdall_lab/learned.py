@@ -1,0 +1,200 @@
+"""Fixes of trained localizers, from files or in memory, as the classical estimators give them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab import exported, inputs, network, splits
+from heimdall_lab.network import Array, Fix, Network
+
+SUFFIX = ".onnx"  # by which a path is told from the name of a method
+
+_BATCH = 256  # scenes whose arrays are in memory at a time
+_KM2 = 1e6  # m²
+
+
+class Predictor(Protocol):
+    """A trained localizer: `exported.Exported`, or `models.trained.Trained`."""
+
+    @property
+    def name(self) -> str:
+        """What leaderboards call it."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Arrays of `inputs.KINDS` that it takes."""
+
+    @property
+    def window(self) -> int | None:
+        """Instants of IQ that it takes; None if it takes no IQ."""
+
+    @property
+    def max_receivers(self) -> int | None:
+        """Most receivers of a scene that it can tell apart; None if there is no limit."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it was trained on."""
+
+    def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km."""
+
+
+class HasTrained(Protocol):
+    """What holds a trained localizer, as the result of a training does."""
+
+    @property
+    def trained(self) -> Predictor:
+        """The localizer."""
+
+
+def predictor(method: str | Path | Predictor | HasTrained) -> Predictor:
+    """Take a trained localizer from what stands for it.
+
+    Parameters
+    ----------
+    method : path, predictor, or what holds one
+        Paths are of ONNX files.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    FileNotFoundError
+        If there is no such file.
+    """
+    if isinstance(method, str | Path):
+        if not is_path(method):
+            raise ValueError(f"method: {str(method)!r} is no ONNX file; export the model to a file that ends in .onnx")
+        return exported.open_model(method)
+    found: Any = getattr(method, "trained", method)
+    if not callable(found) or not all(hasattr(found, name) for name in ("name", "inputs", "about")):
+        kind = type(method).__name__
+        raise ValueError(f"method: a {kind} cannot locate; give a name, the path of an ONNX file or a trained model")
+    return found
+
+
+def is_path(method: Any) -> bool:
+    """Tell the path of a model from the name of a method."""
+    return isinstance(method, str | Path) and Path(method).suffix == SUFFIX
+
+
+def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]:
+    """Name trained localizers by their architecture, and where several share it by their file or folder besides.
+
+    Parameters
+    ----------
+    methods : sequence
+        As `predictor` takes them.
+    predictors : sequence of Predictor
+        What it made of each.
+
+    Returns
+    -------
+    list of str
+        All different.
+    """
+    ways = [_ways(*each) for each in zip(methods, predictors, range(1, 1 + len(predictors)), strict=True)]
+    chosen = [way[0] for way in ways]
+    for step in range(1, len(ways[0]) if ways else 0):
+        chosen = [way[step] if chosen.count(name) > 1 else name for way, name in zip(ways, chosen, strict=True)]
+    return chosen
+
+
+def seen(predictor: Predictor, dataset: xr.Dataset) -> float:
+    """Share of a dataset's scenes that the localizer was fitted to or chosen by: errors on these tell nothing.
+
+    Scenes are told by the dataset's seed and their number; those of recordings are not seen.
+    """
+    seed = dataset.attrs.get("seed")
+    if seed is None or predictor.about.get("dataset_seed") != int(seed):
+        return 0.0
+    return float((splits.split_of(int(seed), dataset["sample"].values) != "test").mean())
+
+
+def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+    """Locate every scene of a dataset.
+
+    Localizers of IQ are given the middle of the window. A fix is a failure where no receiver hears the signal, and
+    where it is further from the receivers, or less certain, than `network.MAX_RANGE_M`.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    known : Network
+        Of the dataset.
+    dataset : xr.Dataset
+        Of the contract; truth variables are not read.
+    measured : xr.Dataset
+        Result of `pairs.pair_features` for it.
+
+    Raises
+    ------
+    ValueError
+        If the dataset lacks what the localizer takes, or has another sample rate or more receivers than it can take.
+    """
+    window = _window(predictor, dataset)
+    _check(predictor, dataset)
+    parts = []
+    for first in range(0, dataset.sizes["sample"], _BATCH):
+        rows = slice(first, first + _BATCH)
+        scenes, their = dataset.isel(sample=rows), measured.isel(sample=rows)
+        parts.append(predictor(inputs.arrays(scenes, their, {*predictor.inputs, "present"}, window)))
+    position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
+    covariance = _covariance(cholesky)
+    spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
+    reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
+    found = known.heard.any(axis=1) & (reach_m < network.MAX_RANGE_M[known.propagation])
+    plane = np.where(found[:, None], position, 0.0) * 1e3
+    latitude, longitude = (degrees[:, 0] for degrees in network.from_tangent_plane(known, plane[:, None]))
+    return network.or_centroid(Fix(latitude, longitude, covariance, found), known)
+
+
+def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:
+    """Names to choose from, each telling more than the one before."""
+    place = Path(method) if isinstance(method, str | Path) else getattr(method, "folder", None)
+    name, parts = predictor.name, () if place is None else Path(place).with_suffix("").parts[-2:]
+    from_file = [f"{name} ({parts[-1]})", f"{name} ({'/'.join(parts)})"] if parts else [name, name]
+    return [name, *from_file, f"{name} ({number})"]
+
+
+def _covariance(cholesky: Array) -> Array:
+    """Covariances (S, 2, 2) m² of factors (S, 3) km."""
+    first, between, last = cholesky.T
+    factor = np.stack([first, np.zeros_like(first), between, last], axis=-1).reshape(-1, 2, 2)
+    return factor @ factor.transpose(0, 2, 1) * _KM2
+
+
+def _window(predictor: Predictor, dataset: xr.Dataset) -> slice | None:
+    """Instants in the middle of the IQ."""
+    if predictor.window is None or "iq" not in dataset:
+        return None
+    spare = dataset.sizes["time"] - predictor.window
+    if spare < 0:
+        raise ValueError(
+            f"iq: has {dataset.sizes['time']} instants, and {predictor.name} takes {predictor.window}; "
+            "give longer recordings"
+        )
+    return slice(spare // 2, spare // 2 + predictor.window)
+
+
+def _check(predictor: Predictor, dataset: xr.Dataset) -> None:
+    trained_hz, rate_hz = predictor.about.get("sample_rate_hz"), dataset.attrs["sample_rate_hz"]
+    if trained_hz is not None and not np.isclose(rate_hz, trained_hz, rtol=1e-6):
+        raise ValueError(
+            f"sample_rate_hz: is {rate_hz:g}, and {predictor.name} was trained at {trained_hz:g}; "
+            "resample the recordings, or train a model at their rate"
+        )
+    most = int(dataset["receiver_present"].sum("receiver").max())
+    if predictor.max_receivers is not None and most > predictor.max_receivers:
+        raise ValueError(
+            f"receiver_present: {most} receivers are in one scene, and {predictor.name} takes at most "
+            f"{predictor.max_receivers}; leave some out, or train it with a larger max_receivers"
+        )
