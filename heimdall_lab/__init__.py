@@ -1,5 +1,8 @@
 """Workbench for locating radio transmitters with distributed SDR receivers."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from heimdall_lab.compiled import kernels_kept
 
 with kernels_kept():
@@ -13,11 +16,18 @@ with kernels_kept():
     from heimdall_lab.schema import iq
     from heimdall_lab.store import datasets, open_dataset
 
+if TYPE_CHECKING:
+    from heimdall_lab.export import export_onnx
+    from heimdall_lab.models import architectures
+    from heimdall_lab.training import train
+
 __all__ = [
     "Config",
+    "architectures",
     "compare",
     "crlb",
     "datasets",
+    "export_onnx",
     "features",
     "gdop",
     "generate",
@@ -30,5 +40,24 @@ __all__ = [
     "read_kiwi",
     "read_locards",
     "read_sigmf",
+    "train",
     "write_sigmf",
 ]
+
+_NEEDING_TORCH = {  # imported when they are asked for: importing torch takes seconds, and most work needs none of it
+    "architectures": "models",
+    "export_onnx": "export",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch (PEP 562)."""
+    if name not in _NEEDING_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDING_TORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Name all that there is, imported already or not."""
+    return sorted({*globals(), *__all__})

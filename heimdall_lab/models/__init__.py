@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from heimdall_lab.models.iq_networks import IqResNet18, IqVggNet
 from heimdall_lab.models.layers import Localizer
+from heimdall_lab.models.localization_net import LocalizationNet
 from heimdall_lab.models.tdoa_unrolled import TdoaUnrolled
 from heimdall_lab.models.triangulation import Triangulation
 
@@ -36,6 +38,24 @@ ARCHITECTURES = {
         ("iq_raw", "feature_based"),
         "attention over receivers on their features",
         {"width": 32, "heads": 4, "layers": 2, "dropout": 0.2},
+    ),
+    "localization_net": Architecture(
+        LocalizationNet,
+        ("feature_based",),
+        "ConvNeXt on mel spectrograms, shared over receivers",
+        {"size": "tiny", "width": 128, "heads": 4, "layers": 1, "dropout": 0.1},
+    ),
+    "iq_resnet18": Architecture(
+        IqResNet18,
+        ("iq_raw",),
+        "1-D ResNet-18 on IQ, shared over receivers, then attention over them",
+        {"max_receivers": 10, "window": 1024, "width": 128, "heads": 4, "layers": 1, "dropout": 0.3},
+    ),
+    "iq_vggnet": Architecture(
+        IqVggNet,
+        ("iq_raw",),
+        "1-D VGG on IQ, shared over receivers, then attention over them: faster",
+        {"max_receivers": 10, "window": 1024, "width": 128, "heads": 4, "layers": 1, "dropout": 0.3},
     ),
     "tdoa_unrolled": Architecture(
         TdoaUnrolled,

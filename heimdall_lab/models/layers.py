@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 _LARGEST_FEATURE = 10.0  # standard deviations
 _LEAST_SCALE_KM = 1.0
+_LEAST_POWER_MW = 1e-18
 
 
 class Localizer(nn.Module):
@@ -30,9 +31,14 @@ class Localizer(nn.Module):
 
     def fit(self, batch: dict[str, Tensor]) -> None:
         """Take what the network standardises its inputs by from training scenes."""
+        values = {**batch, **self.derived(batch)}
         for module in self.modules():
             if isinstance(module, Standardise):
-                module.fit(batch[module.name], batch["present"])
+                module.fit(values[module.name], batch["present"])
+
+    def derived(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Arrays (B, R, …) made of the inputs that the network standardises as well; none by default."""
+        return {}
 
     def locate(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Position (B, 2) km and Cholesky factor (B, 3) km, before the spread."""
@@ -70,14 +76,14 @@ class Standardise(nn.Module):
         self.register_buffer("deviation", torch.ones(features))
 
     def fit(self, values: Tensor, present: Tensor) -> None:
-        """Set both from values (B, R, F)."""
-        known = values[present].double()  # (links, F)
+        """Set both from values (B, R, …, F)."""
+        known = values[present].flatten(0, -2).double()  # (…, F)
         deviation = known.std(dim=0, correction=0)
         self.mean.copy_(known.mean(dim=0))
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Standardise (B, R, F), and keep outliers within bounds."""
+        """Standardise (B, R, …, F), and keep outliers within bounds."""
         return ((values - self.mean) / self.deviation).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
 
 
@@ -86,6 +92,8 @@ class ReceiverAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
+        if width % heads:
+            raise ValueError(f"heads: {heads} do not divide the width of {width}; set a number that does")
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -154,6 +162,14 @@ def size_km(position: Tensor, present: Tensor) -> Tensor:
     count = present.sum(dim=1).clamp(min=1)
     square = (position**2 * present[..., None]).sum(dim=(1, 2)) / count
     return square.sqrt().clamp(min=_LEAST_SCALE_KM)
+
+
+def levels_db(power: Tensor, present: Tensor) -> Tensor:
+    """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
+    level = 10 * power.clamp(min=_LEAST_POWER_MW).log10()
+    count = present.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (level * present).sum(dim=1, keepdim=True) / count
+    return torch.stack([level, level - mean], dim=-1)
 
 
 def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor) -> Tensor:
