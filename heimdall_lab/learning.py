@@ -173,9 +173,7 @@ def error_figures(error_km: Any, squared: Any) -> Epoch:
     return {
         "median_error_km": float(np.median(error_km)),
         "rmse_km": float((error_km**2).mean() ** 0.5),
-        **{
-            f"coverage_{round(100 * level)}": calibration.coverage(squared, level) for level in calibration.TOLERANCES
-        },
+        **{f"coverage_{round(100 * level)}": calibration.coverage(squared, level) for level in calibration.TOLERANCES},
     }
 
 
@@ -211,4 +209,3 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heimdall_lab import augmentation, inputs, pairs, schema, splits, store
-from heimdall_lab.inputs import Array
 from heimdall_lab.models.layers import Localizer
+from heimdall_lab.network import Array
 from heimdall_lab.progress import Report
 from heimdall_lab.stored import HEAVY, InMemory, OnDisk
 from heimdall_lab.units import ADC_MAX
@@ -100,6 +100,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         self._shuffled: tuple[int, Array] = (-1, rows)
 
     def __len__(self) -> int:
+        """Count the batches."""
         return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
@@ -160,9 +161,11 @@ class Places(Sampler[tuple[int, int]]):
         self.batches, self.epoch, self.rank, self.world = batches, epoch, rank, world
 
     def __len__(self) -> int:
+        """Count the batches that this process takes."""
         return self.batches // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Go through them in order; whoever takes them shuffles."""
         epoch = self.epoch()
         for number in range(len(self)):
             yield epoch, number * self.world + self.rank
@@ -371,9 +374,7 @@ def _rows(dataset: xr.Dataset) -> dict[str, Array]:
 def _check_whole(folder: Path) -> None:
     for shard in store.read_manifest(folder).shards:
         if fault := store.damage(folder, shard):
-            raise store.StoreError(
-                f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again"
-            )
+            raise store.StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
 
 
 def _checksum(dataset: xr.Dataset) -> str:
@@ -381,7 +382,9 @@ def _checksum(dataset: xr.Dataset) -> str:
     for name in sorted(map(str, dataset.variables)):
         if name not in HEAVY:
             values = dataset[name].values
-            digest.update(name.encode() + (str(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()))
+            digest.update(
+                name.encode() + (str(values.tolist()).encode() if values.dtype.hasobject else values.tobytes())
+            )
     return digest.hexdigest()
 
 

@@ -51,7 +51,8 @@ class OnDisk:
         self.length = int(self._variable(0).shape[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # another process opens its own
+        """Leave the open files behind; another process opens its own."""
+        return self.__dict__ | {"_open": {}}
 
     def read(self, rows: Array, starts: Array | None, length: int | None) -> Array:
         """Read some scenes.
@@ -100,7 +101,7 @@ class OnDisk:
                 f"{self.files[shard]}: cannot be read ({error}); run the same 'generate' command to write it again"
             ) from error
 
-    def _variable(self, shard: int) -> netCDF4.Variable:
+    def _variable(self, shard: int) -> Any:
         if shard not in self._open:
             self._open[shard] = netCDF4.Dataset(self.files[shard])
             self._open[shard].set_auto_maskandscale(False)

@@ -30,7 +30,7 @@ from heimdall_lab.learning import (
     read_checkpoint,
 )
 from heimdall_lab.loading import Scenes, Source, open_source
-from heimdall_lab.models.layers import mahalanobis_squared, negative_log_likelihood
+from heimdall_lab.models.layers import Localizer, mahalanobis_squared, negative_log_likelihood
 from heimdall_lab.models.trained import Trained, load, save
 from heimdall_lab.options import OF_MACHINE, Options, options_for
 from heimdall_lab.progress import display, stop_requests
@@ -227,9 +227,7 @@ def _measure(job: _Job, stop: threading.Event, shown: bool) -> None:
     job.learner.model.fit(job.scenes.statistics())
 
 
-def _learn(
-    job: _Job, log: Tracked | None, stop: threading.Event, shown: bool
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+def _learn(job: _Job, log: Tracked | None, stop: threading.Event, shown: bool) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Train until the end, from the last checkpoint if there is one; returns the history and the best weights."""
     options, path = job.learner.options, job.folder / CHECKPOINT
     earlier = read_checkpoint(path) if path.exists() else None
@@ -372,7 +370,7 @@ def _about(job: _Job) -> dict[str, Any]:
     }
 
 
-def _scenes(source: Source, model: models.Localizer, folder: Path, options: Options) -> Scenes:
+def _scenes(source: Source, model: Localizer, folder: Path, options: Options) -> Scenes:
     return Scenes(
         source,
         model,
@@ -429,7 +427,7 @@ def _check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str,
 
 def _flat(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names of all fields within the groups that ``like`` has."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for group in like:
         content = values.get(group)
         flat |= {f"{group}.{name}": value for name, value in content.items()} if isinstance(content, dict) else {}
@@ -455,4 +453,6 @@ def _write_record(job: _Job, further: Mapping[str, Any]) -> None:
 
 def _is_first() -> bool:
     """Say whether this is the first of the processes that Lightning trains with, the one that writes."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
+    return all(
+        int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    )
