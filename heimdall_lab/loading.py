@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dask
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -311,7 +312,9 @@ def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: Report) ->
     light = dataset.drop_vars([name for name in HEAVY if name != "iq" or not measures], errors="ignore")
     parts = []
     for first in range(0, count, chunk):
-        parts.append(_small_arrays(light.isel(sample=slice(first, first + chunk)).load(), measures))
+        with dask.config.set(scheduler="synchronous"):  # HDF5 reads one at a time in any case
+            scenes = light.isel(sample=slice(first, first + chunk)).load()
+        parts.append(_small_arrays(scenes, measures))
         report(min(first + chunk, count), "scenes measured")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

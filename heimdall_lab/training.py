@@ -120,22 +120,26 @@ def train(
     """
     chosen = options_for(architecture, options)
     source = open_source(dataset)
-    models.check_compatible(architecture, source.data_type)
-    settings = {**models.architecture(architecture).parameters, **(parameters or {})}
-    identity = _identity(source, architecture, settings, chosen)
-    folder = Path(out) if out is not None else _default_folder(architecture, identity)
-    _check_same(folder, identity)
-    if (folder / MODEL).exists() and _record(folder).get("finished"):
-        return open_run(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(chosen.seed))
-        model = models.build(architecture, settings)
-        scenes = _scenes(source, model, folder, chosen)
-        with store.locked(folder) if _is_first() else nullcontext():
-            _check_same(folder, identity)
-            learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
-            job = _Job(folder, source, learner, scenes, settings, progress, pictures)
-            return _tracked(job) if tracking and _is_first() else _run(job, None)
+    try:
+        models.check_compatible(architecture, source.data_type)
+        settings = {**models.architecture(architecture).parameters, **(parameters or {})}
+        identity = _identity(source, architecture, settings, chosen)
+        folder = Path(out) if out is not None else _default_folder(architecture, identity)
+        _check_same(folder, identity)
+        if (folder / MODEL).exists() and _record(folder).get("finished"):
+            return open_run(folder)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(chosen.seed))
+            model = models.build(architecture, settings)
+            scenes = _scenes(source, model, folder, chosen)
+            with store.locked(folder) if _is_first() else nullcontext():
+                _check_same(folder, identity)
+                learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
+                job = _Job(folder, source, learner, scenes, settings, progress, pictures)
+                return _tracked(job) if tracking and _is_first() else _run(job, None)
+    finally:
+        if not isinstance(dataset, xr.Dataset):
+            source.dataset.close()  # not whenever the garbage is collected, in a thread that may be reading
 
 
 def open_run(folder: str | Path) -> Run:
