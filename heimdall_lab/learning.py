@@ -123,14 +123,15 @@ class Keeper(Checkpoint):
     Parameters
     ----------
     folder : Path
+    model : Localizer
     tell : callable
         Called with each epoch's figures.
     stop : threading.Event
         Whether a stop was asked for; so does what `store.ask_to_stop` writes.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[Epoch], None], stop: threading.Event) -> None:
-        self.folder, self.tell, self.stop = folder, tell, stop
+    def __init__(self, folder: Path, model: Localizer, tell: Callable[[Epoch], None], stop: threading.Event) -> None:
+        self.folder, self.model, self.tell, self.stop = folder, model, tell, stop
         self.best: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
         self._looked_s = time.monotonic()
@@ -152,14 +153,13 @@ class Keeper(Checkpoint):
         if self.stop.is_set():
             raise Stopped
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
         """Take the figures of the epoch, and write the checkpoint whole."""
         figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         least = min((epoch["validation_loss"] for epoch in self.history), default=math.inf)
         self.history.append({"epoch": len(self.history) + 1, **figures})
         if figures["validation_loss"] < least:
-            assert isinstance(pl_module, Learner)
-            self.best = {name: each.detach().cpu().clone() for name, each in pl_module.model.state_dict().items()}
+            self.best = {name: each.detach().cpu().clone() for name, each in self.model.state_dict().items()}
         path = self.folder / CHECKPOINT
         if trainer.is_global_zero:
             store.write_atomically(path, trainer.save_checkpoint)

@@ -123,9 +123,8 @@ class Batches(Dataset[dict[str, Tensor]]):
         return augmentation.turn(batch, source)
 
     def _read(self, name: str, values: InMemory | OnDisk, rows: Array, source: torch.Generator) -> Tensor:
-        if name != "iq":
+        if name != "iq" or self.window is None:
             return torch.from_numpy(np.nan_to_num(values.read(rows, None, None)))
-        assert self.window is not None
         latest = values.length - self.window
         starts = np.full(len(rows), latest // 2)
         if self.augmented:

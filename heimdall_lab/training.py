@@ -245,7 +245,7 @@ def _learn(job: _Job, log: Tracked | None, stop: threading.Event, shown: bool) -
             if log is not None:
                 log.figures({key: value for key, value in epoch.items() if key != "epoch"}, number)
 
-        keeper = Keeper(job.folder, tell, stop)
+        keeper = Keeper(job.folder, job.learner.model, tell, stop)
         patience = EarlyStopping("validation_loss", patience=options.patience, verbose=False)
         if earlier is not None:
             _check_identity(path, earlier.get("run", {}), job.identity)
