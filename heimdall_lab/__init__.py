@@ -19,7 +19,7 @@ with kernels_kept():
 if TYPE_CHECKING:
     from heimdall_lab.export import export_onnx
     from heimdall_lab.models import architectures
-    from heimdall_lab.training import train
+    from heimdall_lab.runs import train
 
 __all__ = [
     "Config",
@@ -47,7 +47,7 @@ __all__ = [
 _NEEDING_TORCH = {  # imported when they are asked for: importing torch takes seconds, and most work needs none of it
     "architectures": "models",
     "export_onnx": "export",
-    "train": "training",
+    "train": "runs",
 }
 
 

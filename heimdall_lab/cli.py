@@ -1,4 +1,4 @@
-"""The command ``heimdall-lab``: generate, list, verify, locate, compare and export from a shell."""
+"""The command ``heimdall-lab``: generate, list, verify, locate, compare, train and export from a shell."""
 
 import io
 import json
@@ -239,6 +239,78 @@ def compare_command(
         print(f"Report: {report}")
     if out is not None:
         print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
+
+
+@app.command("train")
+def train_command(
+    dataset: _Folder,
+    architecture: Annotated[str, typer.Option(help="As 'heimdall-lab architectures' lists them.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command again resumes.", metavar="DIR")],
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the training scenes.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Scenes in a batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Largest rate of the optimiser.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a gain after which training ends.")] = None,
+    receiver_dropout: Annotated[float | None, typer.Option(help="Chance that a scene lacks a receiver.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter of the architecture, as width=64; repeatable.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Of Lightning: auto, cpu or gpu.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Accelerators of each machine.")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Of Lightning, for several devices: auto or ddp.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Processes that read signals from disk.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="Hold signals in memory up to so many GB.")] = None,
+    tracking: Annotated[bool, typer.Option("--tracking/--no-tracking", help="Log the run in MLflow.")] = True,
+    as_json: _Json = False,
+) -> None:
+    """Train a localizer on a dataset; Ctrl-C stops after the batch under way, twice at once."""
+    from heimdall_lab.runs import train  # imports torch, which takes seconds
+
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "receiver_dropout": receiver_dropout,
+        "seed": seed,
+        "precision": precision,
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "num_workers": num_workers,
+        "memory_gb": memory_gb,
+    }
+    parameters = _settings(settings or [])
+    try:
+        run = train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **given)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
+    if as_json:
+        print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1))
+        return
+    print(f"{out}: {run.trained.num_parameters} parameters, {len(run.history)} epochs")
+    for split in ("validation", "test"):
+        text = "median error {median_error_km:.3g} km, rmse {rmse_km:.3g} km, ellipses of 68 % hold {coverage_68:.1%}"
+        figures = {name.removeprefix(f"{split}_"): value for name, value in run.metrics.items()}
+        print(f"{split}: " + text.format(**figures) + f", of 95 % {figures['coverage_95']:.1%}")
+
+
+@app.command("architectures")
+def architectures_command(
+    data_type: Annotated[
+        str | None, typer.Option(help="Only those that learn from iq_raw or feature_based datasets.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """List the localizers that can be trained."""
+    from heimdall_lab.models import architectures  # imports torch, which takes seconds
+
+    if data_type is not None:
+        data_type = _known("data-type", data_type, ("iq_raw", "feature_based"))
+    _print_table(architectures(data_type), as_json)
 
 
 @app.command("export")

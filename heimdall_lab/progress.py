@@ -66,16 +66,23 @@ def _lines(write: Callable[[str], None], total: int, about: str) -> Report:
 
 
 @contextmanager
-def stop_requests() -> Iterator[threading.Event]:
+def stop_requests(terminate: bool = False) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C inside the block into a request to stop; a second one raises KeyboardInterrupt at once.
 
     Where Ctrl-C is ignored, or outside of the main thread, the request never comes.
+
+    Parameters
+    ----------
+    terminate : bool
+        Take SIGTERM for such a request too.
     """
     requested = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    if threading.current_thread() is not threading.main_thread():
         yield requested
         return
+    heeded = [signal.SIGINT] if callable(signal.getsignal(signal.SIGINT)) else []
+    heeded += [signal.SIGTERM] if terminate and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN else []
+    before = {number: signal.getsignal(number) for number in heeded}
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         if requested.is_set():
@@ -83,8 +90,10 @@ def stop_requests() -> Iterator[threading.Event]:
         requested.set()
         sys.stderr.write("\nstopping when what is under way is finished; Ctrl-C again stops at once\n")
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in heeded:
+        signal.signal(number, on_interrupt)
     try:
         yield requested
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

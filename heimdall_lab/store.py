@@ -382,6 +382,11 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def checksum(folder: Path) -> str:
+    """Checksum of all shards that a folder's manifest lists."""
+    return hashlib.sha256("".join(shard.sha256 for shard in read_manifest(folder).shards).encode()).hexdigest()
+
+
 def num_samples(folder: Path) -> int:
     """Scenes that a folder's manifest lists; 0 where there is none yet."""
     return read_manifest(folder).num_samples if (folder / MANIFEST).exists() else 0

@@ -1,0 +1,222 @@
+"""Runs in MLflow: a SQLite file in the data folder, or the server that MLFLOW_TRACKING_URI names."""
+
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+EXPERIMENT = "heimdall_lab"
+NEWEST, CHAMPION = "newest", "champion"  # aliases of registered models; MLflow reserves "latest" for itself
+_TAG = "heimdall_lab"  # first part of the names of this module's tags
+_CREATED_WITHIN_S = 5.0  # clocks are set while processes run
+_DATA = Path("data")
+
+_log = logging.getLogger(__name__)
+
+Figures = Mapping[str, float]
+
+
+class TrackingError(ValueError):
+    """A tracking store that cannot be used; the message names it and the remedy."""
+
+
+def tracking_uri() -> str:
+    """Where runs are tracked: ``MLFLOW_TRACKING_URI``, or ``data/mlflow.db`` below the current folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(_DATA / 'mlflow.db').absolute()}"
+
+
+class Tracked:
+    """One run in the tracking store; what fails to be written while it is under way is told in the log only.
+
+    Parameters
+    ----------
+    name : str
+    tags : mapping
+    run_id : str, optional
+        Of a run to go on with, if the store has it.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be opened.
+    """
+
+    def __init__(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
+        self.uri = tracking_uri()
+        try:
+            self.client = client()
+            mark_dead_runs(self.client)
+            self.run_id = self._continued(run_id) or self._created(name)
+            for key, value in {**tags, **_process_tags()}.items():
+                self.client.set_tag(self.run_id, key, value)
+        except TrackingError:
+            raise
+        except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
+            raise _unusable(self.uri, error) from error
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; those of a run that goes on are the same."""
+        for name, value in values.items():
+            self._try(self.client.log_param, name, value)
+
+    def figures(self, values: Figures, step: int) -> None:
+        """Log metrics of an epoch."""
+        for name, value in values.items():
+            self._try(self.client.log_metric, name, value, step=step)
+
+    def document(self, values: Mapping[str, Any], file: str) -> None:
+        """Log JSON values as a file."""
+        self._try(self.client.log_text, json.dumps(values, indent=1, default=str), file)
+
+    def pictures(self, pictures: Mapping[str, str | Path]) -> None:
+        """Log pictures: the text of each HTML page by its file's name, or the path of a file."""
+        for name, picture in pictures.items():
+            if isinstance(picture, Path):
+                self._try(self.client.log_artifact, str(picture), "pictures")
+            else:
+                self._try(self.client.log_text, picture, f"pictures/{name}")
+
+    def register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
+        """Log an ONNX model and register it; it is the champion if none on this dataset has a lower loss."""
+        self._try_all(lambda: self._register(onnx_path, name, dataset_checksum, validation_loss))
+
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        self._try_all(lambda: self.client.set_terminated(self.run_id, status))
+
+    def _continued(self, run_id: str | None) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            self.client.update_run(run_id, status="RUNNING")
+        except MlflowException:  # of another store, or deleted there
+            return None
+        return run_id
+
+    def _created(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (_DATA / "mlruns").absolute().as_uri()
+            experiment = self.client.create_experiment(EXPERIMENT, artifact_location=folder)
+        else:
+            experiment = found.experiment_id
+        return str(self.client.create_run(experiment, run_name=name).info.run_id)
+
+    def _register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
+        import mlflow.onnx
+        import onnx
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "model"
+            mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
+            self.client.log_artifacts(self.run_id, str(saved), "model")
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException:
+            self.client.create_registered_model(name)
+        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/model"
+        tags = {f"{_TAG}.dataset": dataset_checksum, f"{_TAG}.validation_loss": repr(validation_loss)}
+        version = self.client.create_model_version(name, source, self.run_id, tags=tags).version
+        self.client.set_registered_model_alias(name, NEWEST, version)
+        if self._is_best(name, dataset_checksum, validation_loss):
+            self.client.set_registered_model_alias(name, CHAMPION, version)
+
+    def _is_best(self, name: str, dataset_checksum: str, validation_loss: float) -> bool:
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        losses = [
+            float(version.tags[f"{_TAG}.validation_loss"])
+            for version in versions
+            if version.tags.get(f"{_TAG}.dataset") == dataset_checksum
+        ]
+        return validation_loss <= min(losses)
+
+    def _try(self, log: Any, *arguments: Any, **options: Any) -> None:
+        self._try_all(lambda: log(self.run_id, *arguments, **options))
+
+    def _try_all(self, log: Any) -> None:
+        try:
+            log()
+        except Exception as error:  # a server that is away for a while is no reason to lose hours of training
+            _log.warning("tracking in %s failed (%s: %s); training goes on", self.uri, type(error).__name__, error)
+
+
+def client() -> Any:
+    """Open the tracking store: an ``mlflow.MlflowClient``.
+
+    Raises
+    ------
+    TrackingError
+        If it cannot be opened.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for chatter in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatter).setLevel(logging.WARNING)
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        opened = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        opened.search_experiments(max_results=1)
+    except Exception as error:  # see above
+        raise _unusable(uri, error) from error
+    return opened
+
+
+def mark_dead_runs(opened: Any = None) -> list[str]:
+    """Mark runs as FAILED that are said to run on this machine in a process that has ended.
+
+    Returns
+    -------
+    list of str
+        Their identifiers.
+    """
+    opened = client() if opened is None else opened
+    found = opened.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        return []
+    running = opened.search_runs(
+        [found.experiment_id],
+        f"attributes.status = 'RUNNING' and tags.`{_TAG}.host` = '{socket.gethostname()}'",
+        max_results=1000,
+    )
+    dead = [run.info.run_id for run in running if not _is_alive(run.data.tags)]
+    for run_id in dead:
+        opened.set_terminated(run_id, "FAILED")
+    return dead
+
+
+def _process_tags() -> dict[str, str]:
+    process = psutil.Process()
+    return {
+        f"{_TAG}.host": socket.gethostname(),
+        f"{_TAG}.process": str(process.pid),
+        f"{_TAG}.process_began": str(process.create_time()),
+    }
+
+
+def _is_alive(tags: Mapping[str, str]) -> bool:
+    """Say whether the process is there; another one may have its number by now."""
+    try:
+        began_s = psutil.Process(int(tags[f"{_TAG}.process"])).create_time()
+    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return False
+    return abs(began_s - float(tags[f"{_TAG}.process_began"])) < _CREATED_WITHIN_S
+
+
+def _unusable(uri: str, error: Exception) -> TrackingError:
+    reason = str(error).splitlines()[0][:200]
+    return TrackingError(
+        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({type(error).__name__}: {reason}); start the server, correct "
+        "the address, or train without tracking"
+    )
