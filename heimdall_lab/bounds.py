@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from heimdall_lab import geodesy, information
+from heimdall_lab import geodesy, information, student
 from heimdall_lab.information import Measurements, Sight
 from heimdall_lab.spectra import delay_sigma_s, level_sigma_db
 from heimdall_lab.units import SPEED_OF_LIGHT, db_to_linear
@@ -229,13 +229,14 @@ def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndar
     return geodesy.enu(geodesy.ecef(*receivers), latitude, longitude), np.stack([zero, zero, altitude], axis=-1)
 
 
-def ellipse(covariance: np.ndarray, level: float = 0.95, points: int = 65) -> np.ndarray:
-    """Outline of the ellipse that holds ``level`` of a normal distribution, (..., points, 2) in the covariance's root.
+def ellipse(covariance: np.ndarray, level: float = 0.95, points: int = 65, freedom: float = np.inf) -> np.ndarray:
+    """Outline of the ellipse that holds ``level`` of the errors, (..., points, 2) in the covariance's root.
 
-    The last point repeats the first. NaN covariance gives NaN outlines.
+    They are normal, unless there are degrees of ``freedom`` (`student`). The last point repeats the first. NaN
+    covariance gives NaN outlines.
     """
     angle = np.linspace(0, 2 * np.pi, points)
-    circle = np.sqrt(-2 * np.log1p(-level)) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    circle = np.sqrt(student.radius_squared(level, freedom)) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     east = np.sqrt(covariance[..., 0, 0])
     slope = covariance[..., 0, 1] / east
     rest = np.sqrt(np.maximum(covariance[..., 1, 1] - slope**2, 0))  # Cholesky factor, by hand: it lets NaN pass

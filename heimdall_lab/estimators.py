@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from heimdall_lab import geodesy, learned, network, pairs, schema
@@ -47,15 +48,16 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     -------
     xr.Dataset
         Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
-        centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``converged``, False where
-        the method failed and the centroid of the receivers that hear the signal stands in for its fix.
+        centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
+        freedom of the law of errors (`student`), infinite for a normal one; ``converged``, False where the method
+        failed and the centroid of the receivers that hear the signal stands in for its fix.
 
     Raises
     ------
     ValueError
         If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
     """
-    name, estimate = _estimator(method)
+    name, estimate, freedom = _estimator(method)
     schema.check(dataset)
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
@@ -76,6 +78,11 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
             "east": ("sample", east, {"units": "m", "long_name": "east of the receivers' centroid"}),
             "north": ("sample", north, {"units": "m", "long_name": "north of the receivers' centroid"}),
             "covariance": (("sample", "axis", "other_axis"), fix.covariance, {"units": "m2"}),
+            "freedom": (
+                "sample",
+                np.where(fix.converged, freedom, np.inf),
+                {"units": "1", "long_name": "degrees of freedom of the law of errors"},
+            ),
             "converged": ("sample", fix.converged, {"long_name": "the method found this fix itself"}),
         },
         coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
@@ -83,14 +90,14 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]]:
-    """Name of a method, and what it does."""
+def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix], float]:
+    """Name of a method, what it does, and the degrees of freedom of its errors."""
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
-        return predictor.name, partial(learned.fix, predictor)
+        return predictor.name, partial(learned.fix, predictor), predictor.freedom
     if method not in methods():
         raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}, or an .onnx file")
-    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known))
+    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known)), np.inf
 
 
 _FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {

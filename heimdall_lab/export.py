@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ def _about(trained: Trained) -> dict[str, Any]:
         "features": FEATURES,
         "window": trained.window,
         "max_receivers": trained.max_receivers,
+        "freedom": trained.freedom if math.isfinite(trained.freedom) else None,  # JSON has no infinity
         "normalisation": {"in_the_graph": standardised, "spread": model.spread.item()},
         "coordinate_frame": exported.FRAME,
     }

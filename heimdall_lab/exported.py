@@ -39,6 +39,8 @@ class Exported:
         Instants of IQ that it takes; None if it takes no IQ.
     max_receivers : int or None
         Most receivers of a scene that it can tell apart; None if there is no limit.
+    freedom : float
+        Degrees of freedom of the law of its errors (`student`).
     about : dict
         All metadata of the file, see `export.export_onnx`.
     session : onnxruntime.InferenceSession
@@ -50,6 +52,7 @@ class Exported:
     inputs: tuple[str, ...]
     window: int | None
     max_receivers: int | None
+    freedom: float
     about: dict[str, Any]
     session: Any
 
@@ -100,6 +103,7 @@ def open_model(path: str | Path) -> Exported:
         inputs=tuple(about["inputs"]),
         window=about["window"],
         max_receivers=about["max_receivers"],
+        freedom=float(about["freedom"] or "inf"),
         about=about,
         session=session,
     )

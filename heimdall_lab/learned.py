@@ -40,6 +40,10 @@ class Predictor(Protocol):
         """Most receivers of a scene that it can tell apart; None if there is no limit."""
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the law of its errors (`student`)."""
+
+    @property
     def about(self) -> dict[str, Any]:
         """What it was trained on."""
 

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
-from heimdall_lab import calibration, store
+from heimdall_lab import store, student
 from heimdall_lab.augmentation import seed_of
 from heimdall_lab.models.layers import Localizer, mahalanobis_squared, negative_log_likelihood
 from heimdall_lab.options import Options
 
 CHECKPOINT = "last.ckpt"
 _LOCK_INTERVAL_S = 1.0
+_LEVELS = (68, 95)  # percent
+_FIRST_FREEDOM, _LEAST_FREEDOM = 8.0, 1.0
 
 Epoch = dict[str, float]
 
@@ -38,6 +40,9 @@ class DivergedError(ValueError):
 
 class Learner(pl.LightningModule):
     """A localizer with its loss, the negative log likelihood of the true position, and its optimiser.
+
+    How far the errors reach beyond a normal law's is learned together with the weights. Networks that refine a fix are
+    trained on what every round finds, on the later ones more.
 
     Parameters
     ----------
@@ -59,12 +64,15 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.model, self.options, self.identity = model, options, identity
         self.batches_per_epoch = batches_per_epoch
+        self.log_freedom = nn.Parameter(torch.tensor(math.log(_FIRST_FREEDOM - _LEAST_FREEDOM)))
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Loss of a batch; the dropout within is drawn from the seed, the epoch and the number."""
         torch.manual_seed(seed_of(self.options.seed, self.current_epoch, number, self.global_rank))
-        loss = self._losses(batch)[0].mean()
+        losses = [self._loss(fix, batch).mean() for fix in self.model.rounds(self._arrays(batch))]
+        loss = torch.stack([weight * each for weight, each in enumerate(losses, start=1)]).sum()
+        loss = loss / sum(range(1, len(losses) + 1))
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"loss: is {loss.item()} in batch {number} of epoch {self.current_epoch + 1}; lower learning_rate "
@@ -75,8 +83,10 @@ class Learner(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], _number: int) -> None:
         """Keep the errors of a batch."""
-        loss, error_km, squared = self._losses(batch)
-        self._seen.append((loss, torch.stack([error_km, squared])))
+        fix = self.model(self._arrays(batch))
+        loss, position, cholesky = self._loss(fix, batch), *(found.float() for found in fix)
+        error_km = torch.linalg.vector_norm(position - batch["target"], dim=-1)
+        self._seen.append((loss, torch.stack([error_km, mahalanobis_squared(position, cholesky, batch["target"])])))
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the epoch."""
@@ -88,7 +98,8 @@ class Learner(pl.LightningModule):
                 f"validation_loss: is {loss.item()} after epoch {self.current_epoch + 1}; lower learning_rate "
                 f"({self.options.learning_rate:g}) and train into another folder"
             )
-        figures = {"loss": float(loss), **error_figures(error_km, squared)}
+        freedom = float(self.log_freedom.detach().exp()) + _LEAST_FREEDOM
+        figures = {"loss": float(loss), **error_figures(error_km, squared), "freedom": freedom}
         self.log_dict({f"validation_{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -109,12 +120,14 @@ class Learner(pl.LightningModule):
         """Let the checkpoint tell whose it is."""
         checkpoint["run"] = self.identity
 
-    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Negative log likelihood, error in km and its square over the covariance, each (B,) float32."""
-        position, cholesky = self.model({name: batch[name] for name in self.model.inputs})
-        found = (position.float(), cholesky.float(), batch["target"])
-        error_km = torch.linalg.vector_norm(found[0] - found[2], dim=-1)
-        return negative_log_likelihood(*found), error_km, mahalanobis_squared(*found)
+    def _arrays(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: batch[name] for name in self.model.inputs}
+
+    def _loss(self, fix: tuple[Tensor, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        """Negative log likelihood (B,) float32."""
+        position, cholesky = (found.float() for found in fix)
+        freedom = self.log_freedom.exp() + _LEAST_FREEDOM
+        return negative_log_likelihood(position, cholesky, batch["target"], freedom)
 
 
 class Keeper(Checkpoint):
@@ -168,12 +181,13 @@ class Keeper(Checkpoint):
             trainer.save_checkpoint(path)  # writes nothing, but all processes meet in it
 
 
-def error_figures(error_km: Any, squared: Any) -> Epoch:
+def error_figures(error_km: Any, squared: Any, freedom: float = math.inf) -> Epoch:
     """Statistics of errors (S,) km and of their squares over the covariance (S,)."""
+    reached = student.level(squared, freedom)
     return {
         "median_error_km": float(np.median(error_km)),
         "rmse_km": float((error_km**2).mean() ** 0.5),
-        **{f"coverage_{round(100 * level)}": calibration.coverage(squared, level) for level in calibration.TOLERANCES},
+        **{f"coverage_{level}": float((reached <= level / 100).mean()) for level in _LEVELS},
     }
 
 

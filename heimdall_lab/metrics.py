@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab import bounds, estimators, geodesy, learned, pairs, store
+from heimdall_lab import bounds, estimators, geodesy, learned, pairs, store, student
 from heimdall_lab.estimators import Method
 from heimdall_lab.learned import Predictor
 
@@ -37,7 +37,8 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     -------
     xr.Dataset
         ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
-        ``mahalanobis_squared``, of the error under the fix's own covariance.
+        ``mahalanobis_squared``, of the error under the fix's own covariance; ``level``, of the ellipse through the
+        truth: the share of errors that the fix itself expects to be smaller.
     """
     truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
     distance, azimuth = xr.apply_ufunc(
@@ -57,11 +58,13 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
         fixes.covariance,
         input_core_dims=[["axis"], ["axis", "other_axis"]],
     )
+    level = xr.apply_ufunc(student.level, squared, fixes.freedom)
     return xr.Dataset(
         {
             "error": distance.assign_attrs(units="m", long_name="distance from the true position"),
             "error_vector": vector.assign_attrs(units="m", long_name="fix minus truth"),
             "mahalanobis_squared": squared.assign_attrs(units="1", long_name="squared error over covariance"),
+            "level": level.assign_attrs(units="1", long_name="level of the ellipse through the truth"),
         }
     )
 
@@ -89,8 +92,8 @@ def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = Non
         (position in m); ``failures``, share of fixes that did not converge; ``latency`` s per fix, measurement from
         the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
         samples that a method was trained with or chosen by, on which its errors tell nothing. Dims (method, sample):
-        the fixes and their ``error``, ``error_vector`` and ``mahalanobis_squared``. Dim ``sample``: ``crlb_rmse`` m,
-        and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every statistic is
+        the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared`` and ``level``. Dim ``sample``:
+        ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every statistic is
         given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers``
         (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without samples.
 
@@ -244,13 +247,11 @@ def _statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
         "rmse": np.sqrt((error**2).mean("sample")),
     }
     determinant = np.log(_determinant(each.covariance))
+    density = xr.apply_ufunc(student.log_density, each.mahalanobis_squared, determinant, each.freedom)
     shares = {
         "rmse_over_crlb": np.sqrt(((error / crlb_rmse) ** 2).mean("sample")),
-        **{
-            f"coverage_{level}": (each.mahalanobis_squared <= -2 * np.log1p(-level / 100)).mean("sample")
-            for level in (68, 95)
-        },
-        "nll": (each.mahalanobis_squared / 2 + determinant / 2 + np.log(2 * np.pi)).mean("sample"),
+        **{f"coverage_{level}": (each.level <= level / 100).mean("sample") for level in (68, 95)},
+        "nll": -density.mean("sample"),
         "failures": 1 - each.converged.mean("sample"),
     }
     return xr.Dataset(

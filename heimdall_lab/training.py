@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -17,7 +17,7 @@ import xarray as xr
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from heimdall_lab import bounds, calibration, models, store
+from heimdall_lab import bounds, models, store, student
 from heimdall_lab.augmentation import seed_of
 from heimdall_lab.learning import (
     CHECKPOINT,
@@ -30,8 +30,9 @@ from heimdall_lab.learning import (
     read_checkpoint,
 )
 from heimdall_lab.loading import Scenes, Source, open_source
-from heimdall_lab.models.layers import Localizer, mahalanobis_squared, negative_log_likelihood
+from heimdall_lab.models.layers import Localizer, mahalanobis_squared
 from heimdall_lab.models.trained import Trained, load, save
+from heimdall_lab.network import Array
 from heimdall_lab.options import OF_MACHINE, Options, options_for
 from heimdall_lab.progress import display, stop_requests
 from heimdall_lab.stored import HEAVY
@@ -52,11 +53,12 @@ class Run:
         With the best weights, calibrated.
     metrics : dict of str to float
         ``validation_…`` and ``test_…`` of ``nll`` (position in km), ``median_error_km``, ``rmse_km``, ``coverage_68``
-        and ``coverage_95``; ``spread``, the factor found by calibration; ``epochs``.
+        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split;
+        ``epochs``.
     history : pandas.DataFrame
         A row for each epoch.
     errors : xr.Dataset
-        Of the test split, as `metrics.compare` gives them: ``error`` m and ``mahalanobis_squared`` (method, sample);
+        Of the test split, as `metrics.compare` gives them: ``error`` m and ``level`` (method, sample);
         ``crlb_rmse`` m and ``crlb_covariance``.
     """
 
@@ -305,15 +307,16 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
 
     model = job.learner.model.cpu()
     model.load_state_dict(best)
-    _, _, squared = _located(model, job.scenes, "validation")
-    spread = calibration.best_spread(squared)
+    spread, freedom = student.fitted(_located(model, job.scenes, "validation").squared)
     model.spread.fill_(spread)
-    metrics = {"spread": spread, "epochs": float(len(history))}
+    model.freedom.fill_(freedom)
+    metrics = {"spread": spread, "freedom": freedom, "epochs": float(len(history))}
     for split in ("validation", "test"):
-        nll, error_km, squared = _located(model, job.scenes, split)
-        figures = {"nll": float(nll.mean()), **error_figures(error_km, squared)}
+        found = _located(model, job.scenes, split)
+        nll = -student.log_density(found.squared, found.log_determinant, freedom).mean()
+        figures = {"nll": float(nll), **error_figures(found.error_km, found.squared, freedom)}
         metrics |= {f"{split}_{name}": value for name, value in figures.items()}
-    errors = _errors(job, error_km, squared)
+    errors = _errors(job, found, freedom)
     trained = Trained(job.identity["architecture"], job.parameters, model.eval(), _about(job))
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
     if not _is_first():
@@ -327,8 +330,16 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     return run
 
 
-def _located(model: torch.nn.Module, scenes: Scenes, split: str) -> tuple[Any, Any, Any]:
-    """Negative log likelihood, error in km and its square over the covariance of each scene of a split, (S,)."""
+class _Located(NamedTuple):
+    """Errors of S scenes: km; over the covariance, squared; and the logarithm of its determinant, km⁴."""
+
+    error_km: Array
+    squared: Array
+    log_determinant: Array
+
+
+def _located(model: Localizer, scenes: Scenes, split: str) -> _Located:
+    """Locate the scenes of a split."""
     model.eval()
     parts = []
     with torch.inference_mode():
@@ -336,21 +347,24 @@ def _located(model: torch.nn.Module, scenes: Scenes, split: str) -> tuple[Any, A
             position, cholesky = (found.double() for found in model({name: batch[name] for name in scenes.inputs}))
             target = batch["target"].double()
             error_km = torch.linalg.vector_norm(position - target, dim=-1)
-            nll = negative_log_likelihood(position, cholesky, target)
-            parts.append(torch.stack([nll, error_km, mahalanobis_squared(position, cholesky, target)]))
-    nll, error_km, squared = torch.cat(parts, dim=1).numpy()
-    return nll, error_km, squared
+            log_determinant = 2 * (cholesky[:, 0].log() + cholesky[:, 2].log())
+            parts.append(torch.stack([error_km, mahalanobis_squared(position, cholesky, target), log_determinant]))
+    return _Located(*torch.cat(parts, dim=1).numpy())
 
 
-def _errors(job: _Job, error_km: Any, squared: Any) -> xr.Dataset:
+def _errors(job: _Job, found: _Located, freedom: float) -> xr.Dataset:
     """Label the errors of the test split."""
     truth = job.source.dataset.drop_vars([*HEAVY, "features"], errors="ignore").isel(sample=job.scenes.rows["test"])
     bound = bounds.scene_crlb(truth.load())
     dims = ("method", "sample")
     return xr.Dataset(
         {
-            "error": (dims, 1e3 * error_km[None], {"units": "m", "long_name": "distance from the true position"}),
-            "mahalanobis_squared": (dims, squared[None], {"units": "1", "long_name": "squared error over covariance"}),
+            "error": (dims, 1e3 * found.error_km[None], {"units": "m", "long_name": "distance from the true position"}),
+            "level": (
+                dims,
+                student.level(found.squared, freedom)[None],
+                {"units": "1", "long_name": "level of the ellipse through the truth"},
+            ),
             "crlb_rmse": bound.crlb_rmse,
             "crlb_covariance": bound.crlb_covariance,
         },

@@ -63,6 +63,11 @@ class Trained:
         """Most receivers of a scene that it can tell apart; None if there is no limit."""
         return getattr(self.model, "max_receivers", None)
 
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the law of its errors (`student`)."""
+        return float(self.model.freedom)
+
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
         """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
         self.model.eval()

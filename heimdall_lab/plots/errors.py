@@ -76,8 +76,7 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
         diagonal.opts(color=TRUTH, line_dash="dashed", line_width=2, backend="bokeh"),
     ]
     for method, (colour, _) in method_styles(board.method.values).items():
-        squared = board.mahalanobis_squared.sel({"method": method}).values
-        least = -np.expm1(-squared / 2)  # level of the ellipse that touches the truth: χ² of two degrees of freedom
+        least = board["level"].sel({"method": method}).values
         inside = (least[:, None] <= level).mean(axis=0) if len(least) else np.full(level.shape, np.nan)
         curve = hv.Curve((100 * level, 100 * inside), *_LEVEL_AXES, label=method)
         style = {"color": colour, "line_dash": line_dash(method), "line_width": 2}

@@ -43,12 +43,13 @@ class _Map(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """One method's fix: ECEF position (3,) m, covariance (2, 2) m² along east and north there, and how it is drawn."""
+    """One method's fix: ECEF position (3,) m, the law of its errors along east and north, and how it is drawn."""
 
     method: str
     label: str
     position: np.ndarray
     covariance: np.ndarray
+    freedom: float
     colour: str
     marker: str
     error_m: float
@@ -262,14 +263,29 @@ def _fixes(scene: xr.Dataset, fixes: xr.Dataset) -> list[_Drawn]:
         converged = bool(fix.converged)
         label += "" if converged else " (failed)"
         position = geodesy.ecef(fix.latitude.values, fix.longitude.values, altitude_m)
-        drawn.append(_Drawn(name, label, position, fix.covariance.values, colour, marker, error_m, converged))
+        drawn.append(
+            _Drawn(
+                name,
+                label,
+                position,
+                fix.covariance.values,
+                fix.freedom.item(),
+                colour,
+                marker,
+                error_m,
+                converged,
+            )
+        )
     return drawn
 
 
 def _ellipse_ecef(fix: _Drawn) -> np.ndarray:
     """Outline of the 95 % ellipse on the tangent plane at the fix, ECEF (points, 3) m."""
     latitude, longitude, _ = geodesy.geodetic(fix.position)
-    return fix.position + bounds.ellipse(fix.covariance, _LEVEL) @ geodesy.enu_axes(latitude, longitude)[:2]
+    return (
+        fix.position
+        + bounds.ellipse(fix.covariance, _LEVEL, freedom=fix.freedom) @ geodesy.enu_axes(latitude, longitude)[:2]
+    )
 
 
 def _fix_layers(fix: _Drawn, label: str, on_map: _Map, *, ellipse: bool = True) -> list[hv.Element]:
