@@ -115,13 +115,13 @@ class Tracked:
         import onnx
         from mlflow.exceptions import MlflowException
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # of MLflow's own classes
-            import mlflow.onnx
-
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder) / "model"
-            mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # of MLflow's own classes
+                import mlflow.onnx
+
+                mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
             self.client.log_artifacts(self.run_id, str(saved), "model")
         try:
             self.client.get_registered_model(name)
