@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,16 @@ class Tracked:
         return str(self.client.create_run(experiment, run_name=name).info.run_id)
 
     def _register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
-        import mlflow.onnx
         import onnx
         from mlflow.exceptions import MlflowException
 
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder) / "model"
-            mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # of MLflow's own classes
+                import mlflow.onnx
+
+                mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
             self.client.log_artifacts(self.run_id, str(saved), "model")
         try:
             self.client.get_registered_model(name)

@@ -223,7 +223,7 @@ def test_signals_are_read_from_disk_as_from_memory_and_at_the_same_instants(tmp_
     scenes = parts[0.0][1]
     drawn = scenes._batches("train", augmented=True)
     rows = np.sort(drawn._order(0)[:4])
-    whole = inputs.voltage(hl.open_dataset(tmp_path / "dataset").isel(sample=rows))
+    whole = inputs.voltage(scenes.source.dataset.isel(sample=rows))
     for scene, window in zip(whole, drawn[0, 0]["iq"].numpy(), strict=True):
         starts = [n for n in range(scene.shape[-1] - 255) if np.array_equal(scene[..., n : n + 256], window)]
         assert len(starts) == 1
