@@ -93,9 +93,10 @@ def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = Non
         the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
         samples that a method was trained with or chosen by, on which its errors tell nothing. Dims (method, sample):
         the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared`` and ``level``. Dim ``sample``:
-        ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every statistic is
-        given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and ``…_by_receivers``
-        (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without samples.
+        ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which
+        every statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
+        ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
+        samples.
 
     Raises
     ------

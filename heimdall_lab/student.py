@@ -36,7 +36,7 @@ def radius_squared(level: float, freedom: Array = np.inf) -> Array:
     >>> float(radius_squared(0.95).round(3))
     5.991
     >>> float(radius_squared(0.95, 4.0).round(3))
-    10.204
+    10.306
     """
     return _scale(freedom) * _quantile(level, freedom)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import heimdall_lab as hl
-from heimdall_lab import augmentation, calibration, inputs, learning, loading, splits, store
+from heimdall_lab import augmentation, inputs, learning, loading, splits, store
 from heimdall_lab.models import build
 from heimdall_lab.training import open_run, train
 
@@ -273,21 +273,6 @@ def test_turning_keeps_ranges_and_mirrors_half_of_the_scenes(batch):
     mirrored = (area(turned) * area(batch) < 0).double().mean()
     assert 0.4 < mirrored < 0.6
     assert not torch.allclose(turned["target"], batch["target"], atol=1.0)
-
-
-@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_calibration_finds_the_factor_of_overconfident_ellipses(factor):
-    squared = np.random.default_rng(4).chisquare(2, 20_000) * factor**2
-    assert calibration.best_spread(squared) == pytest.approx(factor, rel=0.03)
-
-
-def test_calibration_weighs_both_levels():
-    """Errors with long tails: no factor meets both; the misses over their tolerances are equal."""
-    draw = np.random.default_rng(5)
-    squared = draw.chisquare(2, 20_000) * np.where(draw.random(20_000) < 0.1, 25.0, 1.0)
-    spread = calibration.best_spread(squared)
-    miss = {level: calibration.coverage(squared / spread**2, level) - level for level in (0.68, 0.95)}
-    assert miss[0.68] / 0.04 == pytest.approx(-miss[0.95] / 0.02, abs=0.02)
 
 
 def test_the_command_trains_and_tells_figures(folder, tmp_path):

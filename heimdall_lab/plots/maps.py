@@ -282,10 +282,8 @@ def _fixes(scene: xr.Dataset, fixes: xr.Dataset) -> list[_Drawn]:
 def _ellipse_ecef(fix: _Drawn) -> np.ndarray:
     """Outline of the 95 % ellipse on the tangent plane at the fix, ECEF (points, 3) m."""
     latitude, longitude, _ = geodesy.geodetic(fix.position)
-    return (
-        fix.position
-        + bounds.ellipse(fix.covariance, _LEVEL, freedom=fix.freedom) @ geodesy.enu_axes(latitude, longitude)[:2]
-    )
+    outline = bounds.ellipse(fix.covariance, _LEVEL, freedom=fix.freedom)
+    return fix.position + outline @ geodesy.enu_axes(latitude, longitude)[:2]
 
 
 def _fix_layers(fix: _Drawn, label: str, on_map: _Map, *, ellipse: bool = True) -> list[hv.Element]:
