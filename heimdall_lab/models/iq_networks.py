@@ -69,7 +69,7 @@ class _IqNetwork(Localizer):
                 f"iq: has {iq.shape[-1]} instants, and the network takes {self.window}; cut windows of that length, "
                 "or build it with another window"
             )
-        if torch.jit.is_tracing():  # the number of receivers is not known while a graph is made
+        if torch.onnx.is_in_onnx_export():  # the number of receivers is not known while a graph is made
             return
         if (most := int(present.sum(dim=1).max())) > self.max_receivers:
             raise ValueError(
