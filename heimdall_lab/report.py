@@ -40,17 +40,17 @@ _HEADERS = {  # as people read them, and what they mean
         "receivers.",
     ),
     "coverage_68_percent": (
-        "in 68 % ellipse",
+        "in 68 %",
         "Share of true positions inside the method's own 68 % ellipse. Honest uncertainty gives 68 %; less is "
         "overconfident, more is too cautious.",
     ),
-    "coverage_95_percent": ("in 95 % ellipse", "The same for the 95 % ellipse; honest is 95 %."),
+    "coverage_95_percent": ("in 95 %", "The same for the 95 % ellipse; honest is 95 %."),
     "failures_percent": (
         "failed",
         "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
         "stands in for it and counts in every other column.",
     ),
-    "latency_ms": ("ms per fix", "Time for one fix on the machine of this run, measuring the delays included."),
+    "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
     "parameters": ("weights", "Numbers that training set; classical methods have none."),
 }
 _DIFFRACTION = {
