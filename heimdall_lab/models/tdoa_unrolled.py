@@ -184,15 +184,16 @@ def _inverse(root: Tensor) -> Tensor:
 
 def _least_squares(delays: Delays) -> Tensor:
     """Positions (B, 2) km of least squares, the best of descents from several starts."""
-    best, least = delays.middle, torch.full_like(delays.size, torch.inf)
-    for start in _STARTS:
-        position = delays.middle + delays.size[:, None] * delays.middle.new_tensor(start)
-        for _ in range(_FIRST_STEPS):
-            position, _ = _step(delays, position)
-        ranges, _ = _ranges(delays, position)
-        cost = (delays.weight * _centred(delays, delays.pseudorange - ranges) ** 2).sum(dim=1)
-        best, least = torch.where((cost < least)[:, None], position, best), torch.minimum(cost, least)
-    return best
+    every = Delays(*(torch.cat([values] * len(_STARTS)) for values in delays))  # (starts · B, …), side by side
+    sizes = delays.size[:, None]
+    position = torch.cat([delays.middle + sizes * delays.middle.new_tensor(start) for start in _STARTS])
+    for _ in range(_FIRST_STEPS):
+        position, _ = _step(every, position)
+    ranges, _ = _ranges(every, position)
+    cost = (every.weight * _centred(every, every.pseudorange - ranges) ** 2).sum(dim=1)
+    best = cost.unflatten(0, (len(_STARTS), -1)).argmin(dim=0)  # (B,)
+    chosen = best[None, :, None].expand(1, -1, 2)
+    return position.unflatten(0, (len(_STARTS), -1)).gather(0, chosen)[0]
 
 
 def _seen(delays: Delays, position: Tensor, sigma: Tensor) -> Tensor:
