@@ -84,7 +84,7 @@ h3 {{ font-size: 1.05rem; margin: 2rem 0 0.25rem; }}
 p {{ margin: 0.5rem 0; max-width: 75ch; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.35rem 0.75rem; border-bottom: 1px solid var(--line); text-align: right; }}
-.leaderboard td {{ white-space: nowrap; }}
+.leaderboard th, .leaderboard td {{ white-space: nowrap; padding: 0.35rem 0.5rem; }}
 th:first-child, td:first-child {{ text-align: left; font-weight: 600; white-space: nowrap; }}
 thead th {{ vertical-align: bottom; color: var(--soft); font-weight: 600; }}
 .facts th, .facts td {{ text-align: left; vertical-align: top; }}
