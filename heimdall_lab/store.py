@@ -19,7 +19,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict, ValidationError
 from xarray.backends.locks import HDF5_LOCK
 
-from heimdall_lab import chunks, schema
+from heimdall_lab import chunks, handles, schema
 from heimdall_lab.config import Config, differing_fields
 from heimdall_lab.units import si_text
 
@@ -457,7 +457,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         # All shards have the same coordinates; comparing them file by file would double the time to open many.
         dataset = xr.open_mfdataset(
             files,
-            engine="netcdf4",
+            engine=handles.Shared,
             combine="nested",
             concat_dim="sample",
             data_vars="all",

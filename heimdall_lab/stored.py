@@ -1,13 +1,12 @@
 """Large variables of many scenes, of which a few are read at a time: held in memory, or left in their shards."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
-from xarray.backends.locks import HDF5_LOCK
 
-from heimdall_lab import store
+from heimdall_lab import handles, store
 
 Array = Any  # numpy.ndarray
 
@@ -47,12 +46,24 @@ class OnDisk:
         shards = store.read_manifest(folder).shards
         self.name, self.files = name, [folder / shard.file for shard in shards]
         self.ends = np.cumsum([shard.num_samples for shard in shards])
-        self._open: dict[int, netCDF4.Dataset] = {}
-        self.length = int(self._variable(0).shape[-1])
+        self._forget()
+        with handles.LOCK:
+            self.shape = (int(self.ends[-1]), *self._variable(0).shape[1:])
+            self.dtype = self._variable(0).dtype
+        self.length: int = self.shape[-1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind; another process opens its own."""
-        return self.__dict__ | {"_open": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_handles", "_held")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin without open files."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._handles: dict[int, Any] = {}
+        self._held = ExitStack()  # keeps more files open than xarray would at a time
 
     def read(self, rows: Array, starts: Array | None, length: int | None) -> Array:
         """Read some scenes.
@@ -85,8 +96,7 @@ class OnDisk:
 
     def load(self) -> InMemory:
         """Read all of it into memory."""
-        shape = (int(self.ends[-1]), *self._variable(0).shape[1:])
-        values = np.empty(shape, dtype=self._variable(0).dtype)
+        values = np.empty(self.shape, dtype=self.dtype)
         for shard, end in enumerate(self.ends):
             first = int(self.ends[shard - 1]) if shard else 0
             values[first:end] = self._slice(shard, slice(None), slice(None))
@@ -94,7 +104,7 @@ class OnDisk:
 
     def _slice(self, shard: int, rows: int | slice, instants: slice) -> Array:
         try:
-            with HDF5_LOCK:
+            with handles.LOCK:
                 return np.asarray(self._variable(shard)[rows, ..., instants])
         except (OSError, RuntimeError) as error:
             raise store.StoreError(
@@ -102,7 +112,9 @@ class OnDisk:
             ) from error
 
     def _variable(self, shard: int) -> Any:
-        if shard not in self._open:
-            self._open[shard] = netCDF4.Dataset(self.files[shard])
-            self._open[shard].set_auto_maskandscale(False)
-        return self._open[shard][self.name]
+        if shard not in self._handles:
+            self._handles[shard] = handles.handle(self.files[shard])
+            self._held.enter_context(self._handles[shard].acquire_context(needs_lock=False))
+        variable = self._handles[shard].acquire(needs_lock=False).variables[self.name]
+        variable.set_auto_maskandscale(False)
+        return variable

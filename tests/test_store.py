@@ -1,6 +1,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -47,6 +49,26 @@ def test_open_dataset_is_lazy_and_equal_to_what_was_made_in_memory(folder, small
     dataset = hl.open_dataset(folder)
     assert dataset.iq.chunks is not None
     xr.testing.assert_identical(dataset.load(), small_dataset)
+
+
+def test_a_folder_is_open_as_often_as_one_likes(folder):
+    """In a process of its own, which HDF5 would crash: it bears no file with text that is open through two handles."""
+    script = f"""
+from pathlib import Path
+import heimdall_lab as hl
+from heimdall_lab.stored import OnDisk
+folder = Path({str(folder)!r})
+first, on_disk = hl.open_dataset(folder), OnDisk(folder, "iq")
+for _ in range(3):
+    other = hl.open_dataset(folder)
+    other.load()
+    del other
+hl.open_dataset(folder).close()
+assert first.waveform.load().size == 12
+assert (on_disk.load().values == hl.open_dataset(folder).iq.values).all()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""One handle for each netCDF file, however often this process opens it.
+
+HDF5 crashes where a file with variable-length text is open twice, one of its handles is closed, and the file is opened
+or read once more: the text's datatype still refers to the handle that is gone.
+
+Source: https://github.com/HDFGroup/hdf5/issues/5359.
+"""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import xarray as xr
+from xarray.backends import BackendEntrypoint, CachingFileManager, NetCDF4DataStore
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
+from xarray.backends.store import StoreBackendEntrypoint
+
+LOCK = NETCDF4_PYTHON_LOCK  # to be held while a handle is used
+
+
+def handle(path: str | PathLike[str]) -> CachingFileManager[netCDF4.Dataset]:
+    """Give access to a file through the handle that all have who ask for it; closing it lets others open it again."""
+    resolved = Path(path).resolve()
+    status = resolved.stat()  # one that replaces it under the same name is another file
+    identity = f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}"
+    return CachingFileManager(netCDF4.Dataset, str(resolved), mode="r", lock=LOCK, manager_id=identity)
+
+
+class Shared(BackendEntrypoint):
+    """An engine of `xarray.open_dataset` that opens netCDF files through their shared handles."""
+
+    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
+        """Open a file lazily."""
+        manager = handle(filename_or_obj)
+        with manager.acquire_context():  # stays open until all variables are known
+            store = NetCDF4DataStore(manager, mode="r", lock=LOCK)
+            return StoreBackendEntrypoint().open_dataset(store, drop_variables=drop_variables)
