@@ -17,10 +17,17 @@ TORCH = $$(grep '^torch==' requirements.lock)
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
+CLASSICAL = centroid,strongest,rss_ml,tdoa_ls,tdoa_robust,dpd
+SMALL = --set data_type=feature_based --set geometry.placement=random --set max_receivers=10 --num-samples 400 --seed 1
+QUICK = data/demo/triangulation_quick
+
 demo: setup
 	rm -rf data/demo
 	$(BIN)/heimdall-lab generate --preset iq_test --out data/demo/iq_test
-	$(BIN)/heimdall-lab compare data/demo/iq_test --report data/demo/report.html
+	$(BIN)/heimdall-lab generate --preset iq_test $(SMALL) --out data/demo/training
+	$(BIN)/heimdall-lab train data/demo/training --architecture triangulation --epochs 40 --out $(QUICK) --no-tracking
+	$(BIN)/heimdall-lab compare data/demo/iq_test --methods $(CLASSICAL),$(QUICK)/model.onnx --pretrained \
+		--report data/demo/report.html
 
 test: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ with kernels_kept():
     from heimdall_lab.estimators import locate, methods
     from heimdall_lab.features import features
     from heimdall_lab.generate import generate, load_or_generate
+    from heimdall_lab.learned import pretrained
     from heimdall_lab.metrics import compare
     from heimdall_lab.recordings import read_kiwi, read_locards, read_sigmf, write_sigmf
     from heimdall_lab.schema import iq
@@ -37,6 +38,7 @@ __all__ = [
     "methods",
     "open_dataset",
     "preset",
+    "pretrained",
     "read_kiwi",
     "read_locards",
     "read_sigmf",

@@ -204,6 +204,10 @@ def compare_command(
             help=f"Comma-separated, by default all of {', '.join(estimators.methods())}; paths of .onnx files too."
         ),
     ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="Add the trained localizers of this package, where they fit."),
+    ] = False,
     split: Annotated[
         str | None, typer.Option(help=f"Only scenes of one of {', '.join(splits.SHARES)}; by default all.")
     ] = None,
@@ -214,7 +218,6 @@ def compare_command(
     as_json: _Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
-    known = estimators.methods()
     names = None if methods is None else [_method("methods", name) for name in methods.split(",")]
     if split is not None:
         split = _known("split", split, list(splits.SHARES))
@@ -224,7 +227,9 @@ def compare_command(
         _check_folder(out)
     dataset = store.open_dataset(folder)
     dataset = dataset if split is None else splits.select(dataset, split)
-    board = metrics.compare(dataset, names)
+    classical = estimators.methods(dataset)
+    added, unfit = _pretrained(dataset) if pretrained else ([], {})
+    board = metrics.compare(dataset, [*(classical if names is None else names), *added])
     if out is not None:
         metrics.save(board, out)
     if report is not None:
@@ -233,8 +238,10 @@ def compare_command(
         _print_table(leaderboard_table(board).reset_index(), as_json)
         return
     print(leaderboard_text(board))
-    if methods is None and len(board.method) < len(known):
-        print(f"Left out: {', '.join(set(known) - set(board.method.values))}, for lack of IQ in the dataset")
+    if names is None and (lacking := set(estimators.methods()) - set(classical)):
+        print(f"Left out: {', '.join(lacking)}, for lack of IQ in the dataset")
+    for name, reason in unfit.items():
+        print(f"Left out: {name}; {reason}")
     if report is not None:
         print(f"Report: {report}")
     if out is not None:
@@ -393,6 +400,17 @@ def _known(option: str, name: str, names: Sequence[str]) -> str:
     if name.strip() not in names:
         raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {', '.join(names)}")
     return name.strip()
+
+
+def _pretrained(dataset: xr.Dataset) -> tuple[list[Path], dict[str, str]]:
+    """Files of the localizers of this package that can locate in a dataset, and why others cannot, by name."""
+    files, reasons = learned.pretrained(), {}
+    if not files:
+        raise ConfigError("pretrained: no trained localizers came with this package; install it again, or leave it out")
+    for name, path in files.items():
+        if reason := learned.misfit(learned.predictor(path), dataset):
+            reasons[name] = reason
+    return [path for name, path in files.items() if name not in reasons], reasons
 
 
 def _method(option: str, name: str) -> str:

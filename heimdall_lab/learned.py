@@ -1,6 +1,7 @@
 """Fixes of trained localizers, from files or in memory, as the classical estimators give them."""
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from heimdall_lab import exported, inputs, network, pairs, splits
 from heimdall_lab.network import Array, Fix, Network
 
 SUFFIX = ".onnx"  # by which a path is told from the name of a method
+
+_UNNAMED = "model"  # what training calls every file
 
 _BATCH = 256  # scenes whose arrays are in memory at a time
 _KM2 = 1e6  # m²
@@ -90,8 +93,40 @@ def is_path(method: Any) -> bool:
     return isinstance(method, str | Path) and Path(method).suffix == SUFFIX
 
 
+def pretrained() -> dict[str, Path]:
+    """Name the trained localizers that come with this package, and the ONNX file of each.
+
+    Returns
+    -------
+    dict of str to Path
+        In alphabetical order; a name is that of the architecture and of the preset that it was trained on.
+
+    Examples
+    --------
+    >>> all(path.stem == name for name, path in pretrained().items())
+    True
+    """
+    installed = Path(str(resources.files("heimdall_lab") / "pretrained"))
+    in_source_tree = Path(__file__).parent.parent / "data" / "models"
+    folder = installed if installed.is_dir() else in_source_tree
+    return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+
+
+def misfit(predictor: Predictor, dataset: xr.Dataset) -> str | None:
+    """Say why a localizer cannot locate in a dataset, as `arrays` does; None if it can."""
+    try:
+        _check(predictor, dataset)
+        arrays(predictor, dataset.isel(sample=slice(1)))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]:
-    """Name trained localizers by their architecture, and where several share it by their file or folder besides.
+    """Name trained localizers by their architecture, or by a file whose name begins with that and an underscore.
+
+    Where several share a name, their file or folder is added. A file that is named as training names every model is
+    called by its folder.
 
     Parameters
     ----------
@@ -187,10 +222,15 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
 
 def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:
     """Names to choose from, each telling more than the one before."""
-    place = Path(method) if isinstance(method, str | Path) else getattr(method, "folder", None)
-    name, parts = predictor.name, () if place is None else Path(place).with_suffix("").parts[-2:]
-    from_file = [f"{name} ({parts[-1]})", f"{name} ({'/'.join(parts)})"] if parts else [name, name]
-    return [name, *from_file, f"{name} ({number})"]
+    name, place = predictor.name, method if isinstance(method, str | Path) else getattr(method, "folder", None)
+    if place is None:
+        return [name, name, name, f"{name} ({number})"]
+    path = Path(place).with_suffix("") if is_path(place) else Path(place)
+    parts = (path.parent if path.name == _UNNAMED else path).parts[-2:]
+    if is_path(place) and parts and parts[-1].startswith(f"{name}_"):
+        name, parts = parts[-1], parts[:-1]
+    last, both = (f"{name} ({text})" if text else name for text in ("".join(parts[-1:]), "/".join(parts)))
+    return [name, last, both, f"{name} ({number})"]
 
 
 def _covariance(cholesky: Array) -> Array:

@@ -81,7 +81,7 @@ def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = Non
         With truth, and IQ or what was measured of it.
     methods : method or iterable of methods, optional
         As `estimators.locate` takes them; by default all of `estimators.methods` that the dataset allows. Trained
-        ones are called by their architecture, and where several share it by their file or folder too.
+        ones are named as `learned.labels` says.
 
     Returns
     -------

@@ -40,17 +40,17 @@ _HEADERS = {  # as people read them, and what they mean
         "receivers.",
     ),
     "coverage_68_percent": (
-        "in 68 % ellipse",
+        "in 68 %",
         "Share of true positions inside the method's own 68 % ellipse. Honest uncertainty gives 68 %; less is "
         "overconfident, more is too cautious.",
     ),
-    "coverage_95_percent": ("in 95 % ellipse", "The same for the 95 % ellipse; honest is 95 %."),
+    "coverage_95_percent": ("in 95 %", "The same for the 95 % ellipse; honest is 95 %."),
     "failures_percent": (
         "failed",
         "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
         "stands in for it and counts in every other column.",
     ),
-    "latency_ms": ("ms per fix", "Time for one fix on the machine of this run, measuring the delays included."),
+    "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
     "parameters": ("weights", "Numbers that training set; classical methods have none."),
 }
 _DIFFRACTION = {
@@ -84,7 +84,7 @@ h3 {{ font-size: 1.05rem; margin: 2rem 0 0.25rem; }}
 p {{ margin: 0.5rem 0; max-width: 75ch; }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.35rem 0.75rem; border-bottom: 1px solid var(--line); text-align: right; }}
-.leaderboard td {{ white-space: nowrap; }}
+.leaderboard th, .leaderboard td {{ white-space: nowrap; padding: 0.35rem 0.5rem; }}
 th:first-child, td:first-child {{ text-align: left; font-weight: 600; white-space: nowrap; }}
 thead th {{ vertical-align: bottom; color: var(--soft); font-weight: 600; }}
 .facts th, .facts td {{ text-align: left; vertical-align: top; }}

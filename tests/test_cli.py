@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import heimdall_lab as hl
-from heimdall_lab import cli, schema
+from heimdall_lab import cli, learned, schema
 from heimdall_lab.config import PRESETS
 from heimdall_lab.models.trained import save
 
@@ -146,6 +146,19 @@ def test_datasets_of_features_are_compared_and_located_without_iq(run, refused, 
     assert "Around the transmitter" in (tmp_path / "report.html").read_text()
     assert len(json.loads(run("locate", out, "--json").stdout)) == 6
     assert "iq" in refused(1, "locate", out, "--method", "dpd")
+
+
+def test_pretrained_localizers_are_compared_where_they_fit(run, refused, onnx_file, folder, tmp_path, monkeypatch):
+    out = tmp_path / "faster"
+    run("generate", *BASE, "--set", "signal.sample_rate_hz=60e3", "--out", out)
+    monkeypatch.setattr(learned, "pretrained", lambda: {"triangulation_small": onnx_file})
+    rows = json.loads(run("compare", folder, "--methods", "tdoa_ls", "--pretrained", "--json").stdout)
+    assert {row["method"] for row in rows} == {"tdoa_ls", "triangulation"}
+    text = run("compare", out, "--pretrained").stdout
+    assert "Left out: triangulation_small; sample_rate_hz: is 60000" in text
+    assert not any(line.startswith("triangulation") for line in text.splitlines())
+    monkeypatch.setattr(learned, "pretrained", dict)
+    assert "pretrained: no trained localizers came" in refused(2, "compare", folder, "--pretrained")
 
 
 def test_compare_ranks_every_method_and_writes_the_report(run, folder, tmp_path):

@@ -24,6 +24,7 @@ class Fixed:
     inputs: tuple[str, ...] = ("position", "present")
     window: int | None = None
     max_receivers: int | None = None
+    freedom: float = np.inf
     about: dict = field(default_factory=dict)
     given: list = field(default_factory=list)
 
@@ -112,16 +113,27 @@ def test_what_is_no_method_is_refused(small_dataset):
 
 
 def test_names_tell_methods_of_one_architecture_apart():
-    paths = [Path("a/model.onnx"), "b/model.onnx", "b/other.onnx"]
+    paths = [Path("a/model.onnx"), "b/model.onnx", "b/other.onnx", "c/triangulation_small.onnx"]
     runs = [SimpleNamespace(folder=Path("runs/first")), Fixed(), Fixed()]
-    predictors = [Fixed() for _ in range(6)]
+    predictors = [Fixed() for _ in range(7)]
     assert learned.labels([*paths, *runs], predictors) == [
-        "triangulation (a/model)",
-        "triangulation (b/model)",
+        "triangulation (a)",
+        "triangulation (b)",
         "triangulation (other)",
+        "triangulation_small",
         "triangulation (first)",
-        "triangulation (5)",
         "triangulation (6)",
+        "triangulation (7)",
+    ]
+    same = [
+        Path("a/triangulation_small.onnx"),
+        Path("b/triangulation_small.onnx"),
+        Path("triangulation_big/model.onnx"),
+    ]
+    assert learned.labels(same, predictors[:3]) == [
+        "triangulation_small (a)",
+        "triangulation_small (b)",
+        "triangulation_big",
     ]
     assert learned.labels([paths[0], runs[1]], [Fixed(), Fixed(name="iq_vggnet")]) == ["triangulation", "iq_vggnet"]
 
@@ -150,3 +162,23 @@ def test_scenes_of_the_training_are_counted(small_dataset, small):
     tested = hl.compare(splits.select(small_dataset, "test"), [fitted])
     assert tested.seen.item() == 0
     assert "Beware" not in report.leaderboard_text(tested)
+
+
+def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):
+    assert learned.misfit(Fixed(), small_dataset) is None
+    assert "takes at most 6" in learned.misfit(Fixed(max_receivers=6), small_dataset)
+    bare = small_dataset.drop_vars("iq").merge(pairs.pair_features(small_dataset))
+    assert "iq: is not in the dataset" in learned.misfit(Fixed(inputs=("iq",), window=100), bare)
+
+
+@pytest.mark.parametrize("name", hl.pretrained())
+def test_pretrained_localizers_do_better_than_the_centroid_on_receivers_that_they_never_saw(name):
+    """Each on the scenario that it is named after."""
+    model = learned.predictor(hl.pretrained()[name])
+    scenario = name.removeprefix(f"{model.name}_")
+    scenes = hl.generate(hl.preset(scenario, num_samples=60, seed=7), progress=False)
+    assert model.about["dataset"] == scenario
+    board = hl.compare(scenes, ["centroid", model])
+    assert board.seen.values.tolist() == [0, 0]
+    assert board.median_error[1] < board.median_error[0]
+    assert board.coverage_95[1] > 0.8

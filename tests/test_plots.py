@@ -348,6 +348,13 @@ def test_methods_have_different_and_lasting_colours() -> None:
     assert plots.method_styles(["tdoa_ls"])["tdoa_ls"] == styles["tdoa_ls"]
 
 
+def test_a_trained_method_has_the_style_of_its_architecture_unless_that_is_on_the_board() -> None:
+    of_architecture = plots.method_styles(["triangulation"])["triangulation"]
+    assert plots.method_styles(["triangulation_websdr"])["triangulation_websdr"] == of_architecture
+    both = plots.method_styles(["triangulation_websdr", "triangulation"])
+    assert both["triangulation"] == of_architecture != both["triangulation_websdr"]
+
+
 def test_names_beside_receivers_do_not_overlap() -> None:
     place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
     labels = place_labels(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
@@ -371,6 +378,7 @@ def test_leaderboard_table_holds_the_statistics(board: xr.Dataset) -> None:
 def test_leaderboard_text_is_aligned(board: xr.Dataset) -> None:
     lines = report.leaderboard_text(board).splitlines()
     assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= 120 - len("tdoa_unrolled_nlos_sync") + len("tdoa_robust")
     assert {line.split()[0] for line in lines[2:]} == set(board.method.values)
 
 

@@ -57,7 +57,7 @@ class _IqNetwork(Localizer):
         iq, position, present = (batch[name] for name in self.inputs)
         self._check(iq, present)
         scale = _power(iq).clamp(min=_LEAST_POWER_MW).sqrt()[..., None, None]
-        found = self.encoder((iq / scale).flatten(0, 1)).unflatten(0, present.shape)  # (B, R, D)
+        found = self.encoder((iq / scale).flatten(0, 1)).reshape(*present.shape, -1)  # (B, R, D)
         level = self.standardise(self.derived(batch)["levels"])
         place = position / size_km(position, present)[:, None, None]
         tokens = self.embed(torch.cat([self.dropout(found), level, place], dim=-1))  # (B, R, D)
@@ -69,7 +69,7 @@ class _IqNetwork(Localizer):
                 f"iq: has {iq.shape[-1]} instants, and the network takes {self.window}; cut windows of that length, "
                 "or build it with another window"
             )
-        if torch.compiler.is_compiling():  # the number of receivers is not known while a graph is made
+        if torch.onnx.is_in_onnx_export():  # the number of receivers is not known while a graph is made
             return
         if (most := int(present.sum(dim=1).max())) > self.max_receivers:
             raise ValueError(

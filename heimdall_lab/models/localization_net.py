@@ -55,7 +55,7 @@ class LocalizationNet(Localizer):
         position, present = batch["position"], batch["present"]
         derived = self.derived(batch)
         picture = self.standardise_bands(derived["bands"]).transpose(-1, -2)  # (B, R, 128, 32)
-        found = self.encoder(picture.flatten(0, 1)[:, None]).unflatten(0, present.shape)  # (B, R, C)
+        found = self.encoder(picture.flatten(0, 1)[:, None]).reshape(*present.shape, -1)  # (B, R, C)
         level = self.standardise_levels(derived["levels"])
         place = position / size_km(position, present)[:, None, None]
         tokens = self.embed(torch.cat([self.dropout(found), level, place], dim=-1))  # (B, R, D)

@@ -135,9 +135,14 @@ def _ranges(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centred(delays: Delays, values: Tensor) -> Tensor:
-    """Values (B, R) less their weighted mean: what is left of them with a common clock offset."""
-    total = delays.weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    return values - (delays.weight * values).sum(dim=1, keepdim=True) / total
+    """Values (B, R, K) less their weighted mean: what is left of them with a common clock offset."""
+    weight = delays.weight[..., None]
+    return values - (weight * values).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def _unexplained(delays: Delays, ranges: Tensor) -> Tensor:
+    """What distances (B, R) and one clock offset leave of the pseudo-ranges, (B, R) km."""
+    return _centred(delays, (delays.pseudorange - ranges)[..., None])[..., 0]
 
 
 def _step(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,18 +151,13 @@ def _step(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
     A wide normal prior around the middle keeps directions that no delay tells anything of where they are.
     """
     ranges, gradient = _ranges(delays, position)
-    residual = _centred(delays, delays.pseudorange - ranges)
-    east, north = (_centred(delays, gradient[..., axis]) for axis in (0, 1))
-    prior = 1 / (_PRIOR_SIZES * delays.size) ** 2  # (B,)
-    root = _cholesky(
-        (delays.weight * east**2).sum(dim=1) + prior,
-        (delays.weight * east * north).sum(dim=1),
-        (delays.weight * north**2).sum(dim=1) + prior,
-    )
-    pull = torch.stack([(delays.weight * toward * residual).sum(dim=1) for toward in (east, north)], dim=-1)
-    step = _solve(root, pull + (delays.middle - position) * prior[:, None])
-    length = (step**2).sum(dim=-1, keepdim=True).clamp(min=1e-18).sqrt()
-    return position + step * (delays.size[:, None] / length).clamp(max=1.0), root
+    columns = _centred(delays, torch.cat([gradient, (delays.pseudorange - ranges)[..., None]], dim=-1))  # (B, R, 3)
+    product = columns.transpose(1, 2) @ (delays.weight[..., None] * columns)  # (B, 3, 3)
+    prior = (_PRIOR_SIZES * delays.size) ** -2  # (B,)
+    root = _cholesky(product[:, 0, 0] + prior, product[:, 0, 1], product[:, 1, 1] + prior)
+    step = _solve(root, product[:, :2, 2] + (delays.middle - position) * prior[:, None])
+    length = (step**2).sum(dim=-1).clamp(min=1e-18).sqrt()
+    return position + step * (delays.size / length).clamp(max=1.0)[:, None], root
 
 
 def _cholesky(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -184,21 +184,27 @@ def _inverse(root: Tensor) -> Tensor:
 
 def _least_squares(delays: Delays) -> Tensor:
     """Positions (B, 2) km of least squares, the best of descents from several starts."""
-    best, least = delays.middle, torch.full_like(delays.size, torch.inf)
-    for start in _STARTS:
-        position = delays.middle + delays.size[:, None] * delays.middle.new_tensor(start)
-        for _ in range(_FIRST_STEPS):
-            position, _ = _step(delays, position)
-        ranges, _ = _ranges(delays, position)
-        cost = (delays.weight * _centred(delays, delays.pseudorange - ranges) ** 2).sum(dim=1)
-        best, least = torch.where((cost < least)[:, None], position, best), torch.minimum(cost, least)
-    return best
+    every = Delays(*(torch.cat([values] * len(_STARTS)) for values in delays))  # (starts · B, …), side by side
+    sizes = delays.size[:, None]
+    position = torch.cat([delays.middle + sizes * delays.middle.new_tensor(start) for start in _STARTS])
+    for _ in range(_FIRST_STEPS):
+        position, _ = _step(every, position)
+    ranges, _ = _ranges(every, position)
+    cost = (every.weight * _unexplained(every, ranges) ** 2).sum(dim=1)
+    best = cost.unflatten(0, (len(_STARTS), -1)).argmin(dim=0)  # (B,)
+    chosen = best[None, :, None].expand(1, -1, 2)
+    return position.unflatten(0, (len(_STARTS), -1)).gather(0, chosen)[0]
 
 
 def _seen(delays: Delays, position: Tensor, sigma: Tensor) -> Tensor:
     """What a fix leaves unexplained, and where each receiver stands from it, (B, R, 5)."""
     ranges, gradient = _ranges(delays, position)
-    residual = _centred(delays, delays.pseudorange - ranges) / sigma
+    residual = _unexplained(delays, ranges) / sigma
     reach = ranges / delays.size[:, None]
-    seen = [residual.asinh(), (residual / _LARGE_RESIDUAL).asinh(), reach, gradient[..., 0], gradient[..., 1]]
+    seen = [_compressed(residual), _compressed(residual / _LARGE_RESIDUAL), reach, gradient[..., 0], gradient[..., 1]]
     return torch.where((delays.weight > 0)[..., None], torch.stack(seen, dim=-1), 0.0)
+
+
+def _compressed(values: Tensor) -> Tensor:
+    """Inverse hyperbolic sine, for which graphs have no node: linear when small, logarithmic when large."""
+    return values.sign() * (values.abs() + (values**2 + 1).sqrt()).log()

@@ -65,14 +65,19 @@ def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     names = list(methods)
     fixed = _STYLES | _LEARNED_STYLES
     styles = {name: fixed[name] for name in names if name in fixed}
-    count = len(_MORE_STYLES)
     for name in names:
         if name not in styles:
-            first = zlib.crc32(name.encode())
-            order = [_MORE_STYLES[(first + step) % count] for step in range(count)]
-            drawn = {colour for colour, _ in styles.values()}
-            styles[name] = min(order, key=lambda style: (style in styles.values(), style[0] in drawn))
+            styles[name] = _free_style(name, list(styles.values()))
     return {name: styles[name] for name in names}
+
+
+def _free_style(name: str, used: list[tuple[str, str]]) -> tuple[str, str]:
+    """Choose the style of a trained localizer: that of its architecture if nothing has it, else one of the others."""
+    first, count = zlib.crc32(name.encode()), len(_MORE_STYLES)
+    others = [_MORE_STYLES[(first + step) % count] for step in range(count)]
+    own = [style for architecture, style in _LEARNED_STYLES.items() if name.startswith(architecture)]
+    drawn = {colour for colour, _ in used}
+    return min([*own, *others], key=lambda style: (style in used, style[0] in drawn))
 
 
 def line_dash(method: str) -> str:
