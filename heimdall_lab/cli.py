@@ -274,6 +274,7 @@ def train_command(
 ) -> None:
     """Train a localizer on a dataset; Ctrl-C stops after the batch under way, twice at once."""
     from heimdall_lab.runs import train  # imports torch, which takes seconds
+    from heimdall_lab.training import is_first
 
     given = {
         "epochs": epochs,
@@ -295,6 +296,8 @@ def train_command(
         run = train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **given)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
+    if not is_first():
+        return
     if as_json:
         print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1))
         return

@@ -70,9 +70,7 @@ class Learner(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], number: int) -> Tensor:
         """Loss of a batch; the dropout within is drawn from the seed, the epoch and the number."""
         torch.manual_seed(seed_of(self.options.seed, self.current_epoch, number, self.global_rank))
-        losses = [self._loss(fix, batch).mean() for fix in self.model.rounds(self._arrays(batch))]
-        loss = torch.stack([weight * each for weight, each in enumerate(losses, start=1)]).sum()
-        loss = loss / sum(range(1, len(losses) + 1))
+        loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"loss: is {loss.item()} in batch {number} of epoch {self.current_epoch + 1}; lower learning_rate "
@@ -80,6 +78,12 @@ class Learner(pl.LightningModule):
             )
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["target"]), sync_dist=True)
         return loss
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean negative log likelihood () of a batch, of all rounds."""
+        losses = [self._loss(fix, batch).mean() for fix in self.model.rounds(self._arrays(batch))]
+        weighted = torch.stack([weight * each for weight, each in enumerate(losses, start=1)])
+        return weighted.sum() / sum(range(1, len(losses) + 1))
 
     def validation_step(self, batch: dict[str, Tensor], _number: int) -> None:
         """Keep the errors of a batch."""

@@ -49,6 +49,11 @@ def display(title: str, total: int, enabled: bool = True, *, about: str = "") ->
         yield lambda done, note: bar.update(task, completed=done, note=note)
 
 
+def warn(text: str) -> None:
+    """Tell what went wrong and does not stop the job, on standard error; a bar makes room for it."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
 def _lines(write: Callable[[str], None], total: int, about: str) -> Report:
     last_s, last_done = -math.inf, 0
 

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 
 import psutil
 
+from heimdall_lab.progress import warn
+
 EXPERIMENT = "heimdall_lab"
 NEWEST, CHAMPION = "newest", "champion"  # aliases of registered models; MLflow reserves "latest" for itself
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _CREATED_WITHIN_S = 5.0  # clocks are set while processes run
 _DATA = Path("data")
-
-_log = logging.getLogger(__name__)
 
 Figures = Mapping[str, float]
 
@@ -33,7 +34,7 @@ def tracking_uri() -> str:
 
 
 class Tracked:
-    """One run in the tracking store; what fails to be written while it is under way is told in the log only.
+    """One run in the tracking store; what fails to be written while it is under way is told, and stops nothing.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ class Tracked:
     """
 
     def __init__(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
-        self.uri = tracking_uri()
+        self.uri, self.failures = tracking_uri(), 0
         try:
             self.client = client()
             mark_dead_runs(self.client)
@@ -63,13 +64,16 @@ class Tracked:
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log parameters; those of a run that goes on are the same."""
-        for name, value in values.items():
-            self._try(self.client.log_param, name, value)
+        from mlflow.entities import Param
+
+        self._try(self.client.log_batch, params=[Param(name, str(value)) for name, value in values.items()])
 
     def figures(self, values: Figures, step: int) -> None:
         """Log metrics of an epoch."""
-        for name, value in values.items():
-            self._try(self.client.log_metric, name, value, step=step)
+        from mlflow.entities import Metric
+
+        now_ms = int(1e3 * time.time())
+        self._try(self.client.log_batch, metrics=[Metric(name, value, now_ms, step) for name, value in values.items()])
 
     def document(self, values: Mapping[str, Any], file: str) -> None:
         """Log JSON values as a file."""
@@ -90,6 +94,8 @@ class Tracked:
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
         self._try_all(lambda: self.client.set_terminated(self.run_id, status))
+        if self.failures:
+            warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
 
     def _continued(self, run_id: str | None) -> str | None:
         from mlflow.exceptions import MlflowException
@@ -150,7 +156,9 @@ class Tracked:
         try:
             log()
         except Exception as error:  # a server that is away for a while is no reason to lose hours of training
-            _log.warning("tracking in %s failed (%s: %s); training goes on", self.uri, type(error).__name__, error)
+            self.failures += 1
+            if self.failures == 1:
+                warn(f"tracking: {self.uri!r} cannot be written to ({_reason(error)}); training goes on without")
 
 
 def client() -> Any:
@@ -219,8 +227,11 @@ def _is_alive(tags: Mapping[str, str]) -> bool:
 
 
 def _unusable(uri: str, error: Exception) -> TrackingError:
-    reason = str(error).splitlines()[0][:200]
     return TrackingError(
-        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({type(error).__name__}: {reason}); start the server, correct "
-        "the address, or train without tracking"
+        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({_reason(error)}); start the server, correct the address, or "
+        "train without tracking"
     )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

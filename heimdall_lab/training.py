@@ -134,11 +134,11 @@ def train(
             torch.manual_seed(seed_of(chosen.seed))
             model = models.build(architecture, settings)
             scenes = _scenes(source, model, folder, chosen)
-            with store.locked(folder) if _is_first() else nullcontext():
+            with store.locked(folder) if is_first() else nullcontext():
                 _check_same(folder, identity)
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
                 job = _Job(folder, source, learner, scenes, settings, progress, pictures)
-                return _tracked(job) if tracking and _is_first() else _run(job, None)
+                return _tracked(job) if tracking and is_first() else _run(job, None)
     finally:
         if not isinstance(dataset, xr.Dataset):
             source.dataset.close()  # not whenever the garbage is collected, in a thread that may be reading
@@ -207,7 +207,7 @@ def _run(job: _Job, log: Tracked | None) -> Run:
     """Measure, train, calibrate, export."""
     if log is None:
         _write_record(job, {})
-    shown = job.progress and _is_first()
+    shown = job.progress and is_first()
     with stop_requests(terminate=True) as stop:
         try:
             _measure(job, stop, shown)
@@ -319,7 +319,7 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     errors = _errors(job, found, freedom)
     trained = Trained(job.identity["architecture"], job.parameters, model.eval(), _about(job))
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
-    if not _is_first():
+    if not is_first():
         return run
     store.write_atomically(job.folder / ERRORS, lambda path: errors.to_netcdf(path))
     save(trained, job.folder / MODEL)
@@ -464,12 +464,12 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _write_record(job: _Job, further: Mapping[str, Any]) -> None:
-    if _is_first():
+    if is_first():
         text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1) + "\n"
         store.write_atomically(job.folder / RUN, lambda path: store.write_text(path, text))
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Say whether this is the first of the processes that Lightning trains with, the one that writes."""
     return all(
         int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")

@@ -20,6 +20,7 @@ SMALL = {  # what makes tests quick; the convolutions are those of the full netw
 }
 STEPS = {"localization_net": 120}
 SCENES = 32
+FREEDOM = torch.tensor(8.0)
 SILENT = 8  # of each step of learning
 
 each_architecture = pytest.mark.parametrize("name", models.ARCHITECTURES)
@@ -85,7 +86,7 @@ def fitted(name, batch, target, silent):
         both = {key: torch.cat([batch[key], silent[key][rows]]) for key in model.inputs}
         position, cholesky = model(both)
         anywhere = size[rows] * torch.randn(SILENT, 2)
-        loss = layers.negative_log_likelihood(position, cholesky, torch.cat([target, anywhere])).mean()
+        loss = layers.negative_log_likelihood(position, cholesky, torch.cat([target, anywhere]), FREEDOM).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -234,7 +235,7 @@ def test_gradients_are_finite(name, scenes):
     model.fit(batch)
     position, cholesky = model(batch)
     assert_sound(position.detach(), cholesky.detach(), scenes=6)
-    layers.negative_log_likelihood(position, cholesky, target).mean().backward()
+    layers.negative_log_likelihood(position, cholesky, target, FREEDOM).mean().backward()
     assert {key for key, weight in model.named_parameters() if weight.grad is None} == set()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
 

@@ -5,7 +5,9 @@ import pyproj
 import pytest
 from scipy import stats
 
-from heimdall_lab import bounds, network, rss
+import heimdall_lab as hl
+from heimdall_lab import bounds, network, propagation, rss
+from heimdall_lab import scenes as scene_draws
 
 RECEIVERS = 7
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -170,3 +172,67 @@ def test_two_receivers_or_unknown_shadowing_are_no_fix():
     unknown = rss.rss_ml(known._replace(link_sigma_db=np.nan))
     assert not unknown.converged.any()
     assert np.array_equal(unknown.latitude_deg, network.centroid(known).latitude_deg)
+
+
+@pytest.mark.parametrize(("placement", "max_receivers"), [("fixed", 7), ("random", 10)])
+def test_nothing_finds_much_more_in_levels(placement, max_receivers):
+    """Even who knows the simulator's own law of positions and powers has hardly another root mean square error.
+
+    The best fix is then the mean of the posterior distribution, here over draws from that law.
+    """
+    config = hl.preset("websdr", seed=7, max_receivers=max_receivers, geometry={"placement": placement})
+    known, transmitter = simulated(config, 400)
+    fix = rss.rss_ml(known)
+    longitude, latitude = best_of_levels(config, known, draws=2000)
+    rmse_m = []
+    for degrees in ((fix.longitude_deg, fix.latitude_deg), (longitude, latitude)):
+        _, _, error_m = GEOD.inv(transmitter[1], transmitter[0], *degrees)
+        rmse_m.append(np.sqrt((error_m**2).mean()))
+    assert rmse_m[1] == pytest.approx(rmse_m[0], rel=0.07)
+
+
+def simulated(config, count):
+    """Scenes of a configuration with levels as they arrive, and where the transmitters are."""
+    truth = scene_draws.draw(config, np.arange(count)).variables
+    channel = config.channel
+    noise_dbm = propagation.noise_power_dbm(config.signal.channel_bandwidth_hz, channel.noise_figure_db)
+    environment_db = (channel.environment_loss_max_db - channel.environment_loss_min_db) / 12**0.5
+    known = network.Network(
+        latitude_deg=truth["receiver_latitude"],
+        longitude_deg=truth["receiver_longitude"],
+        altitude_m=truth["receiver_altitude"],
+        transmitter_altitude_m=truth["transmitter_altitude"],
+        heard=truth["received_power"] - noise_dbm >= config.gate.min_snr_db,
+        rssi_dbm=truth["received_power"],
+        silent_dbm=np.full(truth["received_power"].shape, np.nan),
+        link_sigma_db=float(np.hypot(channel.shadowing_sigma_db, environment_db)),
+        pseudorange_m=np.zeros_like(truth["received_power"]),
+        sigma_m=np.ones_like(truth["received_power"]),
+        reference=np.zeros(count, dtype=int),
+        propagation="line_of_sight",
+        nlos_ratio=0.0,
+        nlos_excess_m=0.0,
+    )
+    return known, (truth["transmitter_latitude"], truth["transmitter_longitude"])
+
+
+def best_of_levels(config, known, draws):
+    """Longitudes and latitudes of the posterior means, from draws of the simulator's law."""
+    rng = np.random.Generator(np.random.Philox(5))
+    geometry, signal, channel = config.geometry, config.signal, config.channel
+    radiated_dbm = np.linspace(signal.transmitter_power_min_dbm, signal.transmitter_power_max_dbm, 9)[:, None, None]
+    radiated_dbm = radiated_dbm - (channel.environment_loss_min_db + channel.environment_loss_max_db) / 2
+    means = []
+    for scene, heard in enumerate(known.heard):
+        margin = np.where(rng.random(draws) < geometry.inside_ratio, 0.0, geometry.margin_deg)
+        place, apart_km = [], []
+        for receiver, degree_km in ((known.longitude_deg, 111.3 * np.cos(np.radians(45))), (known.latitude_deg, 111.2)):
+            least, most = np.nanmin(receiver[scene]) - margin, np.nanmax(receiver[scene]) + margin
+            place.append(least + (most - least) * rng.random(draws))
+            apart_km.append(degree_km * (place[-1][:, None] - receiver[scene, heard]))
+        loss_db = 32.45 + 20 * np.log10(np.hypot(*apart_km) + 0.1) + 20 * np.log10(signal.frequency_hz / 1e6)
+        residual = known.rssi_dbm[scene, heard] - (radiated_dbm - loss_db)  # (powers, draws, receivers)
+        log_weight = -((residual / known.link_sigma_db) ** 2).sum(axis=-1) / 2
+        weight = np.exp(log_weight - log_weight.max()).sum(axis=0)
+        means.append(np.stack(place) @ weight / weight.sum())
+    return np.stack(means, axis=1)

@@ -47,7 +47,7 @@ def test_a_run_is_logged_whole_and_its_model_registered(store, place):
     assert steps == [1, 2]
     assert found.data.metrics["final_test_rmse_km"] == run.metrics["test_rmse_km"]
     pictures = {file.path for file in store.list_artifacts(found.info.run_id, "pictures")}
-    assert pictures == {"pictures/error_cdf.html", "pictures/losses.html"}
+    assert pictures == {f"pictures/{name}.html" for name in ("calibration", "error_cdf", "losses")}
     version = store.get_model_version_by_alias("triangulation", tracking.NEWEST)
     assert version.run_id == found.info.run_id
     assert (place / "data" / "mlflow.db").exists()
@@ -89,12 +89,24 @@ from heimdall_lab import tracking
 tracking.Tracked("dead", {"folder": "/killed"})
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", script], timeout=120, check=False)
+    subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
     alive = tracking.Tracked("alive", {"folder": "/alive"})
     assert [run.info.status for run in tracked(store, "killed")] == ["FAILED"]
     assert tracking.mark_dead_runs() == []
     assert [run.info.status for run in tracked(store, "alive")] == ["RUNNING"]
     alive.end("FINISHED")
+
+
+def test_a_store_that_fails_meanwhile_is_told_and_stops_nothing(store, capsys):
+    log = tracking.Tracked("away", {"folder": "/away"})
+    store.delete_run(log.run_id)  # deleted runs take no figures
+    log.figures({"loss": 1.0}, 1)
+    log.figures({"loss": 1.0}, 2)
+    told = capsys.readouterr().err
+    assert told.count("warning: tracking: 'sqlite:") == 1
+    assert "cannot be written to (MlflowException: The run" in told
+    log.end("FINISHED")
+    assert "attempts to write to it failed" in capsys.readouterr().err
 
 
 def test_a_store_that_cannot_be_opened_is_named(monkeypatch, tmp_path):
