@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from heimdall_lab import inputs
+from heimdall_lab.units import EARTH_RADIUS_KM
 
 FEWEST_HEARD = 3  # receivers that hear the signal and are never lost
-_LEVEL = inputs.FEATURES.index("level_db")
+_LEVEL, _HEIGHT = (inputs.FEATURES.index(name) for name in ("level_db", "height_km"))
 
 
 def generator(*key: int) -> torch.Generator:
@@ -53,6 +54,9 @@ def lose_receivers(batch: dict[str, Tensor], chance: float, source: torch.Genera
     if "features" in changed:
         level = changed["features"][..., _LEVEL, None]  # (B, R, 1)
         changed["features"][..., _LEVEL] = ((level - _mean(level, hearing)) * hearing[..., None])[..., 0]
+        # The plane now touches the Earth elsewhere, and heights over it are others.
+        nearer = (batch["position"] ** 2).sum(dim=-1) - (changed["position"] ** 2).sum(dim=-1)
+        changed["features"][..., _HEIGHT] += nearer / (2 * EARTH_RADIUS_KM) * remaining
     return batch | changed | {"present": remaining, "heard": hearing, "target": batch["target"] - shift[:, 0]}
 
 

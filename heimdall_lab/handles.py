@@ -20,12 +20,13 @@ from xarray.backends.store import StoreBackendEntrypoint
 LOCK = NETCDF4_PYTHON_LOCK  # to be held while a handle is used
 
 
-def handle(path: str | PathLike[str]) -> CachingFileManager[netCDF4.Dataset]:
+def handle(path: str | PathLike[str]) -> CachingFileManager[Any]:
     """Give access to a file through the handle that all have who ask for it; closing it lets others open it again."""
     resolved = Path(path).resolve()
     status = resolved.stat()  # one that replaces it under the same name is another file
     identity = f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}"
-    return CachingFileManager(netCDF4.Dataset, str(resolved), mode="r", lock=LOCK, manager_id=identity)
+    opener: Any = netCDF4.Dataset
+    return CachingFileManager(opener, str(resolved), mode="r", lock=LOCK, manager_id=identity)
 
 
 class Shared(BackendEntrypoint):

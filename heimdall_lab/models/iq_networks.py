@@ -6,9 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from heimdall_lab.config import MAX_RECEIVERS
-from heimdall_lab.models.layers import Head, Localizer, ReceiverAttention, Standardise, levels_db, size_km
+from heimdall_lab.models.layers import (
+    LEAST_POWER_MW,
+    Head,
+    Localizer,
+    ReceiverAttention,
+    Standardise,
+    levels_db,
+    size_km,
+)
 
-_LEAST_POWER_MW = 1e-18  # what a window without any sample is divided by
 _STAGES = (8, 4, 2, 1)  # the width over the channels of each stage
 
 
@@ -56,7 +63,7 @@ class _IqNetwork(Localizer):
         """
         iq, position, present = (batch[name] for name in self.inputs)
         self._check(iq, present)
-        scale = _power(iq).clamp(min=_LEAST_POWER_MW).sqrt()[..., None, None]
+        scale = _power(iq).clamp(min=LEAST_POWER_MW).sqrt()[..., None, None]
         found = self.encoder((iq / scale).flatten(0, 1)).reshape(*present.shape, -1)  # (B, R, D)
         level = self.standardise(self.derived(batch)["levels"])
         place = position / size_km(position, present)[:, None, None]

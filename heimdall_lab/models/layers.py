@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 _LARGEST_FEATURE = 10.0  # standard deviations
 _LEAST_SCALE_KM = 1.0
-_LEAST_POWER_MW = 1e-18
+LEAST_POWER_MW = 1e-18  # of a window without any sample
 
 
 class Localizer(nn.Module):
@@ -132,8 +132,8 @@ class _Block(nn.Module):
             part.view(batch, receivers, self.heads, -1).transpose(1, 2) for part in split.chunk(3, dim=-1)
         )  # (B, H, R, D/H)
         score = query @ key.transpose(-1, -2) / math.sqrt(width / self.heads)
-        score = score.masked_fill(~present[:, None, None, :], -1e9)
-        heard = (score.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch, receivers, width)
+        score = score.float().masked_fill(~present[:, None, None, :], -1e9)  # half precision holds no such number
+        heard = (score.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).reshape(batch, receivers, width)
         tokens = tokens + self.dropout(self.project(heard))
         return tokens + self.dropout(self.feed(self.before_feed(tokens)))
 
@@ -153,7 +153,7 @@ class Head(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce tokens (B, R, D) of receivers at positions (B, R, 2) km."""
-        share = self.share(tokens).masked_fill(~present[..., None], -1e9).softmax(dim=1)  # (B, R, 1)
+        share = self.share(tokens).float().masked_fill(~present[..., None], -1e9).softmax(dim=1)  # (B, R, 1)
         size = size_km(position, present)[:, None]  # (B, 1)
         offset = (share * self.offset(tokens)).sum(dim=1)  # (B, 2)
         count = present.sum(dim=1, keepdim=True).clamp(min=1)
@@ -185,7 +185,7 @@ def size_km(position: Tensor, present: Tensor) -> Tensor:
 
 def levels_db(power: Tensor, present: Tensor) -> Tensor:
     """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
-    level = 10 * power.clamp(min=_LEAST_POWER_MW).log10()
+    level = 10 * power.clamp(min=LEAST_POWER_MW).log10()
     count = present.sum(dim=1, keepdim=True).clamp(min=1)
     mean = level.masked_fill(~present, 0).sum(dim=1, keepdim=True) / count
     return torch.stack([level, level - mean], dim=-1)

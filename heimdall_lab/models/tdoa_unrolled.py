@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from heimdall_lab import inputs
 from heimdall_lab.models.layers import Localizer, ReceiverAttention, Standardise, feed_forward, size_km
+from heimdall_lab.units import EARTH_RADIUS_KM
 
-_EARTH_RADIUS_KM = 6371.0
 _PRIOR_SIZES = 3.0  # of the network: standard deviation of the transmitter's distance from its middle
 _STARTS = ((0.0, 0.0), (1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))  # in sizes of the network, from its middle
 _FIRST_STEPS = 8
@@ -113,7 +113,7 @@ def _delays(batch: dict[str, Tensor]) -> Delays:
     receiver, present = batch["position"], batch["present"]
     heard = present & (_column(batch, "heard") > 0)
     count = heard.sum(dim=1, keepdim=True).clamp(min=1)
-    altitude = _column(batch, "height_km") + (receiver**2).sum(dim=-1) / (2 * _EARTH_RADIUS_KM)
+    altitude = _column(batch, "height_km") + (receiver**2).sum(dim=-1) / (2 * EARTH_RADIUS_KM)
     mean_altitude = (altitude * heard).sum(dim=1, keepdim=True) / count
     return Delays(
         receiver,
@@ -129,7 +129,7 @@ def _ranges(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (B, R) km from positions (B, 2) km on the tangent plane, and their gradients (B, R, 2)."""
     apart = position[:, None] - delays.receiver
     # The Earth falls away from the plane by the square of the distance over twice its radius.
-    fall = ((position**2).sum(dim=-1)[:, None] - (delays.receiver**2).sum(dim=-1)) / (2 * _EARTH_RADIUS_KM)
+    fall = ((position**2).sum(dim=-1)[:, None] - (delays.receiver**2).sum(dim=-1)) / (2 * EARTH_RADIUS_KM)
     ranges = ((apart**2).sum(dim=-1) + (delays.climb - fall) ** 2 + 1e-6).sqrt()
     return ranges, apart / ranges[..., None]
 
