@@ -27,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_MODEL = "model.pt"  # in the folder of a training
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
@@ -291,7 +290,7 @@ def train_command(
         "num_workers": num_workers,
         "memory_gb": memory_gb,
     }
-    parameters = _settings(settings or [])
+    parameters = _settings(settings or [], "width=64")
     try:
         run = train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **given)
     except KeyboardInterrupt as interrupt:
@@ -320,7 +319,15 @@ def architectures_command(
 
     if data_type is not None:
         data_type = _known("data-type", data_type, ("iq_raw", "feature_based"))
-    _print_table(architectures(data_type), as_json)
+    table = architectures(data_type)
+    if as_json:
+        _print_table(table, as_json)
+        return
+    counts = table.num_parameters.map("{:,}".format)
+    _print_table(table.drop(columns="defaults").assign(num_parameters=counts), as_json)
+    print("\nParameters and their defaults, which 'train --set NAME=VALUE' changes:")
+    for name, defaults in zip(table.architecture, table.defaults, strict=True):
+        print(f"{name}: " + " ".join(f"{parameter}={value}" for parameter, value in defaults.items()))
 
 
 @app.command("export")
@@ -339,7 +346,7 @@ def export_command(
     from heimdall_lab import export, exported  # here, for PyTorch takes seconds
     from heimdall_lab.models import trained
 
-    file = model / _MODEL if model.is_dir() else model
+    file = model / trained.MODEL if model.is_dir() else model
     target = out or file.with_suffix(learned.SUFFIX)
     if target.suffix != learned.SUFFIX:
         raise ConfigError(f"out: {str(target)!r} does not end in {learned.SUFFIX}; rename it")
@@ -372,13 +379,13 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _settings(settings: list[str]) -> dict[str, Any]:
-    """Split ``path=value`` settings; a value that is not JSON is text."""
+def _settings(settings: list[str], form: str = "path.to.field=value") -> dict[str, Any]:
+    """Split ``name=value`` settings, which look like ``form``; a value that is not JSON is text."""
     pairs = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not (path and equals):
-            raise ConfigError(f"set: {setting!r} is not of the form path.to.field=value")
+            raise ConfigError(f"set: {setting!r} is not of the form {form}")
         try:
             pairs[path] = json.loads(value)
         except json.JSONDecodeError:
@@ -415,7 +422,10 @@ def _pretrained(dataset: xr.Dataset) -> tuple[list[Path], dict[str, str]]:
 
 def _method(option: str, name: str) -> str:
     """Return a name or a path without its blanks if it can be a method."""
-    return name.strip() if learned.is_path(name.strip()) else _known(option, name, estimators.methods())
+    if not learned.is_path(name.strip()) and name.strip() not in estimators.methods():
+        known = ", ".join(estimators.methods())
+        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {known}, or the path of an .onnx file")
+    return name.strip()
 
 
 def _position(text: str | None) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from heimdall_lab import exported, parity
 from heimdall_lab.inputs import FEATURES
 from heimdall_lab.models import ARCHITECTURES
 from heimdall_lab.models.layers import Localizer, Standardise
-from heimdall_lab.models.trained import Trained
+from heimdall_lab.models.trained import MODEL, Trained, load
 from heimdall_lab.network import Array
 from heimdall_lab.store import write_atomically
 
@@ -34,7 +34,9 @@ class HasTrained(Protocol):
         """The localizer with its best weights."""
 
 
-def export_onnx(run_or_trained: HasTrained | Trained, path: str | Path, scenes: dict[str, Array] | None = None) -> Path:
+def export_onnx(
+    run_or_trained: HasTrained | Trained | str | Path, path: str | Path, scenes: dict[str, Array] | None = None
+) -> Path:
     """Write a localizer to an ONNX file, if onnxruntime finds with it what PyTorch finds.
 
     The graph takes any number of scenes and receivers, and holds standardisation and calibration: inputs are what
@@ -43,7 +45,8 @@ def export_onnx(run_or_trained: HasTrained | Trained, path: str | Path, scenes: 
 
     Parameters
     ----------
-    run_or_trained : Run or Trained
+    run_or_trained : Run, Trained or path
+        Paths are of a run's folder or its ``model.pt``.
     path : path
         Ends in ``.onnx``; replaced, whole, if it is there.
     scenes : dict of str to array, optional
@@ -64,7 +67,7 @@ def export_onnx(run_or_trained: HasTrained | Trained, path: str | Path, scenes: 
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
-    trained = run_or_trained if isinstance(run_or_trained, Trained) else run_or_trained.trained
+    trained = _trained(run_or_trained)
     program = _program(trained.model.eval())
     batches = [*_scenes(trained), *([scenes] if scenes is not None else [])]
 
@@ -80,6 +83,14 @@ def export_onnx(run_or_trained: HasTrained | Trained, path: str | Path, scenes: 
 
     write_atomically(path, write)
     return path
+
+
+def _trained(given: HasTrained | Trained | str | Path) -> Trained:
+    if isinstance(given, Trained):
+        return given
+    if isinstance(given, str | Path):
+        return load(Path(given) / MODEL if Path(given).is_dir() else given)
+    return given.trained
 
 
 class _Positional(nn.Module):

@@ -54,13 +54,13 @@ ARCHITECTURES = {
     "iq_vggnet": Architecture(
         IqVggNet,
         ("iq_raw",),
-        "1-D VGG on IQ, shared over receivers, then attention over them: faster",
+        "the same with a plain 1-D VGG: faster",
         {"max_receivers": 10, "window": 1024, "width": 128, "heads": 4, "layers": 1, "dropout": 0.3},
     ),
     "tdoa_unrolled": Architecture(
         TdoaUnrolled,
         ("iq_raw", "feature_based"),
-        "attention weighs each receiver's delay, then unrolled Gauss-Newton steps",
+        "attention weighs the delays, then unrolled Gauss-Newton steps",
         {"width": 48, "heads": 4, "layers": 1, "rounds": 3, "dropout": 0.0},
     ),
 }
@@ -92,12 +92,19 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
     Raises
     ------
     ValueError
-        If the name, or that of a parameter, is unknown.
+        If the name, or that of a parameter, is unknown, or a parameter is of another kind than its default.
     """
     chosen = architecture(name)
     given = dict(parameters or {})
     if unknown := sorted(set(given) - set(chosen.parameters)):
         raise ValueError(f"{unknown[0]}: is no parameter of {name}; set any of {', '.join(chosen.parameters)}")
+    for parameter, value in given.items():
+        kind = type(chosen.parameters[parameter])
+        if not (isinstance(value, kind) or (kind is float and isinstance(value, int))):
+            raise ValueError(
+                f"{parameter}: {value!r} is no {kind.__name__}, as {name} takes; its default is "
+                f"{chosen.parameters[parameter]!r}"
+            )
     return chosen.make(**{**chosen.parameters, **given})
 
 

@@ -14,6 +14,7 @@ from heimdall_lab.models.layers import Localizer
 from heimdall_lab.network import Array
 from heimdall_lab.store import write_atomically
 
+MODEL = "model.pt"  # file of a trained localizer in the folder of its run
 _BATCH = 256  # scenes located at a time
 
 
