@@ -55,12 +55,12 @@ class Source:
 
 
 def open_source(dataset: xr.Dataset | str | Path) -> Source:
-    """Open a dataset to learn from; one that was opened from a folder whole is read from there."""
+    """Open a dataset to learn from; one that was opened from a folder, and is as it was, is read from there."""
     if not isinstance(dataset, xr.Dataset):
         folder = Path(dataset)
         return Source(store.open_dataset(folder), folder, store.checksum(folder))
     origin = Path(dataset.encoding.get("source", "")).parent
-    if (origin / store.MANIFEST).exists() and store.num_samples(origin) == dataset.sizes["sample"]:
+    if _is_unchanged(dataset, origin):
         return Source(dataset, origin, store.checksum(origin))
     return Source(schema.check(dataset), None, _checksum(dataset))
 
@@ -379,8 +379,29 @@ def _check_whole(folder: Path) -> None:
             raise store.StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
 
 
+def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
+    """Say whether a dataset is what its folder holds: the same arrays, not yet computed, of the same scenes."""
+    if store.num_samples(folder) != dataset.sizes["sample"]:
+        return False
+    with store.open_dataset(folder) as stored:
+        return (
+            _arrays_of(dataset) == _arrays_of(stored)
+            and np.array_equal(dataset["sample"].values, stored["sample"].values)
+            and _attributes(dataset) == _attributes(stored)
+        )
+
+
+def _arrays_of(dataset: xr.Dataset) -> dict[str, str]:
+    """What tells the arrays of two datasets apart: the names of their computations."""
+    return {str(name): getattr(variable.variable.data, "name", "") for name, variable in dataset.data_vars.items()}
+
+
+def _attributes(dataset: xr.Dataset) -> str:
+    return json.dumps(dict(dataset.attrs), sort_keys=True, default=str)
+
+
 def _checksum(dataset: xr.Dataset) -> str:
-    digest = hashlib.sha256(json.dumps(dict(dataset.attrs), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(_attributes(dataset).encode())
     for name in sorted(map(str, dataset.variables)):
         if name not in HEAVY:
             values = dataset[name].values
