@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from heimdall_lab import store, student
 from heimdall_lab.augmentation import seed_of
 from heimdall_lab.models.layers import Localizer, mahalanobis_squared, negative_log_likelihood
+from heimdall_lab.models.trained import read_tensors
 from heimdall_lab.options import Options
 
 CHECKPOINT = "last.ckpt"
@@ -204,8 +205,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         If it is damaged.
     """
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # what a damaged archive raises is not documented
+        return dict(read_tensors(path))
+    except Exception as error:
         raise ValueError(
             f"checkpoint: {str(path)!r} is damaged ({type(error).__name__}); delete it to train from the start, or "
             "put back a copy"
