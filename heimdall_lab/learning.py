@@ -149,10 +149,10 @@ class Keeper(Checkpoint):
     """
 
     def __init__(self, folder: Path, model: Localizer, tell: Callable[[Epoch], None], stop: threading.Event) -> None:
-        self.folder, self.model, self.tell, self.stop = folder, model, tell, stop
+        self.folder, self.model, self.tell = folder, model, tell
         self.best: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
-        self._looked_s = time.monotonic()
+        self._heed = heeding(folder, stop)
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into the checkpoint."""
@@ -164,12 +164,11 @@ class Keeper(Checkpoint):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop if that was asked for."""
-        if time.monotonic() - self._looked_s > _LOCK_INTERVAL_S:
-            self._looked_s = time.monotonic()
-            if store.lock_holder(self.folder).endswith(" stop"):
-                self.stop.set()
-        if self.stop.is_set():
-            raise Stopped
+        self._heed()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Stop if that was asked for."""
+        self._heed()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
         """Take the figures of the epoch, and write the checkpoint whole."""
@@ -184,6 +183,22 @@ class Keeper(Checkpoint):
             self.tell(self.history[-1])
         else:
             trainer.save_checkpoint(path)  # writes nothing, but all processes meet in it
+
+
+def heeding(folder: Path, stop: threading.Event) -> Callable[[], None]:
+    """Make a function that raises `Stopped` once a stop was asked for, by the event or by `store.ask_to_stop`."""
+    looked_s = time.monotonic()
+
+    def heed() -> None:
+        nonlocal looked_s
+        if time.monotonic() - looked_s > _LOCK_INTERVAL_S:
+            looked_s = time.monotonic()
+            if store.lock_holder(folder).endswith(" stop"):
+                stop.set()
+        if stop.is_set():
+            raise Stopped
+
+    return heed
 
 
 def error_figures(error_km: Any, squared: Any, freedom: float = math.inf) -> Epoch:

@@ -26,6 +26,7 @@ from heimdall_lab.learning import (
     Learner,
     Stopped,
     error_figures,
+    heeding,
     quiet,
     read_checkpoint,
 )
@@ -212,7 +213,7 @@ def _run(job: _Job, log: Tracked | None) -> Run:
         try:
             _measure(job, stop, shown)
             history, best = _learn(job, log, stop, shown)
-        except (Stopped, KeyboardInterrupt):
+        except (Stopped, KeyboardInterrupt, SystemExit):  # Lightning exits at SIGTERM, and at a second Ctrl-C
             raise KeyboardInterrupt(
                 f"interrupted: what was learned until the last finished epoch is in {str(job.folder)!r}; run the same "
                 "command again to go on"
@@ -224,10 +225,11 @@ def _measure(job: _Job, stop: threading.Event, shown: bool) -> None:
     samples = job.source.dataset.sizes["sample"]
     with display("measure", samples, shown) as report:
 
+        heed = heeding(job.folder, stop)
+
         def advance(done: int, note: str) -> None:
             report(done, note)
-            if stop.is_set():
-                raise Stopped
+            heed()
 
         job.scenes.measure(advance)
     job.learner.model.fit(job.scenes.statistics())
