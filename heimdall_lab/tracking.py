@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,11 @@ class Tracked:
         """Log JSON values as a file."""
         self._try(self.client.log_text, json.dumps(values, indent=1, default=str), file)
 
-    def pictures(self, pictures: Mapping[str, str | Path]) -> None:
-        """Log pictures: the text of each HTML page by its file's name, or the path of a file."""
+    def pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
+        """Make and log pictures: the text of each HTML page by its file's name, or the path of a file."""
+        self._try_all(lambda: self._pictures(make()))
+
+    def _pictures(self, pictures: Mapping[str, str | Path]) -> None:
         for name, picture in pictures.items():
             if isinstance(picture, Path):
                 self._try(self.client.log_artifact, str(picture), "pictures")

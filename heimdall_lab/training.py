@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,17 +185,18 @@ def _tracked(job: _Job) -> Run:
     run_id = earlier.get("run_id") if earlier.get("uri") == tracking_uri() else None
     title = f"{name} on {job.identity['dataset']['name']}"
     log = Tracked(title, {"folder": str(job.folder.absolute())}, run_id)
-    _write_record(job, {"tracking": {"uri": log.uri, "run_id": log.run_id}})
     status = "FAILED"
     try:
+        _write_record(job, {"tracking": {"uri": log.uri, "run_id": log.run_id}})
         log.parameters({"architecture": name, **job.identity["options"]})
         log.parameters({f"model.{key}": value for key, value in job.parameters.items()})
         log.parameters({f"dataset.{key}": value for key, value in job.identity["dataset"].items()})
         log.document(json.loads(source.dataset.attrs.get("config", "{}")), "dataset_config.json")
         run = _run(job, log)
         if job.pictures is not None:
-            log.pictures(job.pictures(run))
+            log.pictures(partial(job.pictures, run))
         log.register(run.folder / ONNX, name, source.checksum, run.metrics["validation_nll"])
+        _write_record(job, {"finished": True})  # not before: what was killed till here is told when it goes on
         status = "FINISHED"
         return run
     except KeyboardInterrupt:
@@ -218,7 +220,10 @@ def _run(job: _Job, log: Tracked | None) -> Run:
                 f"interrupted: what was learned until the last finished epoch is in {str(job.folder)!r}; run the same "
                 "command again to go on"
             ) from None
-    return _finish(job, log, history, best)
+    run = _finish(job, log, history, best)
+    if log is None:
+        _write_record(job, {"finished": True})
+    return run
 
 
 def _measure(job: _Job, stop: threading.Event, shown: bool) -> None:
@@ -254,7 +259,7 @@ def _learn(job: _Job, log: Tracked | None, stop: threading.Event, shown: bool) -
         if earlier is not None:
             _check_identity(path, earlier.get("run", {}), job.identity)
             keeper.load_state_dict(earlier["callbacks"][keeper.state_key])
-        if not _is_ended(earlier, patience, options):
+        if not _is_ended(earlier, keeper, patience, options):
             with quiet():
                 trainer = _trainer(job, [patience, keeper])
                 trainer.fit(
@@ -294,12 +299,14 @@ def _precision(options: Options, names: tuple[str, ...]) -> Any:
     return "bf16-mixed" if on_gpu and set(names) & set(HEAVY) else "32-true"
 
 
-def _is_ended(checkpoint: dict[str, Any] | None, patience: EarlyStopping, options: Options) -> bool:
+def _is_ended(
+    checkpoint: dict[str, Any] | None, keeper: Keeper, patience: EarlyStopping, options: Options
+) -> bool:
     """Say whether a checkpoint is of the last epoch, so that only what follows training is missing."""
     if checkpoint is None:
         return False
     callbacks = checkpoint["callbacks"]
-    history = callbacks["Keeper"]["history"]
+    history = callbacks[keeper.state_key]["history"]
     return len(history) >= options.epochs or callbacks[patience.state_key]["wait_count"] >= options.patience
 
 
@@ -328,7 +335,7 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     export_onnx(trained, job.folder / ONNX)
     if log is not None:
         log.figures({f"final_{name}": value for name, value in metrics.items()}, len(history))
-    _write_record(job, {"finished": True, "metrics": metrics, "history": history})
+    _write_record(job, {"metrics": metrics, "history": history})
     return run
 
 
