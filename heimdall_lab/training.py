@@ -440,6 +440,8 @@ def _check_same(folder: Path, identity: dict[str, Any]) -> None:
         raise ValueError(f"out: {str(folder)!r} is {kind}; choose another folder for the run")
     if (folder / RUN).exists():
         _check_identity(folder / RUN, _record(folder), identity)
+    elif found := [name for name in (CHECKPOINT, MODEL, ONNX, ERRORS) if (folder / name).exists()]:
+        raise ValueError(f"out: {str(folder)!r} holds {found[0]} and no {RUN}; choose another folder for the run")
 
 
 def _check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
