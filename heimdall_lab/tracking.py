@@ -54,9 +54,7 @@ class Tracked:
         try:
             self.client = client()
             mark_dead_runs(self.client)
-            self.run_id = self._continued(run_id) or self._created(name)
-            for key, value in {**tags, **_process_tags()}.items():
-                self.client.set_tag(self.run_id, key, value)
+            self.run_id = self._continued(run_id, tags) or self._created(name, tags)
         except TrackingError:
             raise
         except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
@@ -100,25 +98,28 @@ class Tracked:
         if self.failures:
             warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
 
-    def _continued(self, run_id: str | None) -> str | None:
+    def _continued(self, run_id: str | None, tags: Mapping[str, str]) -> str | None:
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
             return None
         try:
+            for key, value in {**tags, **_process_tags()}.items():  # before it counts as running, lest another marks it as dead
+                self.client.set_tag(run_id, key, value)
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # of another store, or deleted there
             return None
         return run_id
 
-    def _created(self, name: str) -> str:
+    def _created(self, name: str, tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (_DATA / "mlruns").absolute().as_uri()
             experiment = self.client.create_experiment(EXPERIMENT, artifact_location=folder)
         else:
             experiment = found.experiment_id
-        return str(self.client.create_run(experiment, run_name=name).info.run_id)
+        all_tags = {**tags, **_process_tags()}
+        return str(self.client.create_run(experiment, run_name=name, tags=all_tags).info.run_id)
 
     def _register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
         import onnx
