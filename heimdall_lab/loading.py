@@ -132,10 +132,10 @@ class Batches(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(values.read(rows, starts, self.window).astype(np.float32))
 
     def _order(self, epoch: int) -> Array:
-        """Shuffle the scenes; those on disk in blocks of neighbours, and blocks in a buffer."""
+        """Shuffle the scenes; those with large arrays in blocks of neighbours, and blocks in a buffer."""
         if self._shuffled[0] != epoch:
             draw = np.random.default_rng(augmentation.seed_of(self.seed, epoch))
-            if any(isinstance(values, OnDisk) for values in self.heavy.values()):
+            if self.heavy:  # whether memory holds them or not, so that machines agree
                 blocks = [self.rows[first : first + _BLOCK] for first in range(0, len(self.rows), _BLOCK)]
                 mixed = [blocks[number] for number in draw.permutation(len(blocks))]
                 buffers = [np.concatenate(mixed[first : first + _BUFFER]) for first in range(0, len(mixed), _BUFFER)]
