@@ -1,6 +1,7 @@
 """Train a localizer on a dataset into a folder, so that what was interrupted goes on as if it had not been."""
 
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -53,10 +54,10 @@ class Run:
         Holds ``run.json``, ``last.ckpt``, ``model.pt``, ``model.onnx`` and ``errors.nc``.
     trained : Trained
         With the best weights, calibrated.
-    metrics : dict of str to float
+    metrics : dict of str to float or None
         ``validation_…`` and ``test_…`` of ``nll`` (position in km), ``median_error_km``, ``rmse_km``, ``coverage_68``
-        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split;
-        ``epochs``.
+        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split, the
+        latter None for a normal law; ``epochs``.
     history : pandas.DataFrame
         A row for each epoch.
     errors : xr.Dataset
@@ -66,7 +67,7 @@ class Run:
 
     folder: Path
     trained: Trained
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     history: pd.DataFrame
     errors: xr.Dataset
 
@@ -319,7 +320,8 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     spread, freedom = student.fitted(_located(model, job.scenes, "validation").squared)
     model.spread.fill_(spread)
     model.freedom.fill_(freedom)
-    metrics = {"spread": spread, "freedom": freedom, "epochs": float(len(history))}
+    finite = freedom if math.isfinite(freedom) else None  # JSON has no infinity
+    metrics: dict[str, Any] = {"spread": spread, "freedom": finite, "epochs": float(len(history))}
     for split in ("validation", "test"):
         found = _located(model, job.scenes, split)
         nll = -student.log_density(found.squared, found.log_determinant, freedom).mean()
@@ -334,7 +336,7 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     save(trained, job.folder / MODEL)
     export_onnx(trained, job.folder / ONNX)
     if log is not None:
-        log.figures({f"final_{name}": value for name, value in metrics.items()}, len(history))
+        log.figures({f"final_{name}": value for name, value in metrics.items() if value is not None}, len(history))
     _write_record(job, {"metrics": metrics, "history": history})
     return run
 
@@ -476,7 +478,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _write_record(job: _Job, further: Mapping[str, Any]) -> None:
     if is_first():
-        text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1) + "\n"
+        text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1, allow_nan=False) + "\n"
         store.write_atomically(job.folder / RUN, lambda path: store.write_text(path, text))
 
 
