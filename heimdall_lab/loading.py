@@ -28,7 +28,7 @@ from heimdall_lab.units import ADC_MAX
 _CHUNK_BYTES = 2**28  # of IQ, held while scenes are measured
 _CHUNK_SCENES = 512
 _BLOCK, _BUFFER = 32, 64  # consecutive scenes that are read together, and such blocks that are shuffled with each other
-_FOR_STATISTICS = 4096  # training scenes that inputs are standardised by
+_FOR_STATISTICS, _HEAVY_FOR_STATISTICS = 4096, 512  # most training scenes that inputs are standardised by
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,9 @@ class Scenes(pl.LightningDataModule):
         """Make the small arrays, or read those that the folder keeps, and open the large ones."""
         path = self.folder / f"arrays-{self._key()}.npz"
         arrays = _read_kept(path)
+        if self.source.folder is not None and (arrays is None or self._takes_heavy()):
+            _check_whole(self.source.folder)
         if arrays is None:
-            if self.source.folder is not None:
-                _check_whole(self.source.folder)
             arrays = small_arrays(self.source.dataset, self.inputs, report)
             made = arrays
             store.write_atomically(path, lambda temporary: _write_kept(temporary, made))
@@ -234,7 +234,7 @@ class Scenes(pl.LightningDataModule):
 
     def statistics(self) -> dict[str, Tensor]:
         """Scenes of the training split, spread evenly over it, to standardise inputs by."""
-        step = math.ceil(len(self.rows["train"]) / _FOR_STATISTICS)
+        step = math.ceil(len(self.rows["train"]) / (_HEAVY_FOR_STATISTICS if self._takes_heavy() else _FOR_STATISTICS))
         rows = self.rows["train"][::step]
         return self._batches("train", rows=rows, batch_size=len(rows), augmented=False)[0, 0]
 
@@ -290,6 +290,9 @@ class Scenes(pl.LightningDataModule):
             return InMemory(variable.values)
         on_disk = OnDisk(self.source.folder, name)
         return on_disk.load() if variable.nbytes <= self.memory_gb * 1e9 else on_disk
+
+    def _takes_heavy(self) -> bool:
+        return not set(HEAVY).isdisjoint(self.inputs)
 
     def _key(self) -> str:
         identity = [self.source.checksum, "features" in self.inputs, version("heimdall_lab"), inputs.FEATURES]
