@@ -104,7 +104,8 @@ class Learner(pl.LightningModule):
                 f"({self.options.learning_rate:g}) and train into another folder"
             )
         freedom = float(self.log_freedom.detach().exp()) + _LEAST_FREEDOM
-        figures = {"loss": float(loss), **error_figures(error_km, squared), "freedom": freedom}
+        found = error_figures(error_km, squared * student.scale(freedom), freedom)  # learned is the law's own scale
+        figures = {"loss": float(loss), **found, "freedom": freedom}
         self.log_dict({f"validation_{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
