@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 import xarray as xr
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from heimdall_lab import bounds, models, store, student
@@ -216,6 +217,17 @@ def _run(job: _Job, log: Tracked | None) -> Run:
         try:
             _measure(job, stop, shown)
             history, best = _learn(job, log, stop, shown)
+        except torch.OutOfMemoryError as error:
+            size = job.learner.options.batch_size
+            raise ValueError(
+                f"batch_size: {size} scenes do not fit in the device's memory; train with {max(1, size // 2)} into "
+                "another folder"
+            ) from error
+        except MisconfigurationException as error:
+            raise ValueError(
+                f"accelerator: {job.learner.options.accelerator!r} cannot be used ({str(error).splitlines()[0]}); give "
+                "one that this machine has, or auto"
+            ) from error
         except (Stopped, KeyboardInterrupt, SystemExit):  # Lightning exits at SIGTERM, and at a second Ctrl-C
             raise KeyboardInterrupt(
                 f"interrupted: what was learned until the last finished epoch is in {str(job.folder)!r}; run the same "
