@@ -104,7 +104,10 @@ class Tracked:
         if run_id is None:
             return None
         try:
-            for key, value in {**tags, **_process_tags()}.items():  # before it counts as running, lest another marks it as dead
+            for key, value in {
+                **tags,
+                **_process_tags(),
+            }.items():  # before it counts as running, lest another marks it as dead
                 self.client.set_tag(run_id, key, value)
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # of another store, or deleted there

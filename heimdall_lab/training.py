@@ -57,8 +57,8 @@ class Run:
         With the best weights, calibrated.
     metrics : dict of str to float or None
         ``validation_…`` and ``test_…`` of ``nll`` (position in km), ``median_error_km``, ``rmse_km``, ``coverage_68``
-        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split, the
-        latter None for a normal law; ``epochs``.
+        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split,
+        ``freedom`` None for a normal one; ``epochs``.
     history : pandas.DataFrame
         A row for each epoch.
     errors : xr.Dataset
@@ -242,7 +242,6 @@ def _run(job: _Job, log: Tracked | None) -> Run:
 def _measure(job: _Job, stop: threading.Event, shown: bool) -> None:
     samples = job.source.dataset.sizes["sample"]
     with display("measure", samples, shown) as report:
-
         heed = heeding(job.folder, stop)
 
         def advance(done: int, note: str) -> None:
@@ -312,9 +311,7 @@ def _precision(options: Options, names: tuple[str, ...]) -> Any:
     return "bf16-mixed" if on_gpu and set(names) & set(HEAVY) else "32-true"
 
 
-def _is_ended(
-    checkpoint: dict[str, Any] | None, keeper: Keeper, patience: EarlyStopping, options: Options
-) -> bool:
+def _is_ended(checkpoint: dict[str, Any] | None, keeper: Keeper, patience: EarlyStopping, options: Options) -> bool:
     """Say whether a checkpoint is of the last epoch, so that only what follows training is missing."""
     if checkpoint is None:
         return False
