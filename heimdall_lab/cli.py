@@ -298,7 +298,7 @@ def train_command(
     if not is_first():
         return
     if as_json:
-        print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1))
+        print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1, allow_nan=False))
         return
     print(f"{out}: {run.trained.num_parameters} parameters, {len(run.history)} epochs")
     for split in ("validation", "test"):

@@ -19,7 +19,7 @@ FRAME = "east, north km on the tangent plane at the centroid of present receiver
 UNSEALED = "0" * 64  # stands for the checksum while that is computed
 
 _BATCH = 256  # scenes located at a time
-_NEEDED = ("architecture", "num_parameters", "inputs", "features", "window", "max_receivers", "checksum")
+_NEEDED = ("architecture", "num_parameters", "inputs", "features", "window", "max_receivers", "freedom", "checksum")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from heimdall_lab import store, student
 from heimdall_lab.augmentation import seed_of
 from heimdall_lab.models.layers import Localizer, mahalanobis_squared, negative_log_likelihood
+from heimdall_lab.models.trained import read_tensors
 from heimdall_lab.options import Options
 
 CHECKPOINT = "last.ckpt"
@@ -103,7 +104,8 @@ class Learner(pl.LightningModule):
                 f"({self.options.learning_rate:g}) and train into another folder"
             )
         freedom = float(self.log_freedom.detach().exp()) + _LEAST_FREEDOM
-        figures = {"loss": float(loss), **error_figures(error_km, squared), "freedom": freedom}
+        found = error_figures(error_km, squared * student.scale(freedom), freedom)  # learned is the law's own scale
+        figures = {"loss": float(loss), **found, "freedom": freedom}
         self.log_dict({f"validation_{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -148,10 +150,10 @@ class Keeper(Checkpoint):
     """
 
     def __init__(self, folder: Path, model: Localizer, tell: Callable[[Epoch], None], stop: threading.Event) -> None:
-        self.folder, self.model, self.tell, self.stop = folder, model, tell, stop
+        self.folder, self.model, self.tell = folder, model, tell
         self.best: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
-        self._looked_s = time.monotonic()
+        self._heed = heeding(folder, stop)
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into the checkpoint."""
@@ -163,12 +165,11 @@ class Keeper(Checkpoint):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Stop if that was asked for."""
-        if time.monotonic() - self._looked_s > _LOCK_INTERVAL_S:
-            self._looked_s = time.monotonic()
-            if store.lock_holder(self.folder).endswith(" stop"):
-                self.stop.set()
-        if self.stop.is_set():
-            raise Stopped
+        self._heed()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Stop if that was asked for."""
+        self._heed()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
         """Take the figures of the epoch, and write the checkpoint whole."""
@@ -183,6 +184,22 @@ class Keeper(Checkpoint):
             self.tell(self.history[-1])
         else:
             trainer.save_checkpoint(path)  # writes nothing, but all processes meet in it
+
+
+def heeding(folder: Path, stop: threading.Event) -> Callable[[], None]:
+    """Make a function that raises `Stopped` once a stop was asked for, by the event or by `store.ask_to_stop`."""
+    looked_s = time.monotonic()
+
+    def heed() -> None:
+        nonlocal looked_s
+        if time.monotonic() - looked_s > _LOCK_INTERVAL_S:
+            looked_s = time.monotonic()
+            if store.lock_holder(folder).endswith(" stop"):
+                stop.set()
+        if stop.is_set():
+            raise Stopped
+
+    return heed
 
 
 def error_figures(error_km: Any, squared: Any, freedom: float = math.inf) -> Epoch:
@@ -204,8 +221,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         If it is damaged.
     """
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # what a damaged archive raises is not documented
+        return dict(read_tensors(path))
+    except Exception as error:
         raise ValueError(
             f"checkpoint: {str(path)!r} is damaged ({type(error).__name__}); delete it to train from the start, or "
             "put back a copy"

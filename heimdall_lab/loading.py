@@ -28,7 +28,7 @@ from heimdall_lab.units import ADC_MAX
 _CHUNK_BYTES = 2**28  # of IQ, held while scenes are measured
 _CHUNK_SCENES = 512
 _BLOCK, _BUFFER = 32, 64  # consecutive scenes that are read together, and such blocks that are shuffled with each other
-_FOR_STATISTICS = 4096  # training scenes that inputs are standardised by
+_FOR_STATISTICS, _HEAVY_FOR_STATISTICS = 4096, 512  # most training scenes that inputs are standardised by
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Source:
 
 
 def open_source(dataset: xr.Dataset | str | Path) -> Source:
-    """Open a dataset to learn from; one that was opened from a folder whole is read from there."""
+    """Open a dataset to learn from; one that was opened from a folder, and is as it was, is read from there."""
     if not isinstance(dataset, xr.Dataset):
         folder = Path(dataset)
         return Source(store.open_dataset(folder), folder, store.checksum(folder))
     origin = Path(dataset.encoding.get("source", "")).parent
-    if (origin / store.MANIFEST).exists() and store.num_samples(origin) == dataset.sizes["sample"]:
+    if _is_unchanged(dataset, origin):
         return Source(dataset, origin, store.checksum(origin))
     return Source(schema.check(dataset), None, _checksum(dataset))
 
@@ -132,10 +132,10 @@ class Batches(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(values.read(rows, starts, self.window).astype(np.float32))
 
     def _order(self, epoch: int) -> Array:
-        """Shuffle the scenes; those on disk in blocks of neighbours, and blocks in a buffer."""
+        """Shuffle the scenes; those with large arrays in blocks of neighbours, and blocks in a buffer."""
         if self._shuffled[0] != epoch:
             draw = np.random.default_rng(augmentation.seed_of(self.seed, epoch))
-            if any(isinstance(values, OnDisk) for values in self.heavy.values()):
+            if self.heavy:  # whether memory holds them or not, so that machines agree
                 blocks = [self.rows[first : first + _BLOCK] for first in range(0, len(self.rows), _BLOCK)]
                 mixed = [blocks[number] for number in draw.permutation(len(blocks))]
                 buffers = [np.concatenate(mixed[first : first + _BUFFER]) for first in range(0, len(mixed), _BUFFER)]
@@ -221,9 +221,9 @@ class Scenes(pl.LightningDataModule):
         """Make the small arrays, or read those that the folder keeps, and open the large ones."""
         path = self.folder / f"arrays-{self._key()}.npz"
         arrays = _read_kept(path)
+        if self.source.folder is not None and (arrays is None or self._takes_heavy()):
+            _check_whole(self.source.folder)
         if arrays is None:
-            if self.source.folder is not None:
-                _check_whole(self.source.folder)
             arrays = small_arrays(self.source.dataset, self.inputs, report)
             made = arrays
             store.write_atomically(path, lambda temporary: _write_kept(temporary, made))
@@ -234,7 +234,7 @@ class Scenes(pl.LightningDataModule):
 
     def statistics(self) -> dict[str, Tensor]:
         """Scenes of the training split, spread evenly over it, to standardise inputs by."""
-        step = math.ceil(len(self.rows["train"]) / _FOR_STATISTICS)
+        step = math.ceil(len(self.rows["train"]) / (_HEAVY_FOR_STATISTICS if self._takes_heavy() else _FOR_STATISTICS))
         rows = self.rows["train"][::step]
         return self._batches("train", rows=rows, batch_size=len(rows), augmented=False)[0, 0]
 
@@ -290,6 +290,9 @@ class Scenes(pl.LightningDataModule):
             return InMemory(variable.values)
         on_disk = OnDisk(self.source.folder, name)
         return on_disk.load() if variable.nbytes <= self.memory_gb * 1e9 else on_disk
+
+    def _takes_heavy(self) -> bool:
+        return not set(HEAVY).isdisjoint(self.inputs)
 
     def _key(self) -> str:
         identity = [self.source.checksum, "features" in self.inputs, version("heimdall_lab"), inputs.FEATURES]
@@ -379,8 +382,29 @@ def _check_whole(folder: Path) -> None:
             raise store.StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
 
 
+def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
+    """Say whether a dataset is what its folder holds: the same arrays, not yet computed, of the same scenes."""
+    if store.num_samples(folder) != dataset.sizes["sample"]:
+        return False
+    with store.open_dataset(folder) as stored:
+        return (
+            _arrays_of(dataset) == _arrays_of(stored)
+            and np.array_equal(dataset["sample"].values, stored["sample"].values)
+            and _attributes(dataset) == _attributes(stored)
+        )
+
+
+def _arrays_of(dataset: xr.Dataset) -> dict[str, str]:
+    """What tells the arrays of two datasets apart: the names of their computations."""
+    return {str(name): getattr(variable.variable.data, "name", "") for name, variable in dataset.data_vars.items()}
+
+
+def _attributes(dataset: xr.Dataset) -> str:
+    return json.dumps(dict(dataset.attrs), sort_keys=True, default=str)
+
+
 def _checksum(dataset: xr.Dataset) -> str:
-    digest = hashlib.sha256(json.dumps(dict(dataset.attrs), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(_attributes(dataset).encode())
     for name in sorted(map(str, dataset.variables)):
         if name not in HEAVY:
             values = dataset[name].values

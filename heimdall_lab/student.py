@@ -38,7 +38,7 @@ def radius_squared(level: float, freedom: Array = np.inf) -> Array:
     >>> float(radius_squared(0.95, 4.0).round(3))
     10.306
     """
-    return _scale(freedom) * _quantile(level, freedom)
+    return scale(freedom) * _quantile(level, freedom)
 
 
 def level(squared: Array, freedom: Array = np.inf) -> Array:
@@ -55,9 +55,9 @@ def level(squared: Array, freedom: Array = np.inf) -> Array:
     (...)
         Even between 0 and 1, if the covariances are right; NaN of NaN.
     """
-    normal, scale = np.isinf(freedom), _scale(freedom)
+    normal, factor = np.isinf(freedom), scale(freedom)
     finite = np.where(normal, 1.0, freedom)
-    log_rest = np.where(normal, -np.divide(squared, 2), -finite / 2 * np.log1p(squared / (scale * finite)))
+    log_rest = np.where(normal, -np.divide(squared, 2), -finite / 2 * np.log1p(squared / (factor * finite)))
     return -np.expm1(log_rest)
 
 
@@ -76,10 +76,10 @@ def log_density(squared: Array, log_determinant: Array, freedom: Array = np.inf)
     -------
     (...)
     """
-    scale, normal = _scale(freedom), np.isinf(freedom)
+    factor, normal = scale(freedom), np.isinf(freedom)
     finite = np.where(normal, 1.0, freedom)
-    tail = np.where(normal, np.divide(squared, 2), (finite / 2 + 1) * np.log1p(squared / (scale * finite)))
-    return -np.log(2 * np.pi * scale) - log_determinant / 2 - tail
+    tail = np.where(normal, np.divide(squared, 2), (finite / 2 + 1) * np.log1p(squared / (factor * finite)))
+    return -np.log(2 * np.pi * factor) - log_determinant / 2 - tail
 
 
 def fitted(squared: Array) -> tuple[float, float]:
@@ -118,6 +118,6 @@ def _quantile(level: float, freedom: Array) -> Array:
     return np.where(normal, -2 * log_rest, finite * np.expm1(-2 / finite * log_rest))
 
 
-def _scale(freedom: Array) -> Array:
+def scale(freedom: Array) -> Array:
     """The law's own scale matrix over the covariance."""
     return _quantile(_SHARED, np.inf) / _quantile(_SHARED, freedom)

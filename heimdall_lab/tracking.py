@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,7 @@ class Tracked:
         try:
             self.client = client()
             mark_dead_runs(self.client)
-            self.run_id = self._continued(run_id) or self._created(name)
-            for key, value in {**tags, **_process_tags()}.items():
-                self.client.set_tag(self.run_id, key, value)
+            self.run_id = self._continued(run_id, tags) or self._created(name, tags)
         except TrackingError:
             raise
         except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
@@ -79,8 +77,11 @@ class Tracked:
         """Log JSON values as a file."""
         self._try(self.client.log_text, json.dumps(values, indent=1, default=str), file)
 
-    def pictures(self, pictures: Mapping[str, str | Path]) -> None:
-        """Log pictures: the text of each HTML page by its file's name, or the path of a file."""
+    def pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
+        """Make and log pictures: the text of each HTML page by its file's name, or the path of a file."""
+        self._try_all(lambda: self._pictures(make()))
+
+    def _pictures(self, pictures: Mapping[str, str | Path]) -> None:
         for name, picture in pictures.items():
             if isinstance(picture, Path):
                 self._try(self.client.log_artifact, str(picture), "pictures")
@@ -97,25 +98,31 @@ class Tracked:
         if self.failures:
             warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
 
-    def _continued(self, run_id: str | None) -> str | None:
+    def _continued(self, run_id: str | None, tags: Mapping[str, str]) -> str | None:
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
             return None
         try:
+            for key, value in {
+                **tags,
+                **_process_tags(),
+            }.items():  # before it counts as running, lest another marks it as dead
+                self.client.set_tag(run_id, key, value)
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # of another store, or deleted there
             return None
         return run_id
 
-    def _created(self, name: str) -> str:
+    def _created(self, name: str, tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (_DATA / "mlruns").absolute().as_uri()
             experiment = self.client.create_experiment(EXPERIMENT, artifact_location=folder)
         else:
             experiment = found.experiment_id
-        return str(self.client.create_run(experiment, run_name=name).info.run_id)
+        all_tags = {**tags, **_process_tags()}
+        return str(self.client.create_run(experiment, run_name=name, tags=all_tags).info.run_id)
 
     def _register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
         import onnx

@@ -1,11 +1,13 @@
 """Train a localizer on a dataset into a folder, so that what was interrupted goes on as if it had not been."""
 
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import pandas as pd
 import torch
 import xarray as xr
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from heimdall_lab import bounds, models, store, student
@@ -26,6 +29,7 @@ from heimdall_lab.learning import (
     Learner,
     Stopped,
     error_figures,
+    heeding,
     quiet,
     read_checkpoint,
 )
@@ -51,10 +55,10 @@ class Run:
         Holds ``run.json``, ``last.ckpt``, ``model.pt``, ``model.onnx`` and ``errors.nc``.
     trained : Trained
         With the best weights, calibrated.
-    metrics : dict of str to float
+    metrics : dict of str to float or None
         ``validation_…`` and ``test_…`` of ``nll`` (position in km), ``median_error_km``, ``rmse_km``, ``coverage_68``
-        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split;
-        ``epochs``.
+        and ``coverage_95``; ``spread`` and ``freedom``, the law of errors (`student`) found on the validation split,
+        ``freedom`` None for a normal one; ``epochs``.
     history : pandas.DataFrame
         A row for each epoch.
     errors : xr.Dataset
@@ -64,7 +68,7 @@ class Run:
 
     folder: Path
     trained: Trained
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     history: pd.DataFrame
     errors: xr.Dataset
 
@@ -183,17 +187,18 @@ def _tracked(job: _Job) -> Run:
     run_id = earlier.get("run_id") if earlier.get("uri") == tracking_uri() else None
     title = f"{name} on {job.identity['dataset']['name']}"
     log = Tracked(title, {"folder": str(job.folder.absolute())}, run_id)
-    _write_record(job, {"tracking": {"uri": log.uri, "run_id": log.run_id}})
     status = "FAILED"
     try:
+        _write_record(job, {"tracking": {"uri": log.uri, "run_id": log.run_id}})
         log.parameters({"architecture": name, **job.identity["options"]})
         log.parameters({f"model.{key}": value for key, value in job.parameters.items()})
         log.parameters({f"dataset.{key}": value for key, value in job.identity["dataset"].items()})
         log.document(json.loads(source.dataset.attrs.get("config", "{}")), "dataset_config.json")
         run = _run(job, log)
         if job.pictures is not None:
-            log.pictures(job.pictures(run))
+            log.pictures(partial(job.pictures, run))
         log.register(run.folder / ONNX, name, source.checksum, run.metrics["validation_nll"])
+        _write_record(job, {"finished": True})  # not before: what was killed till here is told when it goes on
         status = "FINISHED"
         return run
     except KeyboardInterrupt:
@@ -212,22 +217,36 @@ def _run(job: _Job, log: Tracked | None) -> Run:
         try:
             _measure(job, stop, shown)
             history, best = _learn(job, log, stop, shown)
-        except (Stopped, KeyboardInterrupt):
+        except torch.OutOfMemoryError as error:
+            size = job.learner.options.batch_size
+            raise ValueError(
+                f"batch_size: {size} scenes do not fit in the device's memory; train with {max(1, size // 2)} into "
+                "another folder"
+            ) from error
+        except MisconfigurationException as error:
+            raise ValueError(
+                f"accelerator: {job.learner.options.accelerator!r} cannot be used ({str(error).splitlines()[0]}); give "
+                "one that this machine has, or auto"
+            ) from error
+        except (Stopped, KeyboardInterrupt, SystemExit):  # Lightning exits at SIGTERM, and at a second Ctrl-C
             raise KeyboardInterrupt(
                 f"interrupted: what was learned until the last finished epoch is in {str(job.folder)!r}; run the same "
                 "command again to go on"
             ) from None
-    return _finish(job, log, history, best)
+    run = _finish(job, log, history, best)
+    if log is None:
+        _write_record(job, {"finished": True})
+    return run
 
 
 def _measure(job: _Job, stop: threading.Event, shown: bool) -> None:
     samples = job.source.dataset.sizes["sample"]
     with display("measure", samples, shown) as report:
+        heed = heeding(job.folder, stop)
 
         def advance(done: int, note: str) -> None:
             report(done, note)
-            if stop.is_set():
-                raise Stopped
+            heed()
 
         job.scenes.measure(advance)
     job.learner.model.fit(job.scenes.statistics())
@@ -252,7 +271,7 @@ def _learn(job: _Job, log: Tracked | None, stop: threading.Event, shown: bool) -
         if earlier is not None:
             _check_identity(path, earlier.get("run", {}), job.identity)
             keeper.load_state_dict(earlier["callbacks"][keeper.state_key])
-        if not _is_ended(earlier, patience, options):
+        if not _is_ended(earlier, keeper, patience, options):
             with quiet():
                 trainer = _trainer(job, [patience, keeper])
                 trainer.fit(
@@ -292,12 +311,12 @@ def _precision(options: Options, names: tuple[str, ...]) -> Any:
     return "bf16-mixed" if on_gpu and set(names) & set(HEAVY) else "32-true"
 
 
-def _is_ended(checkpoint: dict[str, Any] | None, patience: EarlyStopping, options: Options) -> bool:
+def _is_ended(checkpoint: dict[str, Any] | None, keeper: Keeper, patience: EarlyStopping, options: Options) -> bool:
     """Say whether a checkpoint is of the last epoch, so that only what follows training is missing."""
     if checkpoint is None:
         return False
     callbacks = checkpoint["callbacks"]
-    history = callbacks["Keeper"]["history"]
+    history = callbacks[keeper.state_key]["history"]
     return len(history) >= options.epochs or callbacks[patience.state_key]["wait_count"] >= options.patience
 
 
@@ -310,7 +329,8 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     spread, freedom = student.fitted(_located(model, job.scenes, "validation").squared)
     model.spread.fill_(spread)
     model.freedom.fill_(freedom)
-    metrics = {"spread": spread, "freedom": freedom, "epochs": float(len(history))}
+    finite = freedom if math.isfinite(freedom) else None  # JSON has no infinity
+    metrics: dict[str, Any] = {"spread": spread, "freedom": finite, "epochs": float(len(history))}
     for split in ("validation", "test"):
         found = _located(model, job.scenes, split)
         nll = -student.log_density(found.squared, found.log_determinant, freedom).mean()
@@ -325,8 +345,8 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     save(trained, job.folder / MODEL)
     export_onnx(trained, job.folder / ONNX)
     if log is not None:
-        log.figures({f"final_{name}": value for name, value in metrics.items()}, len(history))
-    _write_record(job, {"finished": True, "metrics": metrics, "history": history})
+        log.figures({f"final_{name}": value for name, value in metrics.items() if value is not None}, len(history))
+    _write_record(job, {"metrics": metrics, "history": history})
     return run
 
 
@@ -431,6 +451,8 @@ def _check_same(folder: Path, identity: dict[str, Any]) -> None:
         raise ValueError(f"out: {str(folder)!r} is {kind}; choose another folder for the run")
     if (folder / RUN).exists():
         _check_identity(folder / RUN, _record(folder), identity)
+    elif found := [name for name in (CHECKPOINT, MODEL, ONNX, ERRORS) if (folder / name).exists()]:
+        raise ValueError(f"out: {str(folder)!r} holds {found[0]} and no {RUN}; choose another folder for the run")
 
 
 def _check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -465,7 +487,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _write_record(job: _Job, further: Mapping[str, Any]) -> None:
     if is_first():
-        text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1) + "\n"
+        text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1, allow_nan=False) + "\n"
         store.write_atomically(job.folder / RUN, lambda path: store.write_text(path, text))
 
 
