@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,7 +300,8 @@ def train_command(
     if not is_first():
         return
     if as_json:
-        print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1))
+        metrics = {name: value if math.isfinite(value) else None for name, value in run.metrics.items()}
+        print(json.dumps({"folder": str(run.folder), "metrics": metrics}, indent=1, allow_nan=False))
         return
     print(f"{out}: {run.trained.num_parameters} parameters, {len(run.history)} epochs")
     for split in ("validation", "test"):
