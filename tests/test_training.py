@@ -43,7 +43,8 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(uninterrupted):
     history = uninterrupted.history
     assert len(history) == EPOCHS
     assert history.train_loss.iloc[-1] < history.train_loss.iloc[0]
-    assert np.isfinite(list(uninterrupted.metrics.values())).all()
+    assert np.isfinite(list((uninterrupted.metrics | {"freedom": 1.0}).values())).all()
+    assert uninterrupted.metrics["freedom"] > 0  # infinite, where errors are normal
     assert uninterrupted.trained.about["dataset_seed"] == 5
 
 
@@ -83,6 +84,35 @@ def test_a_run_that_was_stopped_says_so_and_goes_on(folder, uninterrupted, tmp_p
     with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         quick(folder, tmp_path)
     assert quick(folder, tmp_path).metrics == uninterrupted.metrics
+
+
+def test_a_run_stops_where_its_folder_asks_for_it(folder, tmp_path, monkeypatch):
+    """As another process does that was told of the folder only."""
+    step = learning.Learner.training_step
+
+    def asked(self, batch, number):
+        store.ask_to_stop(tmp_path)
+        return step(self, batch, number)
+
+    monkeypatch.setattr(learning.Learner, "training_step", asked)
+    monkeypatch.setattr(learning, "_LOCK_INTERVAL_S", 0.0)
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
+        quick(folder, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("precision", "half"), [("32-true", False), ("bf16-mixed", True)])
+def test_precision_is_that_of_the_arithmetic(folder, tmp_path, monkeypatch, precision, half):
+    step, seen = learning.Learner.training_step, set()
+
+    def watching(self, batch, number):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(learning.Learner, "training_step", watching)
+    run = quick(folder, tmp_path, epochs=1, precision=precision, accelerator="cpu")
+    assert seen == {half}
+    assert np.isfinite(run.metrics["test_nll"])
 
 
 def test_a_finished_run_is_returned_at_once(folder, uninterrupted):
@@ -216,9 +246,11 @@ def test_signals_are_read_from_disk_as_from_memory_and_at_the_same_instants(tmp_
             seed=3,
             receiver_dropout=0.0,
             memory_gb=memory_gb,
+            num_workers=1,  # another process, where signals are on disk
         )
         scenes.measure(lambda *_: None)
-        parts[memory_gb] = scenes._batches("train", augmented=False)[0, 0]["iq"], scenes
+        read = [batch["iq"] for batch in scenes.loader("train")]
+        parts[memory_gb] = torch.cat(read), scenes
     assert parts[0.0][0].equal(parts[1.0][0])
     scenes = parts[0.0][1]
     drawn = scenes._batches("train", augmented=True)
@@ -280,5 +312,6 @@ def test_the_command_trains_and_tells_figures(folder, tmp_path):
     command += ["--out", str(tmp_path / "run"), "--epochs", "1", "--set", "width=16", "--no-tracking", "--json"]
     done = subprocess.run(command, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["metrics"] == open_run(tmp_path / "run").metrics
+    told = {name: np.inf if value is None else value for name, value in json.loads(done.stdout)["metrics"].items()}
+    assert told == open_run(tmp_path / "run").metrics
     assert open_run(tmp_path / "run").trained.parameters["width"] == 16
