@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import xarray as xr
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from heimdall_lab import bounds, models, store, student
