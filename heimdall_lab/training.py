@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 import pandas as pd
 import torch
 import xarray as xr
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from heimdall_lab import bounds, models, store, student
