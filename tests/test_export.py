@@ -4,7 +4,7 @@ import copy
 import json
 
 import numpy as np
-import onnx_ir
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -43,10 +43,16 @@ def test_files_find_what_pytorch_finds(pair, scenes, receivers):
     trained, path = pair
     batch = drawn(trained, scenes, receivers, seed=77)
     found, expected = exported.open_model(path)(batch), trained(batch)
+    told = np.full(scenes, True)
+    if trained.name == "tdoa_unrolled":  # delays of three receivers may leave two positions, or a line of them
+        heard = batch["present"] & (batch["features"][..., inputs.FEATURES.index("heard")] > 0)
+        told = heard.sum(axis=1) >= 4
+        apart = np.linalg.norm(found[0] - expected[0], axis=1)
+        assert (apart <= np.linalg.norm(expected[1], axis=1)).all()
     for values, others, width in zip(found, expected, (2, 3), strict=True):
         assert values.shape == (scenes, width)
         assert values.dtype == np.float64
-        np.testing.assert_allclose(values, others, **KM)
+        np.testing.assert_allclose(values[told], others[told], **KM)
 
 
 def test_files_say_what_they_hold(pair):
@@ -82,7 +88,7 @@ def test_any_onnx_program_can_read_the_file(trained, onnx_file, small):
 
 @pytest.fixture(scope="module")
 def program(onnx_file):
-    return onnx_ir.load(onnx_file)  # as traced, in a moment
+    return onnx.load(onnx_file)  # as traced, in a moment
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])

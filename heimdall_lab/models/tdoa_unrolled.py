@@ -12,6 +12,7 @@ from heimdall_lab.units import EARTH_RADIUS_KM
 _PRIOR_SIZES = 3.0  # of the network: standard deviation of the transmitter's distance from its middle
 _STARTS = ((0.0, 0.0), (1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))  # in sizes of the network, from its middle
 _FIRST_STEPS = 8
+_TIE = 1e-3  # χ² by which a later start must be better
 _STEPS = 3  # a round
 _LARGE_RESIDUAL = 10.0  # standard deviations
 _LOG_WEIGHTS = (-12.0, 4.0)  # factors on inverse variances: from ignored to five times as sharp as told
@@ -61,21 +62,23 @@ class TdoaUnrolled(Localizer):
 
     def refine(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """See `Localizer.refine`."""
-        delays = _delays(batch)
-        sigma = _column(batch, "log_sigma_on_time").exp()  # (B, R) km
+        # In double precision: where delays tell little of a direction, rounding grows a thousandfold along the steps.
+        delays = Delays(*(values.double() for values in _delays(batch)))
+        sigma = _column(batch, "log_sigma_on_time").double().exp()  # (B, R) km
         heard = delays.weight > 0
         tokens = self.embed(self.standardise(batch["features"]))  # (B, R, D)
         with torch.no_grad():
             position = _least_squares(delays)
         fixes = []
         for believe in self.believe:
-            tokens, factor, bias = believe(tokens, _seen(delays, position, sigma), heard)
+            tokens, factor, bias = believe(tokens, _seen(delays, position, sigma).to(tokens.dtype), heard)
             believed = delays._replace(
                 pseudorange=delays.pseudorange - bias * sigma, weight=torch.where(heard, factor / sigma**2, 0.0)
             )
             for _ in range(_STEPS):
                 position, information = _step(believed, position)
-            fixes.append((position, self._widened(_inverse(information), tokens, heard)))
+            cholesky = self._widened(_inverse(information).to(tokens.dtype), tokens, heard)
+            fixes.append((position.to(tokens.dtype), cholesky))
         return fixes
 
     def _widened(self, cholesky: Tensor, tokens: Tensor, heard: Tensor) -> Tensor:
@@ -190,8 +193,11 @@ def _least_squares(delays: Delays) -> Tensor:
     for _ in range(_FIRST_STEPS):
         position, _ = _step(every, position)
     ranges, _ = _ranges(every, position)
-    cost = (every.weight * _unexplained(every, ranges) ** 2).sum(dim=1)
-    best = cost.unflatten(0, (len(_STARTS), -1)).argmin(dim=0)  # (B,)
+    apart = ((position - every.middle) ** 2).sum(dim=1) / (_PRIOR_SIZES * every.size) ** 2
+    cost = (every.weight * _unexplained(every, ranges) ** 2).sum(dim=1) + apart
+    # Two positions may explain few delays alike: then the start decides, and not the rounding.
+    margin = _TIE * torch.arange(len(_STARTS), device=cost.device)[:, None]
+    best = (cost.unflatten(0, (len(_STARTS), -1)) + margin).argmin(dim=0)  # (B,)
     chosen = best[None, :, None].expand(1, -1, 2)
     return position.unflatten(0, (len(_STARTS), -1)).gather(0, chosen)[0]
 
