@@ -14,7 +14,7 @@ import xarray as xr
 from bokeh.models import ColorBar, LogColorMapper, Plot
 
 import heimdall_lab as hl
-from heimdall_lab import bounds, coverage, geodesy, pairs, plots, report, store
+from heimdall_lab import bounds, coverage, geodesy, pairs, plots, report, store, student
 from heimdall_lab.plots import errors
 from heimdall_lab.plots.labels import place_labels
 from heimdall_lab.units import SPEED_OF_LIGHT
@@ -277,7 +277,7 @@ def test_the_band_holds_honest_ellipses_in_95_of_100_cases(factor: float, expect
     """100 methods, whose squared errors are χ² of two degrees of freedom, or twice that; within 3 deviations."""
     squared = factor * np.random.Generator(np.random.Philox(6)).chisquare(2, (100, 2000))
     dims, names = ("method", "sample"), [f"method {number}" for number in range(100)]
-    many = xr.Dataset({"mahalanobis_squared": (dims, squared), "error": (dims, squared)}, {"method": names})
+    many = xr.Dataset({"level": (dims, student.level(squared)), "error": (dims, squared)}, {"method": names})
     picture = plots.calibration(many)
     (band,) = layers(picture, hv.Area)
     middle = np.flatnonzero(band.dimension_values("level") == 50).item()

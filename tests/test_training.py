@@ -43,8 +43,9 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(uninterrupted):
     history = uninterrupted.history
     assert len(history) == EPOCHS
     assert history.train_loss.iloc[-1] < history.train_loss.iloc[0]
-    assert np.isfinite(list((uninterrupted.metrics | {"freedom": 1.0}).values())).all()
-    assert uninterrupted.metrics["freedom"] > 0  # infinite, where errors are normal
+    freedom = uninterrupted.metrics["freedom"]
+    assert freedom is None or freedom > 0  # None, where errors are normal
+    assert np.isfinite([value for name, value in uninterrupted.metrics.items() if name != "freedom"]).all()
     assert uninterrupted.trained.about["dataset_seed"] == 5
 
 
@@ -198,7 +199,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(architectu
 
 def test_datasets_that_lack_something_are_refused(folder, tmp_path):
     dataset = hl.open_dataset(folder)
-    with pytest.raises(ValueError, match=r"tdoa_s: is not in the dataset"):
+    with pytest.raises(ValueError, match=r"'tdoa_s'\); add either"):
         quick(dataset.drop_vars("tdoa_s"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"of 3 scenes \d are in the \w+ split, at least 2 are needed"):
         quick(dataset.isel(sample=slice(3)), tmp_path / "run")
@@ -312,6 +313,5 @@ def test_the_command_trains_and_tells_figures(folder, tmp_path):
     command += ["--out", str(tmp_path / "run"), "--epochs", "1", "--set", "width=16", "--no-tracking", "--json"]
     done = subprocess.run(command, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    told = {name: np.inf if value is None else value for name, value in json.loads(done.stdout)["metrics"].items()}
-    assert told == open_run(tmp_path / "run").metrics
+    assert json.loads(done.stdout)["metrics"] == open_run(tmp_path / "run").metrics
     assert open_run(tmp_path / "run").trained.parameters["width"] == 16
