@@ -1,0 +1,62 @@
+"""How pages look: ink that can be read on dark paper, sections, and failures told where they happen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import panel_material_ui as pmui
+from bokeh.core.property.bases import Property
+from bokeh.core.properties import Color, ColorSpec
+from bokeh.model import Model
+
+from heimdall_lab.plots.style import INK, TRUTH
+
+# Text, truth, lines of the grid; and what is filled with paper, or is written on a halo of it.
+_ON_DARK = {INK: "#c8c8c8", TRUTH: "#ffffff", "#e8e8e8": "#3a3a3a", "white": "#1e1e1e"}
+
+
+def inked(picture: Any, dark: bool) -> Any:
+    """Redraw a picture's dark ink in light colours where it is shown on a dark page.
+
+    Parameters
+    ----------
+    picture : holoviews object
+        Of `heimdall_lab.plots`; it is not changed.
+    dark : bool
+    """
+    return picture.opts(hooks=[_lighten], clone=True, backend="bokeh") if dark else picture
+
+
+def section(title: str, *objects: Any, **options: Any) -> pmui.Card:
+    """Frame what belongs together under a title."""
+    return pmui.Card(*objects, title=title, collapsible=False, **{"sizing_mode": "stretch_width", **options})
+
+
+def failure() -> pmui.Alert:
+    """Make the place where a viewer tells what went wrong; it is hidden until then."""
+    return pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
+
+
+@contextmanager
+def told(alert: pmui.Alert) -> Iterator[None]:
+    """Show what is refused inside the block, in its own words, where the reader looks."""
+    alert.visible = False
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        alert.param.update(object=str(error), visible=True)
+
+
+def _lighten(plot: Any, _element: Any) -> None:
+    for model in plot.state.references():
+        for name, kind in _colours(model).items():
+            value = getattr(model, name)
+            value = value.get("value") if isinstance(value, dict) else value
+            if isinstance(value, str) and value.lower() in _ON_DARK:
+                setattr(model, name, _ON_DARK[value.lower()])
+
+
+def _colours(model: Model) -> dict[str, Property]:
+    """Properties of a model that hold colours."""
+    found = {name: model.lookup(name).property for name in model.properties()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, Color | ColorSpec) or name.endswith("_color")}
