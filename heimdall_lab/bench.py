@@ -26,6 +26,7 @@ COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "bytes_per_s"]
 VERSIONS = ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")
 
 _CANDIDATES = 8192
+_FEW = (2, 10)  # scenes
 _LEAST_S = 0.5  # a step is repeated until it has run for so long
 
 
@@ -87,6 +88,21 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def generation_s(config: Config) -> float:
+    """Estimate how long one process takes here to generate a dataset, from two small shards of it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be simulated.
+    """
+    few, more = _FEW
+    synthesis.synthesize(config, np.arange(few))  # compiles
+    short_s, long_s = (_once(partial(synthesis.synthesize, config, np.arange(count))) for count in _FEW)
+    each_s = max(long_s - short_s, 0.0) / (more - few)
+    return config.num_shards * max(short_s - few * each_s, 0.0) + config.num_samples * each_s
+
+
 def text_table(rates: pd.DataFrame) -> pd.DataFrame:
     """Write the rates with three digits and SI prefixes; – where a step has none."""
     names = {"scenes_per_s": "scenes/s", "iq_samples_per_s": "IQ samples/s", "bytes_per_s": "B/s"}
@@ -103,6 +119,13 @@ def _backends() -> list[str]:
     except ValueError:
         return ["numpy"]
     return ["numpy", "cupy"]
+
+
+def _once(step: Callable[[], Any]) -> float:
+    """Seconds of one run."""
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def _timed(step: Callable[[], Any]) -> tuple[float, Any]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import pandas as pd
@@ -26,11 +27,24 @@ from heimdall_lab.units import si_text
 MANIFEST = "dataset.json"
 LOCK = ".dataset.lock"
 _TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
+_OWN = re.compile(rf"shard-\d{{5,}}\.nc|{_TEMPORARY.pattern}")
 _MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
 _ITEM_BYTES = {"i": 2, "f": 8, "b": 1, "T": 96, "U": 96, "O": 96}  # text: a reference, and its place in the heap
 _SINGLE_PRECISION = ("features", "spectrogram")
 _SHARD_OVERHEAD_BYTES = 55_000  # of the netCDF library, for names, attributes and alignment of every variable
-CATALOGUE = ["path", "name", "data_type", "samples", "of", "receivers", "seed", "megabytes", "acceptance", "state"]
+CATALOGUE = [
+    "path",
+    "name",
+    "data_type",
+    "samples",
+    "of",
+    "receivers",
+    "seed",
+    "megabytes",
+    "acceptance",
+    "created",
+    "state",
+]
 
 
 class StoreError(ValueError):
@@ -481,7 +495,8 @@ def datasets(root: str | Path) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row for each, with the columns of ``CATALOGUE``; ``samples`` are there ``of`` those wanted, ``acceptance``
-        is the share of the drawn scenes that were kept, ``state`` is complete, unfinished or unreadable (manifest).
+        is the share of the drawn scenes that were kept, ``created`` when its first shard was written (local time),
+        ``state`` is complete, unfinished or unreadable (manifest).
 
     Raises
     ------
@@ -491,25 +506,60 @@ def datasets(root: str | Path) -> pd.DataFrame:
     folder = Path(root)
     if not folder.is_dir():
         raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
-    rows = []
-    for path in sorted(folder.rglob(MANIFEST)):
+    return pd.DataFrame([_entry(path.parent) for path in sorted(folder.rglob(MANIFEST))], columns=CATALOGUE)
+
+
+def delete(path: str | Path) -> None:
+    """Delete a dataset: its manifest and shards, and its folder unless that holds something else.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds no dataset, or one that is being written.
+    """
+    folder = Path(path)
+    if not (folder / MANIFEST).is_file():
+        raise StoreError(f"{str(folder)!r} is no dataset: it holds no {MANIFEST}; choose one that is listed")
+    with locked(folder):
         try:
-            manifest = read_manifest(path.parent)
-        except StoreError:
-            rows.append((str(path.parent), "", "", 0, 0, 0, 0, 0.0, float("nan"), "unreadable"))
-            continue
-        config, done = manifest.config, manifest.num_samples
-        megabytes = round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1)
-        counts = (done, config.num_samples, len(config.geometry.receivers), config.seed)
-        state = "complete" if done == config.num_samples else "unfinished"
-        kind = (config.name, config.data_type)
-        rows.append((str(path.parent), *kind, *counts, megabytes, round(manifest.acceptance, 4), state))
-    return pd.DataFrame(rows, columns=CATALOGUE)
+            (folder / MANIFEST).unlink()  # first, so that what is left is no dataset whenever this ends
+            for file in folder.iterdir():
+                if _OWN.fullmatch(file.name):
+                    file.unlink()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+    with suppress(OSError):  # other files are in it
+        folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8."""
     path.write_text(text, encoding="utf-8")
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    """A row of the catalogue."""
+    entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
+    numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
+    config, done = manifest.config, manifest.num_samples
+    written_s = [path.stat().st_mtime for path in folder.glob("shard-*.nc")]
+    return {
+        "path": str(folder),
+        "name": config.name,
+        "data_type": config.data_type,
+        "samples": done,
+        "of": config.num_samples,
+        "receivers": config.geometry.num_receivers[1],
+        "seed": config.seed,
+        "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
+        "acceptance": round(manifest.acceptance, 4),
+        "created": pd.Timestamp.fromtimestamp(min(written_s)).floor("s") if written_s else pd.NaT,
+        "state": "complete" if done == config.num_samples else "unfinished",
+    }
 
 
 def _shard_bytes(config: Config, num_samples: int) -> int:

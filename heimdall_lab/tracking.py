@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -11,14 +12,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
+import pandas as pd
 
+from heimdall_lab import processes
 from heimdall_lab.progress import warn
 
 EXPERIMENT = "heimdall_lab"
 NEWEST, CHAMPION = "newest", "champion"  # aliases of registered models; MLflow reserves "latest" for itself
+RUNS = [
+    "run_id",
+    "architecture",
+    "dataset",
+    "status",
+    "began",
+    "ended",
+    "median_error_km",
+    "validation_nll",
+    "folder",
+    "version",
+    "champion",
+]
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
-_CREATED_WITHIN_S = 5.0  # clocks are set while processes run
 _DATA = Path("data")
 
 Figures = Mapping[str, float]
@@ -192,6 +206,90 @@ def client() -> Any:
     return opened
 
 
+def runs() -> pd.DataFrame:
+    """List the tracked runs, the newest first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of ``RUNS``: times as datetimes in UTC, errors in km; ``version`` of the registered model, 0 where there
+        is none, and whether it is the ``champion`` of its architecture.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be opened.
+    """
+    opened = client()
+    mark_dead_runs(opened)
+    found = opened.get_experiment_by_name(EXPERIMENT)
+    experiments = [found.experiment_id] if found is not None else []
+    versions = {v.run_id: v for v in opened.search_model_versions(max_results=10_000)}
+    champions = {(m.name, m.aliases.get(CHAMPION)) for m in opened.search_registered_models(max_results=1000)}
+    rows = []
+    for run in opened.search_runs(experiments, max_results=1000) if experiments else []:
+        began, ended = (pd.to_datetime(at, unit="ms", utc=True) for at in (run.info.start_time, run.info.end_time))
+        metrics, version = run.data.metrics, versions.get(run.info.run_id)
+        rows.append(
+            {
+                "run_id": run.info.run_id,
+                "architecture": run.data.params.get("architecture", ""),
+                "dataset": run.data.params.get("dataset.name", ""),
+                "status": run.info.status,
+                "began": began,
+                "ended": ended,
+                "median_error_km": metrics.get("final_test_median_error_km", math.nan),
+                "validation_nll": metrics.get("final_validation_nll", math.nan),
+                "folder": run.data.tags.get("folder", ""),
+                "version": int(version.version) if version else 0,
+                "champion": version is not None and (version.name, str(version.version)) in champions,
+            }
+        )
+    return pd.DataFrame(rows, columns=RUNS)
+
+
+def curves(run_id: str) -> pd.DataFrame:
+    """Figures of every epoch of a run: index ``epoch``, a column for each figure, and ``at``, seconds since 1970.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be opened.
+    """
+    opened = client()
+    names = [name for name in opened.get_run(run_id).data.metrics if not name.startswith("final_")]
+    told = {name: opened.get_metric_history(run_id, name) for name in names}
+    figures = {name: pd.Series({each.step: each.value for each in history}) for name, history in told.items()}
+    at = pd.Series({each.step: each.timestamp / 1e3 for history in told.values() for each in history}, dtype=float)
+    return pd.DataFrame({**figures, "at": at}).rename_axis("epoch").sort_index()
+
+
+def run_id_of(folder: str | Path) -> str | None:
+    """Return the identity of the run that a folder's ``run.json`` names in this store; None where it names none."""
+    try:
+        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8")).get("tracking", {})
+    except (FileNotFoundError, ValueError):
+        return None
+    return str(record["run_id"]) if record.get("uri") == tracking_uri() else None
+
+
+def promote(run_id: str) -> str:
+    """Make a run's registered model the champion of its architecture; returns the architecture's name.
+
+    Raises
+    ------
+    TrackingError
+        If the run registered none, or the store cannot be opened.
+    """
+    opened = client()
+    found = opened.search_model_versions(f"run_id = '{run_id}'")
+    if not found:
+        raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
+    newest = max(found, key=lambda each: int(each.version))
+    opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
+    return str(newest.name)
+
+
 def mark_dead_runs(opened: Any = None) -> list[str]:
     """Mark runs as FAILED that are said to run on this machine in a process that has ended.
 
@@ -216,21 +314,19 @@ def mark_dead_runs(opened: Any = None) -> list[str]:
 
 
 def _process_tags() -> dict[str, str]:
-    process = psutil.Process()
     return {
         f"{_TAG}.host": socket.gethostname(),
-        f"{_TAG}.process": str(process.pid),
-        f"{_TAG}.process_began": str(process.create_time()),
+        f"{_TAG}.process": str(os.getpid()),
+        f"{_TAG}.process_began": str(processes.began_s()),
     }
 
 
 def _is_alive(tags: Mapping[str, str]) -> bool:
-    """Say whether the process is there; another one may have its number by now."""
+    """Say whether the process of a run is there."""
     try:
-        began_s = psutil.Process(int(tags[f"{_TAG}.process"])).create_time()
-    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return processes.is_alive(int(tags[f"{_TAG}.process"]), float(tags[f"{_TAG}.process_began"]))
+    except (KeyError, ValueError):
         return False
-    return abs(began_s - float(tags[f"{_TAG}.process_began"])) < _CREATED_WITHIN_S
 
 
 def _unusable(uri: str, error: Exception) -> TrackingError:

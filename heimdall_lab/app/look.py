@@ -5,9 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import panel_material_ui as pmui
-from bokeh.core.property.bases import Property
-from bokeh.core.properties import Color, ColorSpec
-from bokeh.model import Model
 
 from heimdall_lab.plots.style import INK, TRUTH
 
@@ -49,14 +46,9 @@ def told(alert: pmui.Alert) -> Iterator[None]:
 
 def _lighten(plot: Any, _element: Any) -> None:
     for model in plot.state.references():
-        for name, kind in _colours(model).items():
-            value = getattr(model, name)
-            value = value.get("value") if isinstance(value, dict) else value
-            if isinstance(value, str) and value.lower() in _ON_DARK:
-                setattr(model, name, _ON_DARK[value.lower()])
-
-
-def _colours(model: Model) -> dict[str, Property]:
-    """Properties of a model that hold colours."""
-    found = {name: model.lookup(name).property for name in model.properties()}
-    return {name: kind for name, kind in found.items() if isinstance(kind, Color | ColorSpec) or name.endswith("_color")}
+        for name in model.properties():
+            if name.endswith("_color"):
+                value = getattr(model, name)
+                value = value.get("value") if isinstance(value, dict) else value
+                if isinstance(value, str) and value.lower() in _ON_DARK:
+                    setattr(model, name, _ON_DARK[value.lower()])
