@@ -38,12 +38,8 @@ def train(dataset: xr.Dataset | str | Path, architecture: str, **options: Any) -
 
 def pictures(run: Run) -> dict[str, str]:
     """Draw how a run learned, how far its fixes are off, and how far they say they are, as HTML by file name."""
-    epochs = run.history["epoch"].to_numpy()
-    losses = {name: (epochs, run.history[f"{name}_loss"].to_numpy()) for name in ("train", "validation")}
-    axes = (hv.Dimension("epoch"), hv.Dimension("loss", label="negative log likelihood"))
-    learned = hv.Overlay([hv.Curve(curve, *axes, label=name) for name, curve in losses.items()])
     drawn = {
-        "losses.html": learned,
+        "losses.html": plots.learning_curves(run.history.set_index("epoch")),
         "error_cdf.html": plots.error_cdf(run.errors),
         "calibration.html": plots.calibration(run.errors),
     }

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import panel as pn
 import panel_material_ui as pmui
+from pydantic import ValidationError
 
 from heimdall_lab.plots.style import INK, TRUTH
 
@@ -29,6 +31,12 @@ def section(title: str, *objects: Any, **options: Any) -> pmui.Card:
     return pmui.Card(*objects, title=title, collapsible=False, **{"sizing_mode": "stretch_width", **options})
 
 
+def spread(*objects: Any) -> pn.Row:
+    """Lay out in a row that is as wide as the page, the first at its left and the others at its right."""
+    first, *others = objects
+    return pn.Row(first, pn.Spacer(sizing_mode="stretch_width"), *others, sizing_mode="stretch_width")
+
+
 def failure() -> pmui.Alert:
     """Make the place where a viewer tells what went wrong; it is hidden until then."""
     return pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
@@ -41,7 +49,15 @@ def told(alert: pmui.Alert) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        alert.param.update(object=str(error), visible=True)
+        alert.param.update(object=refusal(error), visible=True)
+
+
+def refusal(error: Exception) -> str:
+    """Say in one line what is refused and why."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}; change it"
+    return str(error)
 
 
 def _lighten(plot: Any, _element: Any) -> None:

@@ -6,25 +6,30 @@ from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
 from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
+from heimdall_lab.plots.learning import error_curve, learning_curves
 from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
-from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrograms
+from heimdall_lab.plots.signals import constellation, cross_correlations, envelopes, spectrograms, waterfall
 from heimdall_lab.plots.style import length_text, method_styles
 
 __all__ = [
     "bound_ellipses",
     "bound_map",
     "calibration",
+    "constellation",
     "cross_correlations",
     "curves",
     "distribution",
     "envelopes",
     "error_cdf",
+    "error_curve",
     "error_map",
     "fix_map",
     "hyperbolas",
+    "learning_curves",
     "length_text",
     "method_styles",
     "scene_map",
     "site_map",
     "spectrograms",
+    "waterfall",
 ]

@@ -18,6 +18,12 @@ _MAX_FRAMES = 120
 
 _MAX_BINS = 400
 
+_MAX_POINTS = 2000
+
+_FREQUENCY = hv.Dimension("frequency_khz", label="frequency", unit="kHz")
+
+_DENSITY = hv.Dimension("density", label="power density", unit="dBm/Hz")
+
 _LEAST_MW = 1e-30  # digital silence is drawn at the level of this power
 
 _PANEL_OPTIONS: dict[str, Any] = {
@@ -97,31 +103,76 @@ def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
     """
     scene = load_scene(dataset, sample)
     voltage, unit, scale = _present_voltage(scene)
-    segment = min(_SEGMENT, voltage.shape[-1])
-    frequency_hz, time_s, density = scipy.signal.spectrogram(
-        voltage,
-        scene.attrs["sample_rate_hz"],
-        nperseg=segment,
-        noverlap=segment // 2,
-        detrend=False,
-        return_onesided=False,
-    )
-    group = -(-len(time_s) // _MAX_FRAMES)
-    frames = len(time_s) // group
-    time_s, density = (a[..., : frames * group].reshape(*a.shape[:-1], frames, group) for a in (time_s, density))
-    order = np.argsort(frequency_hz)
-    level = linear_to_db(np.maximum(density.mean(axis=-1)[:, order], _LEAST_MW)).astype(np.float32)  # (R, F, frames)
+    at, frequency_khz, level = _levels(voltage, scene.attrs["sample_rate_hz"])
     colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
-    time = hv.Dimension(f"time_{unit}", label="time", unit=unit)
-    axes = [time, hv.Dimension("frequency_khz", label="frequency", unit="kHz")]
+    axes = [_time_axis(unit), _FREQUENCY]
     panels, columns = [], min(4, len(level))
     for row, name in enumerate(receiver_names(scene)):
-        values = (time_s.mean(axis=-1) * scale, frequency_hz[order] / 1e3, level[row])
-        image = hv.Image(values, axes, hv.Dimension("density", label="power density", unit="dBm/Hz"), rtol=1e-3)
+        image = hv.Image((at * scale, frequency_khz, level[row]), axes, _DENSITY, rtol=1e-3)
         options = _panel_axes(row, len(level), columns) | {"frame_width": 185, "frame_height": 150, "title": name}
         bar = {"colorbar": row == columns - 1, "clabel": "dBm/Hz"}  # one for all: the scale is shared
         panels.append(image.opts(cmap="viridis", clim=colours, **bar, **options, **_PANEL_OPTIONS, backend="bokeh"))
     return _layout(panels, columns, f"Sample {sample}: spectrograms")
+
+
+def waterfall(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Image:
+    """Draw the power density of one receiver as its operator sees it: frequency across, time running down.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With IQ.
+    sample : int
+        Label of the scene along ``sample``.
+    receiver : str
+        Name of a present receiver.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset, or the receiver not in the sample.
+    """
+    scene = load_scene(dataset, sample)
+    voltage, unit, scale = _present_voltage(scene)
+    at, frequency_khz, level = _levels(voltage[[_row_of(scene, receiver)]], scene.attrs["sample_rate_hz"])
+    image = hv.Image((frequency_khz, at * scale, level[0].T), [_FREQUENCY, _time_axis(unit)], _DENSITY, rtol=1e-3)
+    colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
+    options = {"frame_width": 400, "frame_height": 320, "invert_yaxis": True, "colorbar": True, "clabel": "dBm/Hz"}
+    title = f"Sample {sample}, {receiver}: waterfall"
+    return image.opts(cmap="viridis", clim=colours, title=title, **options, **_PANEL_OPTIONS, backend="bokeh")
+
+
+def constellation(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Points:
+    """Draw the IQ samples of one receiver in the complex plane, in units of their rms amplitude.
+
+    Frequency modulation is a ring, noise alone a cloud. Of long recordings evenly spaced IQ samples are drawn.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With IQ.
+    sample : int
+        Label of the scene along ``sample``.
+    receiver : str
+        Name of a present receiver.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset, or the receiver not in the sample.
+    """
+    scene = load_scene(dataset, sample)
+    voltage = _present_voltage(scene)[0][_row_of(scene, receiver)]
+    rms = max(float(np.sqrt(np.mean(np.abs(voltage) ** 2))), _LEAST_MW)
+    shown = voltage[:: -(-len(voltage) // _MAX_POINTS)] / rms
+    axes = [hv.Dimension("in_phase", label="I over rms amplitude"), hv.Dimension("quadrature", label="Q over rms")]
+    reach = 1.1 * float(np.abs(shown).max()) if rms > _LEAST_MW else 1.0
+    options = {"frame_width": 320, "frame_height": 320, "xlim": (-reach, reach), "ylim": (-reach, reach)}
+    points = hv.Points((shown.real, shown.imag), axes).opts(
+        size=3, alpha=0.5, color="#0072B2", show_grid=True, backend="bokeh"
+    )
+    title = f"Sample {sample}, {receiver}: constellation"
+    return points.opts(title=title, **options, **_PANEL_OPTIONS, backend="bokeh")
 
 
 def envelopes(dataset: xr.Dataset, sample: int) -> hv.Layout:
@@ -192,6 +243,37 @@ def _present_voltage(scene: xr.Dataset) -> tuple[np.ndarray, str, float]:
     voltage = schema.iq(scene).transpose("receiver", "time").values[scene.receiver_present.values]
     duration_s = voltage.shape[-1] / scene.attrs["sample_rate_hz"]
     return voltage, *(("s", 1.0) if duration_s >= 1 else ("ms", 1e3))
+
+
+def _time_axis(unit: str) -> hv.Dimension:
+    return hv.Dimension(f"time_{unit}", label="time", unit=unit)
+
+
+def _row_of(scene: xr.Dataset, receiver: str) -> int:
+    """Number of a receiver among the present ones."""
+    names = receiver_names(scene)
+    if receiver not in names:
+        raise ValueError(f"receiver: {receiver!r} is not in this sample; choose one of {', '.join(names)}")
+    return names.index(receiver)
+
+
+def _levels(voltage: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times (T,) s, frequencies (F,) kHz and power densities (R, F, T) dBm/Hz of receivers (R, N)."""
+    segment = min(_SEGMENT, voltage.shape[-1])
+    frequency_hz, time_s, density = scipy.signal.spectrogram(
+        voltage,
+        sample_rate_hz,
+        nperseg=segment,
+        noverlap=segment // 2,
+        detrend=False,
+        return_onesided=False,
+    )
+    group = -(-len(time_s) // _MAX_FRAMES)
+    frames = len(time_s) // group
+    time_s, density = (a[..., : frames * group].reshape(*a.shape[:-1], frames, group) for a in (time_s, density))
+    order = np.argsort(frequency_hz)
+    level = linear_to_db(np.maximum(density.mean(axis=-1)[:, order], _LEAST_MW)).astype(np.float32)
+    return time_s.mean(axis=-1), frequency_hz[order] / 1e3, level
 
 
 def _panel_axes(index: int, count: int, columns: int) -> dict[str, Any]:

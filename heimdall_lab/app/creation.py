@@ -1,0 +1,117 @@
+"""What is to be simulated? A dialog with every field of a configuration, and what the dataset will take."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewer
+
+from heimdall_lab import bench, config, jobs, store
+from heimdall_lab.app import look
+from heimdall_lab.app.fields import Fields
+from heimdall_lab.app.texts import duration
+from heimdall_lab.units import si_text
+
+_SETTLED_S = 0.6  # without a change, before a configuration is timed
+
+
+class Creation(Viewer):
+    """The dialog that asks for a dataset."""
+
+    def __init__(self, root: Path, asked: Callable[[jobs.Job], None], **params: Any) -> None:
+        super().__init__(**params)
+        self._root, self._asked, self._timing = root, asked, 0
+        self._preset = pmui.Select(
+            label="preset", options=list(config.PRESETS), value="iq_test", size="small", width=220
+        )
+        self._preset.param.watch(lambda event: self._load(event.new), "value")
+        self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
+        self._estimate = pmui.Typography("", variant="body2")
+        self._start = pmui.Button(label="Generate", icon="play_arrow", color="primary", disabled=True)
+        self._start.on_click(lambda _: self._ask())
+        self._fields: Fields | None = None
+        self._body = pn.Column(sizing_mode="stretch_width")
+        close = pmui.Button(label="Close", variant="text")
+        close.on_click(self._close)
+        foot = pn.Row(
+            self._estimate, pn.Spacer(sizing_mode="stretch_width"), close, self._start, sizing_mode="stretch_width"
+        )
+        self._alert = look.failure()
+        self._dialog = pmui.Dialog(
+            pn.Row(self._preset, self._workers), self._body, self._alert, foot, title="New dataset", width_option="lg"
+        )
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return the dialog, closed."""
+        return self._dialog
+
+    def open(self) -> None:
+        """Open the dialog; its fields are made when that happens first."""
+        if self._fields is None:
+            networks = {"Italian network (7 receivers)": config.italian_network()}
+            self._fields = Fields(config.Config, choices={"geometry.receivers": networks})
+            self._fields.param.watch(self._changed, "value")
+            self._load(self._preset.value)
+            self._body.objects = [self._fields]
+        self._add_networks()
+        self._dialog.open = True
+
+    def _close(self, _event: Any = None) -> None:
+        self._dialog.open = False
+
+    def _add_networks(self) -> None:
+        """Offer the networks that were saved since."""
+        if self._fields is None:
+            return
+        choice = self._fields.widgets["geometry.receivers"]
+        for path in sorted((self._root / "networks").glob("*.csv")):
+            receivers = config.read_receivers(path)
+            choice.options = {**choice.options, f"{path.stem} ({len(receivers)} receivers)": receivers}
+
+    def _load(self, preset: str) -> None:
+        if self._fields is not None:
+            self._fields.load(config.preset(preset))
+
+    async def _changed(self, event: Any) -> None:
+        """Tell what the dataset will take, as soon as the fields rest."""
+        self._start.disabled = event.new is None
+        self._timing += 1
+        mine, chosen = self._timing, event.new
+        self._estimate.object = "" if chosen is None else self._size(chosen) + ", estimating the time …"
+        await asyncio.sleep(_SETTLED_S)
+        if mine != self._timing or chosen is None:
+            return
+        try:
+            seconds = await asyncio.to_thread(bench.generation_s, chosen)
+        except ValueError as error:
+            if mine == self._timing and self._fields is not None:
+                self._fields.refuse(str(error))
+                self._estimate.object = self._size(chosen)
+            return
+        if mine == self._timing:
+            self._estimate.object = f"{self._size(chosen)}, about {duration(seconds / (self._workers.value or 1))}"
+
+    def _size(self, chosen: config.Config) -> str:
+        free = shutil.disk_usage(self._root).free
+        return f"{si_text(store.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
+
+    def _ask(self) -> None:
+        if self._fields is None or self._fields.value is None:
+            return
+        chosen = self._fields.value
+        try:
+            job = jobs.ask(
+                self._root, jobs.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
+            )
+        except jobs.JobError as error:
+            self._fields.refuse(str(error).replace("folder:", "name:", 1))
+            return
+        except (ValueError, OSError) as error:
+            self._alert.param.update(object=str(error), visible=True)
+            return
+        self._close()
+        self._asked(job)

@@ -1,0 +1,54 @@
+"""The frame of every page: its name, the way to the others, light and dark."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewer
+from panel_material_ui.template.base import Page
+
+from heimdall_lab.app.datasets import Datasets
+from heimdall_lab.app.train import Train
+
+PAGES: dict[str, tuple[str, type[Viewer]]] = {
+    "datasets": ("storage", Datasets),
+    "train": ("model_training", Train),
+}
+_TITLE = "heimdall_lab"
+_REFRESH_MS = 1000
+
+
+def page(name: str, root: Path) -> Callable[[], Page]:
+    """Make the function that makes a page for each visitor.
+
+    Parameters
+    ----------
+    name : str
+        Of ``PAGES``.
+    root : Path
+        The data folder.
+    """
+    return lambda: _page(name, root)
+
+
+def _page(name: str, root: Path) -> Page:
+    _, make = PAGES[name]
+    frame = Page(
+        title=f"{_TITLE}: {name}",
+        sidebar=[_navigation(name)],
+        sidebar_width=200,
+        busy_indicator=None,
+        main=[],
+    )
+    viewer = make(root=root, dark=frame.dark_theme)
+    frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
+    frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
+    if hasattr(viewer, "refresh"):
+        pn.state.add_periodic_callback(viewer.refresh, _REFRESH_MS)
+    return frame
+
+
+def _navigation(here: str) -> pmui.MenuList:
+    items = [{"label": name.capitalize(), "icon": icon, "href": name} for name, (icon, _) in PAGES.items()]
+    return pmui.MenuList(items=items, active=list(PAGES).index(here), sizing_mode="stretch_width")

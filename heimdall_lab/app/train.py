@@ -1,0 +1,329 @@
+"""How well does a network learn to locate? Train one on a dataset, watch it, and keep the best."""
+
+import asyncio
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import holoviews as hv
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+import param
+from holoviews.streams import Pipe
+from panel.viewable import Viewer
+from pydantic import BaseModel, create_model
+
+from heimdall_lab import jobs, plots, tracking
+from heimdall_lab.app import look
+from heimdall_lab.app.fields import Fields
+from heimdall_lab.app.job_list import JobList
+from heimdall_lab.app.watch import Seen, watch
+from heimdall_lab.options import Options, options_for
+
+_COLUMNS = {
+    "run": "run",
+    "architecture": "architecture",
+    "dataset": "dataset",
+    "status": "status",
+    "began": "began",
+    "median": "median error",
+    "registered": "registered",
+}
+_WIDTHS = {"architecture": 140, "dataset": 130, "status": 105, "began": 150, "median": 130, "registered": 130}
+_OF_RUN = ("train_loss", "validation_loss", "validation_median_error_km")
+_HISTORY_S = 3.0  # between looks into the tracking store while nothing is trained
+
+
+class Train(Viewer):
+    """Choice of dataset and architecture, what is being trained, and what was."""
+
+    dataset = param.String("", doc="The dataset to train on, by its place in the data folder.")
+    architecture = param.String("", doc="The architecture to train.")
+    run = param.String("", doc="Identity in MLflow of the run whose curves are shown.")
+    dark = param.Boolean(False, doc="Whether pictures are drawn for a dark page.")
+
+    def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
+        super().__init__(**params)
+        self._root = Path(root)
+        self._types: dict[str, str] = {}
+        self._runs = pd.DataFrame(columns=tracking.RUNS)
+        self._looked_s = 0.0
+        self._alert, self._history_alert = look.failure(), look.failure()
+        self._jobs = JobList(self._root, "train")
+        self._choice = pmui.Select(label="dataset", options=[], size="small", sizing_mode="stretch_width")
+        self._choice.param.watch(self._on_dataset, "value")
+        self._cards: dict[str, _Card] = {}
+        self._offer = pn.Column(pmui.LinearProgress(variant="indeterminate"), sizing_mode="stretch_width")
+        self._name = pmui.TextInput(label="run", size="small", helper_text="name of its folder in data/runs", width=300)
+        self._start = pmui.Button(label="Train", icon="play_arrow", color="primary", disabled=True)
+        self._start.on_click(lambda _: self._ask())
+        self._options: Fields | None = None
+        self._parameters: Fields | None = None
+        self._settings = pmui.Accordion(sizing_mode="stretch_width")
+        self._curves = Pipe(data=pd.DataFrame(columns=list(_OF_RUN)))
+        self._pictures = pn.Row(sizing_mode="stretch_width")
+        self._draw()
+        self._table = pn.widgets.Tabulator(
+            pd.DataFrame(columns=list(_COLUMNS)),
+            titles=_COLUMNS,
+            widths=_WIDTHS,
+            selectable=1,
+            disabled=True,
+            show_index=False,
+            layout="fit_columns",
+            pagination="local",
+            page_size=6,
+            sizing_mode="stretch_width",
+        )
+        self._table.param.watch(self._on_selection, "selection")
+        self._export = pmui.FileDownload(
+            label="Export ONNX", callback=self._exported, filename="model.onnx", disabled=True, variant="outlined"
+        )
+        self._promote = pmui.Button(label="Promote to champion", icon="star", disabled=True, variant="outlined")
+        self._promote.on_click(self._promoted)
+        self._resume = pmui.Button(label="Resume", icon="play_arrow", disabled=True, variant="outlined")
+        self._resume.on_click(lambda _: self._go_on())
+        self._about = pmui.Typography("Select a run to see how it learned.", variant="body2")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Lay the page out."""
+        asked = look.section(
+            "Train a localizer",
+            self._choice,
+            self._offer,
+            self._settings,
+            pn.Row(self._name, self._start),
+            self._alert,
+        )
+        buttons = pn.Row(self._export, self._promote, self._resume)
+        history = look.section("Runs", self._history_alert, self._table, self._about, self._pictures, buttons)
+        return pn.Column(self._jobs, asked, history, sizing_mode="stretch_width")
+
+    async def refresh(self) -> None:
+        """Show what has changed in the data folder and in MLflow."""
+        seen = await asyncio.to_thread(watch, self._root)
+        if not self._cards:
+            await self._offer_architectures()
+        self._tell(seen)
+        await self._look_up_runs(any(job.state == "running" and job.task.kind == "train" for job in seen.jobs))
+
+    def _tell(self, seen: Seen) -> None:
+        self._jobs.tell(seen)
+        complete = seen.datasets[seen.datasets.state == "complete"]
+        types = dict(zip(complete.folder, complete.data_type, strict=True))
+        if types != self._types:
+            self._types = types
+            chosen = self.dataset if self.dataset in types else next(iter(types), "")
+            self._choice.param.update(options=list(types), value=chosen or None)
+            self._judge()
+
+    async def _offer_architectures(self) -> None:
+        """List the architectures; counting their weights imports torch, which takes seconds."""
+        table = await asyncio.to_thread(_architectures)
+        self._cards = {str(row.architecture): _Card(row, self._choose) for row in table.itertuples()}
+        self._offer.objects = [card.layout for card in self._cards.values()]
+        self._judge()
+
+    def _on_dataset(self, event: Any) -> None:
+        self.dataset = event.new or ""
+        self._judge()
+
+    def _judge(self) -> None:
+        """Say of each architecture whether the dataset fits, and how many do."""
+        kind = self._types.get(self.dataset)
+        for card in self._cards.values():
+            card.judge(kind, list(self._types.values()))
+        chosen = self._cards.get(self.architecture)
+        if chosen is None or not chosen.fits:
+            self._choose(next((name for name, card in self._cards.items() if card.fits), ""))
+        self._suggest()
+
+    def _choose(self, architecture: str) -> None:
+        self.architecture = architecture
+        for name, card in self._cards.items():
+            card.mark(name == architecture)
+        if not architecture:
+            self._start.disabled = True
+            return
+        self._options = Fields(Options)
+        self._options.load(options_for(architecture, {}))
+        card = self._cards[architecture]
+        self._parameters = Fields(card.parameters)
+        self._parameters.load(card.parameters())
+        for fields in (self._options, self._parameters):
+            fields.param.watch(self._on_fields, "value")
+        self._settings.objects = [("Training", self._options), (f"Parameters of {architecture}", self._parameters)]
+        self._on_fields()
+        self._suggest()
+
+    def _on_fields(self, *_: Any) -> None:
+        fields = (self._options, self._parameters)
+        self._start.disabled = not self.dataset or any(each is None or each.value is None for each in fields)
+
+    def _suggest(self) -> None:
+        """Name the run after what it is, with a number that is free."""
+        if not self.architecture or not self.dataset:
+            return
+        plain = f"{self.architecture}-{self.dataset.replace('/', '-')}"
+        names = [plain, *(f"{plain}-{number}" for number in range(2, 1000))]
+        free = [name for name in names if not (self._root / "runs" / name).exists()]
+        self._name.value = free[0]
+
+    def _ask(self) -> None:
+        if self._options is None or self._parameters is None or not self.architecture:
+            return
+        defaults = options_for(self.architecture, {})
+        self._name.param.update(error_state=False, helper_text="name of its folder in data/runs")
+        try:
+            task = jobs.Training(
+                folder=self._name.value,
+                dataset=self.dataset,
+                architecture=self.architecture,
+                parameters=_differing(self._parameters.value, self._cards[self.architecture].parameters()),
+                options=_differing(self._options.value, defaults),
+            )
+            jobs.ask(self._root, task)
+        except ValueError as error:
+            if "folder" in str(error):
+                self._name.param.update(error_state=True, helper_text=look.refusal(error))
+            else:
+                self._alert.param.update(object=look.refusal(error), visible=True)
+            return
+        self._alert.visible = False
+        self._tell(watch(self._root, fresh=True))
+        self._suggest()
+
+    async def _look_up_runs(self, training: bool) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if not training and now_s - self._looked_s < _HISTORY_S and self._looked_s:
+            return
+        self._looked_s = now_s
+        with look.told(self._history_alert):
+            runs = await asyncio.to_thread(tracking.runs)
+            if not runs.equals(self._runs):
+                self._runs = runs
+                self._table.value = _table(runs)
+                under_way = runs[runs.status == "RUNNING"].run_id
+                if len(under_way) and (not self.run or self.run not in set(under_way)):
+                    self.run = under_way.iloc[0]
+                self._mark()
+                self._about_run()
+            if training or not len(self._curves.data):
+                await self._look_at_curves()
+
+    def _mark(self) -> None:
+        found = list(self._runs.run_id)
+        self._table.selection = [found.index(self.run)] if self.run in found else []
+
+    async def _on_selection(self, event: Any) -> None:
+        if event.new and (chosen := str(self._runs.run_id.iloc[event.new[0]])) != self.run:
+            self.run = chosen
+            self._about_run()
+            with look.told(self._history_alert):
+                await self._look_at_curves()
+
+    async def _look_at_curves(self) -> None:
+        if self.run:
+            self._curves.send((await asyncio.to_thread(tracking.curves, self.run)).reindex(columns=list(_OF_RUN)))
+
+    def _about_run(self) -> None:
+        row = self._chosen()
+        if row is None:
+            return
+        finished = row.status == "FINISHED" and (Path(row.folder) / "model.onnx").is_file()
+        self._export.param.update(disabled=not finished, filename=f"{Path(row.folder).name}.onnx")
+        self._promote.disabled = not row.version or bool(row.champion)
+        self._resume.disabled = row.status not in ("KILLED", "FAILED") or self._task_of(row) is None
+        best = f", median error {plots.length_text(1e3 * row.median_error_km)} on its test scenes"
+        text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {row.status.lower()}"
+        self._about.object = text + (best if pd.notna(row.median_error_km) else "")
+
+    def _chosen(self) -> Any:
+        rows = self._runs[self._runs.run_id == self.run]
+        return None if rows.empty else rows.iloc[0]
+
+    def _task_of(self, row: Any) -> jobs.Training | None:
+        """What was asked for when a run was begun here."""
+        for job in jobs.jobs(self._root)[::-1]:
+            if isinstance(job.task, jobs.Training) and jobs.target(self._root, job.task).absolute() == Path(row.folder):
+                return job.task
+        return None
+
+    def _go_on(self) -> None:
+        with look.told(self._history_alert):
+            if (row := self._chosen()) is not None and (task := self._task_of(row)) is not None:
+                jobs.ask(self._root, task)
+                self._tell(watch(self._root, fresh=True))
+
+    def _exported(self) -> BytesIO:
+        return BytesIO((Path(self._chosen().folder) / "model.onnx").read_bytes())
+
+    async def _promoted(self, _event: Any) -> None:
+        with look.told(self._history_alert):
+            await asyncio.to_thread(tracking.promote, self.run)
+            self._looked_s = 0.0
+            await self._look_up_runs(False)
+
+    @param.depends("dark", watch=True)
+    def _draw(self) -> None:
+        """Make the pictures, which then follow the figures of the run in place."""
+        self._pictures.objects = [
+            pn.pane.HoloViews(look.inked(hv.DynamicMap(draw, streams=[self._curves]), self.dark), linked_axes=False)
+            for draw in (plots.learning_curves, plots.error_curve)
+        ]
+
+
+class _Card:
+    """One architecture that can be chosen, or why it cannot."""
+
+    def __init__(self, row: Any, choose: Any) -> None:
+        self._name, self._types = row.architecture, row.data_types.split(", ")
+        self.fits = False
+        defaults: dict[str, Any] = {name: (type(value), value) for name, value in row.defaults.items()}
+        self.parameters: type[BaseModel] = create_model(row.architecture, **defaults)
+        self._button = pmui.Button(label=row.architecture, disabled=True, variant="outlined", width=190)
+        self._button.on_click(lambda _: choose(row.architecture))
+        self._text = pmui.Typography("", variant="body2", sizing_mode="stretch_width")
+        self._about = f"{row.description}; {row.num_parameters:,} weights"
+        self.layout = pn.Row(self._button, self._text, sizing_mode="stretch_width")
+
+    def judge(self, kind: str | None, kinds: list[str]) -> None:
+        """Say whether a dataset of this type can be learned from, and how many of all can."""
+        self.fits = kind in self._types
+        fitting = sum(each in self._types for each in kinds)
+        reason = "" if kind is None or self.fits else f". Not for this dataset: it takes {' or '.join(self._types)}"
+        self._text.object = f"{self._about}. {fitting} of {len(kinds)} datasets compatible{reason}."
+        self._button.disabled = not self.fits
+
+    def mark(self, chosen: bool) -> None:
+        """Show whether this is the chosen one."""
+        self._button.param.update(variant="contained" if chosen else "outlined", color="primary")
+
+
+def _architectures() -> pd.DataFrame:
+    from heimdall_lab import models  # imports torch
+
+    return models.architectures()
+
+
+def _differing(value: BaseModel, default: BaseModel) -> dict[str, Any]:
+    return {k: v for k, v in value.model_dump().items() if v != getattr(default, k)}
+
+
+def _table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Write runs as texts."""
+    aliases = [
+        f"version {version}{', champion' if champion else ''}" if version else "–"
+        for version, champion in zip(runs.version, runs.champion, strict=True)
+    ]
+    rows = {
+        "run": [Path(folder).name for folder in runs.folder],
+        "architecture": runs.architecture,
+        "dataset": runs.dataset,
+        "status": runs.status.str.lower(),
+        "began": [f"{at.tz_convert(None):%Y-%m-%d %H:%M}" for at in runs.began],
+        "median": [plots.length_text(1e3 * error) for error in runs.median_error_km],
+        "registered": aliases,
+    }
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).reset_index(drop=True)
