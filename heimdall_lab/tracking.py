@@ -225,7 +225,7 @@ def runs() -> pd.DataFrame:
     found = opened.get_experiment_by_name(EXPERIMENT)
     experiments = [found.experiment_id] if found is not None else []
     versions = {v.run_id: v for v in opened.search_model_versions(max_results=10_000)}
-    champions = {(m.name, m.aliases.get(CHAMPION)) for m in opened.search_registered_models(max_results=1000)}
+    champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in opened.search_registered_models(max_results=1000)}
     rows = []
     for run in opened.search_runs(experiments, max_results=1000) if experiments else []:
         began, ended = (pd.to_datetime(at, unit="ms", utc=True) for at in (run.info.start_time, run.info.end_time))

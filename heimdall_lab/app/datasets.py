@@ -40,6 +40,7 @@ _WIDTHS = {
     "state": 110,
     "checksums": 120,
 }
+_ROWS = 8  # of the table, on a page of it
 
 
 class Datasets(Viewer):
@@ -65,8 +66,7 @@ class Datasets(Viewer):
             disabled=True,
             show_index=False,
             layout="fit_columns",
-            pagination="local",
-            page_size=8,
+            page_size=_ROWS,
             sizing_mode="stretch_width",
         )
         self._table.param.watch(self._on_selection, "selection")
@@ -118,7 +118,7 @@ class Datasets(Viewer):
         self._seen = seen
         table = self._rows(seen.datasets)
         if not table.equals(self._table.value):
-            self._table.value = table
+            self._table.param.update(value=table, pagination="local" if len(table) > _ROWS else None)
             self._mark()
         self._empty.visible = table.empty
         self._table.visible = not table.empty

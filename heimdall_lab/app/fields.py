@@ -122,7 +122,11 @@ class Fields(Viewer):
             (name.capitalize(), pn.GridBox(*widgets, ncols=_COLUMNS, sizing_mode="stretch_width"))
             for name, widgets in groups.items()
         ]
-        parts = [pmui.Accordion(*folded, toggle=True, sizing_mode="stretch_width")] if folded else []
+        parts = (
+            [pmui.Accordion(*folded, toggle=True, title_variant="subtitle1", sizing_mode="stretch_width")]
+            if folded
+            else []
+        )
         return pn.Column(self._alert, top, *parts, sizing_mode="stretch_width")
 
 

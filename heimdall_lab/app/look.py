@@ -6,6 +6,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.models import Toolbar
 from pydantic import ValidationError
 
 from heimdall_lab.plots.style import INK, TRUTH
@@ -15,7 +16,7 @@ _ON_DARK = {INK: "#c8c8c8", TRUTH: "#ffffff", "#e8e8e8": "#3a3a3a", "white": "#1
 
 
 def inked(picture: Any, dark: bool) -> Any:
-    """Redraw a picture's dark ink in light colours where it is shown on a dark page.
+    """Fit a picture to a page: on a dark one dark ink is redrawn in light colours, and no page shows Bokeh's logo.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ def inked(picture: Any, dark: bool) -> Any:
         Of `heimdall_lab.plots`; it is not changed.
     dark : bool
     """
-    return picture.opts(hooks=[_lighten], clone=True, backend="bokeh") if dark else picture
+    return picture.opts(hooks=[_without_logo, *([_lighten] if dark else [])], clone=True, backend="bokeh")
 
 
 def section(title: str, *objects: Any, **options: Any) -> pmui.Card:
@@ -58,6 +59,11 @@ def refusal(error: Exception) -> str:
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}; change it"
     return str(error)
+
+
+def _without_logo(plot: Any, _element: Any) -> None:
+    for toolbar in plot.state.select({"type": Toolbar}):
+        toolbar.logo = None
 
 
 def _lighten(plot: Any, _element: Any) -> None:

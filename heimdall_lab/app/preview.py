@@ -1,6 +1,7 @@
 """What does a dataset hold? One of its scenes: where it happened, and what every receiver heard."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from panel.viewable import Viewer
 
 from heimdall_lab import jobs, plots, store
 from heimdall_lab.app import look
+from heimdall_lab.app.views import Draw, Views
 
 
 class Preview(Viewer):
@@ -28,7 +30,8 @@ class Preview(Viewer):
         self._receiver = pmui.Select(label="receiver", options=[], size="small", width=240)
         self._about = pmui.Typography("", variant="body2")
         self._alert = look.failure()
-        self._pictures = pmui.Tabs(sizing_mode="stretch_width", dynamic=True)
+        self._pictures = Views()
+        self._pictures_place = pn.Column(self._pictures, sizing_mode="stretch_width", min_height=560)
         self._scene.param.watch(self._draw, "value")
         self._receiver.param.watch(self._draw, "value")
         self.param.watch(self._draw, "dark")
@@ -37,10 +40,10 @@ class Preview(Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the preview out."""
         row = pn.Row(self._scene, self._receiver, self._about, sizing_mode="stretch_width")
-        return pn.Column(row, self._alert, self._pictures, sizing_mode="stretch_width", min_height=520)
+        return pn.Column(row, self._alert, self._pictures_place, sizing_mode="stretch_width")
 
     async def _open(self, _event: Any) -> None:
-        self._pictures.objects = []
+        self._opened = None
         if not self.dataset:
             return
         folder = jobs.dataset_folder(self._root, self.dataset)
@@ -56,7 +59,7 @@ class Preview(Viewer):
             return
         self._latest += 1
         mine, sample = self._latest, int(self._opened.sample[self._scene.value or 0])
-        self._pictures.loading = True
+        self._pictures_place.loading = True
         with look.told(self._alert):
             scene = await asyncio.to_thread(self._opened.sel(sample=[sample]).load)
             if mine != self._latest:
@@ -68,19 +71,19 @@ class Preview(Viewer):
                 self._receiver.param.trigger("options", "value")
                 if mine != self._latest:
                     return
-            active = self._pictures.active
-            self._pictures.objects = [
-                (title, pn.pane.HoloViews(look.inked(picture, self.dark), linked_axes=False))
-                for title, picture in self._drawn(scene, sample).items()
-            ]
-            self._pictures.active = active
-        self._pictures.loading = False
+            self._pictures.offer(self._drawn(scene, sample))
+        self._pictures_place.loading = False
 
-    def _drawn(self, scene: xr.Dataset, sample: int) -> dict[str, Any]:
-        pictures = {"Map": plots.scene_map(scene, sample)}
+    def _drawn(self, scene: xr.Dataset, sample: int) -> dict[str, Draw]:
+        receiver = self._receiver.value
+        draw = {"Map": lambda: plots.scene_map(scene, sample)}
         if "iq" in scene:
-            receiver = self._receiver.value
-            pictures["Spectrograms"] = plots.spectrograms(scene, sample)
-            pictures["Constellation"] = plots.constellation(scene, sample, receiver)
-            pictures["Waterfall"] = plots.waterfall(scene, sample, receiver)
-        return pictures
+            draw |= {
+                "Spectrograms": lambda: plots.spectrograms(scene, sample),
+                "Constellation": lambda: plots.constellation(scene, sample, receiver),
+                "Waterfall": lambda: plots.waterfall(scene, sample, receiver),
+            }
+        return {title: partial(self._inked, make) for title, make in draw.items()}
+
+    def _inked(self, make: Draw) -> Any:
+        return look.inked(make(), self.dark)

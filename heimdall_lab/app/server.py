@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import panel as pn
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import FIXED_SIZING_MODE
 from bokeh.server.util import check_allowlist
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from tornado.ioloop import PeriodicCallback
@@ -84,6 +86,7 @@ def make_server(
     root.mkdir(parents=True, exist_ok=True)
     prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
     pn.extension("tabulator", notifications=False)
+    silence(FIXED_SIZING_MODE)  # pictures have the size of their frames, which Bokeh takes for none
     allowed = [f"{name}:{port}" for name in (address, "localhost", "127.0.0.1")] + list(origins)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(api(root, prefix)), base_url="http://api")
     server = pn.io.server.get_server(

@@ -1,7 +1,9 @@
 """The frame of every page: its name, the way to the others, light and dark."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -45,8 +47,13 @@ def _page(name: str, root: Path) -> Page:
     frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
     frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
     if hasattr(viewer, "refresh"):
-        pn.state.add_periodic_callback(viewer.refresh, _REFRESH_MS)
+        # Not before the page is there: what is changed while it travels would be lost.
+        pn.state.onload(partial(_refresh_regularly, viewer.refresh))
     return frame
+
+
+def _refresh_regularly(refresh: Callable[[], Any]) -> None:
+    pn.state.add_periodic_callback(refresh, _REFRESH_MS)
 
 
 def _navigation(here: str) -> pmui.MenuList:

@@ -4,6 +4,7 @@ import asyncio
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import holoviews as hv
 import pandas as pd
@@ -32,6 +33,8 @@ _COLUMNS = {
 }
 _WIDTHS = {"architecture": 140, "dataset": 130, "status": 105, "began": 150, "median": 130, "registered": 130}
 _OF_RUN = ("train_loss", "validation_loss", "validation_median_error_km")
+_WIDE = {"sizing_mode": "stretch_width"}
+_ROWS = 5  # of the table, on a page of it
 _HISTORY_S = 3.0  # between looks into the tracking store while nothing is trained
 
 
@@ -60,7 +63,8 @@ class Train(Viewer):
         self._start.on_click(lambda _: self._ask())
         self._options: Fields | None = None
         self._parameters: Fields | None = None
-        self._settings = pmui.Accordion(sizing_mode="stretch_width")
+        self._settings = pmui.Accordion(title_variant="subtitle1", **_WIDE)
+        self._tabs = pmui.Tabs(**_WIDE)
         self._curves = Pipe(data=pd.DataFrame(columns=list(_OF_RUN)))
         self._pictures = pn.Row(sizing_mode="stretch_width")
         self._draw()
@@ -72,8 +76,7 @@ class Train(Viewer):
             disabled=True,
             show_index=False,
             layout="fit_columns",
-            pagination="local",
-            page_size=6,
+            page_size=_ROWS,
             sizing_mode="stretch_width",
         )
         self._table.param.watch(self._on_selection, "selection")
@@ -84,28 +87,25 @@ class Train(Viewer):
         self._promote.on_click(self._promoted)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", disabled=True, variant="outlined")
         self._resume.on_click(lambda _: self._go_on())
+        self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
         self._about = pmui.Typography("Select a run to see how it learned.", variant="body2")
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
-        asked = look.section(
-            "Train a localizer",
-            self._choice,
-            self._offer,
-            self._settings,
-            pn.Row(self._name, self._start),
-            self._alert,
+        asked = pn.Column(
+            self._choice, self._offer, self._settings, pn.Row(self._name, self._start), self._alert, **_WIDE
         )
-        buttons = pn.Row(self._export, self._promote, self._resume)
-        history = look.section("Runs", self._history_alert, self._table, self._about, self._pictures, buttons)
-        return pn.Column(self._jobs, asked, history, sizing_mode="stretch_width")
+        buttons = pn.Row(self._export, self._promote, self._resume, self._compare)
+        history = pn.Column(self._history_alert, self._table, self._about, self._pictures, buttons, **_WIDE)
+        self._tabs[:] = [("New run", asked), ("Runs", history)]
+        return pn.Column(self._jobs, self._tabs, **_WIDE)
 
     async def refresh(self) -> None:
         """Show what has changed in the data folder and in MLflow."""
         seen = await asyncio.to_thread(watch, self._root)
+        self._tell(seen)
         if not self._cards:
             await self._offer_architectures()
-        self._tell(seen)
         await self._look_up_runs(any(job.state == "running" and job.task.kind == "train" for job in seen.jobs))
 
     def _tell(self, seen: Seen) -> None:
@@ -122,8 +122,8 @@ class Train(Viewer):
         """List the architectures; counting their weights imports torch, which takes seconds."""
         table = await asyncio.to_thread(_architectures)
         self._cards = {str(row.architecture): _Card(row, self._choose) for row in table.itertuples()}
-        self._offer.objects = [card.layout for card in self._cards.values()]
         self._judge()
+        self._offer.objects = [card.layout for card in self._cards.values()]
 
     def _on_dataset(self, event: Any) -> None:
         self.dataset = event.new or ""
@@ -153,7 +153,7 @@ class Train(Viewer):
         self._parameters.load(card.parameters())
         for fields in (self._options, self._parameters):
             fields.param.watch(self._on_fields, "value")
-        self._settings.objects = [("Training", self._options), (f"Parameters of {architecture}", self._parameters)]
+        self._settings[:] = [("Training", self._options), (f"Parameters of {architecture}", self._parameters)]
         self._on_fields()
         self._suggest()
 
@@ -193,6 +193,7 @@ class Train(Viewer):
         self._alert.visible = False
         self._tell(watch(self._root, fresh=True))
         self._suggest()
+        self._tabs.active = 1
 
     async def _look_up_runs(self, training: bool) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -203,7 +204,7 @@ class Train(Viewer):
             runs = await asyncio.to_thread(tracking.runs)
             if not runs.equals(self._runs):
                 self._runs = runs
-                self._table.value = _table(runs)
+                self._table.param.update(value=_table(runs), pagination="local" if len(runs) > _ROWS else None)
                 under_way = runs[runs.status == "RUNNING"].run_id
                 if len(under_way) and (not self.run or self.run not in set(under_way)):
                     self.run = under_way.iloc[0]
@@ -233,8 +234,10 @@ class Train(Viewer):
             return
         finished = row.status == "FINISHED" and (Path(row.folder) / "model.onnx").is_file()
         self._export.param.update(disabled=not finished, filename=f"{Path(row.folder).name}.onnx")
+        task = self._task_of(row)
+        self._compare.param.update(disabled=not finished or task is None, href=_comparison(task))
         self._promote.disabled = not row.version or bool(row.champion)
-        self._resume.disabled = row.status not in ("KILLED", "FAILED") or self._task_of(row) is None
+        self._resume.disabled = row.status not in ("KILLED", "FAILED") or task is None
         best = f", median error {plots.length_text(1e3 * row.median_error_km)} on its test scenes"
         text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {row.status.lower()}"
         self._about.object = text + (best if pd.notna(row.median_error_km) else "")
@@ -305,6 +308,11 @@ def _architectures() -> pd.DataFrame:
     from heimdall_lab import models  # imports torch
 
     return models.architectures()
+
+
+def _comparison(task: jobs.Training | None) -> str:
+    """Address of the page that compares methods on what a run learned from."""
+    return "" if task is None else f"compare?{urlencode({'dataset': task.dataset})}"
 
 
 def _differing(value: BaseModel, default: BaseModel) -> dict[str, Any]:

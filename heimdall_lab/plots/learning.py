@@ -14,7 +14,6 @@ _OPTIONS: dict[str, Any] = {
     "frame_height": 240,
     "show_grid": True,
     "fontsize": FONT,
-    "framewise": True,
     "active_tools": ["pan"],
 }
 
@@ -50,4 +49,5 @@ def error_curve(data: pd.DataFrame) -> hv.Curve:
 
 
 def _curve(data: pd.DataFrame, column: str, value: hv.Dimension) -> hv.Curve:
-    return hv.Curve((data.index.to_numpy(float), data[column].to_numpy(np.float64)), _EPOCH, value)
+    curve = hv.Curve((data.index.to_numpy(float), data[column].to_numpy(np.float64)), _EPOCH, value)
+    return curve.opts(framewise=True, backend="bokeh")  # axes follow what is learned
