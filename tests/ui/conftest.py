@@ -1,0 +1,133 @@
+"""A browser, and servers for it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import panel as pn
+import pytest
+from playwright.sync_api import sync_playwright
+
+import heimdall_lab as hl
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+_HARMLESS = ("GPU stall due to ReadPixels",)  # of Chromium's own drawing without a GPU
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Path of the browser."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        reason = "no Chromium is installed; install it, as by 'apt-get install chromium'"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """Ends with its module: as long as it runs, nothing else in this process may start an event loop."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that fails its test if anything went wrong in the browser."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    faults = []
+    opened.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+    opened.on("requestfailed", lambda request: faults.append(f"request failed: {request.url} {request.failure}"))
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    opened.set_default_timeout(30_000)
+    yield opened
+    opened.close()
+    assert not [fault for fault in faults if not any(harmless in fault for harmless in _HARMLESS)]
+
+
+@pytest.fixture
+def served():
+    """Serve a viewer in a thread: a function of what makes it, which returns the page's address."""
+    servers = []
+
+    def serve(make):
+        from panel_material_ui.template.base import Page
+
+        port = free_port()
+        pn.extension("tabulator")
+        app = {"page": lambda: Page(title="heimdall_lab", main=[make()])}
+        loop = pn.serve(app, port=port, address="127.0.0.1", show=False, threaded=True, verbose=False)
+        servers.append(loop)
+        return wait_for(f"http://127.0.0.1:{port}/page")
+
+    yield serve
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A data folder with one dataset, ``los``: 24 scenes of 0.05 s; copy it before you change it."""
+    root = tmp_path_factory.mktemp("made") / "data"
+    config = hl.preset("los_sync", num_samples=24, seed=5, shard_size=8, signal={"duration_s": 0.05}, name="los")
+    hl.generate(config, out=root / "los", progress=False)
+    return root
+
+
+@pytest.fixture
+def small(made, tmp_path):
+    """A data folder of its own with that dataset."""
+    return shutil.copytree(made, tmp_path / "data")
+
+
+def free_port():
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def wait_for(url, seconds=60):
+    """Return an address when it answers, with whatever status."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+        except urllib.error.HTTPError:
+            return url
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return url
+
+
+@contextmanager
+def dashboard(folder, *options, port=None):
+    """Run the command in a folder whose ``data`` it serves; yields its process and the address of its pages."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "heimdall_lab.cli", "serve", "--port", str(port), *options]
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield process, wait_for(f"http://127.0.0.1:{port}/")
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """The same as a fixture: a function of options, over a folder of the test's own."""
+    return lambda *options, **named: dashboard(tmp_path, *options, **named)

@@ -1,0 +1,151 @@
+"""The whole job by clicks: a dataset made, a model trained on it, compared and exported; jobs that nothing loses."""
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.request
+
+import onnx
+import pytest
+from playwright.sync_api import expect
+
+from heimdall_lab import jobs
+from heimdall_lab.app.shell import PAGES
+
+MOST_S = 120  # for what a process of its own does, on a busy machine
+
+
+pytestmark = pytest.mark.usefixtures("small")  # a dataset ``los`` in the data folder
+
+
+def fill(page, label, value):
+    field = page.get_by_label(label, exact=True)
+    field.fill(str(value))
+    field.press("Enter")
+
+
+def ask_for(page, name, scenes, **fields):
+    """Create a dataset by the dialog."""
+    page.get_by_role("button", name="New dataset").click()
+    page.get_by_label("name", exact=True).wait_for()
+    fill(page, "name", name)
+    fill(page, "num samples", scenes)
+    for label, value in fields.items():
+        fill(page, label.replace("_", " "), value)
+    page.get_by_role("button", name="Generate").click()
+
+
+def job_of(url, folder):
+    with urllib.request.urlopen(f"{url}api/v1/jobs") as answer:
+        return next(job for job in json.load(answer) if job["task"]["folder"] == folder)
+
+
+def wait_until(true, seconds=MOST_S):
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def test_every_page_opens_from_every_other(page, serving):
+    with serving() as (_, url):
+        page.goto(url)
+        for name in [*PAGES, next(iter(PAGES))]:
+            page.get_by_role("link", name=name.capitalize(), exact=True).click()
+            expect(page).to_have_url(f"{url}{name}")
+            expect(page.get_by_role("banner")).to_contain_text(name)
+            page.locator("#loader").wait_for(state="hidden")
+            page.wait_for_timeout(1000)
+
+
+def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, serving):
+    with serving() as (_, url):
+        page.goto(f"{url}datasets")
+        ask_for(page, "clicked", 40, shard_size=20)
+        expect(page.get_by_text("generating clicked")).to_be_visible(timeout=20_000)
+        expect(page.get_by_role("row", name=re.compile("clicked.*complete"))).to_be_visible(timeout=1e3 * MOST_S)
+        page.goto(f"{url}train")
+        page.get_by_role("button", name="triangulation", exact=True).wait_for()
+        page.get_by_role("combobox", name="dataset").click()
+        page.get_by_role("option", name="clicked").click()
+        page.get_by_role("button", name="triangulation", exact=True).click()
+        page.get_by_role("button", name="Training", exact=True).click()
+        fill(page, "epochs", 2)
+        page.get_by_role("button", name="Train", exact=True).click()
+        expect(page.get_by_text("triangulation on clicked, finished")).to_be_visible(timeout=1e3 * MOST_S)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export ONNX").click()
+        exported = onnx.load(download.value.path())
+        assert json.loads({p.key: p.value for p in exported.metadata_props}["about"])["dataset"] == "clicked"
+
+
+def test_incompatible_choices_are_disabled_with_the_reason(page, serving):
+    with serving() as (_, url):
+        page.goto(f"{url}train")
+        expect(page.get_by_role("button", name="localization_net")).to_be_disabled(timeout=30_000)
+        expect(page.get_by_role("button", name="iq_vggnet")).to_be_enabled()
+        expect(page.get_by_text("it takes feature_based")).to_be_visible()
+        expect(page.get_by_text(re.compile("ConvNeXt.* 0 of 1 datasets compatible"))).to_be_visible()
+
+
+def test_a_bad_value_is_refused_beside_its_field(page, serving, tmp_path):
+    with serving() as (_, url):
+        page.goto(f"{url}datasets")
+        page.get_by_role("button", name="New dataset").click()
+        page.get_by_label("name", exact=True).wait_for()
+        fill(page, "num samples", 0)
+        expect(page.get_by_text("Input should be greater than or equal to 1")).to_be_visible()
+        expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+        fill(page, "num samples", 8)
+        expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+        fill(page, "name", "../outside")
+        expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+        fill(page, "name", "los")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_text(re.compile("holds a dataset with another"))).to_be_visible()
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_reload_finds_the_job_and_cancel_ends_it(page, serving, tmp_path):
+    with serving() as (_, url):
+        page.goto(f"{url}datasets")
+        ask_for(page, "long", 20_000)
+        expect(page.get_by_text("generating long")).to_be_visible(timeout=20_000)
+        page.reload()
+        expect(page.get_by_text("generating long")).to_be_visible(timeout=20_000)
+        expect(page.get_by_text(re.compile("scenes/s, .* left"))).to_be_visible(timeout=1e3 * MOST_S)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("generating long")).to_be_hidden(timeout=20_000)
+        assert wait_until(lambda: job_of(url, "long"))["state"] == "cancelled"
+        expect(page.get_by_role("row", name=re.compile("long.*unfinished"))).to_be_visible()
+        page.get_by_role("row", name=re.compile("long.*unfinished")).click()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        page.get_by_role("button", name="Delete for good").click()
+        expect(page.get_by_role("row", name=re.compile("long"))).to_be_hidden()
+        wait_until(lambda: not (tmp_path / "data" / "long").exists())
+
+
+def test_a_job_outlives_a_killed_server_and_resumes_if_it_was_killed_too(page, serving, tmp_path):
+    with serving() as (server, url):
+        page.goto(f"{url}datasets")
+        ask_for(page, "survivor", 1500)
+        wait_until(lambda: job_of(url, "survivor")["progress"] and job_of(url, "survivor")["progress"]["done"])
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+    root = tmp_path / "data"
+    [job] = jobs.jobs(root)
+    assert job.state == "running"
+    first = json.loads((root / "jobs" / job.id / "process.json").read_text())
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: jobs.job(root, job.id).state == "queued")
+    with serving() as (_, url):
+        page.goto(f"{url}datasets")
+        expect(page.get_by_text("generating survivor")).to_be_visible(timeout=20_000)
+        wait_until(lambda: job_of(url, "survivor")["state"] == "finished")
+        expect(page.get_by_role("row", name=re.compile("survivor.*complete"))).to_be_visible(timeout=20_000)
+    second = json.loads((root / "jobs" / job.id / "process.json").read_text())
+    assert second["attempt"] == 2
+    assert second["samples_before"] > 0
