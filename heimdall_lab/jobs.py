@@ -179,7 +179,7 @@ def cancel(root: Path, identity: str) -> Job:
     with _locked(root):
         found = _read(folder)
         if not found.is_active:
-            raise JobError(f"job: {identity} has {found.state} already; there is nothing to cancel")
+            raise JobError(f"job: {identity} is {found.state} already; there is nothing to cancel")
         (folder / "cancelled").touch()
         if found.state == "running":
             with suppress(ProcessLookupError):

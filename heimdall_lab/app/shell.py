@@ -40,6 +40,7 @@ def _page(name: str, root: Path) -> Page:
         title=f"{_TITLE}: {name}",
         sidebar=[_navigation(name)],
         sidebar_width=200,
+        site_url="./",
         busy_indicator=None,
         main=[],
     )

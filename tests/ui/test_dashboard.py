@@ -70,7 +70,7 @@ def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, serving):
         page.goto(f"{url}train")
         page.get_by_role("button", name="triangulation", exact=True).wait_for()
         page.get_by_role("combobox", name="dataset").click()
-        page.get_by_role("option", name="clicked").click()
+        page.get_by_role("menuitem", name="clicked").click()
         page.get_by_role("button", name="triangulation", exact=True).click()
         page.get_by_role("button", name="Training", exact=True).click()
         fill(page, "epochs", 2)
