@@ -7,6 +7,14 @@ from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
 from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
+from heimdall_lab.plots.network import (
+    network_area,
+    network_map,
+    point_text,
+    position_text,
+    redraw_network,
+    site_text,
+)
 from heimdall_lab.plots.signals import cross_correlations, envelopes, spectrograms
 from heimdall_lab.plots.style import length_text, method_styles
 
@@ -24,7 +32,13 @@ __all__ = [
     "hyperbolas",
     "length_text",
     "method_styles",
+    "network_area",
+    "network_map",
+    "point_text",
+    "position_text",
+    "redraw_network",
     "scene_map",
     "site_map",
+    "site_text",
     "spectrograms",
 ]
