@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def csv_text(receivers: Iterable[Receiver]) -> str:
     rows.writeheader()
     rows.writerows(receiver.model_dump() for receiver in receivers)
     return text.getvalue()
+
+
+def parse(content: bytes, name: str) -> tuple[Receiver, ...]:
+    """Read a network from the content of a CSV file; errors call it by its name.
+
+    Raises
+    ------
+    ConfigError
+        As `config.read_receivers`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.csv"
+        file.write_bytes(content)
+        try:
+            return read_receivers(file)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), name)) from error
 
 
 def saved(root: str | Path) -> list[str]:

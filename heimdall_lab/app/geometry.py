@@ -3,7 +3,6 @@
 import asyncio
 import io
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from panel.viewable import Viewer
 from heimdall_lab import coverage, networks, plots
 from heimdall_lab.app.look import failure, inked, section, told
 from heimdall_lab.app.uploads import FileInput, Files
-from heimdall_lab.config import MAX_RECEIVERS, Config, ConfigError, Receiver, italian_network, preset, read_receivers
+from heimdall_lab.config import MAX_RECEIVERS, Config, ConfigError, Receiver, italian_network, preset
 from heimdall_lab.coverage import Transmitter
 
 QUANTITIES = {"CRLB": "crlb_rmse", "CEP50": "cep50", "GDOP": "gdop"}
@@ -301,14 +300,8 @@ class Geometry(Viewer):
     def _read(self, files: Files) -> None:
         """Show the network of an uploaded CSV file."""
         for name, content in files.items():
-            with told(self._alert), tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / name
-                file.write_bytes(content)
-                try:
-                    receivers = read_receivers(file)
-                except ConfigError as error:
-                    raise ConfigError(str(error).replace(str(file), name)) from error
-                self.place([receiver.model_dump() for receiver in receivers], fit=True)
+            with told(self._alert):
+                self.place([receiver.model_dump() for receiver in networks.parse(bytes(content), name)], fit=True)
 
     def _refuse(self, message: str) -> None:
         self._alert.param.update(object=message, visible=True)

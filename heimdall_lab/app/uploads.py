@@ -1,14 +1,20 @@
 """Uploads that are refused in words where they are too large, and file names that stay in their folder."""
 
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import panel_material_ui as pmui
 
 _NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
+_OLD_S = 86_400.0
 
-Files = dict[str, bytes]
+Files = dict[str, bytearray]
 
 
 def safe_name(name: str) -> str:
@@ -22,6 +28,46 @@ def safe_name(name: str) -> str:
     if not _NAME.fullmatch(name) or name in (".", "..") or len(name.encode()) > 255:
         raise ValueError(f"file name: {name!r} is refused: it is no plain name of a file; rename the file")
     return name
+
+
+class Shelf:
+    """A folder below ``root/uploads`` for files until they are read; it is made when the first ones come."""
+
+    def __init__(self, root: Path) -> None:
+        self._above = root / "uploads"
+        self.folder: Path | None = None
+
+    def put(self, files: Files) -> list[Path]:
+        """Write files in the place of those that were there.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
+        self.clear()
+        self._above.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        self.folder = Path(tempfile.mkdtemp(dir=self._above))
+        paths = [self.folder / safe_name(name) for name in sorted(files)]
+        for path in paths:
+            path.write_bytes(files[path.name])
+        return paths
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+        with suppress(OSError):  # others may have files there
+            self._above.rmdir()
+
+    def _sweep(self) -> None:
+        """Remove what a server that was killed left behind."""
+        for folder in self._above.iterdir():
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _OLD_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class FileInput(pmui.FileInput):
@@ -64,7 +110,7 @@ class FileInput(pmui.FileInput):
         elif status == "error":
             self._refused(self._too_large() if "exceed" in msg["error"] else f"upload: {msg['error']}; try again")
         elif status == "finished":
-            files, self._arrived = {name: bytes(data) for name, data in self._arrived.items()}, {}
+            files, self._arrived = self._arrived, {}
             self._send_msg({"status": "error", "error": self._message} if self._message else {"status": "finished"})
             if self._message:
                 self._refused(self._message)

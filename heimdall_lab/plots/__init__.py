@@ -6,7 +6,7 @@ from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
 from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
-from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
+from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map, trace_hyperbolas
 from heimdall_lab.plots.network import (
     network_area,
     network_map,
@@ -41,4 +41,5 @@ __all__ = [
     "site_map",
     "site_text",
     "spectrograms",
+    "trace_hyperbolas",
 ]
