@@ -33,6 +33,7 @@ _REACH = 0.02  # of the width of the map, from a click to the receiver that it m
 _MAX_CSV_BYTES = 1_000_000
 
 _HINT = "Click a point of the map for its numbers. Drag receivers to move them. Blank: not observable."
+_PICTURE_PX = (760, 490)  # fixed: Bokeh fails where a new picture resizes what holds it
 _TIGHT = "p { margin: 2px 0; }"
 _COLUMNS = {"name": "name", "latitude_deg": "latitude, °", "longitude_deg": "longitude, °", "altitude_m": "altitude, m"}
 
@@ -286,7 +287,6 @@ class Geometry(Viewer):
             callback=lambda: io.StringIO(networks.csv_text(self.receivers)),
             filename="network.csv",
             label="Download CSV",
-            variant="outlined",
             size="small",
             sizing_mode="stretch_width",
         )
@@ -364,7 +364,7 @@ class Geometry(Viewer):
         right = pmui.Column(
             self._alert,
             chosen,
-            self._pane,
+            pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
             self._told_point,
             pmui.Row(self._told_site, self._add_best),
             sizing_mode="stretch_width",

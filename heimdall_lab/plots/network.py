@@ -80,9 +80,10 @@ def network_map(
     values = bound[variable].transpose("latitude", "longitude")
     image = hv.Image((values.longitude.values, values.latitude.values, _single(values)), axes, "value", rtol=1e-3)
     low, high = colour_limits(values.values)
-    bar = {"title": _bar_title(values), "ticker": FixedTicker(ticks=log_ticks(low, high))}
+    bar = {"ticker": FixedTicker(ticks=log_ticks(low, high))}
     bar |= {"formatter": NumeralTickFormatter(format="0,0.[0]")}
     colours: dict[str, Any] = {"colorbar": True, "cmap": COLOURS, "logz": True, "clim": (low, high)}
+    colours["clabel"] = _bar_title(values)
     ellipse, cross = _point_columns(point, area)
     star = _site_columns(site)
     written = hv.Labels(_name_columns(receivers, area), axes, ["name", "align", "baseline"])
@@ -137,8 +138,10 @@ def redraw_network(
     _put(layers["point"], cross)
     _put(layers["site"], _site_columns(site))
     _put(layers["receivers"], _receiver_columns(receivers))
+    names = _name_columns(receivers, area)
+    styled = {"text_align": names["align"], "text_baseline": names["baseline"]}  # HoloViews' columns of the styles
     for name in ("halo", "names"):
-        _put(layers[name], _name_columns(receivers, area))
+        _put(layers[name], names | styled)
 
 
 def _named(name: str) -> list[Callable[[Any, Any], None]]:
