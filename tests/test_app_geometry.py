@@ -11,16 +11,7 @@ from heimdall_lab import coverage, networks
 from heimdall_lab.app.geometry import ITALY, Geometry
 from heimdall_lab.config import italian_network
 
-
-@pytest.fixture(autouse=True)
-def loop(monkeypatch):
-    """One event loop, which is closed, for all that a page does beside itself: Panel makes one each time."""
-    made = asyncio.new_event_loop()
-    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made)
-    yield
-    made.run_until_complete(made.shutdown_default_executor())
-    made.close()
-    asyncio.set_event_loop(None)
+pytestmark = pytest.mark.usefixtures("one_loop")
 
 
 @pytest.fixture

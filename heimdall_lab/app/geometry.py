@@ -42,14 +42,14 @@ class Geometry(Viewer):
     """Receivers on a map of what they can locate, to be dragged, added and removed."""
 
     dark = param.Boolean(False, doc="Whether pictures are for a dark page.")
-    quantity = param.Selector(default="crlb_rmse", objects=QUANTITIES, doc="What the colours of the map tell.")
-    click = param.Selector(default="Inspect", objects=list(CLICKS), doc="What a click on the map does.")
-    clock = param.Selector(
+    quantity: Any = param.Selector(default="crlb_rmse", objects=QUANTITIES, doc="What the colours of the map tell.")
+    click: Any = param.Selector(default="Inspect", objects=list(CLICKS), doc="What a click on the map does.")
+    clock: Any = param.Selector(
         default="gpsdo",
         objects={"GPSDO, 50 ns": "gpsdo", "NTP, 1 ms": "ntp", "none, ±10 ms": "none"},
         doc="How the receivers' clocks are synchronised.",
     )
-    diffraction = param.Selector(
+    diffraction: Any = param.Selector(
         default="smooth_earth",
         objects={"none": "none", "smooth Earth": "smooth_earth"},
         doc="Loss beyond free space.",
@@ -63,7 +63,7 @@ class Geometry(Viewer):
     _revision = param.Integer(0, doc="Counts changes of what the best site depends on.")
 
     def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
-        super().__init__(**params)
+        super().__init__(**params)  # type: ignore[no-untyped-call]
         self._root = Path(root)
         self._alert = failure()
         self._pane = pn.pane.Bokeh()
@@ -73,6 +73,7 @@ class Geometry(Viewer):
         )
         self._make_table()
         self._make_files()
+        self._area: tuple[tuple[float, float], ...] = ()
         self._point: xr.Dataset | None = None
         self._site: tuple[float, float] | None = None
         self._layout = self._laid_out()

@@ -70,14 +70,14 @@ class Locate(Viewer):
     """Recordings in, a fix with its ellipse out."""
 
     dark = param.Boolean(False, doc="Whether pictures are for a dark page.")
-    method = param.Selector(default="tdoa_ls", objects=["tdoa_ls"], doc="How the transmitter is located.")
+    method: Any = param.Selector(default="tdoa_ls", objects=["tdoa_ls"], doc="How the transmitter is located.")
     window = param.String("", doc="Cut recordings into windows of so many seconds, each with a fix; empty: one window.")
     position = param.String("", doc="True latitude and longitude if known, in degrees, as 50.0152, 9.0112.")
-    view = param.Selector(default="Lines", objects=list(VIEWS), doc="What is drawn.")
-    sample = param.Selector(default=0, objects=[0], doc="Window that is drawn.")
+    view: Any = param.Selector(default="Lines", objects=list(VIEWS), doc="What is drawn.")
+    sample: Any = param.Selector(default=0, objects=[0], doc="Window that is drawn.")
 
     def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
-        super().__init__(**params)
+        super().__init__(**params)  # type: ignore[no-untyped-call]
         self._root = Path(root)
         self._shelf = Shelf(self._root)
         self._files: list[Path] = []

@@ -94,7 +94,7 @@ class FileInput(pmui.FileInput):
         **params: Any,
     ) -> None:
         # A single file above the limit is refused before it travels; the browser's own sum counts files twice.
-        super().__init__(max_file_size=limit_bytes, **params)
+        super().__init__(max_file_size=limit_bytes, **params)  # type: ignore[no-untyped-call]
         self._received, self._refused = received, refused
         self._limit_bytes, self._remedy = limit_bytes, remedy
         self._arrived: dict[str, bytearray] = {}

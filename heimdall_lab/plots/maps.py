@@ -194,8 +194,8 @@ def trace_hyperbolas(
     for index in np.flatnonzero(pairs.heard.values & (np.arange(len(pairs.heard)) != reference)):
         off_m = range_m(int(index)) - reference_m - float(pairs.tdoa_s[index]) * SPEED_OF_LIGHT
         lines = contour_data(x, y, off_m, [0.0], want_fill=False).line_data
-        found = lines and len(lines.xs)
-        paths[int(index)] = np.stack([lines.xs[0], lines.ys[0]], axis=-1) if found else np.full((1, 2), np.nan)
+        path = np.stack([lines.xs[0], lines.ys[0]], axis=-1) if lines and len(lines.xs) else np.full((1, 2), np.nan)
+        paths[int(index)] = path
     return Hyperbolas(x_range, y_range, paths)
 
 

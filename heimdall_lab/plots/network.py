@@ -7,7 +7,8 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import xarray as xr
-from bokeh.models import ColorBar, FixedTicker, NumeralTickFormatter
+from bokeh.models import FixedTicker, NumeralTickFormatter
+from bokeh.models.annotations import ColorBar
 
 from heimdall_lab import bounds, geodesy
 from heimdall_lab.config import Receiver
@@ -80,7 +81,7 @@ def network_map(
     values = bound[variable].transpose("latitude", "longitude")
     image = hv.Image((values.longitude.values, values.latitude.values, _single(values)), axes, "value", rtol=1e-3)
     low, high = colour_limits(values.values)
-    bar = {"ticker": FixedTicker(ticks=log_ticks(low, high))}
+    bar: dict[str, Any] = {"ticker": FixedTicker(ticks=log_ticks(low, high))}
     bar |= {"formatter": NumeralTickFormatter(format="0,0.[0]")}
     colours: dict[str, Any] = {"colorbar": True, "cmap": COLOURS, "logz": True, "clim": (low, high)}
     colours["clabel"] = _bar_title(values)
