@@ -101,6 +101,8 @@ def test_a_receiver_dragged_too_far_goes_back_and_says_why(page):
 def test_a_cell_that_is_refused_is_told_and_put_back(page, column, value, message):
     page._edited(0, column, value)
     assert message in page._alert.object
+    assert page._table_alert.visible
+    assert page._table_alert.object == page._alert.object
     assert page.receivers == italian_network()
     assert page._table.value[column][0] == getattr(italian_network()[0], column)
 

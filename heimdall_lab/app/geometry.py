@@ -65,7 +65,8 @@ class Geometry(Viewer):
     def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
         super().__init__(**params)  # type: ignore[no-untyped-call]
         self._root = Path(root)
-        self._alert = failure()
+        self._alert, self._table_alert = failure(), failure()  # the same, where somebody edits the table
+        self._alert.link(self._table_alert, object="object", visible="visible")
         self._pane = pn.pane.Bokeh()
         self._told_point = pn.pane.Markdown(_HINT, stylesheets=[_TIGHT], sizing_mode="stretch_width")
         self._told_site = pn.pane.Markdown(
@@ -381,7 +382,7 @@ class Geometry(Viewer):
             width=270,
             sizing_mode=None,
         )
-        table = section("Receivers", self._table)
+        table = section("Receivers", self._table_alert, self._table)
         return pmui.Column(
             pmui.Row(left, right, sizing_mode="stretch_width"),
             pmui.Row(files, table, sizing_mode="stretch_width"),
