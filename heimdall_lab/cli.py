@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import numpy as np
 import pandas as pd
 import typer
 import xarray as xr
 
-from heimdall_lab import bench, bounds, estimators, learned, metrics, pairs, recordings, splits, store
+from heimdall_lab import bench, estimators, learned, metrics, pairs, recordings, splits, store, tables
 from heimdall_lab.arrays import BACKENDS
 from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
 from heimdall_lab.features import features, summary
@@ -156,8 +155,8 @@ def locate_command(
         dataset = store.open_dataset(paths[0])
     measured = pairs.pair_features(dataset)
     fixes = estimators.locate(dataset, method, measured)
-    table = _fix_table(dataset, fixes)
-    differences = _difference_table(dataset, measured)
+    table = tables.fix_table(dataset, fixes)
+    differences = tables.difference_table(dataset, measured)
     if as_json:
         differences = differences.set_index("sample")
         rows = [
@@ -491,46 +490,6 @@ def _position(text: str | None) -> tuple[float, float] | None:
     except ValueError as error:
         raise ConfigError(f"transmitter: {text!r} is not of the form LAT,LON in degrees") from error
     return latitude, longitude
-
-
-def _fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
-    """One row a scene: fix, standard deviations, correlation, and where the truth is known the error and its bound."""
-    covariance = fixes.covariance.values
-    sigma = np.sqrt(np.einsum("sii->si", covariance))
-    columns = {
-        "latitude_deg": fixes.latitude.values.round(6),
-        "longitude_deg": fixes.longitude.values.round(6),
-        "sigma_east_m": sigma[:, 0].round(1),
-        "sigma_north_m": sigma[:, 1].round(1),
-        "correlation": (covariance[:, 0, 1] / sigma.prod(axis=1)).round(3),
-        "converged": fixes.converged.values,
-    }
-    if not bool(dataset.transmitter_latitude.isnull().all()):
-        columns["error_m"] = metrics.errors(dataset, fixes).error.values.round(1)
-        if not bool(dataset.crlb_rmse.isnull().all()):
-            columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
-    return pd.DataFrame({"sample": dataset.sample.values, **columns})
-
-
-def _difference_table(dataset: xr.Dataset, measured: xr.Dataset) -> pd.DataFrame:
-    """One row a pair: each receiver that hears the signal against its scene's reference."""
-    names = dataset.receiver_name.values
-    scene, receiver = np.nonzero(measured.heard.values)
-    reference = measured.reference.values[scene]
-    noise_s = measured.tdoa_std_s.values[scene, receiver]
-    model_variance = np.broadcast_to(bounds.delay_model_variance(dataset), names.shape)
-    total_s = np.sqrt(noise_s**2 + model_variance[receiver] + model_variance[reference])
-    table = pd.DataFrame(
-        {
-            "sample": dataset.sample.values[scene],
-            "receiver": names[receiver],
-            "later_than": names[reference],
-            "tdoa_us": (measured.tdoa_s.values[scene, receiver] * 1e6).round(3),
-            "noise_std_us": (noise_s * 1e6).round(3),
-            "total_std_us": (total_s * 1e6).round(3),
-        }
-    )
-    return table[receiver != reference]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import asyncio
 import functools
 import http.server
 import os
@@ -38,6 +39,17 @@ def small():
 def small_dataset(small):
     """Its dataset, in memory; do not change it."""
     return hl.generate(small, progress=False)
+
+
+@pytest.fixture
+def one_loop(monkeypatch):
+    """One event loop, which is closed, for all that a page does beside itself: Panel makes one each time."""
+    made = asyncio.new_event_loop()
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made)
+    yield
+    made.run_until_complete(made.shutdown_default_executor())
+    made.close()
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture

@@ -518,3 +518,61 @@ def test_site_map_has_its_star_at_the_best_site() -> None:
     row, column = np.unravel_index(values.argmin(), values.shape)
     best = [image.dimension_values(0, expanded=False)[column], image.dimension_values(1, expanded=False)[row]]
     np.testing.assert_allclose(columns(star)[0], best)
+
+
+@pytest.fixture(scope="module")
+def laid_out():
+    """The Italian network, its area and its bound there."""
+    config = hl.preset("los_sync")
+    area = plots.network_area(config.geometry.receivers)
+    (west, east), (south, north) = area
+    bound = coverage.bound_map(config, np.linspace(south, north, 30), np.linspace(west, east, 40))
+    return config, area, bound
+
+
+def network_columns(figure):
+    return {layer.name: layer.data_source.data for layer in figure.renderers}
+
+
+def test_a_redrawn_network_is_as_one_drawn_anew(laid_out):
+    config, area, bound = laid_out
+    receivers = config.geometry.receivers
+    point = coverage.bound_map(config, np.array([45.0]), np.array([8.0]))
+    before = bound, "gdop", receivers, area
+    after = bound * 3, "cep50", receivers[:5], area, point, (8.2, 44.9)
+    after[0]["cep50"].attrs = bound.cep50.attrs
+    figure = hv.renderer("bokeh").get_plot(plots.network_map(*before)).state
+    plots.redraw_network(figure, *after)
+    anew = hv.renderer("bokeh").get_plot(plots.network_map(*after)).state
+    redrawn, expected = network_columns(figure), network_columns(anew)
+    assert set(redrawn) == {"field", "ellipse", "point", "site", "halo", "names", "receivers"}
+    for name, columns in expected.items():
+        assert {len(values) for values in redrawn[name].values()} == {len(values) for values in columns.values()}
+        for column, values in columns.items():
+            np.testing.assert_array_equal(
+                np.squeeze(redrawn[name][column]), np.squeeze(values), err_msg=f"{name} {column}"
+            )
+    mappers = [next(r for r in f.renderers if r.name == "field").glyph.color_mapper for f in (figure, anew)]
+    assert (mappers[0].low, mappers[0].high) == (mappers[1].low, mappers[1].high)
+    assert figure.right[0].title == "CEP50, m"
+
+
+def test_the_area_of_a_network_holds_it_at_equal_scales(laid_out):
+    config, ((west, east), (south, north)), _ = laid_out
+    for receiver in config.geometry.receivers:
+        assert west < receiver.longitude_deg < east
+        assert south < receiver.latitude_deg < north
+    width_m = (east - west) * np.cos(np.radians((south + north) / 2))
+    assert width_m / (north - south) == pytest.approx(560 / 410, rel=1e-3)
+
+
+def test_the_ellipse_at_a_point_is_enlarged_as_its_text_says(laid_out):
+    config, area, _ = laid_out
+    point = coverage.bound_map(config, np.array([45.0]), np.array([8.0]))
+    picture = plots.network_map(*laid_out[2:], "gdop", config.geometry.receivers, area, point)
+    ring = picture.get(1)
+    north_m = np.ptp(ring.dimension_values("latitude_deg")) * 111_132
+    sigma_m = float(np.sqrt(point.crlb_covariance[0, 0, 1, 1]))
+    enlarged = north_m / (2 * 2.4477 * sigma_m)
+    assert enlarged == pytest.approx(1000, rel=0.01) or enlarged == pytest.approx(100, rel=0.01)
+    assert f"drawn {round(enlarged, -2):,.0f} times larger" in plots.point_text(point, area)

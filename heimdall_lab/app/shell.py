@@ -11,11 +11,15 @@ from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
 from heimdall_lab.app.datasets import Datasets
+from heimdall_lab.app.geometry import Geometry
+from heimdall_lab.app.locate import Locate
 from heimdall_lab.app.train import Train
 
 PAGES: dict[str, tuple[str, type[Viewer]]] = {
     "datasets": ("storage", Datasets),
+    "geometry": ("map", Geometry),
     "train": ("model_training", Train),
+    "locate": ("my_location", Locate),
 }
 _TITLE = "heimdall_lab"
 _REFRESH_MS = 1000

@@ -7,7 +7,15 @@ from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
 from heimdall_lab.plots.learning import error_curve, learning_curves
-from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map
+from heimdall_lab.plots.maps import fix_map, hyperbolas, scene_map, trace_hyperbolas
+from heimdall_lab.plots.network import (
+    network_area,
+    network_map,
+    point_text,
+    position_text,
+    redraw_network,
+    site_text,
+)
 from heimdall_lab.plots.signals import constellation, cross_correlations, envelopes, spectrograms, waterfall
 from heimdall_lab.plots.style import length_text, method_styles
 
@@ -28,8 +36,15 @@ __all__ = [
     "learning_curves",
     "length_text",
     "method_styles",
+    "network_area",
+    "network_map",
+    "point_text",
+    "position_text",
+    "redraw_network",
     "scene_map",
     "site_map",
+    "site_text",
     "spectrograms",
+    "trace_hyperbolas",
     "waterfall",
 ]

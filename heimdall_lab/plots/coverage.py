@@ -12,7 +12,7 @@ from heimdall_lab import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text, log_ticks
 
-_LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
+LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
 _ACROSS = 7  # ellipses along the longer side of a map
 _METRES_PER_DEGREE = 6_371_000 * math.pi / 180
 
@@ -35,7 +35,7 @@ def bound_map(bound: xr.Dataset, variable: str = "crlb_rmse", limits: tuple[floa
         If the map has but one row or column.
     """
     values = bound[variable].transpose("latitude", "longitude")
-    return _area(bound, values, _LABELS[variable], limits)
+    return _area(bound, values, LABELS[variable], limits)
 
 
 def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None) -> hv.Overlay:
@@ -69,7 +69,7 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
     centre = np.stack(np.meshgrid(some.longitude, some.latitude), axis=-1)[:, :, None]
     paths = list((centre + outline_deg)[reach_m * enlarged < spacing_m])  # false where not observable
     lines = hv.Path(paths, map_axes()).opts(color=TRUTH, line_width=1.5, backend="bokeh")
-    title = f"{_LABELS['crlb_rmse']}, and 95 % ellipses enlarged {enlarged:g} times"
+    title = f"{LABELS['crlb_rmse']}, and 95 % ellipses enlarged {enlarged:g} times"
     return _area(bound, bound.crlb_rmse.transpose("latitude", "longitude"), title, limits, lines)
 
 
@@ -104,7 +104,7 @@ def _area(
 ) -> hv.Overlay:
     """Values (latitude, longitude) as colours, further layers, and the network's receivers with their names."""
     _require_area(values)
-    label, unit = _LABELS[str(values.name)], "" if values.units == "1" else values.units
+    label, unit = LABELS[str(values.name)], "" if values.units == "1" else values.units
     axes, field = map_axes(), hv.Dimension(str(values.name), label=label, unit=unit or None)
     finite = values.values[np.isfinite(values.values)]
     low, high = limits or (np.percentile(finite, [1, 99]) if len(finite) else (1.0, 10.0))

@@ -14,19 +14,26 @@ def map_axes() -> list[hv.Dimension]:
     return [hv.Dimension(f"{name}_deg", label=name, unit="°") for name in ("longitude", "latitude")]
 
 
-def place_labels(place: np.ndarray, names: Sequence[str], x_range: tuple[float, float]) -> list[tuple[Any, ...]]:
+def place_labels(
+    place: np.ndarray, names: Sequence[str], x_range: tuple[float, float], width_px: int = MAP_PX[0]
+) -> list[tuple[Any, ...]]:
     """Choose a side for every receiver's name on which it covers no other receiver or name.
 
     Parameters
     ----------
     place : (P, 2)
         Map coordinates, with one scale on both axes.
+    names : sequence of str
+    x_range : (left, right)
+        Of the map.
+    width_px : int
+        Of the map's frame.
 
     Returns
     -------
     list of (x, y, text, horizontal alignment, vertical alignment)
     """
-    per_px = (x_range[1] - x_range[0]) / MAP_PX[0]
+    per_px = (x_range[1] - x_range[0]) / width_px
     boxes = [np.array([*(at - 7 * per_px), *(at + 7 * per_px)]) for at in place]  # left, bottom, right, top
     labels = []
     sides = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}  # text's own side

@@ -160,7 +160,52 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     )
 
 
-def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None) -> hv.Overlay:
+class Hyperbolas(NamedTuple):
+    """Limits of a map in degrees, and by receiver the line (points, 2) of each measured time difference on it."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    lines: dict[int, np.ndarray]
+
+
+def trace_hyperbolas(
+    dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None
+) -> Hyperbolas:
+    """Trace what `hyperbolas` draws: a third of a second of geodesics, which may be computed beside a page.
+
+    Parameters
+    ----------
+    dataset, sample, measured, fixes
+        As `hyperbolas` takes them.
+
+    Returns
+    -------
+    Hyperbolas
+    """
+    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    places = _places(scene, [] if fixes is None else _fixes(scene, fixes))
+    shrink = math.cos(math.radians(float(np.concatenate(places)[:, 1].mean())))
+    x_range, y_range = view(np.concatenate(places), margin=0.25, shrink=shrink)
+    x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
+    reference = int(pairs.reference)
+    range_m = _distance_to(scene, x, y)
+    reference_m = range_m(reference)
+    paths = {}
+    for index in np.flatnonzero(pairs.heard.values & (np.arange(len(pairs.heard)) != reference)):
+        off_m = range_m(int(index)) - reference_m - float(pairs.tdoa_s[index]) * SPEED_OF_LIGHT
+        lines = contour_data(x, y, off_m, [0.0], want_fill=False).line_data
+        path = np.stack([lines.xs[0], lines.ys[0]], axis=-1) if lines and len(lines.xs) else np.full((1, 2), np.nan)
+        paths[int(index)] = path
+    return Hyperbolas(x_range, y_range, paths)
+
+
+def hyperbolas(
+    dataset: xr.Dataset,
+    sample: int,
+    measured: xr.Dataset,
+    fixes: xr.Dataset | None = None,
+    traced: Hyperbolas | None = None,
+) -> hv.Overlay:
     """Draw the lines on which a transmitter would cause each measured time difference; they cross where it stands.
 
     Parameters
@@ -173,6 +218,8 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
         Result of `pairs.pair_features`; one line for each receiver that hears the signal.
     fixes : xr.Dataset, optional
         As `estimators.locate` or `metrics.compare` return them.
+    traced : Hyperbolas, optional
+        Result of `trace_hyperbolas` for the same, if at hand.
 
     Returns
     -------
@@ -184,36 +231,36 @@ def hyperbolas(dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr
     ValueError
         If the sample is not in the dataset.
     """
+    x_range, y_range, paths = traced or trace_hyperbolas(dataset, sample, measured, fixes)
     scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
-    axes = map_axes()
-    on_map = _Map(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), axes)
     drawn = [] if fixes is None else _fixes(scene, fixes)
-    positions = [_receivers(scene)[0], *(fix.position[None] for fix in drawn)]
-    places = [*map(on_map.project, positions), *_known(_transmitter(scene), on_map)]
-    shrink = math.cos(math.radians(float(np.concatenate(places)[:, 1].mean())))
-    x_range, y_range = view(np.concatenate(places), margin=0.25, shrink=shrink)
-    x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
-    reference = int(pairs.reference)
-    range_m = _distance_to(scene, x, y)
-    names = scene.receiver_name.values
+    names, reference = scene.receiver_name.values, int(pairs.reference)
     layers: list[hv.Element] = []
-    for index in np.flatnonzero(pairs.heard.values & (np.arange(len(names)) != reference)):
-        tdoa_s = float(pairs.tdoa_s[index])
-        lines = contour_data(
-            x, y, range_m(int(index)) - range_m(reference) - tdoa_s * SPEED_OF_LIGHT, [0.0], want_fill=False
-        ).line_data
-        path = np.stack([lines.xs[0], lines.ys[0]], axis=-1) if lines and len(lines.xs) else np.full((1, 2), np.nan)
-        label = f"{names[index]} − {names[reference]}: {microseconds(tdoa_s)}"
+    for index, path in paths.items():
+        label = f"{names[index]} − {names[reference]}: {microseconds(float(pairs.tdoa_s[index]))}"
         style = {
             "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
         }
-        layers.append(hv.Curve(path, *axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
-    labels = place_labels(places[0], receiver_names(scene), x_range)
-    layers += [*_receiver_layers(scene, on_map), *label_layers(labels, on_map.kdims), *_truth_layers(scene, on_map)]
-    layers += [layer for fix in drawn for layer in _fix_layers(fix, fix.label, on_map, ellipse=False)]
+        layers.append(hv.Curve(path, *_DEGREES.kdims, label=label).opts(**style, line_width=1.5, backend="bokeh"))
+    labels = place_labels(_places(scene, [])[0], receiver_names(scene), x_range)
+    layers += [
+        *_receiver_layers(scene, _DEGREES),
+        *label_layers(labels, _DEGREES.kdims),
+        *_truth_layers(scene, _DEGREES),
+    ]
+    layers += [layer for fix in drawn for layer in _fix_layers(fix, fix.label, _DEGREES, ellipse=False)]
     title = f"Sample {sample}: lines of constant measured time difference"
     return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+
+
+_DEGREES = _Map(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), map_axes())
+
+
+def _places(scene: xr.Dataset, drawn: list[_Drawn]) -> list[np.ndarray]:
+    """Longitudes and latitudes (P, 2) of the receivers, of each fix, and of the transmitter if it is known."""
+    positions = [_receivers(scene)[0], *(fix.position[None] for fix in drawn)]
+    return [*map(_DEGREES.project, positions), *_known(_transmitter(scene), _DEGREES)]
 
 
 def _receivers(scene: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

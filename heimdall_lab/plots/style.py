@@ -121,7 +121,7 @@ def receiver_names(scene: xr.Dataset) -> list[str]:
 
 
 def view(
-    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0
+    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0, frame_px: tuple[int, int] = MAP_PX
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Limits in x and y of a map that holds all places (P, 2) with a margin, in the shape of its frame.
 
@@ -129,7 +129,7 @@ def view(
     """
     low, high = place.min(axis=0), place.max(axis=0)
     middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6) * (1 + 2 * margin)
-    frame = np.array(MAP_PX) / np.array([shrink, 1.0])
+    frame = np.array(frame_px) / np.array([shrink, 1.0])
     half = (half / frame).max() * frame
     (left, bottom), (right, top) = middle - half, middle + half
     return (float(left), float(right)), (float(bottom), float(top))
