@@ -19,10 +19,9 @@ def root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data"
     yield folder
-    for job in jobs.jobs(folder):
-        process = jobs._process(folder / "jobs" / job.id)
-        if jobs._is_running(process):
-            os.kill(process["pid"], signal.SIGKILL)
+    for started in jobs._STARTED:
+        started.kill()
+        started.wait()
 
 
 def generation(small, folder="made", **changes):
