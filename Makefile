@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lab lock clean
+.PHONY: setup demo test lab serve screenshots lock clean
 
 setup: .venv/installed
 
@@ -39,6 +39,13 @@ test: setup
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+serve: setup
+	$(BIN)/heimdall-lab serve
+
+# Needs Chromium, as of Debian's package.
+screenshots: setup
+	$(BIN)/python tests/ui/screenshots.py
 
 # The pin of torch is changed by hand. Which build of it was installed is left out of the lock.
 lock:
