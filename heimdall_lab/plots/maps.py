@@ -160,6 +160,59 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     )
 
 
+def likelihood_map(
+    dataset: xr.Dataset, sample: int, likelihood: xr.DataArray, fixes: xr.Dataset | None = None
+) -> hv.Overlay:
+    """Draw how likely every position is, given the IQ; the less likely half of the map has one colour.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract.
+    sample : int
+        Label of the scene along ``sample``.
+    likelihood : xr.DataArray
+        Result of `dpd.likelihood` for it.
+    fixes : xr.Dataset, optional
+        As `estimators.locate` or `metrics.compare` return them; drawn without their ellipses.
+
+    Returns
+    -------
+    hv.Overlay
+        On the axes of `scene_map`.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    latitude, longitude, _ = _mean_position(scene)
+    axes = [hv.Dimension(f"{axis}_km", label=axis, unit="km") for axis in ("east", "north")]
+    on_map = _Map(lambda ecef: geodesy.enu(ecef, latitude, longitude)[:, :2] / 1e3, axes)
+    east_km, north_km = (likelihood[name].values / 1e3 for name in ("east", "north"))
+    level = hv.Dimension("log_likelihood", label="log likelihood below the best")
+    image = hv.Image((east_km, north_km, likelihood.transpose("north", "east").values), axes, level, rtol=1e-3)
+    colours = {"cmap": "magma", "clim": (float(likelihood.median()), 0.0), "colorbar": True, "clabel": level.label}
+    place, names = on_map.project(_receivers(scene)[0]), receiver_names(scene)
+    triangles = hv.Points((*place.T, names), axes, "receiver", label="receiver")
+    style = {"marker": "triangle", "size": 11, "fill_alpha": 0, "line_width": 1.5, "tools": ["hover"]}
+    layers = [
+        image.opts(**colours, backend="bokeh"),
+        triangles.opts(**style, color="#eeeeee", backend="bokeh"),
+    ]
+    if (position := _transmitter(scene)) is not None:
+        star = hv.Points(on_map.project(position[None]), axes, label="transmitter")
+        style = {"marker": "star", "size": 17, "fill_alpha": 0, "line_width": 1.5}
+        layers.append(star.opts(**style, color="#eeeeee", backend="bokeh"))
+    for fix in [] if fixes is None else _fixes(scene, fixes):
+        layers += _fix_layers(fix, fix.label, on_map, ellipse=False)
+    options = MAP_OPTIONS | {"frame_width": MAP_OPTIONS["frame_height"], "show_grid": False}  # the map is a square
+    limits = {"xlim": (east_km[0], east_km[-1]), "ylim": (north_km[0], north_km[-1])}
+    title = f"Sample {sample}: what the IQ of all receivers says together"
+    return hv.Overlay(layers).opts(title=title, **limits, **options, backend="bokeh")
+
+
 class Hyperbolas(NamedTuple):
     """Limits of a map in degrees, and by receiver the line (points, 2) of each measured time difference on it."""
 
