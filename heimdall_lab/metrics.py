@@ -174,6 +174,21 @@ def table(board: xr.Dataset) -> pd.DataFrame:
     return rows[["method", "by", "bin", "samples", *whole]]
 
 
+def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
+    """Label of the sample whose transmitter is nearest to a position.
+
+    Raises
+    ------
+    ValueError
+        If no true position is known.
+    """
+    truth = [dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude")]
+    distance_m, _ = geodesy.geodesic(*truth, np.full(len(truth[0]), latitude_deg), longitude_deg)
+    if not np.isfinite(distance_m).any():
+        raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")
+    return int(dataset.sample.values[np.nanargmin(distance_m)])
+
+
 def bin_of(values: np.ndarray, by: str) -> np.ndarray:
     """Place values, of scenes, in the bins of a leaderboard: positions along ``…_bin``, one beyond the last for NaN.
 

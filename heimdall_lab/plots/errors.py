@@ -114,7 +114,10 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     count = board[f"samples_by_{by}"].values
     shown = np.flatnonzero(count)
     names = [f"{board[f'{by}_bin'].values[place]}\n({count[place]} samples)" for place in shown]
-    axes = hv.Dimension(by, label=_CONDITIONS[by], values=names), hv.Dimension("error_m", "median error", unit="m")
+    axes = (
+        hv.Dimension(by, label=_CONDITIONS[by], values=names),
+        hv.Dimension("error_m", label="median error", unit="m"),
+    )
     median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
     known = board.error.notnull().any("method").values
     member = np.where(known, metrics.bin_of(board[f"scene_{by}"].values, by), -1)
