@@ -31,7 +31,9 @@ _CDF, _ELLIPSES, _BINS, _ERROR_MAP, _SCENE = range(1, 6)  # tabs with pictures, 
 _AROUND, _NETWORK, _LIKELIHOOD = "Around the transmitter", "Network", "Likelihood from the IQ"
 _ONE_LINE = {"& .MuiToggleButton-root": {"whiteSpace": "nowrap"}}
 _WIDE = {"frame_width": 690, "frame_height": 320}
-_MAP = {"frame_width": 538, "frame_height": 400}  # in the shape of the maps' own frame
+_BELOW_BUTTONS = {"frame_width": 690, "frame_height": 260}
+_SQUARE = {"frame_width": 330, "frame_height": 330}
+_MAP = {"frame_width": 485, "frame_height": 360}  # in the shape of the maps' own frame
 
 
 class _Cancelled(Exception):
@@ -196,8 +198,8 @@ class Compare(Viewer):
         top = (10, 0, 0, 0)  # room for labels on the fields' upper edges
         self._tabs = pmui.Tabs(
             ("Leaderboard", self._leaderboard()),
-            ("Error distribution", cdf),
-            ("Honest ellipses", calibration),
+            ("Error distribution", pn.Column(cdf)),
+            ("Honest ellipses", pn.Column(calibration)),
             ("By conditions", pn.Column(conditions, by_bin)),
             (
                 "Error map",
@@ -245,7 +247,13 @@ class Compare(Viewer):
             )
             box.param.watch(lambda event, name=name: self._tick(name, event.new), "value")
             boxes.append(box)
-        reasons = [pmui.Typography(f"{name}: {why}", variant="caption") for name, why in self.unfit.items()]
+        together: dict[str, list[str]] = {}
+        for name, why in self.unfit.items():
+            together.setdefault(why, []).append(name)
+        reasons = [
+            pmui.Typography(f"{', '.join(names)}: {why}", variant="caption", margin=(0, 10))
+            for why, names in together.items()
+        ]
         self._choice.objects = [pn.FlexBox(*boxes, sizing_mode="stretch_width"), *reasons]
         self._tell_time()
 
@@ -311,8 +319,8 @@ class Compare(Viewer):
     def _picture(self, tab: int, board: xr.Dataset, located: xr.Dataset) -> Any:
         drawings: dict[int, Callable[[], Any]] = {
             _CDF: lambda: plots.error_cdf(board).opts(**_WIDE),
-            _ELLIPSES: lambda: plots.calibration(board).opts(frame_width=360, frame_height=360),
-            _BINS: lambda: plots.error_by_bin(board, self.by).opts(**_WIDE),
+            _ELLIPSES: lambda: plots.calibration(board).opts(**_SQUARE),
+            _BINS: lambda: plots.error_by_bin(board, self.by).opts(**_BELOW_BUTTONS),
             _ERROR_MAP: lambda: plots.error_map(located, board, self._mapped.value).opts(**_MAP),
             _SCENE: lambda: self._scene_picture(board, located),
         }
@@ -336,7 +344,7 @@ class Compare(Viewer):
                 likelihood = await asyncio.to_thread(lambda: dpd.likelihood(scene.load()))
                 shown = board.sel({"method": ["dpd"]}) if "dpd" in board.method else None
                 picture = plots.likelihood_map(located, sample, likelihood, shown)
-                self._panes[_SCENE].object = picture.opts(frame_width=400, frame_height=400)
+                self._panes[_SCENE].object = picture.opts(**_SQUARE)
         finally:
             self._panes[_SCENE].loading = False
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import holoviews as hv
 import numpy as np
 import xarray as xr
+from bokeh.models import NumeralTickFormatter
 from bokeh.plotting.contour import contour_data
 
 from heimdall_lab import bounds, geodesy
@@ -25,6 +26,8 @@ from heimdall_lab.plots.style import (
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
+
+_ON_MAGMA = "#56B4E9"  # is seen on the map's colours, and beside it on light and dark pages
 
 _LINE_DASHES = ("solid", "dashed", "dotted")
 
@@ -194,17 +197,18 @@ def likelihood_map(
     level = hv.Dimension("log_likelihood", label="log likelihood below the best")
     image = hv.Image((east_km, north_km, likelihood.transpose("north", "east").values), axes, level, rtol=1e-3)
     colours = {"cmap": "magma", "clim": (float(likelihood.median()), 0.0), "colorbar": True, "clabel": level.label}
+    colours["cformatter"] = NumeralTickFormatter(format="0,0")
     place, names = on_map.project(_receivers(scene)[0]), receiver_names(scene)
     triangles = hv.Points((*place.T, names), axes, "receiver", label="receiver")
     style = {"marker": "triangle", "size": 11, "fill_alpha": 0, "line_width": 1.5, "tools": ["hover"]}
     layers = [
         image.opts(**colours, backend="bokeh"),
-        triangles.opts(**style, color="#eeeeee", backend="bokeh"),
+        triangles.opts(**style, color=_ON_MAGMA, backend="bokeh"),
     ]
     if (position := _transmitter(scene)) is not None:
         star = hv.Points(on_map.project(position[None]), axes, label="transmitter")
         style = {"marker": "star", "size": 17, "fill_alpha": 0, "line_width": 1.5}
-        layers.append(star.opts(**style, color="#eeeeee", backend="bokeh"))
+        layers.append(star.opts(**style, color=_ON_MAGMA, backend="bokeh"))
     for fix in [] if fixes is None else _fixes(scene, fixes):
         layers += _fix_layers(fix, fix.label, on_map, ellipse=False)
     options = MAP_OPTIONS | {"frame_width": MAP_OPTIONS["frame_height"], "show_grid": False}  # the map is a square
