@@ -182,8 +182,8 @@ def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: floa
     ValueError
         If no true position is known.
     """
-    truth = [dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude")]
-    distance_m, _ = geodesy.geodesic(*truth, np.full(len(truth[0]), latitude_deg), longitude_deg)
+    latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
+    distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
     if not np.isfinite(distance_m).any():
         raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")
     return int(dataset.sample.values[np.nanargmin(distance_m)])

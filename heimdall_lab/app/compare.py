@@ -360,10 +360,13 @@ class Compare(Viewer):
 
     async def _report(self) -> io.BytesIO:
         """Write the report in a process of its own: drawing for seconds would stop all pages."""
+        located, board = self._located, self.board
+        if located is None or board is None:
+            return io.BytesIO()
         loop, spawned = asyncio.get_running_loop(), multiprocessing.get_context("spawn")
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=spawned) as process:
             path = Path(folder) / "report.html"
-            await loop.run_in_executor(process, report.write_report, self._located, self.board, path)
+            await loop.run_in_executor(process, report.write_report, located, board, path)
             return io.BytesIO(path.read_bytes())
 
 
