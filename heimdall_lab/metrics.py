@@ -13,6 +13,7 @@ import xarray as xr
 from heimdall_lab import bounds, estimators, geodesy, learned, pairs, store, student
 from heimdall_lab.estimators import Method
 from heimdall_lab.learned import Predictor
+from heimdall_lab.progress import Report
 
 _AXES = {"axis": ["east", "north"]}
 
@@ -69,7 +70,9 @@ def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     )
 
 
-def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None) -> xr.Dataset:
+def compare(
+    dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None, progress: Report | None = None
+) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
     Failed fixes stay in every statistic, at the position that stands in for them; samples whose true position is not
@@ -82,6 +85,9 @@ def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = Non
     methods : method or iterable of methods, optional
         As `estimators.locate` takes them; by default all of `estimators.methods` that the dataset allows. Trained
         ones are named as `learned.labels` says.
+    progress : callable, optional
+        Called before each method with the number of those that are done and the name of the next, and before the
+        delays are measured; what it raises ends the comparison.
 
     Returns
     -------
@@ -107,11 +113,14 @@ def compare(dataset: xr.Dataset, methods: Method | Iterable[Method] | None = Non
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
+    report = progress or (lambda *_: None)
+    report(0, "measuring delays")
     began = time.perf_counter()
     measured = pairs.pair_features(dataset)
     measuring_s = time.perf_counter() - began
     fixes, latencies = [], []
-    for method in chosen.values():
+    for done, (name, method) in enumerate(chosen.items()):
+        report(done, name)
         began = time.perf_counter()
         fixes.append(estimators.locate(dataset, method, measured).drop_attrs(deep=False))
         latencies.append((measuring_s + time.perf_counter() - began) / dataset.sizes["sample"])
@@ -165,6 +174,30 @@ def table(board: xr.Dataset) -> pd.DataFrame:
     return rows[["method", "by", "bin", "samples", *whole]]
 
 
+def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
+    """Label of the sample whose transmitter is nearest to a position.
+
+    Raises
+    ------
+    ValueError
+        If no true position is known.
+    """
+    latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
+    distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
+    if not np.isfinite(distance_m).any():
+        raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")
+    return int(dataset.sample.values[np.nanargmin(distance_m)])
+
+
+def bin_of(values: np.ndarray, by: str) -> np.ndarray:
+    """Place values, of scenes, in the bins of a leaderboard: positions along ``…_bin``, one beyond the last for NaN.
+
+    >>> bin_of(np.array([9.9, 10.0, 99.0, np.nan]), "snr").tolist()
+    [0, 1, 4, 5]
+    """
+    return np.digitize(values, (*BINS[by], np.inf)) - 1
+
+
 def _chosen(methods: Any) -> dict[str, str | Predictor]:
     """Give each method its name on the board, and read those that are files."""
     one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
@@ -212,10 +245,9 @@ def _by_bin(
     each: xr.Dataset, crlb_rmse: xr.DataArray, by: str, values: xr.DataArray, overall: xr.Dataset
 ) -> xr.Dataset:
     """Divide the samples into bins and take the statistics of each, named and labelled as those of all samples."""
-    edges = (*BINS[by], np.inf)
-    member = np.digitize(values.values, edges) - 1  # NaN lies beyond the last
+    member = bin_of(values.values, by)
     parts = []
-    for number in range(len(edges) - 1):
+    for number in range(len(BINS[by])):
         rows = np.flatnonzero(member == number)
         part = _statistics(each.isel(sample=rows), crlb_rmse.isel(sample=rows)) if len(rows) else overall * np.nan
         parts.append(part.assign(samples=len(rows)))

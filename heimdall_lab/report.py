@@ -53,6 +53,7 @@ _HEADERS = {  # as people read them, and what they mean
     "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
     "parameters": ("weights", "Numbers that training set; classical methods have none."),
 }
+MEANINGS = dict(_HEADERS.values())  # of each column of the leaderboard that people read
 _DIFFRACTION = {
     "none": "",
     "smooth_earth": "diffraction over a smooth Earth, ",
@@ -135,18 +136,48 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
 def leaderboard_text(board: xr.Dataset) -> str:
     """Write the leaderboard as an aligned table for a terminal, best median first, and what to beware of below it."""
     table = leaderboard_table(board)
-    header = ["method", *(name for name, _ in _HEADERS.values())]
-    rows = [header, *([str(method), *cells] for method, cells in zip(table.index, _cells(table), strict=True))]
+    text = leaderboard_cells(table)
+    rows = [["method", *text.columns], *([str(method), *cells] for method, *cells in text.itertuples())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for method, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_warnings(table)])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *cautions(table)])
 
 
-def _warnings(table: pd.DataFrame) -> list[str]:
-    """Say which methods were trained on samples that they are ranked by."""
+def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Write the numbers of a leaderboard as people read them.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Result of `leaderboard_table`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Of text, a row for each of the table's; columns are those of `MEANINGS`.
+    """
+    from heimdall_lab.plots import length_text
+
+    def text(column: str, value: float) -> str:
+        if not np.isfinite(value) or (column == "parameters" and not value):
+            return "–"
+        if column == "parameters":
+            return f"{value:,.0f}"
+        if column.endswith("_m"):
+            return length_text(value)
+        if column.endswith("_percent"):
+            return f"{value:.0f} %"
+        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
+
+    columns = {header: [text(column, value) for value in table[column]] for column, (header, _) in _HEADERS.items()}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def cautions(table: pd.DataFrame) -> list[str]:
+    """Say which methods of a `leaderboard_table` were trained on samples that they are ranked by."""
     return [
         f"Beware: {method} was trained with or chosen by {share:.2g} % of these samples; compare on the test split."
         for method, share in table.seen_percent.items()
@@ -284,37 +315,20 @@ def _facts_html(facts: dict[str, str]) -> str:
     return f'<table class="facts">{rows}</table>'
 
 
-def _cells(table: pd.DataFrame) -> list[list[str]]:
-    """Format the numbers of a leaderboard, row by row."""
-    from heimdall_lab.plots import length_text
-
-    def text(column: str, value: float) -> str:
-        if not np.isfinite(value) or (column == "parameters" and not value):
-            return "–"
-        if column == "parameters":
-            return f"{value:,.0f}"
-        if column.endswith("_m"):
-            return length_text(value)
-        if column.endswith("_percent"):
-            return f"{value:.0f} %"
-        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
-
-    return [[text(column, table[column][method]) for column in _HEADERS] for method in table.index]
-
-
 def _leaderboard_html(board: xr.Dataset) -> str:
     from heimdall_lab.plots import method_styles
 
     table = leaderboard_table(board)
     styles = method_styles(str(name) for name in board.method.values)
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["method", *(name for name, _ in _HEADERS.values())])
+    text = leaderboard_cells(table)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["method", *text.columns])
     rows = []
-    for method, cells in zip(table.index, _cells(table), strict=True):
+    for method, *cells in text.itertuples():
         swatch = f'<span class="swatch" style="background:{styles[method][0]}"></span>'
         rows.append(f"<tr><td>{swatch}{escape(method)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    legend = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _HEADERS.values())
+    legend = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in MEANINGS.items())
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    warnings = "".join(f"<p><strong>{escape(warning)}</strong></p>" for warning in _warnings(table))
+    warnings = "".join(f"<p><strong>{escape(warning)}</strong></p>" for warning in cautions(table))
     return f'<table class="leaderboard">{body}</table>{warnings}<dl>{legend}</dl>'
 
 

@@ -54,6 +54,20 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
     return dataset.isel(sample=rows)
 
 
+def spread(dataset: xr.Dataset, most: int) -> xr.Dataset:
+    """Keep at most so many scenes, evenly spread over all.
+
+    Raises
+    ------
+    ValueError
+        If ``most`` is below 1.
+    """
+    if most < 1:
+        raise ValueError(f"most: is {most}; keep at least 1 scene")
+    count = dataset.sizes["sample"]
+    return dataset if count <= most else dataset.isel(sample=np.arange(most) * count // most)
+
+
 def _hash(seed: int, number: int) -> float:
     """Spread a scene's seed evenly over 0 to 1."""
     digest = blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
 
+from heimdall_lab import links
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, length_text, log_ticks, view
 
@@ -43,7 +44,8 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     if not known.any():
         raise ValueError("transmitter_latitude: is unknown in every sample; an error map needs the true positions")
     each = board[["error", "converged"]].sel({"method": method}).isel(sample=known)
-    receivers, names = _common_receivers(dataset)
+    common = links.common_receivers(dataset)
+    receivers, names = np.array(list(common.values())).reshape(-1, 2), list(common)
     shown = np.concatenate([place[known], receivers])
     shrink = math.cos(math.radians(float(shown[:, 1].mean())))
     x_range, y_range = view(shown, margin=0.06, shrink=shrink)
@@ -87,14 +89,3 @@ def _receiver_layers(
     placed = place_labels(scaled, names, (x_range[0] * shrink, x_range[1] * shrink))
     labels = label_layers([(at[0] / shrink, *at[1:]) for at in placed], map_axes())
     return [triangles.opts(**style, backend="bokeh"), *labels]
-
-
-def _common_receivers(dataset: xr.Dataset) -> tuple[np.ndarray, list[str]]:
-    """Longitude and latitude (P, 2) of the receivers and their names, if they stand where they do in all samples."""
-    place = np.stack([dataset[f"receiver_{name}"].values for name in ("longitude", "latitude")], axis=-1)
-    used = dataset["receiver_present"].values.any(axis=0)
-    place = place[:, used]  # (S, P, 2)
-    first = np.nanmax(place, axis=0)
-    if not (np.isnan(place) | (place == first)).all():
-        return np.empty((0, 2)), []
-    return first, [str(name) for name in dataset["receiver_name"].values[used]]

@@ -3,7 +3,9 @@
 import holoviews as hv
 import numpy as np
 import xarray as xr
+from scipy.optimize import brentq
 
+from heimdall_lab import metrics
 from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, method_styles
 
 _ERROR_AXES = (
@@ -15,6 +17,7 @@ _LEVEL_AXES = (
     hv.Dimension("level", label="level of the ellipse", unit="%"),
     hv.Dimension("inside", label="true positions inside", unit="%"),
 )
+_CONDITIONS = {"snr": "mean SNR, dB", "gdop": "TDOA GDOP", "receivers": "receivers with signal"}
 _BAND_SIGMAS = 1.96  # that hold 95 % of what sampling does
 
 
@@ -86,6 +89,58 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
     return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
 
 
+def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
+    """Draw the median error of each method, and of an ideal one, over what makes scenes hard.
+
+    Parameters
+    ----------
+    board : xr.Dataset
+        Result of `metrics.compare`.
+    by : str
+        Of `metrics.BINS`: snr, gdop or receivers.
+
+    Returns
+    -------
+    hv.Overlay
+        Over the bins that hold samples, whose number stands below each.
+
+    Raises
+    ------
+    ValueError
+        If ``by`` is unknown.
+    """
+    if by not in _CONDITIONS:
+        raise ValueError(f"by: {by!r} is unknown; choose one of {', '.join(_CONDITIONS)}")
+    count = board[f"samples_by_{by}"].values
+    shown = np.flatnonzero(count)
+    names = [f"{board[f'{by}_bin'].values[place]}\n({count[place]} samples)" for place in shown]
+    axes = (
+        hv.Dimension(by, label=_CONDITIONS[by], values=names),
+        hv.Dimension("error_m", label="median error", unit="m"),
+    )
+    median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
+    known = board.error.notnull().any("method").values
+    member = np.where(known, metrics.bin_of(board[f"scene_{by}"].values, by), -1)
+    ideal_m = [_ideal_median(board.crlb_covariance.values[member == place]) for place in shown]
+    lines = [
+        (method, median_m.sel({"method": method}).values, colour, marker, line_dash(method), 1.5)
+        for method, (colour, marker) in method_styles(board.method.values).items()
+    ]
+    layers = []
+    for label, error_m, colour, marker, dash, width in [
+        *lines,
+        ("ideal (CRLB)", np.array(ideal_m), TRUTH, "dash", "dashed", 2),
+    ]:
+        at = (names, np.maximum(error_m, 1e-3))  # a logarithmic axis has no 0
+        line = {"color": colour, "line_dash": dash, "line_width": width}
+        points = {"color": colour, "marker": marker, "size": 11, "fill_alpha": 0, "line_width": 2, "tools": ["hover"]}
+        layers.append(hv.Curve(at, *axes, label=label).opts(**line, backend="bokeh"))
+        layers.append(hv.Scatter(at, *axes, label=label).opts(**points, backend="bokeh"))
+    options = MAP_OPTIONS | {"frame_height": 300, "logy": True}
+    title = f"Median error over {board.sizes['sample']} samples, by {_CONDITIONS[by].split(',')[0]}"
+    return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
+
+
 def _steps(error_m: np.ndarray, label: str) -> hv.Curve:
     """Cumulative distribution of errors (S,); unknown ones count as larger than any."""
     ordered = np.maximum(np.sort(error_m[np.isfinite(error_m)]), 1e-3)  # a logarithmic axis has no 0
@@ -97,17 +152,34 @@ def _steps(error_m: np.ndarray, label: str) -> hv.Curve:
 def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
     """Distribution of the length of normal errors with covariances (S, 2, 2) m², scenes without a bound left out.
 
-    Along the direction φ of the whitened error z, |error|² = |z|² (a² cos² φ + b² sin² φ) with a and b the standard
-    deviations along the axes of the ellipse, and |z|² exceeds x with probability exp(−x/2).
+    The squared length of the whitened error exceeds x with probability exp(−x/2).
     """
     label = "ideal (CRLB)"
-    known = covariance[np.isfinite(covariance).all(axis=(1, 2))]
-    a_squared, b_squared = np.linalg.eigvalsh(known).T[..., None]  # (S, 1)
-    angle = (np.arange(360) + 0.5) * np.pi / 360
-    stretch = a_squared * np.cos(angle) ** 2 + b_squared * np.sin(angle) ** 2  # (S, angles)
-    if not len(known):
+    stretch = _stretch(covariance)
+    if not len(stretch):
         return hv.Curve([], *_ERROR_AXES, label=label)
     error = np.geomspace(np.sqrt(stretch.min()) / 30, 4 * np.sqrt(stretch.max()), 400)
     share = 100 * np.array([1 - np.exp(-(e**2) / 2 / stretch).mean() for e in error])
     shown = (share > 0.3) & (share < 99.9)
     return hv.Curve((error[shown], share[shown]), *_ERROR_AXES, label=label)
+
+
+def _ideal_median(covariance: np.ndarray) -> float:
+    """Median length of normal errors with covariances (S, 2, 2) m², m; NaN if no scene has a bound."""
+    stretch = _stretch(covariance)
+    if not len(stretch):
+        return np.nan
+    limits = np.sqrt(2 * np.log(2) * np.array([stretch.min(), stretch.max()])) * [0.99, 1.01]
+    return float(brentq(lambda error: np.exp(-(error**2) / 2 / stretch).mean() - 0.5, *limits))
+
+
+def _stretch(covariance: np.ndarray) -> np.ndarray:
+    """Squared length of errors over that of whitened ones, by direction (S, angles) m²; only of scenes with a bound.
+
+    Along the direction φ of the whitened error z, |error|² = |z|² (a² cos² φ + b² sin² φ) with a and b the standard
+    deviations along the axes of the ellipse.
+    """
+    known = covariance[np.isfinite(covariance).all(axis=(1, 2))]
+    a_squared, b_squared = np.linalg.eigvalsh(known).T[..., None]  # (S, 1)
+    angle = (np.arange(360) + 0.5) * np.pi / 360
+    return a_squared * np.cos(angle) ** 2 + b_squared * np.sin(angle) ** 2

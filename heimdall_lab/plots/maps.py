@@ -7,6 +7,7 @@ from typing import NamedTuple
 import holoviews as hv
 import numpy as np
 import xarray as xr
+from bokeh.models import NumeralTickFormatter
 from bokeh.plotting.contour import contour_data
 
 from heimdall_lab import bounds, geodesy
@@ -25,6 +26,8 @@ from heimdall_lab.plots.style import (
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
+
+_ON_MAGMA = "#56B4E9"  # is seen on the map's colours, and beside it on light and dark pages
 
 _LINE_DASHES = ("solid", "dashed", "dotted")
 
@@ -158,6 +161,60 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
         **MAP_OPTIONS,
         backend="bokeh",
     )
+
+
+def likelihood_map(
+    dataset: xr.Dataset, sample: int, likelihood: xr.DataArray, fixes: xr.Dataset | None = None
+) -> hv.Overlay:
+    """Draw how likely every position is, given the IQ; the less likely half of the map has one colour.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract.
+    sample : int
+        Label of the scene along ``sample``.
+    likelihood : xr.DataArray
+        Result of `dpd.likelihood` for it.
+    fixes : xr.Dataset, optional
+        As `estimators.locate` or `metrics.compare` return them; drawn without their ellipses.
+
+    Returns
+    -------
+    hv.Overlay
+        On the axes of `scene_map`.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    scene = load_scene(dataset, sample)
+    latitude, longitude, _ = _mean_position(scene)
+    axes = [hv.Dimension(f"{axis}_km", label=axis, unit="km") for axis in ("east", "north")]
+    on_map = _Map(lambda ecef: geodesy.enu(ecef, latitude, longitude)[:, :2] / 1e3, axes)
+    east_km, north_km = (likelihood[name].values / 1e3 for name in ("east", "north"))
+    level = hv.Dimension("log_likelihood", label="log likelihood below the best")
+    image = hv.Image((east_km, north_km, likelihood.transpose("north", "east").values), axes, level, rtol=1e-3)
+    colours = {"cmap": "magma", "clim": (float(likelihood.median()), 0.0), "colorbar": True, "clabel": level.label}
+    colours["cformatter"] = NumeralTickFormatter(format="0,0")
+    place, names = on_map.project(_receivers(scene)[0]), receiver_names(scene)
+    triangles = hv.Points((*place.T, names), axes, "receiver", label="receiver")
+    style = {"marker": "triangle", "size": 11, "fill_alpha": 0, "line_width": 1.5, "tools": ["hover"]}
+    layers = [
+        image.opts(**colours, backend="bokeh"),
+        triangles.opts(**style, color=_ON_MAGMA, backend="bokeh"),
+    ]
+    if (position := _transmitter(scene)) is not None:
+        star = hv.Points(on_map.project(position[None]), axes, label="transmitter")
+        style = {"marker": "star", "size": 17, "fill_alpha": 0, "line_width": 1.5}
+        layers.append(star.opts(**style, color=_ON_MAGMA, backend="bokeh"))
+    for fix in [] if fixes is None else _fixes(scene, fixes):
+        layers += _fix_layers(fix, fix.label, on_map, ellipse=False)
+    options = MAP_OPTIONS | {"frame_width": MAP_OPTIONS["frame_height"], "show_grid": False}  # the map is a square
+    limits = {"xlim": (east_km[0], east_km[-1]), "ylim": (north_km[0], north_km[-1])}
+    title = f"Sample {sample}: what the IQ of all receivers says together"
+    return hv.Overlay(layers).opts(title=title, **limits, **options, backend="bokeh")
 
 
 class Hyperbolas(NamedTuple):

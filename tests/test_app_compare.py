@@ -1,0 +1,216 @@
+"""The page that compares methods: which it offers, what it runs and shows, and how it is stopped."""
+
+import asyncio
+import shutil
+
+import holoviews as hv
+import numpy as np
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab import dpd, geodesy, learned, metrics, plots, report, store
+from heimdall_lab.app import compare
+from heimdall_lab.app.compare import Compare
+
+FAST = ["centroid", "tdoa_ls"]
+
+
+@pytest.fixture(autouse=True)
+def wait():
+    """An event loop, as a server has one; the function waits for what it is given."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop.run_until_complete
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    config = hl.preset("los_sync", num_samples=12, seed=3, signal={"duration_s": 0.02})
+    hl.generate(config, out=folder / "los", progress=False)
+    bare = config.model_copy(update={"data_type": "feature_based", "seed": 4})
+    hl.generate(bare, out=folder / "bare", progress=False)
+    (folder / "runs" / "mine").mkdir(parents=True)
+    shutil.copy(learned.pretrained()["triangulation_websdr"], folder / "runs" / "mine" / "model.onnx")
+    (folder / "runs" / "torn").mkdir()
+    (folder / "runs" / "torn" / "model.onnx").write_bytes(b"no model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(root):
+    return metrics.compare(store.open_dataset(root / "los"), [*FAST, "dpd"])
+
+
+def made(root, name="los", **params):
+    """A viewer that has loaded its dataset."""
+    return Compare(root, dataset=str(root / name), **params)
+
+
+def test_methods_that_do_not_fit_say_why(root):
+    viewer = made(root, "bare")
+    assert "runs/mine" in viewer.offered
+    assert viewer.unfit["dpd"] == "needs IQ, which this dataset does not keep"
+    assert "iq_raw" in viewer.unfit["iq_resnet18_los_sync"]
+    assert "damaged or not an ONNX file" in viewer.unfit["runs/torn"]
+    assert "dpd" not in viewer.methods
+    boxes = {box.label: box for box in viewer._choice[0]}
+    assert boxes["dpd"].disabled
+    assert not boxes["runs/mine"].disabled
+    boxes["runs/mine"].value = True
+    assert "runs/mine" in viewer.methods
+
+
+def test_the_board_is_that_of_metrics(root, wait):
+    viewer = made(root, methods=[*FAST, "triangulation_websdr"], scenes=5)
+    assert viewer.methods == [*FAST, "triangulation_websdr"]
+    wait(viewer.compare())
+    dataset = store.open_dataset(root / "los").isel(sample=[0, 2, 4, 7, 9])
+    expected = metrics.compare(dataset, [*FAST, learned.pretrained()["triangulation_websdr"]])
+    assert viewer.board.sample.values.tolist() == [0, 2, 4, 7, 9]
+    assert viewer.board.drop_vars("latency").identical(expected.drop_vars("latency")) or np.allclose(
+        viewer.board.error, expected.error
+    )
+    shown = viewer._table.value
+    text = report.leaderboard_cells(report.leaderboard_table(viewer.board))
+    assert shown["median"].tolist() == text["median"].tolist()
+    assert [cell.split("</span>")[1] for cell in shown["method"]] == text.index.tolist()
+    assert viewer._tabs.visible
+
+
+def test_a_split_bounds_the_scenes(root, wait):
+    viewer = made(root, methods=FAST, split="train")
+    wait(viewer.compare())
+    numbers = viewer.board.sample.values
+    assert 0 < len(numbers) < 12
+    assert (hl.splits.split_of(3, numbers) == "train").all()
+
+
+def test_an_estimate_of_time_grows_with_the_work(root):
+    viewer = made(root, methods=["tdoa_ls"])
+    alone = viewer.estimated_s()
+    viewer.methods = ["tdoa_ls", "dpd"]
+    both = viewer.estimated_s()
+    assert both > 2 * alone
+    viewer.scenes = 6
+    assert viewer.estimated_s() == pytest.approx(both / 2)
+    assert "6 scenes, 2 methods: about" in viewer._status.object
+    viewer.methods = []
+    assert viewer._start.disabled
+
+
+def test_cancelled_between_methods(root, wait):
+    viewer = made(root, methods=FAST)
+
+    async def both():
+        running = asyncio.ensure_future(viewer.compare())
+        await asyncio.sleep(0)
+        assert viewer._start.disabled
+        viewer._cancel.set()
+        await running
+
+    wait(both())
+    assert viewer.board is None
+    assert viewer._status.object == "Cancelled."
+    assert not viewer._start.disabled
+    wait(viewer.compare())
+    assert viewer.board is not None
+
+
+def test_no_truth_is_told_in_the_page(root, wait):
+    viewer = made(root, methods=FAST)
+    viewer._opened = viewer._opened.assign(transmitter_latitude=viewer._opened.transmitter_latitude * np.nan)
+    wait(viewer.compare())
+    assert viewer.board is None
+    assert viewer._alert.visible
+    assert "compare needs the true positions" in viewer._alert.object
+
+
+def test_pictures_are_drawn_when_their_tab_opens(root, wait):
+    viewer = made(root, methods=[*FAST, "dpd"])
+    wait(viewer.compare())
+    assert all(pane.object is None for pane in viewer._panes.values())
+    for tab, pane in viewer._panes.items():
+        viewer._tabs.active = tab
+        assert isinstance(pane.object, hv.Overlay)
+    drawn = viewer._panes[compare._CDF].object
+    viewer._tabs.active = compare._CDF
+    assert viewer._panes[compare._CDF].object is drawn
+    viewer.dark = True
+    assert viewer._panes[compare._CDF].object is not drawn
+    viewer._tabs.active = compare._SCENE
+    viewer._view.value = compare._LIKELIHOOD
+    wait(viewer._draw_likelihood())
+    assert "what the IQ of all receivers says" in viewer._panes[compare._SCENE].object.opts.get().kwargs["title"]
+
+
+def test_a_click_on_the_map_opens_the_nearest_scene(root, wait):
+    viewer = made(root, methods=FAST)
+    wait(viewer.compare())
+    scene = store.open_dataset(root / "los").sel(sample=7)
+    viewer._look_at(float(scene.transmitter_longitude) + 1e-4, float(scene.transmitter_latitude))
+    assert (viewer._sample.value, viewer._tabs.active) == (7, compare._SCENE)
+
+
+def test_nearest_is_by_metres_not_degrees(root):
+    dataset = store.open_dataset(root / "los").isel(sample=[0, 1]).load()
+    dataset = dataset.assign(
+        transmitter_latitude=dataset.transmitter_latitude.copy(data=[60.0, 60.75]),
+        transmitter_longitude=dataset.transmitter_longitude.copy(data=[11.0, 10.0]),
+    )
+    near, far = (geodesy.geodesic(60.0, 10.0, *place)[0] for place in ((60.0, 11.0), (60.75, 10.0)))
+    assert near < far
+    assert metrics.nearest_sample(dataset, 60.0, 10.0) == 0
+    with pytest.raises(ValueError, match="is unknown in every sample; none is nearest"):
+        metrics.nearest_sample(dataset.assign(transmitter_latitude=dataset.transmitter_latitude * np.nan), 60, 10)
+
+
+def test_downloads_hold_the_board(root, wait):
+    viewer = made(root, methods=FAST)
+    wait(viewer.compare())
+    lines = viewer._csv().getvalue().splitlines()
+    assert lines[0].startswith("method,by,bin,samples,median_error")
+    assert {line.split(",")[0] for line in lines[1:]} == set(FAST)
+    page = wait(viewer._report()).getvalue().decode()
+    assert "<h2>Leaderboard</h2>" in page
+    assert "tdoa_ls" in page
+
+
+def test_progress_names_each_method_before_it_runs(root):
+    told = []
+    dataset = store.open_dataset(root / "los").isel(sample=slice(3))
+    metrics.compare(dataset, FAST, lambda done, note: told.append((done, note)))
+    assert told == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
+
+
+def test_ideal_median_is_that_of_drawn_errors(board):
+    picture = plots.error_by_bin(board, "receivers")
+    counts = board.samples_by_receivers.values
+    (place,) = np.flatnonzero(counts == counts.max())
+    member = metrics.bin_of(board.scene_receivers.values, "receivers") == place
+    rng = np.random.Generator(np.random.Philox(2))
+    drawn = np.concatenate([rng.multivariate_normal([0, 0], c, 20_000) for c in board.crlb_covariance.values[member]])
+    ideal = next(layer for layer in picture if type(layer) is hv.Curve and layer.label == "ideal (CRLB)")
+    shown = np.flatnonzero(counts).tolist().index(place)
+    assert ideal.dimension_values("error_m")[shown] == pytest.approx(np.median(np.hypot(*drawn.T)), rel=0.01)
+    line = next(layer for layer in picture if type(layer) is hv.Curve and layer.label == "tdoa_ls")
+    errors_m = board.error.sel({"method": "tdoa_ls"}).values[member]
+    assert line.dimension_values("error_m")[shown] == pytest.approx(np.median(errors_m))
+    with pytest.raises(ValueError, match="by: 'hour' is unknown; choose one of snr, gdop, receivers"):
+        plots.error_by_bin(board, "hour")
+
+
+def test_likelihood_map_is_brightest_at_the_fix(board, root):
+    dataset = store.open_dataset(root / "los")
+    likelihood = dpd.likelihood(dataset.sel(sample=4).load(), side=161)
+    picture = plots.likelihood_map(dataset, 4, likelihood, board.sel({"method": ["dpd"]}))
+    image = next(layer for layer in picture if isinstance(layer, hv.Image))
+    north, east = np.unravel_index(image.dimension_values(2, flat=False).argmax(), (161, 161))
+    best_km = image.dimension_values(0, expanded=False)[east], image.dimension_values(1, expanded=False)[north]
+    marker = next(layer for layer in picture if isinstance(layer, hv.Points) and layer.label.startswith("dpd"))
+    fix_km = [float(marker.dimension_values(axis)[0]) for axis in range(2)]
+    step_km = float(np.diff(likelihood.east.values[:2])[0]) / 1e3
+    assert np.abs(np.subtract(best_km, fix_km)).max() < step_km
