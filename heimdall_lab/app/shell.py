@@ -10,7 +10,9 @@ import panel_material_ui as pmui
 from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
+from heimdall_lab.app.compare import Compare
 from heimdall_lab.app.datasets import Datasets
+from heimdall_lab.app.features import Features
 from heimdall_lab.app.geometry import Geometry
 from heimdall_lab.app.locate import Locate
 from heimdall_lab.app.train import Train
@@ -18,7 +20,9 @@ from heimdall_lab.app.train import Train
 PAGES: dict[str, tuple[str, type[Viewer]]] = {
     "datasets": ("storage", Datasets),
     "geometry": ("map", Geometry),
+    "features": ("scatter_plot", Features),
     "train": ("model_training", Train),
+    "compare": ("leaderboard", Compare),
     "locate": ("my_location", Locate),
 }
 _TITLE = "heimdall_lab"
