@@ -60,8 +60,9 @@ def train(page: Page) -> None:
 
 def compare(page: Page) -> None:
     """Rank the methods."""
+    page.get_by_text("methods: about").wait_for()
     page.get_by_role("button", name="Compare", exact=True).click()
-    page.get_by_role("button", name=re.compile("CSV")).wait_for(timeout=120_000)
+    page.get_by_text("Leaderboard (CSV)").wait_for(timeout=120_000)
 
 
 def locate(page: Page) -> None:

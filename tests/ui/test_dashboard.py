@@ -79,7 +79,14 @@ def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, serving):
         with page.expect_download() as download:
             page.get_by_role("button", name="Export ONNX").click()
         exported = onnx.load(download.value.path())
-        assert json.loads({p.key: p.value for p in exported.metadata_props}["about"])["dataset"] == "clicked"
+        assert "clicked" in {each.key: each.value for each in exported.metadata_props}["dataset"]
+        page.get_by_role("link", name="Compare").last.click()
+        expect(page).to_have_url(f"{url}compare?dataset=clicked")
+        page.get_by_label("runs/triangulation-clicked").check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        row = page.get_by_role("row", name=re.compile("^triangulation .* 30,598"))
+        expect(row).to_be_visible(timeout=1e3 * MOST_S)
+        expect(page.get_by_role("row", name=re.compile("tdoa_robust"))).to_be_visible()
 
 
 def test_incompatible_choices_are_disabled_with_the_reason(page, serving):
