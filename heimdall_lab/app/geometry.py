@@ -89,6 +89,11 @@ class Geometry(Viewer):
         """The network on the map."""
         return self._config.geometry.receivers
 
+    @property
+    def bound(self) -> xr.Dataset:
+        """What the map shows, as `coverage.bound_map` returns it."""
+        return self._bound
+
     def place(self, rows: list[dict[str, Any]], *, fit: bool = False) -> None:
         """Show another network, or say why not and keep the one on the map.
 
