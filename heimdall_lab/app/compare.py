@@ -174,10 +174,8 @@ class Compare(Viewer):
         )
         self._cautions = pmui.Alert(severity="warning", visible=False, sizing_mode="stretch_width")
         downloads = pn.Row(
-            pmui.FileDownload(
-                callback=self._csv, filename="leaderboard.csv", label="Leaderboard (CSV)", variant="outlined"
-            ),
-            pmui.FileDownload(callback=self._report, filename="report.html", label="Report (HTML)", variant="outlined"),
+            pmui.FileDownload(callback=self._csv, filename="leaderboard.csv", label="Leaderboard (CSV)"),
+            pmui.FileDownload(callback=self._report, filename="report.html", label="Report (HTML)"),
         )
         return pn.Column(self._table, self._cautions, downloads, sizing_mode="stretch_width")
 

@@ -81,7 +81,7 @@ class Train(Viewer):
         )
         self._table.param.watch(self._on_selection, "selection")
         self._export = pmui.FileDownload(
-            label="Export ONNX", callback=self._exported, filename="model.onnx", disabled=True, variant="outlined"
+            label="Export ONNX", callback=self._exported, filename="model.onnx", disabled=True
         )
         self._promote = pmui.Button(label="Promote to champion", icon="star", disabled=True, variant="outlined")
         self._promote.on_click(self._promoted)

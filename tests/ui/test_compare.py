@@ -10,7 +10,7 @@ def test_from_the_question_to_one_scene(page, served, small):
     expect(page.get_by_text("24 scenes, 2 methods")).to_be_visible()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("tab", name="Leaderboard")).to_be_visible()
-    cells = page.locator(".tabulator-row .tabulator-cell:first-child")
+    cells = page.locator(".tabulator-row [tabulator-field=method]")
     expect(cells).to_have_text(["tdoa_ls", "centroid"])
     with page.expect_download() as csv:
         page.get_by_text("Leaderboard (CSV)").click()

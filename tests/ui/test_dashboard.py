@@ -38,8 +38,13 @@ def ask_for(page, name, scenes, **fields):
 
 
 def job_of(url, folder):
+    """The job that makes a folder, once it is listed."""
+    return wait_until(lambda: [job for job in listed(url) if job["task"]["folder"] == folder])[0]
+
+
+def listed(url):
     with urllib.request.urlopen(f"{url}api/v1/jobs") as answer:
-        return next(job for job in json.load(answer) if job["task"]["folder"] == folder)
+        return json.load(answer)
 
 
 def wait_until(true, seconds=MOST_S):
@@ -126,7 +131,7 @@ def test_a_reload_finds_the_job_and_cancel_ends_it(page, serving, tmp_path):
         expect(page.get_by_text(re.compile("scenes/s, .* left"))).to_be_visible(timeout=1e3 * MOST_S)
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("generating long")).to_be_hidden(timeout=20_000)
-        assert wait_until(lambda: job_of(url, "long"))["state"] == "cancelled"
+        wait_until(lambda: job_of(url, "long")["state"] == "cancelled")
         expect(page.get_by_role("row", name=re.compile("long.*unfinished"))).to_be_visible()
         page.get_by_role("row", name=re.compile("long.*unfinished")).click()
         page.get_by_role("button", name="Delete", exact=True).click()
@@ -139,7 +144,7 @@ def test_a_job_outlives_a_killed_server_and_resumes_if_it_was_killed_too(page, s
     with serving() as (server, url):
         page.goto(f"{url}datasets")
         ask_for(page, "survivor", 1500)
-        wait_until(lambda: job_of(url, "survivor")["progress"] and job_of(url, "survivor")["progress"]["done"])
+        wait_until(lambda: job_of(url, "survivor")["progress"]["done"])
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
     root = tmp_path / "data"
