@@ -16,14 +16,9 @@ FAST = ["centroid", "tdoa_ls"]
 
 
 @pytest.fixture(autouse=True)
-def wait():
-    """An event loop, as a server has one; the function waits for what it is given."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield loop.run_until_complete
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-    asyncio.set_event_loop(None)
+def wait(one_loop):  # noqa: ARG001  made by it
+    """Run what a page does beside itself to its end."""
+    return asyncio.new_event_loop().run_until_complete
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +198,16 @@ def test_ideal_median_is_that_of_drawn_errors(board):
         plots.error_by_bin(board, "hour")
 
 
-def test_likelihood_map_is_brightest_at_the_fix(board, root):
+def test_likelihood_map_is_where_the_estimator_looks(root):
+    """Both are drawn at their own east and north, in km, and the map's colours are the likelihood."""
     dataset = store.open_dataset(root / "los")
     likelihood = dpd.likelihood(dataset.sel(sample=4).load(), side=161)
-    picture = plots.likelihood_map(dataset, 4, likelihood, board.sel({"method": ["dpd"]}))
+    fix = hl.locate(dataset.sel(sample=[4]), "dpd")
+    picture = plots.likelihood_map(dataset, 4, likelihood, fix)
     image = next(layer for layer in picture if isinstance(layer, hv.Image))
-    north, east = np.unravel_index(image.dimension_values(2, flat=False).argmax(), (161, 161))
-    best_km = image.dimension_values(0, expanded=False)[east], image.dimension_values(1, expanded=False)[north]
+    for place in ((31, 120), (80, 80), (160, 0)):
+        at = likelihood[place]
+        assert image[float(at.east) / 1e3, float(at.north) / 1e3] == pytest.approx(float(at))
     marker = next(layer for layer in picture if isinstance(layer, hv.Points) and layer.label.startswith("dpd"))
-    fix_km = [float(marker.dimension_values(axis)[0]) for axis in range(2)]
-    step_km = float(np.diff(likelihood.east.values[:2])[0]) / 1e3
-    assert np.abs(np.subtract(best_km, fix_km)).max() < step_km
+    drawn_km = [float(marker.dimension_values(axis)[0]) for axis in range(2)]
+    assert drawn_km == pytest.approx([float(fix.east[0]) / 1e3, float(fix.north[0]) / 1e3], rel=1e-3, abs=0.01)

@@ -1,6 +1,5 @@
 """Links as rows, and the page that shows them: what is selected, drawn, and told against the truth."""
 
-import asyncio
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,16 +12,7 @@ from heimdall_lab import links, plots, splits, store
 from heimdall_lab.app import catalogue
 from heimdall_lab.app.features import Features
 
-
-@pytest.fixture(autouse=True)
-def wait():
-    """An event loop, as a server has one; the function waits for what it is given."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield loop.run_until_complete
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-    asyncio.set_event_loop(None)
+pytestmark = pytest.mark.usefixtures("one_loop")
 
 
 @pytest.fixture(scope="module")
