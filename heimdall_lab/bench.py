@@ -16,7 +16,7 @@ import xarray as xr
 
 from heimdall_lab import pairs, scenes, store, synthesis
 from heimdall_lab.arrays import backend_namespace
-from heimdall_lab.config import Config
+from heimdall_lab.config import MAX_SHARD_SAMPLES, Config
 from heimdall_lab.features import measure as measure_features
 from heimdall_lab.units import si_text
 from heimdall_lab.workers import samples_of
@@ -89,7 +89,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def generation_s(config: Config) -> float:
-    """Estimate how long one process takes here to generate a dataset, from two small shards of it.
+    """Estimate how long one process takes here to generate a dataset, from small shards of it; NaN for huge scenes.
 
     Raises
     ------
@@ -97,8 +97,14 @@ def generation_s(config: Config) -> float:
         If it cannot be simulated.
     """
     few, more = _FEW
-    synthesis.synthesize(config, np.arange(few))  # compiles
-    short_s, long_s = (_once(partial(synthesis.synthesize, config, np.arange(count))) for count in _FEW)
+    most = MAX_SHARD_SAMPLES // 8 // (config.signal.num_time * config.max_receivers)  # of scenes in modest memory
+    if most < 1:
+        return float("nan")
+    if most < more:
+        few, more = 0, 1
+    synthesis.synthesize(config, np.arange(1))  # compiles
+    short_s = _once(partial(synthesis.synthesize, config, np.arange(few))) if few else 0.0
+    long_s = _once(partial(synthesis.synthesize, config, np.arange(more)))
     each_s = max(long_s - short_s, 0.0) / (more - few)
     return config.num_shards * max(short_s - few * each_s, 0.0) + config.num_samples * each_s
 

@@ -13,9 +13,12 @@ from heimdall_lab.generate import generate
 def main(root: Path, identity: str) -> None:
     """Do a job, and note how it ended; what is interrupted without being cancelled is left to be started again."""
     signal.signal(signal.SIGINT, _interrupt)  # a server started in the background ignores it, and so would this process
+    jobs.begin(root, identity)
     task = jobs.job(root, identity).task
     folder = jobs.target(root, task)
     try:
+        if jobs.is_cancelled(root, identity):  # while this process could not be told yet
+            raise KeyboardInterrupt
         if isinstance(task, jobs.Generation):
             generate(task.config, folder, workers=task.workers)
         else:

@@ -1,13 +1,15 @@
 """Generation and training in processes of their own: one at a time, the others wait, and none is lost.
 
 Each job has a folder below ``jobs`` of the data folder, in which each file has one writer: ``task.json``, what was
-asked for; ``process.json``, which process does it; ``ended.json``, how that process says it ended; ``cancelled``, that
-nobody wants it any more; ``log.txt``. How far a job is stands where the job writes anyway: in the dataset's manifest,
-or in MLflow. A process that ended without a word, as by a power cut, is started again, and goes on where it was.
+asked for; ``attempt.json``, when a process was started for it; ``.running``, which that process keeps locked while it
+lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``, that nobody wants it any more;
+``log.txt``. How far a job is stands in the dataset's manifest, or in MLflow. A process that ended without a word, as by
+a power cut, is started again, and goes on where it was.
 """
 
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,6 +20,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +28,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from heimdall_lab import options, processes, store, tracking
+from heimdall_lab import options, store, tracking
 from heimdall_lab.config import Config, differing_fields
 
 NAME = r"^[A-Za-z0-9_-]+$"
@@ -33,6 +36,7 @@ RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uplo
 _KEPT = 200  # jobs whose end is remembered
 _ATTEMPTS = 3  # after which a job whose processes end without a word is given up
 _LOG_LINES = 20
+_log = logging.getLogger(__name__)
 _STARTED: list[subprocess.Popen[bytes]] = []  # that this process must collect when they have ended
 
 
@@ -150,8 +154,16 @@ def ask(root: Path, task: Generation | Training) -> Job:
 
 
 def jobs(root: Path) -> list[Job]:
-    """List all jobs, the oldest first."""
-    return [_read(folder) for folder in sorted((root / "jobs").glob("*-*")) if (folder / "task.json").exists()]
+    """List all jobs that can be read, the oldest first."""
+    found = []
+    for folder in sorted((root / "jobs").glob("*-*")):
+        try:
+            found.append(_read_ended(folder) if (folder / "ended.json").exists() else _read(folder))
+        except FileNotFoundError:  # it is just being made, or removed
+            continue
+        except ValueError as error:
+            _warn_once(f"{folder} cannot be read ({str(error).splitlines()[0]}); another version wrote it: delete it")
+    return found
 
 
 def job(root: Path, identity: str) -> Job:
@@ -166,7 +178,7 @@ def job(root: Path, identity: str) -> Job:
 
 
 def cancel(root: Path, identity: str) -> Job:
-    """Have a job end: one that waits at once, one that runs when its shard or batch is finished.
+    """Have a job end: one that waits at once, one that runs when its shard or batch is finished, or when asked twice.
 
     What it wrote is kept: asked for again, the task goes on from there.
 
@@ -178,12 +190,12 @@ def cancel(root: Path, identity: str) -> Job:
     folder = _folder(root, identity)
     with _locked(root):
         found = _read(folder)
-        if not found.is_active:
+        if not found.is_active and not _is_running(folder):
             raise JobError(f"job: {identity} is {found.state} already; there is nothing to cancel")
-        (folder / "cancelled").touch()
-        if found.state == "running":
+        (folder / "cancelled").touch()  # before the signal: a process that does not heed it yet looks here when it does
+        if (folder / "pid").exists() and _is_running(folder):
             with suppress(ProcessLookupError):
-                os.kill(_process(folder)["pid"], signal.SIGINT)
+                os.kill(int((folder / "pid").read_text()), signal.SIGINT)
     return _read(folder)
 
 
@@ -212,17 +224,40 @@ def progress(root: Path, found: Job) -> Progress:
         at = tracking.curves(run_id)["at"] if run_id is not None else pd.Series(dtype=float)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
         return _progress(len(at), _options(found.task).epochs, "epochs", rate)
-    process, folder = _process(_folder(root, found.id)), target(root, found.task)
-    done = store.num_samples(folder)
-    spent_s = (found.ended_at or datetime.now(UTC)).timestamp() - process["began_s"] if process else 0.0
-    rate = (done - process["samples_before"]) / spent_s if spent_s else 0.0
+    attempt = _json(_folder(root, found.id) / "attempt.json")
+    done = store.num_samples(target(root, found.task))
+    spent_s = 0.0
+    if found.started_at is not None:
+        spent_s = ((found.ended_at or datetime.now(UTC)) - found.started_at).total_seconds()
+    rate = (done - attempt["samples_before"]) / spent_s if spent_s > 0 else 0.0
     return _progress(done, found.task.config.num_samples, "scenes", rate)
+
+
+def delete_dataset(root: Path, name: str) -> None:
+    """Delete a dataset that no job needs.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or a job that runs or waits makes it or learns from it.
+    """
+    folder = dataset_folder(root, name)
+    with _locked(root):
+        for job in jobs(root):
+            if (job.is_active or _is_stopping(root, job)) and folder in _needed(root, job.task):
+                raise JobError(f"dataset: {name!r} is what job {job.id} works on; wait for it, or cancel it first")
+        store.delete(folder)
 
 
 def log(root: Path, identity: str) -> str:
     """Last lines of what a job printed."""
     path = _folder(root, identity) / "log.txt"
     return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if path.exists() else ""
+
+
+def begin(root: Path, identity: str) -> None:
+    """Note the number of this process, which does a job, so that it can be told to stop."""
+    store.write_atomically(_folder(root, identity) / "pid", lambda path: store.write_text(path, str(os.getpid())))
 
 
 def end(root: Path, identity: str, state: State, message: str = "") -> None:
@@ -236,7 +271,14 @@ def is_cancelled(root: Path, identity: str) -> bool:
     return (_folder(root, identity) / "cancelled").exists()
 
 
+def _needed(root: Path, task: Generation | Training) -> list[Path]:
+    return [target(root, task), *([root / task.dataset] if isinstance(task, Training) else [])]
+
+
 def _check_generation(root: Path, task: Generation) -> None:
+    for field, name in task.config.folders.items():
+        if not Path(name).resolve().is_relative_to(root.resolve()):
+            raise JobError(f"{field}: {name!r} is outside of {str(root)!r}; put its files below that")
     if task.folder in RESERVED:
         raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
     folder = root / task.folder
@@ -284,33 +326,59 @@ def _locked(root: Path) -> Iterator[None]:
 def _start(root: Path, identity: str) -> None:
     """Start the process of a job, in a session of its own, so that what ends this process leaves it running."""
     folder = _folder(root, identity)
-    command = [sys.executable, "-m", "heimdall_lab.job_process", str(root), identity]
-    with (folder / "log.txt").open("ab") as output:
-        started = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    _STARTED.append(started)
-    process = {
-        "pid": started.pid,
-        "began_s": processes.began_s(started.pid),
-        "attempt": _process(folder).get("attempt", 0) + 1,
+    attempt = {
+        "number": _json(folder / "attempt.json").get("number", 0) + 1,
+        "started_at": datetime.now(UTC).isoformat(),
         "samples_before": store.num_samples(target(root, _read(folder).task)),
     }
-    _write(folder / "process.json", process)
+    _write(folder / "attempt.json", attempt)  # before the process: if this fails, there is none that nobody knows of
+    (folder / "pid").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "heimdall_lab.job_process", str(root), identity]
+    with (folder / ".running").open("a") as held, (folder / "log.txt").open("ab") as output:
+        fcntl.flock(held, fcntl.LOCK_EX)  # handed on to the process, which holds it until it ends, however it does
+        started = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(held.fileno(),),
+        )
+    _STARTED.append(started)
 
 
 def _is_stopping(root: Path, found: Job) -> bool:
-    return found.state == "cancelled" and _is_running(_process(_folder(root, found.id)))
+    return found.state == "cancelled" and _is_running(_folder(root, found.id))
 
 
-def _is_running(process: dict[str, Any]) -> bool:
-    return bool(process) and processes.is_alive(process["pid"], process["began_s"])
+def _is_running(folder: Path) -> bool:
+    """Whether a job's process holds its lock."""
+    try:
+        with (folder / ".running").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@lru_cache(maxsize=4 * _KEPT)
+def _read_ended(folder: Path) -> Job:
+    """Read a job whose state does not change any more."""
+    return _read(folder)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    _log.warning("jobs: %s", text)
 
 
 def _read(folder: Path) -> Job:
     """Tell a job's state from the files of its folder."""
-    asked, process = json.loads((folder / "task.json").read_text()), _process(folder)
-    running = _is_running(process)
+    asked = json.loads((folder / "task.json").read_text())
+    running = _is_running(folder)
+    attempt = _json(folder / "attempt.json")
     ended = _json(folder / "ended.json")  # after that, as a process may end between these lines
     state: State = "running" if running else "queued"
     message = ""
@@ -318,7 +386,7 @@ def _read(folder: Path) -> Job:
         state, message = ended["state"], ended["message"]
     elif (folder / "cancelled").exists():
         state = "cancelled"
-    elif not running and process.get("attempt", 0) >= _ATTEMPTS:
+    elif not running and attempt.get("number", 0) >= _ATTEMPTS:
         state = "failed"
         message = f"its process ended {_ATTEMPTS} times without a word, as when memory runs out; ask for less at a time"
     return Job(
@@ -327,7 +395,7 @@ def _read(folder: Path) -> Job:
         state=state,
         message=message,
         task=_TASK.validate_python(asked["task"]),
-        started_at=datetime.fromtimestamp(process["began_s"], UTC) if process else None,
+        started_at=attempt.get("started_at"),
         ended_at=ended.get("at"),
     )
 
@@ -337,10 +405,6 @@ def _folder(root: Path, identity: str) -> Path:
     if not re.fullmatch(r"[0-9T]+-[0-9a-f]+", identity) or not (folder / "task.json").exists():
         raise JobError(f"job: {identity!r} is unknown; choose one of those that are listed")
     return folder
-
-
-def _process(folder: Path) -> dict[str, Any]:
-    return _json(folder / "process.json")
 
 
 def _json(path: Path) -> dict[str, Any]:

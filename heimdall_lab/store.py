@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -488,8 +488,14 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     return schema.check(dataset)
 
 
-def datasets(root: str | Path) -> pd.DataFrame:
+def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
     """List the datasets below a folder.
+
+    Parameters
+    ----------
+    root : path
+    leave_out : collection of str
+        Names of folders in it that hold none and are not searched.
 
     Returns
     -------
@@ -506,7 +512,7 @@ def datasets(root: str | Path) -> pd.DataFrame:
     folder = Path(root)
     if not folder.is_dir():
         raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
-    return pd.DataFrame([_entry(path.parent) for path in sorted(folder.rglob(MANIFEST))], columns=CATALOGUE)
+    return pd.DataFrame([_entry(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=CATALOGUE)
 
 
 def delete(path: str | Path) -> None:
@@ -537,6 +543,16 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
+    """Yield the folders below a root that hold a manifest; folders may come and go meanwhile."""
+    for name, folders, files in os.walk(root):
+        if MANIFEST in files:
+            yield Path(name)
+            folders.clear()
+        elif Path(name) == root:
+            folders[:] = [folder for folder in folders if folder not in leave_out]
+
+
 def _entry(folder: Path) -> dict[str, Any]:
     """A row of the catalogue."""
     entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
@@ -546,7 +562,7 @@ def _entry(folder: Path) -> dict[str, Any]:
     except StoreError:
         return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
     config, done = manifest.config, manifest.num_samples
-    written_s = [path.stat().st_mtime for path in folder.glob("shard-*.nc")]
+    first = folder / shard_name(0)
     return {
         "path": str(folder),
         "name": config.name,
@@ -557,7 +573,7 @@ def _entry(folder: Path) -> dict[str, Any]:
         "seed": config.seed,
         "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
         "acceptance": round(manifest.acceptance, 4),
-        "created": pd.Timestamp.fromtimestamp(min(written_s)).floor("s") if written_s else pd.NaT,
+        "created": pd.Timestamp.fromtimestamp(first.stat().st_mtime).floor("s") if first.exists() else pd.NaT,
         "state": "complete" if done == config.num_samples else "unfinished",
     }
 

@@ -9,8 +9,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 
@@ -36,6 +37,8 @@ _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _DATA = Path("data")
 
 Figures = Mapping[str, float]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class TrackingError(ValueError):
@@ -206,6 +209,22 @@ def client() -> Any:
     return opened
 
 
+def _told(look: Callable[P, T]) -> Callable[P, T]:
+    """Let what MLflow refuses be an error of the tracking store."""
+
+    @wraps(look)
+    def looked(*arguments: P.args, **options: P.kwargs) -> T:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return look(*arguments, **options)
+        except MlflowException as error:
+            raise _unusable(tracking_uri(), error) from error
+
+    return looked
+
+
+@_told
 def runs() -> pd.DataFrame:
     """List the tracked runs, the newest first.
 
@@ -248,6 +267,7 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=RUNS)
 
 
+@_told
 def curves(run_id: str) -> pd.DataFrame:
     """Figures of every epoch of a run: index ``epoch``, a column for each figure, and ``at``, seconds since 1970.
 
@@ -273,6 +293,7 @@ def run_id_of(folder: str | Path) -> str | None:
     return str(record["run_id"]) if record.get("uri") == tracking_uri() else None
 
 
+@_told
 def promote(run_id: str) -> str:
     """Make a run's registered model the champion of its architecture; returns the architecture's name.
 

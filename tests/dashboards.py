@@ -1,5 +1,7 @@
 """The served dashboard as a process of its own, for tests of pages and of the interface for scripts."""
 
+import fcntl
+import json
 import socket
 import subprocess
 import sys
@@ -44,3 +46,17 @@ def dashboard(folder, *options, port=None):
         finally:
             process.terminate()
             process.wait(10)
+
+
+@contextmanager
+def occupied(root, task):
+    """Let a job seem to run, so that all others wait; yields its folder."""
+    folder = root / "jobs" / "20200101T000000000000-0000"
+    folder.mkdir(parents=True)
+    text = json.dumps({"asked_at": "2020-01-01T00:00:00+00:00", "task": task.model_dump(mode="json")})
+    (folder / "task.json").write_text(text)
+    attempt = {"number": 1, "started_at": "2020-01-01T00:00:01+00:00", "samples_before": 0}
+    (folder / "attempt.json").write_text(json.dumps(attempt))
+    with (folder / ".running").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder

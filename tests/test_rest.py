@@ -1,18 +1,16 @@
 """The interface for scripts: what it lists, takes and refuses, by itself and behind the server."""
 
 import asyncio
-import json
-import os
 import re
 import subprocess
 import sys
 
 import httpx
 import pytest
-from dashboards import dashboard
+from dashboards import dashboard, occupied
 
 import heimdall_lab as hl
-from heimdall_lab import jobs, models, processes
+from heimdall_lab import jobs, models
 from heimdall_lab.app.rest import API, api
 
 
@@ -21,18 +19,8 @@ def root(tmp_path, monkeypatch, small):
     """A data folder with a dataset, in which a job seems to run, so that all that are asked for wait."""
     monkeypatch.chdir(tmp_path)
     hl.generate(small, out=tmp_path / "data" / "scenes", progress=False)
-    pretended(tmp_path / "data", small)
-    return tmp_path / "data"
-
-
-def pretended(root, config):
-    """Let this process pass for one that does a job."""
-    folder = root / "jobs" / "20200101T000000000000-0000"
-    folder.mkdir(parents=True)
-    task = jobs.Generation(folder="other", config=config).model_dump(mode="json")
-    (folder / "task.json").write_text(json.dumps({"asked_at": "2020-01-01T00:00:00+00:00", "task": task}))
-    known = {"pid": os.getpid(), "began_s": processes.began_s(), "attempt": 1, "samples_before": 0}
-    (folder / "process.json").write_text(json.dumps(known))
+    with occupied(tmp_path / "data", jobs.Generation(folder="other", config=small)):
+        yield tmp_path / "data"
 
 
 class Client:

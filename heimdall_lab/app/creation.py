@@ -1,8 +1,9 @@
 """What is to be simulated? A dialog with every field of a configuration, and what the dataset will take."""
 
 import asyncio
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewer
 
-from heimdall_lab import bench, config, jobs, store
+from heimdall_lab import bench, config, jobs, networks, store
 from heimdall_lab.app import look
 from heimdall_lab.app.fields import Fields
 from heimdall_lab.app.texts import duration
@@ -22,7 +23,7 @@ _SETTLED_S = 0.6  # without a change, before a configuration is timed
 class Creation(Viewer):
     """The dialog that asks for a dataset."""
 
-    def __init__(self, root: Path, asked: Callable[[jobs.Job], None], **params: Any) -> None:
+    def __init__(self, root: Path, asked: Callable[[jobs.Job], Awaitable[None]], **params: Any) -> None:
         super().__init__(**params)
         self._root, self._asked, self._timing = root, asked, 0
         self._preset = pmui.Select(
@@ -32,7 +33,7 @@ class Creation(Viewer):
         self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
         self._estimate = pmui.Typography("", variant="body2")
         self._start = pmui.Button(label="Generate", icon="play_arrow", color="primary", disabled=True)
-        self._start.on_click(lambda _: self._ask())
+        self._start.on_click(self._ask)
         self._fields: Fields | None = None
         self._body = pn.Column(sizing_mode="stretch_width")
         close = pmui.Button(label="Close", variant="text")
@@ -68,9 +69,10 @@ class Creation(Viewer):
         if self._fields is None:
             return
         choice = self._fields.widgets["geometry.receivers"]
-        for path in sorted((self._root / "networks").glob("*.csv")):
-            receivers = config.read_receivers(path)
-            choice.options = {**choice.options, f"{path.stem} ({len(receivers)} receivers)": receivers}
+        for name in networks.saved(self._root):
+            with look.told(self._alert):
+                receivers = networks.load(self._root, name)
+                choice.options = {**choice.options, f"{name} ({len(receivers)} receivers)": receivers}
 
     def _load(self, preset: str) -> None:
         if self._fields is not None:
@@ -85,33 +87,32 @@ class Creation(Viewer):
         await asyncio.sleep(_SETTLED_S)
         if mine != self._timing or chosen is None:
             return
+        seconds = float("nan")
         try:
             seconds = await asyncio.to_thread(bench.generation_s, chosen)
-        except ValueError as error:
+        except (ValueError, OSError, MemoryError) as error:
             if mine == self._timing and self._fields is not None:
-                self._fields.refuse(str(error))
-                self._estimate.object = self._size(chosen)
-            return
+                self._fields.refuse(str(error) or "duration: scenes are too large for this machine's memory")
         if mine == self._timing:
-            self._estimate.object = f"{self._size(chosen)}, about {duration(seconds / (self._workers.value or 1))}"
+            about = f", about {duration(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
+            self._estimate.object = self._size(chosen) + about
 
     def _size(self, chosen: config.Config) -> str:
         free = shutil.disk_usage(self._root).free
         return f"{si_text(store.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
 
-    def _ask(self) -> None:
+    async def _ask(self, _event: Any) -> None:
         if self._fields is None or self._fields.value is None:
             return
-        chosen = self._fields.value
+        chosen: config.Config = self._fields.value
+        self._start.loading = True
         try:
-            job = jobs.ask(
-                self._root, jobs.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
-            )
-        except jobs.JobError as error:
-            self._fields.refuse(str(error).replace("folder:", "name:", 1))
-            return
+            task = jobs.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
+            job = await asyncio.to_thread(jobs.ask, self._root, task)
         except (ValueError, OSError) as error:
-            self._alert.param.update(object=str(error), visible=True)
+            self._fields.refuse(look.refusal(error).replace("folder:", "name:", 1))
             return
+        finally:
+            self._start.loading = False
         self._close()
-        self._asked(job)
+        await self._asked(job)

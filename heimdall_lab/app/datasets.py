@@ -15,7 +15,7 @@ from heimdall_lab.app import look
 from heimdall_lab.app.creation import Creation
 from heimdall_lab.app.job_list import JobList
 from heimdall_lab.app.preview import Preview
-from heimdall_lab.app.watch import Seen, watch
+from heimdall_lab.app.watch import Seen, datasets, watch
 from heimdall_lab.units import si_text
 
 _BADGES = {"iq_raw": ("IQ", "#1565c0"), "feature_based": ("Features", "#616161")}
@@ -52,7 +52,7 @@ class Datasets(Viewer):
     def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
         super().__init__(**params)
         self._root = Path(root)
-        self._verified: dict[str, str] = {}
+        self._verified: dict[str, tuple[str, str]] = {}  # checksum of what was verified, and what was found
         self._seen: Seen | None = None
         self._alert = look.failure()
         self._create = Creation(self._root, self._asked)
@@ -78,13 +78,13 @@ class Datasets(Viewer):
         self._preview = Preview(self._root)
         self._detail = look.section("", visible=False)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", variant="outlined")
-        self._resume.on_click(lambda _: self._go_on())
+        self._resume.on_click(self._go_on)
         self._verify = pmui.Button(label="Verify checksums", icon="fact_check", variant="outlined")
         self._verify.on_click(self._check)
         self._delete = pmui.Button(label="Delete", icon="delete", color="error", variant="outlined")
         self._delete.on_click(lambda _: self._ask_before_deletion())
         self._confirmation = self._confirm()
-        self.tell(watch(self._root))
+        self.tell(Seen(datasets(self._root), [], {}))  # jobs come with the first refresh
         if self.selected:
             self._look_into()
 
@@ -115,7 +115,7 @@ class Datasets(Viewer):
     def tell(self, seen: Seen) -> None:
         """Show the data folder as it was seen."""
         self._jobs.tell(seen)
-        self._seen = seen
+        before, self._seen = self._state(), seen
         table = self._rows(seen.datasets)
         if not table.equals(self._table.value):
             self._table.param.update(value=table, pagination="local" if len(table) > _ROWS else None)
@@ -124,24 +124,37 @@ class Datasets(Viewer):
         self._table.visible = not table.empty
         if self.selected and self.selected not in set(table.folder):
             self.selected = ""
+        elif self._state() != before:
+            self._look_into()
 
-    def _rows(self, datasets: pd.DataFrame) -> pd.DataFrame:
+    def _rows(self, listed: pd.DataFrame) -> pd.DataFrame:
         """Write a catalogue as a table of texts."""
         rows = {
-            "folder": datasets.folder,
-            "type": [_badge(kind) for kind in datasets.data_type],
+            "folder": listed.folder,
+            "type": [_badge(kind) for kind in listed.data_type],
             "scenes": [
                 f"{done:,}" if done == of else f"{done:,} of {of:,}"
-                for done, of in zip(datasets.samples, datasets.of, strict=True)
+                for done, of in zip(listed.samples, listed.of, strict=True)
             ],
-            "receivers": datasets.receivers.astype(str),
-            "size": [f"{si_text(1e6 * size)}B" for size in datasets.megabytes],
-            "acceptance": ["–" if pd.isna(share) else f"{share:.1%}" for share in datasets.acceptance],
-            "created": ["–" if pd.isna(at) else f"{at:%Y-%m-%d %H:%M}" for at in datasets.created],
-            "state": datasets.state,
-            "checksums": [self._verified.get(folder, "not checked") for folder in datasets.folder],
+            "receivers": listed.receivers.astype(str),
+            "size": [f"{si_text(1e6 * size)}B" for size in listed.megabytes],
+            "acceptance": ["–" if pd.isna(share) else f"{share:.1%}" for share in listed.acceptance],
+            "created": ["–" if pd.isna(at) else f"{at:%Y-%m-%d %H:%M}" for at in listed.created],
+            "state": listed.state,
+            "checksums": [self._found(folder) for folder in listed.folder],
         }
         return pd.DataFrame(rows, columns=list(_COLUMNS)).reset_index(drop=True)
+
+    def _found(self, folder: str) -> str:
+        """What verifying found, if the dataset is still the one that was verified."""
+        checksum, found = self._verified.get(folder, ("", "not checked"))
+        return found if checksum == _checksum(self._root / folder) else "not checked"
+
+    def _state(self) -> str:
+        """State of the selected dataset."""
+        if self._seen is None or self.selected not in set(self._seen.datasets.folder):
+            return ""
+        return str(self._seen.datasets.set_index("folder").state[self.selected])
 
     def _mark(self) -> None:
         """Keep the selected row selected, wherever it is now."""
@@ -159,12 +172,12 @@ class Datasets(Viewer):
             self._preview.dataset = ""
             return
         self._mark()
-        row = self._seen.datasets.set_index("folder").loc[self.selected]
+        state = self._state()
         self._detail.title = self.selected
-        self._resume.visible = row.state == "unfinished"
+        self._resume.visible = state == "unfinished" or "damaged" in self._found(self.selected)
         buttons = pn.Row(self._resume, self._verify, self._delete)
-        whole = row.state == "complete"
-        hint = pmui.Typography(f"This dataset is {row.state}: there is nothing to look into yet.", visible=not whole)
+        whole = state == "complete"
+        hint = pmui.Typography(f"This dataset is {state}: there is nothing to look into yet.", visible=not whole)
         self._detail.objects = [buttons, hint, *([self._preview] if whole else [])]
         self._preview.dataset = self.selected if whole else ""
 
@@ -172,19 +185,20 @@ class Datasets(Viewer):
     def _redraw(self) -> None:
         self._preview.dark = self.dark
 
-    def _asked(self, job: jobs.Job) -> None:
-        self.tell(watch(self._root, fresh=True))
+    async def _asked(self, job: jobs.Job) -> None:
+        self.tell(await asyncio.to_thread(watch, self._root, fresh=True))
         self.selected = job.task.folder if job.task.folder in set(self._table.value.folder) else self.selected
 
-    def _go_on(self) -> None:
+    async def _go_on(self, _event: Any) -> None:
         with look.told(self._alert):
-            manifest = store.read_manifest(self._root / self.selected)
+            manifest = await asyncio.to_thread(store.read_manifest, self._root / self.selected)
             if "/" in self.selected:
                 raise ValueError(
                     f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
                     "'heimdall-lab generate' that began it"
                 )
-            self._asked(jobs.ask(self._root, jobs.Generation(folder=self.selected, config=manifest.config)))
+            task = jobs.Generation(folder=self.selected, config=manifest.config)
+            await self._asked(await asyncio.to_thread(jobs.ask, self._root, task))
 
     async def _check(self, _event: Any) -> None:
         name, self._verify.loading = self.selected, True
@@ -192,8 +206,10 @@ class Datasets(Viewer):
             with look.told(self._alert):
                 table = await asyncio.to_thread(store.verify, jobs.dataset_folder(self._root, name))
                 faulty = table[~table.state.isin(["ok", "not generated yet"])]
-                self._verified[name] = "ok" if faulty.empty else f"{len(faulty)} of {len(table)} shards damaged"
-                self.tell(watch(self._root))
+                found = "ok" if faulty.empty else f"{len(faulty)} of {len(table)} shards damaged"
+                self._verified[name] = (_checksum(self._root / name), found)
+                self.tell(await asyncio.to_thread(watch, self._root, fresh=True))
+                self._look_into()
                 if len(faulty):
                     first = faulty.iloc[0]
                     raise ValueError(f"{name}/{first.file}: {first.state}; resume the dataset to write it again")
@@ -210,7 +226,7 @@ class Datasets(Viewer):
             title="Delete dataset?",
         )
         keep.on_click(self._close)
-        delete.on_click(lambda _: self._do_delete())
+        delete.on_click(self._do_delete)
         return dialog
 
     def _ask_before_deletion(self) -> None:
@@ -221,12 +237,19 @@ class Datasets(Viewer):
     def _close(self, _event: Any = None) -> None:
         self._confirmation.open = False
 
-    def _do_delete(self) -> None:
+    async def _do_delete(self, _event: Any) -> None:
         self._close()
         with look.told(self._alert):
-            store.delete(jobs.dataset_folder(self._root, self.selected))
-            self._verified.pop(self.selected, None)
-            self.tell(watch(self._root, fresh=True))
+            await asyncio.to_thread(jobs.delete_dataset, self._root, self.selected)
+            self.tell(await asyncio.to_thread(watch, self._root, fresh=True))
+
+
+def _checksum(folder: Path) -> str:
+    """Checksum of a dataset as its manifest has it; empty where that cannot be read."""
+    try:
+        return store.checksum(folder)
+    except store.StoreError:
+        return ""
 
 
 def _badge(data_type: str) -> str:

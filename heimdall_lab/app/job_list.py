@@ -1,5 +1,8 @@
 """What is being done, waits or went wrong, with the way to stop it."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +15,7 @@ from heimdall_lab.app import look
 from heimdall_lab.app.texts import duration
 from heimdall_lab.app.watch import Seen, watch
 
+Do = Callable[[str], Awaitable[None]]  # with a job of this identity
 _SHOWN = 3  # failures, the latest
 
 
@@ -47,32 +51,35 @@ class JobList(Viewer):
         for job in shown:
             row = self._rows.setdefault(job.id, _Row(job, self._cancel, self._dismiss))
             row.tell(job, seen.progress.get(job.id), others)
+        self._rows = {job.id: self._rows[job.id] for job in shown}
         wanted = [self._rows[job.id].layout for job in shown]
         if self._layout.objects != wanted:
             self._layout.objects = wanted
 
-    def _cancel(self, identity: str) -> None:
+    async def _cancel(self, identity: str) -> None:
         with look.told(self._alert):
-            jobs.cancel(self._root, identity)
-        self.tell(watch(self._root, fresh=True))
+            await asyncio.to_thread(jobs.cancel, self._root, identity)
+        self.tell(await asyncio.to_thread(watch, self._root, fresh=True))
 
-    def _dismiss(self, identity: str) -> None:
+    async def _dismiss(self, identity: str) -> None:
         self._dismissed.add(identity)
-        self.tell(watch(self._root))
+        self.tell(await asyncio.to_thread(watch, self._root))
 
 
 class _Row:
     """One job: what it is, how far, and the button that ends it."""
 
-    def __init__(self, job: jobs.Job, cancel: Any, dismiss: Any) -> None:
+    def __init__(
+        self, job: jobs.Job, cancel: Callable[[str], Awaitable[None]], dismiss: Callable[[str], Awaitable[None]]
+    ) -> None:
         self.title = pmui.Typography("", variant="body1")
         self.note = pmui.Typography("", variant="body2")
         self.bar = pmui.LinearProgress(value=0, max=100, variant="determinate", sizing_mode="stretch_width")
         self.alert = pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
         self.cancel = pmui.Button(label="Cancel", icon="stop", variant="outlined", size="small", width=110)
-        self.cancel.on_click(lambda _: cancel(job.id))
+        self.cancel.on_click(partial(_with, cancel, job.id))
         self.dismiss = pmui.Button(label="Dismiss", icon="close", variant="outlined", size="small", width=110)
-        self.dismiss.on_click(lambda _: dismiss(job.id))
+        self.dismiss.on_click(partial(_with, dismiss, job.id))
         texts = pn.Column(self.title, self.bar, self.note, self.alert, sizing_mode="stretch_width")
         row = pn.Row(texts, pn.Column(self.cancel, self.dismiss, width=120), sizing_mode="stretch_width")
         self.layout = pmui.Paper(row, elevation=2, sizing_mode="stretch_width", margin=(5, 10))
@@ -99,6 +106,10 @@ class _Row:
         elif not progress.done:
             parts.append("starting")
         self.note.object = ", ".join(parts)
+
+
+async def _with(do: Do, identity: str, _event: Any) -> None:
+    await do(identity)
 
 
 def _title(job: jobs.Job) -> str:

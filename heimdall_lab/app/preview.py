@@ -44,12 +44,15 @@ class Preview(Viewer):
 
     async def _open(self, _event: Any) -> None:
         self._opened = None
-        if not self.dataset:
+        if not (mine := self.dataset):
             return
-        folder = jobs.dataset_folder(self._root, self.dataset)
         with look.told(self._alert):
-            self._opened = await asyncio.to_thread(store.open_dataset, folder)
-            scenes = self._opened.sizes["sample"]
+            folder = jobs.dataset_folder(self._root, mine)
+            opened = await asyncio.to_thread(store.open_dataset, folder)
+            if mine != self.dataset:
+                return
+            self._opened = opened
+            scenes = opened.sizes["sample"]
             self._about.object = f"of {scenes:,} scenes"
             self._scene.param.update(end=scenes - 1, value=min(self._scene.value or 0, scenes - 1))
             await self._draw(None)

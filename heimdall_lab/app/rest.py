@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 
 from heimdall_lab import jobs
-from heimdall_lab.app.watch import datasets
+from heimdall_lab.app.watch import datasets, known_progress
 from heimdall_lab.config import PRESETS, Config, preset
 
 API = "/api/v1"
@@ -175,8 +175,7 @@ def _job(root: Path, identity: str) -> jobs.Job:
 
 
 def _entry(root: Path, job: jobs.Job) -> JobEntry:
-    progress = jobs.progress(root, job) if job.is_active else None
-    return JobEntry(**job.model_dump(), progress=progress)
+    return JobEntry(**job.model_dump(), progress=known_progress(root, job) if job.is_active else None)
 
 
 def _refused_as_400(do: Any) -> Any:

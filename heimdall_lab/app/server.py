@@ -118,7 +118,7 @@ def _advancing(root: Path) -> Any:
     async def advance() -> None:
         try:
             await asyncio.to_thread(jobs.advance, root)
-        except OSError as error:  # a full disk is no reason to stop serving; the next second tries again
+        except (ValueError, OSError) as error:  # a full disk is no reason to stop serving; it is tried again
             _log.warning("jobs: cannot be started (%s)", error)
 
     return advance

@@ -34,6 +34,7 @@ _COLUMNS = {
 _WIDTHS = {"architecture": 140, "dataset": 130, "status": 105, "began": 150, "median": 130, "registered": 130}
 _OF_RUN = ("train_loss", "validation_loss", "validation_median_error_km")
 _WIDE = {"sizing_mode": "stretch_width"}
+_NAMED = "name of its folder in data/runs"
 _ROWS = 5  # of the table, on a page of it
 _HISTORY_S = 3.0  # between looks into the tracking store while nothing is trained
 
@@ -52,15 +53,16 @@ class Train(Viewer):
         self._types: dict[str, str] = {}
         self._runs = pd.DataFrame(columns=tracking.RUNS)
         self._looked_s = 0.0
-        self._alert, self._history_alert = look.failure(), look.failure()
+        self._suggested, self._awaited = "", set[str]()
+        self._alert, self._history_alert, self._store_alert = look.failure(), look.failure(), look.failure()
         self._jobs = JobList(self._root, "train")
         self._choice = pmui.Select(label="dataset", options=[], size="small", sizing_mode="stretch_width")
         self._choice.param.watch(self._on_dataset, "value")
         self._cards: dict[str, _Card] = {}
         self._offer = pn.Column(pmui.LinearProgress(variant="indeterminate"), sizing_mode="stretch_width")
-        self._name = pmui.TextInput(label="run", size="small", helper_text="name of its folder in data/runs", width=300)
+        self._name = pmui.TextInput(label="run", size="small", helper_text=_NAMED, width=300)
         self._start = pmui.Button(label="Train", icon="play_arrow", color="primary", disabled=True)
-        self._start.on_click(lambda _: self._ask())
+        self._start.on_click(self._ask)
         self._options: Fields | None = None
         self._parameters: Fields | None = None
         self._settings = pmui.Accordion(title_variant="subtitle1", **_WIDE)
@@ -86,7 +88,7 @@ class Train(Viewer):
         self._promote = pmui.Button(label="Promote to champion", icon="star", disabled=True, variant="outlined")
         self._promote.on_click(self._promoted)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", disabled=True, variant="outlined")
-        self._resume.on_click(lambda _: self._go_on())
+        self._resume.on_click(self._go_on)
         self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
         self._about = pmui.Typography("Select a run to see how it learned.", variant="body2")
 
@@ -96,7 +98,9 @@ class Train(Viewer):
             self._choice, self._offer, self._settings, pn.Row(self._name, self._start), self._alert, **_WIDE
         )
         buttons = pn.Row(self._export, self._promote, self._resume, self._compare)
-        history = pn.Column(self._history_alert, self._table, self._about, self._pictures, buttons, **_WIDE)
+        history = pn.Column(
+            self._store_alert, self._history_alert, self._table, self._about, self._pictures, buttons, **_WIDE
+        )
         self._tabs[:] = [("New run", asked), ("Runs", history)]
         return pn.Column(self._jobs, self._tabs, **_WIDE)
 
@@ -110,6 +114,7 @@ class Train(Viewer):
 
     def _tell(self, seen: Seen) -> None:
         self._jobs.tell(seen)
+        self._awaited = {job.task.folder for job in seen.jobs if job.is_active and job.task.kind == "train"}
         complete = seen.datasets[seen.datasets.state == "complete"]
         types = dict(zip(complete.folder, complete.data_type, strict=True))
         if types != self._types:
@@ -162,45 +167,49 @@ class Train(Viewer):
         self._start.disabled = not self.dataset or any(each is None or each.value is None for each in fields)
 
     def _suggest(self) -> None:
-        """Name the run after what it is, with a number that is free."""
-        if not self.architecture or not self.dataset:
+        """Name the run after what it is, with a number that is free, unless somebody named it."""
+        if not self.architecture or not self.dataset or self._name.value != self._suggested:
             return
         plain = f"{self.architecture}-{self.dataset.replace('/', '-')}"
         names = [plain, *(f"{plain}-{number}" for number in range(2, 1000))]
-        free = [name for name in names if not (self._root / "runs" / name).exists()]
-        self._name.value = free[0]
+        self._suggested = next((name for name in names if name not in self._taken()), plain)
+        self._name.value = self._suggested
 
-    def _ask(self) -> None:
+    def _taken(self) -> set[str]:
+        """Folders of runs that there are, or will be."""
+        return {path.name for path in (self._root / "runs").glob("*")} | self._awaited
+
+    async def _ask(self, _event: Any) -> None:
         if self._options is None or self._parameters is None or not self.architecture:
             return
-        defaults = options_for(self.architecture, {})
-        self._name.param.update(error_state=False, helper_text="name of its folder in data/runs")
+        self._name.param.update(error_state=False, helper_text=_NAMED)
+        self._start.loading = True
         try:
-            task = jobs.Training(
-                folder=self._name.value,
-                dataset=self.dataset,
-                architecture=self.architecture,
-                parameters=_differing(self._parameters.value, self._cards[self.architecture].parameters()),
-                options=_differing(self._options.value, defaults),
-            )
-            jobs.ask(self._root, task)
-        except ValueError as error:
-            if "folder" in str(error):
-                self._name.param.update(error_state=True, helper_text=look.refusal(error))
-            else:
-                self._alert.param.update(object=look.refusal(error), visible=True)
-            return
-        self._alert.visible = False
-        self._tell(watch(self._root, fresh=True))
-        self._suggest()
-        self._tabs.active = 1
+            with look.told(self._alert):
+                task = jobs.Training(
+                    folder=self._name.value,
+                    dataset=self.dataset,
+                    architecture=self.architecture,
+                    parameters=_differing(self._parameters.value, self._cards[self.architecture].parameters()),
+                    options=_differing(self._options.value, options_for(self.architecture, {})),
+                )
+                await asyncio.to_thread(jobs.ask, self._root, task)
+                self._tell(await asyncio.to_thread(watch, self._root, fresh=True))
+                self._suggested = self._name.value  # the next one needs another name
+                self._suggest()
+                self._tabs.active = 1
+        finally:
+            self._start.loading = False
+        if self._alert.visible and str(self._alert.object).startswith("folder"):
+            self._name.param.update(error_state=True, helper_text=self._alert.object)
+            self._alert.visible = False
 
     async def _look_up_runs(self, training: bool) -> None:
         now_s = asyncio.get_running_loop().time()
         if not training and now_s - self._looked_s < _HISTORY_S and self._looked_s:
             return
         self._looked_s = now_s
-        with look.told(self._history_alert):
+        with look.told(self._store_alert):
             runs = await asyncio.to_thread(tracking.runs)
             if not runs.equals(self._runs):
                 self._runs = runs
@@ -225,8 +234,10 @@ class Train(Viewer):
                 await self._look_at_curves()
 
     async def _look_at_curves(self) -> None:
-        if self.run:
-            self._curves.send((await asyncio.to_thread(tracking.curves, self.run)).reindex(columns=list(_OF_RUN)))
+        if mine := self.run:
+            curves = await asyncio.to_thread(tracking.curves, mine)
+            if mine == self.run:
+                self._curves.send(curves.reindex(columns=list(_OF_RUN)))
 
     def _about_run(self) -> None:
         row = self._chosen()
@@ -253,11 +264,11 @@ class Train(Viewer):
                 return job.task
         return None
 
-    def _go_on(self) -> None:
+    async def _go_on(self, _event: Any) -> None:
         with look.told(self._history_alert):
             if (row := self._chosen()) is not None and (task := self._task_of(row)) is not None:
-                jobs.ask(self._root, task)
-                self._tell(watch(self._root, fresh=True))
+                await asyncio.to_thread(jobs.ask, self._root, task)
+                self._tell(await asyncio.to_thread(watch, self._root, fresh=True))
 
     def _exported(self) -> BytesIO:
         return BytesIO((Path(self._chosen().folder) / "model.onnx").read_bytes())

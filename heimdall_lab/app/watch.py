@@ -22,13 +22,13 @@ class Seen(NamedTuple):
         As `store.datasets` lists them, with ``folder``, the path below the data folder, first.
     jobs : list of Job
         The newest first.
-    progress : dict of str to Progress
-        Of active jobs, by their identity.
+    progress : dict of str to Progress or None
+        Of active jobs, by their identity; None where it cannot be told.
     """
 
     datasets: pd.DataFrame
     jobs: list[jobs.Job]
-    progress: dict[str, jobs.Progress]
+    progress: dict[str, jobs.Progress | None]
 
 
 class _Watched:
@@ -43,7 +43,7 @@ class _Watched:
             if self._seen is None or fresh or time.monotonic() - self._at_s >= _FRESH_S:
                 jobs.advance(self._root)
                 found = jobs.jobs(self._root)[::-1]
-                progress = {each.id: jobs.progress(self._root, each) for each in found if each.is_active}
+                progress = {each.id: known_progress(self._root, each) for each in found if each.is_active}
                 self._seen, self._at_s = Seen(datasets(self._root), found, progress), time.monotonic()
             return self._seen
 
@@ -63,9 +63,17 @@ def watch(root: Path, fresh: bool = False) -> Seen:
 def datasets(root: Path) -> pd.DataFrame:
     """List the datasets below a data folder, which need not be there yet, by their place in it."""
     root.mkdir(parents=True, exist_ok=True)
-    table = store.datasets(root)
+    table = store.datasets(root, leave_out=jobs.RESERVED)
     table.insert(0, "folder", [Path(path).relative_to(root).as_posix() for path in table.path])
     return table
+
+
+def known_progress(root: Path, job: jobs.Job) -> jobs.Progress | None:
+    """How far a job is, None where neither manifest nor MLflow can tell now."""
+    try:
+        return jobs.progress(root, job)
+    except ValueError:
+        return None
 
 
 _watched = cache(_Watched)

@@ -150,14 +150,13 @@ def test_a_job_outlives_a_killed_server_and_resumes_if_it_was_killed_too(page, s
     root = tmp_path / "data"
     [job] = jobs.jobs(root)
     assert job.state == "running"
-    first = json.loads((root / "jobs" / job.id / "process.json").read_text())
-    os.kill(first["pid"], signal.SIGKILL)
+    os.kill(int((root / "jobs" / job.id / "pid").read_text()), signal.SIGKILL)
     wait_until(lambda: jobs.job(root, job.id).state == "queued")
     with serving() as (_, url):
         page.goto(f"{url}datasets")
         expect(page.get_by_text("generating survivor")).to_be_visible(timeout=20_000)
         wait_until(lambda: job_of(url, "survivor")["state"] == "finished")
         expect(page.get_by_role("row", name=re.compile("survivor.*complete"))).to_be_visible(timeout=20_000)
-    second = json.loads((root / "jobs" / job.id / "process.json").read_text())
-    assert second["attempt"] == 2
+    second = json.loads((root / "jobs" / job.id / "attempt.json").read_text())
+    assert second["number"] == 2
     assert second["samples_before"] > 0
