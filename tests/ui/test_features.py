@@ -28,6 +28,8 @@ def test_a_selection_is_counted_and_cleared(page, served, small):
     chosen = viewer.table.rssi_dbm.iloc[viewer.selected]
     between = viewer.table.rssi_dbm.between(chosen.min(), chosen.max())
     assert 0 < len(chosen) == between.sum() < len(viewer.table)
+    counted = [pane.object.renderers[1].data_source for pane in viewer._histograms]  # what the browser wrote there
+    assert [int(sum(bins.data["selected"])) for bins in counted] == [len(chosen)] * 3
     page.get_by_role("button", name="Clear selection").click()
     expect(page.get_by_text("Nothing is selected")).to_be_visible()
     page.get_by_role("tab", name="Against the truth").click()
