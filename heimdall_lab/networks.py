@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from heimdall_lab import store
 from heimdall_lab.config import ConfigError, Receiver, read_receivers
 
 FOLDER = "networks"  # below the folder of data
@@ -102,7 +103,6 @@ def save(receivers: Iterable[Receiver], root: str | Path, name: str, *, replace:
     file.parent.mkdir(parents=True, exist_ok=True)
     if not replace and file.exists():
         raise ConfigError(f"name: {name!r} exists; choose another name, or replace it")
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(csv_text(receivers), encoding="utf-8")
-    temporary.replace(file)
+    text = csv_text(receivers)
+    store.write_atomically(file, lambda temporary: store.write_text(temporary, text))
     return file

@@ -2,11 +2,17 @@
 
 import asyncio
 import shutil
+import threading
+import time
 
 import holoviews as hv
 import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+import param
 import pytest
 import xarray as xr
+from bokeh.document import Document
 
 import heimdall_lab as hl
 from heimdall_lab import dpd, geodesy, learned, metrics, plots, report, store
@@ -113,6 +119,128 @@ def test_cancelled_between_methods(root, wait):
     assert not viewer._start.disabled
     wait(viewer.compare())
     assert viewer.board is not None
+
+
+def test_a_dataset_switched_meanwhile_is_the_one_that_is_loaded(root, wait, monkeypatch):
+    viewer = made(root, methods=FAST)
+    allowed, late = compare._allowed, threading.Event()
+
+    def slow(folder, name):
+        if name.endswith("los"):
+            late.wait(20)
+        return allowed(folder, name)
+
+    monkeypatch.setattr(compare, "_allowed", slow)
+
+    async def steps():
+        first = asyncio.ensure_future(viewer.load())
+        await asyncio.sleep(0)
+        assert viewer._start.disabled
+        with param.parameterized.discard_events(viewer):
+            viewer.dataset = str(root / "bare")
+        await viewer.load()
+        late.set()
+        await first
+
+    wait(steps())
+    assert "dpd" in viewer.unfit
+    assert "iq" not in viewer._opened
+    assert not viewer._choice.loading
+    assert not viewer._start.disabled
+
+
+def test_a_dataset_switched_while_comparing_shows_no_board_of_the_old(root, wait):
+    viewer = made(root, methods=FAST)
+
+    async def steps():
+        running = asyncio.ensure_future(viewer.compare())
+        await asyncio.sleep(0)
+        viewer.dataset = str(root / "bare")
+        await running
+        while viewer._choice.loading:
+            await asyncio.sleep(0.05)
+
+    wait(steps())
+    assert viewer.board is None
+    assert not viewer._tabs.visible
+    assert not viewer._start.disabled
+    assert "methods: about" in viewer._status.object
+    wait(viewer.compare())
+    assert viewer.board is not None
+
+
+def test_no_button_before_methods_are_listed_nor_without_one(root):
+    viewer = made(root, methods=FAST)
+    assert not viewer._start.disabled
+    viewer.methods = []
+    assert viewer._start.disabled
+    viewer.methods = FAST
+    assert not viewer._start.disabled
+
+
+def test_a_closed_tab_cancels_its_comparison(root, monkeypatch):
+    closed = []
+    monkeypatch.setattr(type(pn.state), "curdoc", Document())
+    monkeypatch.setattr(type(pn.state), "on_session_destroyed", lambda _state, callback: closed.append(callback))
+    monkeypatch.setattr(type(pn.state), "onload", lambda *_: None)
+    viewer = made(root)
+    assert not viewer._cancel.is_set()
+    closed[-1](None)
+    assert viewer._cancel.is_set()
+
+
+def test_a_likelihood_that_comes_late_is_not_shown(root, wait, monkeypatch):
+    viewer = made(root, methods=FAST)
+    wait(viewer.compare())
+    viewer._tabs.active = compare._SCENE
+    viewer.dark = True
+    monkeypatch.setattr(pn.state, "execute", lambda *_: None)
+    viewer._view.value = compare._LIKELIHOOD
+    inked = []
+    monkeypatch.setattr(compare.look, "inked", lambda picture, dark: inked.append(dark) or picture)
+    before = viewer._panes[compare._SCENE].object
+
+    async def steps():
+        drawing = asyncio.ensure_future(viewer._draw_likelihood())
+        await asyncio.sleep(0)
+        viewer._sample.value = 7
+        await drawing
+
+    wait(steps())
+    assert viewer._panes[compare._SCENE].object is before
+    assert not viewer._panes[compare._SCENE].loading
+    wait(viewer._draw_likelihood())
+    assert viewer._panes[compare._SCENE].object is not before
+    assert inked == [True]
+
+
+def test_datasets_that_are_complete_by_now_are_offered(root, wait, tmp_path):
+    viewer = Compare(tmp_path)
+    assert viewer.dataset is None
+    shutil.copytree(root / "los", tmp_path / "los")
+    time.sleep(0.6)
+
+    async def steps():
+        await viewer.refresh()
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if viewer._opened is not None:
+                break
+
+    wait(steps())
+    assert viewer.dataset == str(tmp_path / "los")
+    assert not viewer._alert.visible
+    assert "tdoa_ls" in viewer.offered
+    shutil.copytree(root / "bare", tmp_path / "bare")
+    opened = viewer._opened
+    time.sleep(0.6)
+    wait(viewer.refresh())
+    assert viewer.dataset == str(tmp_path / "los")
+    assert viewer._opened is opened
+    assert sorted(viewer.param.dataset.get_range()) == ["bare", "los"]
+    chosen = next(select for select in viewer._layout.select(pmui.Select) if select.label == "Dataset")
+    assert sorted(chosen.options) == ["bare", "los"]
+    assert chosen.value == viewer.dataset
 
 
 def test_no_truth_is_told_in_the_page(root, wait):

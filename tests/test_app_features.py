@@ -1,15 +1,20 @@
 """Links as rows, and the page that shows them: what is selected, drawn, and told against the truth."""
 
+import asyncio
+import shutil
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import panel as pn
+import param
 import pytest
 
 import heimdall_lab as hl
 from heimdall_lab import links, plots, splits, store
-from heimdall_lab.app import catalogue
+from heimdall_lab.app import catalogue, features
 from heimdall_lab.app.features import Features
 
 pytestmark = pytest.mark.usefixtures("one_loop")
@@ -155,6 +160,55 @@ def test_words_tell_what_is_not_known(viewer, dataset):
     viewer._draw(unknown, links.links(unknown))
     assert "<b>SNR</b>: the truth is not known" in viewer._words.object
     assert "<b>RSSI</b>: 0.0" in viewer._words.object
+
+
+def test_a_dataset_switched_meanwhile_is_the_one_that_is_drawn(root, viewer, monkeypatch):
+    read, late = features._read, threading.Event()
+
+    def slow(folder, statistic):
+        if folder.name == "los":
+            late.wait(20)
+            raise ValueError("los: is refused")
+        return read(folder, statistic)
+
+    monkeypatch.setattr(features, "_read", slow)
+
+    async def steps():
+        first = asyncio.ensure_future(viewer.load())
+        await asyncio.sleep(0)
+        with param.parameterized.discard_events(viewer):
+            viewer.dataset = str(root / "bare")
+        await viewer.load()
+        late.set()
+        await first
+
+    asyncio.new_event_loop().run_until_complete(steps())
+    expected = links.links(store.open_dataset(root / "bare"))
+    assert viewer.table.snr_db.tolist() == expected.snr_db.tolist()
+    assert not viewer._pictures.loading
+    assert not viewer._alert.visible
+
+
+def test_a_page_without_datasets_works_as_soon_as_there_is_one(root, tmp_path):
+    wait = asyncio.new_event_loop().run_until_complete
+    viewer = Features(tmp_path)
+    shutil.copytree(root / "los", tmp_path / "los")
+    time.sleep(0.6)
+
+    async def steps():
+        await viewer.refresh()
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if viewer.table is not None:
+                break
+
+    wait(steps())
+    assert viewer.dataset == str(tmp_path / "los")
+    assert not viewer._alert.visible
+    table = viewer.table
+    assert len(table) > 0
+    wait(viewer.refresh())
+    assert viewer.table is table
 
 
 def test_only_complete_datasets_are_offered(root, tmp_path, monkeypatch):

@@ -8,10 +8,17 @@ from bokeh.events import Tap
 
 import heimdall_lab as hl
 from heimdall_lab import coverage, networks
+from heimdall_lab.app import geometry
 from heimdall_lab.app.geometry import ITALY, Geometry
 from heimdall_lab.config import italian_network
 
 pytestmark = pytest.mark.usefixtures("one_loop")
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch):
+    """Do not wait for further changes where there are none."""
+    monkeypatch.setattr(geometry, "_CALM_S", 0.0)
 
 
 @pytest.fixture
@@ -218,6 +225,50 @@ def test_a_dark_page_keeps_the_data_and_changes_the_ink(page):
 def test_bandwidths_that_contradict_each_other_are_told(page):
     page.rms_bandwidth_khz = 10.0
     assert "exceeds half" in page._alert.object
+
+
+@pytest.mark.parametrize("changes", [[("min_snr_db", 60.0)], [("power_dbm", -60.0), ("min_snr_db", -30.0)]])
+def test_controls_at_their_bounds_draw_a_map(page, changes):
+    for name, value in changes:
+        page.param.update(**{name: value})
+    assert not page._alert.visible
+    np.testing.assert_array_equal(shown(page), page.bound.crlb_rmse.values.astype(np.float32))
+
+
+def test_what_cannot_be_drawn_or_sought_is_told(page, monkeypatch):
+    def refused(*_):
+        raise ValueError("bound: is refused; change it")
+
+    monkeypatch.setattr(coverage, "best_site", refused)
+    page.power_dbm = 36.0
+    assert page._alert.object == "bound: is refused; change it"
+    assert page._alert.visible
+    assert "could not be found" in page._told_site.object
+    assert page._add_best.disabled
+    page._alert.visible = False
+    monkeypatch.setattr(geometry.plots, "redraw_network", refused)
+    page.quantity = "gdop"
+    assert page._alert.visible
+
+
+def test_the_best_site_is_sought_once_after_changes_end(tmp_path, monkeypatch):
+    sought = []
+    best_site = coverage.best_site
+    monkeypatch.setattr(coverage, "best_site", lambda *arguments: sought.append(arguments) or best_site(*arguments))
+    monkeypatch.setattr(geometry, "_CALM_S", 0.3)
+
+    async def steps():
+        page = Geometry(tmp_path)
+        for power_dbm in (36.0, 35.0, 34.0):
+            page.power_dbm = power_dbm
+            await asyncio.sleep(0.02)
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            if page._site is not None:
+                break
+
+    asyncio.run(steps())
+    assert [arguments[-1].power_dbm for arguments in sought] == [34.0]
 
 
 def test_a_page_with_an_event_loop_ends_with_the_site_of_the_last_network(tmp_path):

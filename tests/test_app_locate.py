@@ -23,6 +23,11 @@ def contents(paths):
     return {path.name: bytearray(path.read_bytes()) for path in paths}
 
 
+def left(folder):
+    """What uploads have left."""
+    return list((folder / "uploads").iterdir())
+
+
 def located(page, files, receivers=None):
     """Upload files and press Locate."""
 
@@ -55,7 +60,7 @@ def test_a_collection_is_located_as_by_the_package(page, recorded, tmp_path):
     expected = hl.locate(dataset, "tdoa_ls")
     np.testing.assert_allclose(page.fixes.latitude, expected.latitude, rtol=1e-12)
     np.testing.assert_allclose(page.fixes.longitude, expected.longitude, rtol=1e-12)
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
     assert page.param.sample.objects == [0, 1]
     assert len(page._fix_rows.value) == 2
     assert len(page._difference_rows.value) > 2
@@ -66,17 +71,52 @@ def test_pairs_and_archives_are_read_alike(page, recorded, tmp_path):
     files, dataset = recorded
     expected = hl.locate(dataset, "tdoa_ls").latitude
     pairs = {name: content for name, content in files.items() if not name.endswith("-collection")}
+    for given in (pairs, {"two.sigmf": packed(files)}):
+        located(page, given)
+        assert not page._alert.visible, page._alert.object
+        np.testing.assert_allclose(np.sort(page.fixes.latitude), np.sort(expected), atol=1e-6)
+        assert left(tmp_path) == []
+
+
+def packed(files):
+    """A SigMF archive."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as members:
         for name, content in files.items():
             member = tarfile.TarInfo(f"folder/{name}")
             member.size = len(content)
             members.addfile(member, io.BytesIO(content))
-    for given in (pairs, {"two.sigmf": bytearray(archive.getvalue())}):
-        located(page, given)
-        assert not page._alert.visible, page._alert.object
-        np.testing.assert_allclose(np.sort(page.fixes.latitude), np.sort(expected), atol=1e-6)
-        assert list(tmp_path.iterdir()) == []
+    return bytearray(archive.getvalue())
+
+
+def test_an_archive_is_read_again_after_it_was_refused(page, recorded):
+    files, dataset = recorded
+    archive = packed(files)
+    page.window = "3600"
+    located(page, {"two.sigmf": archive})
+    assert page.fixes is None
+    first = page._alert.object
+    asyncio.run(page.locate())
+    assert page._alert.object == first
+    assert "there twice" not in first
+    page.window = ""
+    asyncio.run(page.locate())
+    assert not page._alert.visible, page._alert.object
+    np.testing.assert_allclose(page.fixes.latitude, hl.locate(dataset, "tdoa_ls").latitude, rtol=1e-6)
+
+
+def test_an_archive_that_ends_early_is_refused_alike_each_time(page, recorded):
+    archive = packed(recorded[0])
+    located(page, {"two.sigmf": archive[: len(archive) // 2]})
+    asyncio.run(page.locate())
+    assert "two.sigmf: is no SigMF archive" in page._alert.object
+
+
+def test_what_a_page_leaves_does_not_take_the_folder_from_another(tmp_path, monkeypatch):
+    one, other = Shelf(tmp_path), Shelf(tmp_path)
+    sweep = other._sweep
+    monkeypatch.setattr(other, "_sweep", lambda: (one.clear(), sweep()))
+    assert other.put({"a": bytearray(b"x")})[0].read_bytes() == b"x"
 
 
 def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
@@ -92,7 +132,7 @@ def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
     points = {f["properties"]["kind"]: f for f in json.load(page._written())["features"]}
     assert points["transmitter"]["geometry"]["coordinates"] == [9.0112, 50.0152]
     assert points["fix"]["properties"]["method"] == "tdoa_ls"
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
 def test_another_method_needs_no_other_upload(page, recorded):
@@ -177,7 +217,7 @@ def test_a_broken_recording_is_refused_by_its_name(page, recorded, tmp_path):
     assert str(tmp_path) not in page._alert.object
     assert page.fixes is None
     page.discard()
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -265,4 +305,4 @@ def test_what_a_killed_server_left_is_removed_after_a_day(tmp_path, monkeypatch)
     shelf.put({"a": bytearray(b"x")})
     assert not old.exists()
     shelf.clear()
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []

@@ -31,6 +31,15 @@ def test_a_network_is_replaced_only_if_asked(tmp_path):
     assert len(networks.load(tmp_path, "x")) == 3
 
 
+def test_what_could_not_be_written_leaves_the_old_network_alone(tmp_path, monkeypatch):
+    file = networks.save(italian_network(), tmp_path, "x")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("no space is left")))
+    with pytest.raises(OSError, match="no space is left"):
+        networks.save(italian_network()[:3], tmp_path, "x", replace=True)
+    assert list(file.parent.iterdir()) == [file]
+    assert networks.load(tmp_path, "x") == italian_network()
+
+
 def test_errors_of_an_upload_call_the_file_by_its_name():
     content = b"name,latitude_deg,longitude_deg\nA,45,7\nB,95,7\n"
     with pytest.raises(ConfigError, match=r"receivers: mine\.csv line 3: latitude_deg: '95' is refused"):

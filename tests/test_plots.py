@@ -17,6 +17,7 @@ import heimdall_lab as hl
 from heimdall_lab import bounds, coverage, geodesy, pairs, plots, report, store, student
 from heimdall_lab.plots import errors
 from heimdall_lab.plots.labels import place_labels
+from heimdall_lab.plots.network import colour_limits
 from heimdall_lab.units import SPEED_OF_LIGHT
 
 UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
@@ -528,6 +529,12 @@ def laid_out():
     (west, east), (south, north) = area
     bound = coverage.bound_map(config, np.linspace(south, north, 30), np.linspace(west, east, 40))
     return config, area, bound
+
+
+@pytest.mark.parametrize("level", [1e-9, 1e-6, 3.3, 5e12, 1e13, 1e40])
+def test_limits_of_colours_are_two_whatever_the_values(level):
+    low, high = colour_limits(np.full(9, level))
+    assert 0 < low < high
 
 
 def network_columns(figure):

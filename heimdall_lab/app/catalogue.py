@@ -1,10 +1,15 @@
 """The datasets that a page offers."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import panel as pn
+import panel_material_ui as pmui
 
 from heimdall_lab import store
+from heimdall_lab.app import look, watch
 
 
 def complete(root: Path) -> dict[str, str]:
@@ -16,10 +21,41 @@ def complete(root: Path) -> dict[str, str]:
         If there is none, or no such folder.
     """
     found = store.datasets(root)
-    folders = [Path(path) for path in found[found.state == "complete"].path]
+    folders = _by_place(root, found)
     if not folders:
         unfinished = f" ({len(found)} are unfinished or unreadable)" if len(found) else ""
         raise ValueError(f"dataset: {str(root)!r} holds no complete one{unfinished}; generate a dataset first")
+    return folders
+
+
+async def renew(viewer: Any, root: Path, alert: pmui.Alert) -> None:
+    """Offer the datasets that are complete by now; what is chosen stays, and one is chosen where none was.
+
+    Parameters
+    ----------
+    viewer : param.Parameterized
+        Its parameter ``dataset`` is a Selector of folders, by their place in the data folder.
+    root : Path
+        The data folder.
+    alert : Alert
+        Where what is refused is told.
+    """
+    seen = await asyncio.to_thread(watch.watch, root)
+    folders = _by_place(root, seen.datasets)
+    chosen = viewer.dataset
+    if chosen is not None and chosen not in folders.values():
+        folders[str(Path(chosen).relative_to(root))] = chosen
+    if folders == viewer.param.dataset.get_range():
+        return
+    viewer.param.dataset.objects = folders
+    if chosen is None:
+        with look.told(alert):
+            viewer.dataset = asked(folders)
+
+
+def _by_place(root: Path, found: pd.DataFrame) -> dict[str, str]:
+    """Folders of the complete ones of listed datasets."""
+    folders = [Path(path) for path in found[found.state == "complete"].path]
     return {str(folder.relative_to(root)): str(folder) for folder in folders}
 
 

@@ -20,7 +20,7 @@ import xarray as xr
 from panel.viewable import Viewable, Viewer
 
 from heimdall_lab import dpd, estimators, learned, metrics, plots, report, splits, store
-from heimdall_lab.app import catalogue, look
+from heimdall_lab.app import catalogue, heavy, look
 
 _MEASURE_S = 8e-8  # for each IQ sample, of measuring delays
 _METHOD_S = {"dpd": 8.6e-7}  # for each IQ sample, of methods that take long
@@ -59,6 +59,8 @@ class Compare(Viewer):
         self._located: xr.Dataset | None = None
         self._own_s: dict[str, float] = {}
         self._cancel = threading.Event()
+        self._running = False
+        self._likelihoods = 0  # under way
         self._drawn: set[int] = set()
         self._alert = look.failure()
         with look.told(self._alert):
@@ -67,6 +69,8 @@ class Compare(Viewer):
             params = {"dataset": catalogue.asked(folders), **params}
         super().__init__(**params)
         self._layout = self._arranged()
+        if pn.state.curdoc is not None:
+            pn.state.on_session_destroyed(lambda _context: self._cancel.set())
         pn.state.onload(self.load)
 
     def __panel__(self) -> Viewable:
@@ -74,50 +78,67 @@ class Compare(Viewer):
         return self._layout
 
     async def load(self) -> None:
-        """Find out which methods the chosen dataset allows."""
-        if self.dataset is None:
+        """Find out which methods the chosen dataset allows, unless another is chosen meanwhile."""
+        dataset = self.dataset
+        if dataset is None:
             return
-        self._choice.loading = True
+        self._cancel.set()
+        self._opened = self._located = self.board = None
+        self._start.disabled = self._choice.loading = True
         try:
             with look.told(self._alert):
-                self.board = None
-                self._opened, self.offered, self.unfit = await asyncio.to_thread(_allowed, self.root, self.dataset)
-                classical = estimators.methods(self._opened)
-                self.methods = [name for name in self.methods if name in self.offered] or classical
-                self._list_methods()
+                try:
+                    allowed = await asyncio.to_thread(_allowed, self.root, dataset)
+                except (ValueError, OSError):
+                    if dataset == self.dataset:
+                        raise
+                if dataset == self.dataset:
+                    self._opened, self.offered, self.unfit = allowed
+                    classical = estimators.methods(self._opened)
+                    self.methods = [name for name in self.methods if name in self.offered] or classical
+                    self._list_methods()
         finally:
-            self._choice.loading = False
+            if dataset == self.dataset:
+                self._choice.loading = False
+
+    async def refresh(self) -> None:
+        """Offer the datasets that are complete by now."""
+        await catalogue.renew(self, self.root, self._alert)
 
     async def compare(self) -> None:
         """Locate with the chosen methods and show the leaderboard; what is refused is told in the page."""
         if self._opened is None or self._start.disabled:
             return
-        self._cancel.clear()
+        cancel = self._cancel = threading.Event()
+        self._running = True
         self._start.disabled, self._stop.disabled, self._bar.visible = True, False, True
-        told: list[Any] = [0, "reading"]
+        dataset, told = self.dataset, list[Any]([0, "reading"])
 
         def advanced(done: int, note: str) -> None:
             told[:] = done, note
-            if self._cancel.is_set():
+            if cancel.is_set():
                 raise _Cancelled
 
         try:
             with look.told(self._alert):
                 located = splits.spread(_split(self._opened, self.split), self.scenes)
                 chosen = [self.offered[name] for name in self.methods]
-                work = asyncio.ensure_future(asyncio.to_thread(metrics.compare, located, chosen, advanced))
+                work = asyncio.ensure_future(heavy.run(metrics.compare, located, chosen, advanced))
                 while not work.done():
                     self._bar.value = round(100 * told[0] / max(1, len(chosen)))
                     self._status.object = f"{told[0]} of {len(chosen)} methods done, now {told[1]} …"
                     await asyncio.wait([work], timeout=0.2)
                 board = await work
+                if cancel.is_set():
+                    raise _Cancelled
                 self._located = located
                 self.board = board
         except _Cancelled:
             self._status.object = "Cancelled."
         finally:
-            self._start.disabled, self._stop.disabled, self._bar.visible = False, True, False
-            if self.board is not None or self._alert.visible:
+            self._running = False
+            self._start.disabled, self._stop.disabled, self._bar.visible = self._opened is None, True, False
+            if not cancel.is_set() or dataset != self.dataset:
                 self._tell_time()
 
     def estimated_s(self) -> float:
@@ -138,7 +159,7 @@ class Compare(Viewer):
 
     def _arranged(self) -> Viewable:
         self._choice = pn.Column(sizing_mode="stretch_width", min_height=56)
-        self._start = pmui.Button(label="Compare", icon="leaderboard", on_click=self._on_start)
+        self._start = pmui.Button(label="Compare", icon="leaderboard", disabled=True, on_click=self._on_start)
         self._stop = pmui.Button(label="Cancel", icon="close", variant="outlined", disabled=True)
         self._stop.on_click(lambda _: self._cancel.set())
         self._bar = pmui.LinearProgress(value=0, visible=False, sizing_mode="stretch_width")
@@ -222,7 +243,7 @@ class Compare(Viewer):
 
     @param.depends("split", "scenes", "methods", watch=True)
     def _tell_time(self) -> None:
-        if self._opened is None or self._start.disabled:
+        if self._opened is None or self._running:
             return
         scenes, seconds = min(self.scenes, _count(self._opened, self.split)), self.estimated_s()
         self._start.disabled = not (self.methods and scenes)
@@ -335,16 +356,20 @@ class Compare(Viewer):
         located, board, sample = self._located, self.board, self._sample.value
         if located is None or board is None:
             return
+        self._likelihoods += 1
         self._panes[_SCENE].loading = True
         try:
             with look.told(self._alert):
                 scene = located.sel(sample=sample)
-                likelihood = await asyncio.to_thread(lambda: dpd.likelihood(scene.load()))
+                likelihood = await heavy.run(lambda: dpd.likelihood(scene.load()))
+                if board is not self.board or (sample, _LIKELIHOOD) != (self._sample.value, self._view.value):
+                    return
                 shown = board.sel({"method": ["dpd"]}) if "dpd" in board.method else None
-                picture = plots.likelihood_map(located, sample, likelihood, shown)
-                self._panes[_SCENE].object = picture.opts(**_SQUARE)
+                picture = plots.likelihood_map(located, sample, likelihood, shown).opts(**_SQUARE)
+                self._panes[_SCENE].object = look.inked(picture, self.dark)
         finally:
-            self._panes[_SCENE].loading = False
+            self._likelihoods -= 1
+            self._panes[_SCENE].loading = self._likelihoods > 0
 
     def _look_at(self, x: float | None = None, y: float | None = None) -> None:
         """Show the scene whose transmitter is nearest to where the error map was clicked."""

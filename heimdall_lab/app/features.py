@@ -63,16 +63,32 @@ class Features(Viewer):
         return self._layout
 
     async def load(self) -> None:
-        """Read the links of the chosen dataset and draw them."""
+        """Read the links of the chosen dataset and draw them, unless another is chosen meanwhile."""
         if self.dataset is None:
             return
+        chosen = self._chosen
         self._pictures.loading = True
         try:
             with look.told(self._alert):
-                opened, table = await asyncio.to_thread(_read, Path(self.dataset), self.statistic)
-                self._draw(opened, table)
+                try:
+                    opened, table = await asyncio.to_thread(_read, Path(self.dataset), self.statistic)
+                except (ValueError, OSError):
+                    if chosen == self._chosen:
+                        raise
+                if chosen == self._chosen:
+                    self._draw(opened, table)
         finally:
-            self._pictures.loading = False
+            if chosen == self._chosen:
+                self._pictures.loading = False
+
+    async def refresh(self) -> None:
+        """Offer the datasets that are complete by now."""
+        await catalogue.renew(self, self.root, self._alert)
+
+    @property
+    def _chosen(self) -> tuple[Any, Any]:
+        """What is read."""
+        return self.dataset, self.statistic
 
     def _arranged(self) -> Viewable:
         features = {plots.feature_label(name): name for name in schema.FEATURES}

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from bokeh.models import PointDrawTool
 from panel.viewable import Viewer
 
 from heimdall_lab import coverage, networks, plots
-from heimdall_lab.app.look import failure, inked, section, told
+from heimdall_lab.app import heavy
+from heimdall_lab.app.look import failure, inked, refusal, section, told
 from heimdall_lab.app.uploads import FileInput, Files
 from heimdall_lab.config import MAX_RECEIVERS, Config, ConfigError, Receiver, italian_network, preset
 from heimdall_lab.coverage import Transmitter
@@ -31,6 +34,7 @@ _POINTS = 100  # of the map along each side
 _COARSE = 25  # of the points and of the sites among which the best is sought
 _REACH = 0.02  # of the width of the map, from a click to the receiver that it means
 _MAX_CSV_BYTES = 1_000_000
+_CALM_S = 0.3  # without changes, before the best site is sought
 
 _HINT = "Click a point of the map for its numbers. Drag receivers to move them. Blank: not observable."
 _PICTURE_PX = (760, 490)  # fixed: Bokeh fails where a new picture resizes what holds it
@@ -168,10 +172,11 @@ class Geometry(Viewer):
     @param.depends("quantity", watch=True)
     def _redraw(self) -> None:
         """Put what is to be shown into the map as it is."""
-        plots.redraw_network(self._figure, *self._content)
-        if self._point is not None:
-            self._told_point.object = plots.point_text(self._point, self._area)
-        pn.io.push_notebook(self._pane)
+        with self._told_too():
+            plots.redraw_network(self._figure, *self._content)
+            if self._point is not None:
+                self._told_point.object = plots.point_text(self._point, self._area)
+            pn.io.push_notebook(self._pane)
 
     def _rows(self) -> list[dict[str, Any]]:
         return [receiver.model_dump() for receiver in self.receivers]
@@ -227,11 +232,16 @@ class Geometry(Viewer):
     async def _seek(self) -> None:
         """Look for the best site beside the page, and show it if nothing has changed meanwhile."""
         revision, config, grid = self._revision, self._config, _grid(self._area, _COARSE)
-        if len(config.geometry.receivers) == MAX_RECEIVERS:
-            site, text = None, f"{MAX_RECEIVERS} receivers are the most that a network has here."
-        else:
-            found = await asyncio.to_thread(coverage.best_site, config, *grid, self._transmitter)
-            site, text = (float(found.best_longitude), float(found.best_latitude)), plots.site_text(found)
+        transmitter = self._transmitter
+        await asyncio.sleep(_CALM_S)
+        if revision != self._revision:
+            return
+        site, text = None, f"{MAX_RECEIVERS} receivers are the most that a network has here."
+        if len(config.geometry.receivers) < MAX_RECEIVERS:
+            text = "The best place for one more receiver could not be found."
+            with self._told_too():
+                found = await heavy.run(coverage.best_site, config, *grid, transmitter)
+                site, text = (float(found.best_longitude), float(found.best_latitude)), plots.site_text(found)
         if revision != self._revision:
             return
         self._site = site
@@ -309,6 +319,14 @@ class Geometry(Viewer):
         for name, content in files.items():
             with told(self._alert):
                 self.place([receiver.model_dump() for receiver in networks.parse(bytes(content), name)], fit=True)
+
+    @contextmanager
+    def _told_too(self) -> Iterator[None]:
+        """Show what is refused inside the block; what was told before stays where nothing is."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self._refuse(refusal(error))
 
     def _refuse(self, message: str) -> None:
         self._alert.param.update(object=message, visible=True)

@@ -19,6 +19,7 @@ import xarray as xr
 from panel.viewable import Viewer
 
 from heimdall_lab import estimators, learned, networks, pairs, plots, tables
+from heimdall_lab.app import heavy
 from heimdall_lab.app.look import failure, inked, section, told
 from heimdall_lab.app.uploads import FileInput, Files, Shelf
 from heimdall_lab.geojson import geojson
@@ -147,13 +148,13 @@ class Locate(Viewer):
             truth, window_s = self._truth, self._window_s
             try:
                 if self._recorded is None:
-                    self._recorded = await asyncio.to_thread(self._read, window_s)
+                    self._recorded = await heavy.run(self._read, window_s)
                     self._read_window_s = window_s
                     self.discard()
                 elif window_s != self._read_window_s:
                     raise FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded, measured = self._recorded
-                fixes = await asyncio.to_thread(estimators.locate, recorded, self.method, measured)
+                fixes = await heavy.run(estimators.locate, recorded, self.method, measured)
             except MemoryError as error:
                 raise ValueError("memory: there is not enough for these recordings; give shorter ones") from error
             self._located, self._fixes = _with_truth(recorded, truth), fixes

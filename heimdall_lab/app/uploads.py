@@ -59,8 +59,6 @@ class Shelf:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
-        with suppress(OSError):  # others may have files there
-            self._above.rmdir()
 
     def _sweep(self) -> None:
         """Remove what a server that was killed left behind."""

@@ -48,7 +48,10 @@ def colour_limits(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(finite, [1, 99])
     steps = np.multiply.outer(10.0 ** np.arange(-6, 13), [1.0, 2.0, 5.0]).ravel()
     below, above = np.searchsorted(steps, low, side="right") - 1, np.searchsorted(steps, high)
-    return float(steps[below]), float(steps[max(above, below + 1)])
+    below = max(below, 0)
+    above = min(max(above, below + 1), len(steps) - 1)
+    below = min(below, above - 1)
+    return float(steps[below]), float(steps[above])
 
 
 def network_map(

@@ -26,7 +26,7 @@ def read_files(
     Parameters
     ----------
     files : sequence of Path
-        All of one kind and in one folder, which archives are unpacked into.
+        All of one kind and in one folder, which archives are unpacked into until they are read.
     receivers : Path, optional
         CSV file of the receivers' positions; KiwiSDR recordings need it.
     window_s : float, optional
@@ -57,10 +57,21 @@ def read_files(
         if receivers is None:
             raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
         return read_kiwi(waves, receivers, window_s=window_s, transmitter=transmitter)
-    named = [file for file in files if file.suffix != ARCHIVE]
-    for file in files:
-        if file.suffix == ARCHIVE:
-            named += unpack(file)
+    unpacked: list[Path] = []
+    try:
+        for file in files:
+            if file.suffix == ARCHIVE:
+                unpack(file, unpacked)
+        named = [*(file for file in files if file.suffix != ARCHIVE), *unpacked]
+        return _read_sigmf(named, receivers, window_s, transmitter)
+    finally:  # or the next attempt would find them there
+        for file in unpacked:
+            file.unlink(missing_ok=True)
+
+
+def _read_sigmf(
+    named: Sequence[Path], receivers: Path | None, window_s: float | None, transmitter: Sequence[float] | None
+) -> xr.Dataset:
     collections = [file for file in named if file.suffix == COLLECTION]
     metas = [file for file in named if file.suffix == META]
     if len(collections) > 1:
@@ -71,15 +82,20 @@ def read_files(
     return read_sigmf(paths, receivers=receivers, window_s=window_s, transmitter=transmitter)
 
 
-def unpack(archive: Path) -> list[Path]:
+def unpack(archive: Path, unpacked: list[Path]) -> None:
     """Unpack the SigMF files of an archive beside it, whatever folders they are in.
+
+    Parameters
+    ----------
+    archive : Path
+    unpacked : list of Path
+        Gets every file that is made, also where the archive is refused in the end.
 
     Raises
     ------
     SigmfError
         If it is no tar file, or it would overwrite a file.
     """
-    unpacked = []
     try:
         with tarfile.open(archive, "r:") as members:
             for member in members:
@@ -89,10 +105,9 @@ def unpack(archive: Path) -> list[Path]:
                     continue
                 if file.exists():
                     raise SigmfError(f"{archive.name}: {file.name} is there twice; give every recording once")
+                unpacked.append(file)
                 with content, file.open("wb") as written:
                     while piece := content.read(2**20):
                         written.write(piece)
-                unpacked.append(file)
     except (tarfile.TarError, EOFError) as error:
         raise SigmfError(f"{archive.name}: is no SigMF archive ({error}); fetch it again") from error
-    return unpacked

@@ -132,6 +132,8 @@ def test_a_reload_finds_the_job_and_cancel_ends_it(page, serving, tmp_path):
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("generating long")).to_be_hidden(timeout=20_000)
         wait_until(lambda: job_of(url, "long")["state"] == "cancelled")
+        job = tmp_path / "data" / "jobs" / job_of(url, "long")["id"]
+        wait_until(lambda: not jobs._is_running(job))  # it finishes the shard under way
         expect(page.get_by_role("row", name=re.compile("long.*unfinished"))).to_be_visible()
         page.get_by_role("row", name=re.compile("long.*unfinished")).click()
         page.get_by_role("button", name="Delete", exact=True).click()
