@@ -104,5 +104,9 @@ def save(receivers: Iterable[Receiver], root: str | Path, name: str, *, replace:
     if not replace and file.exists():
         raise ConfigError(f"name: {name!r} exists; choose another name, or replace it")
     text = csv_text(receivers)
-    store.write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    store.write_atomically(file, write)
     return file

@@ -2,11 +2,11 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
-import param
 
 from heimdall_lab import store
 from heimdall_lab.app import look, watch
@@ -28,12 +28,12 @@ def complete(root: Path) -> dict[str, str]:
     return folders
 
 
-async def renew(viewer: param.Parameterized, root: Path, alert: pmui.Alert) -> None:
+async def renew(viewer: Any, root: Path, alert: pmui.Alert) -> None:
     """Offer the datasets that are complete by now; what is chosen stays, and one is chosen where none was.
 
     Parameters
     ----------
-    viewer : Parameterized
+    viewer : Viewer
         Its parameter ``dataset`` is a Selector of folders, by their place in the data folder.
     root : Path
         The data folder.
