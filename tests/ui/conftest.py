@@ -79,7 +79,7 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def small(made, tmp_path):
+def data_folder(made, tmp_path):
     """A data folder of its own with that dataset."""
     return shutil.copytree(made, tmp_path / "data")
 

@@ -5,8 +5,8 @@ from playwright.sync_api import expect
 from heimdall_lab.app.compare import Compare
 
 
-def test_from_the_question_to_one_scene(page, served, small):
-    page.goto(served(lambda: Compare(small, methods=["tdoa_ls", "centroid"])))
+def test_from_the_question_to_one_scene(page, served, data_folder):
+    page.goto(served(lambda: Compare(data_folder, methods=["tdoa_ls", "centroid"])))
     expect(page.get_by_text("24 scenes, 2 methods")).to_be_visible()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("tab", name="Leaderboard")).to_be_visible()

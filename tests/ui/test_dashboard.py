@@ -17,7 +17,7 @@ from heimdall_lab.app.shell import PAGES
 MOST_S = 120  # for what a process of its own does, on a busy machine
 
 
-pytestmark = pytest.mark.usefixtures("small")  # a dataset ``los`` in the data folder
+pytestmark = pytest.mark.usefixtures("data_folder")  # a dataset ``los`` in the data folder
 
 
 def fill(page, label, value):

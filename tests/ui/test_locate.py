@@ -43,7 +43,7 @@ def test_files_above_the_limit_are_refused_and_the_page_lives_on(opened, tmp_pat
             written.truncate(110_000_000)
     opened.locator("input[type=file]").first.set_input_files(large)
     expect(opened.get_by_text("larger than 200 MB together")).to_be_visible(timeout=60_000)
-    small = tmp_path / "small.wav"
-    small.write_bytes(b"x")
-    opened.locator("input[type=file]").first.set_input_files(small)
+    data_folder = tmp_path / "data_folder.wav"
+    data_folder.write_bytes(b"x")
+    opened.locator("input[type=file]").first.set_input_files(data_folder)
     expect(opened.get_by_text("1 file, ")).to_be_visible(timeout=20_000)
