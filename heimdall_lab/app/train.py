@@ -333,7 +333,7 @@ def _differing(value: BaseModel, default: BaseModel) -> dict[str, Any]:
 def _table(runs: pd.DataFrame) -> pd.DataFrame:
     """Write runs as texts."""
     aliases = [
-        f"version {version}{', champion' if champion else ''}" if version else "–"
+        f"v{version}{', champion' if champion else ''}" if version else "–"
         for version, champion in zip(runs.version, runs.champion, strict=True)
     ]
     rows = {
