@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from heimdall_lab import options, store, tracking
 from heimdall_lab.config import Config, differing_fields
+from heimdall_lab.units import si_text
 
 NAME = r"^[A-Za-z0-9_-]+$"
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
@@ -292,6 +293,13 @@ def _check_generation(root: Path, task: Generation) -> None:
             raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
     elif folder.exists():
         raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
+    there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
+    needed, free = store.expected_bytes(task.config) - there, shutil.disk_usage(root).free
+    if needed > free:
+        raise JobError(
+            f"num_samples: {task.config.num_samples} scenes take {si_text(needed)}B and {si_text(free)}B are free; ask "
+            "for fewer or shorter ones, or make room"
+        )
 
 
 def _check_training(root: Path, task: Training) -> None:
@@ -300,6 +308,8 @@ def _check_training(root: Path, task: Training) -> None:
     manifest = store.read_manifest(dataset_folder(root, task.dataset))
     if manifest.num_samples < manifest.config.num_samples:
         raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
+    if (target(root, task) / "run.json").exists() and not any(job.task == task for job in jobs(root)):
+        raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
     models.check_compatible(task.architecture, manifest.config.data_type)
     models.num_parameters(task.architecture, task.parameters)
     _options(task)

@@ -76,13 +76,16 @@ class Datasets(Viewer):
         self._new = pmui.Button(label="New dataset", icon="add", color="primary")
         self._new.on_click(lambda _: self._create.open())
         self._preview = Preview(self._root)
-        self._detail = look.section("", visible=False)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", variant="outlined")
         self._resume.on_click(self._go_on)
         self._verify = pmui.Button(label="Verify checksums", icon="fact_check", variant="outlined")
         self._verify.on_click(self._check)
         self._delete = pmui.Button(label="Delete", icon="delete", color="error", variant="outlined")
         self._delete.on_click(lambda _: self._ask_before_deletion())
+        self._hint = pmui.Typography("", visible=False)
+        self._preview_place = pn.Column(self._preview, sizing_mode="stretch_width")
+        buttons = pn.Row(self._resume, self._verify, self._delete)
+        self._detail = look.section("", buttons, self._hint, self._preview_place, visible=False)
         self._confirmation = self._confirm()
         self.tell(Seen(datasets(self._root), [], {}))  # jobs come with the first refresh
         if self.selected:
@@ -143,7 +146,7 @@ class Datasets(Viewer):
             "state": listed.state,
             "checksums": [self._found(folder) for folder in listed.folder],
         }
-        return pd.DataFrame(rows, columns=list(_COLUMNS)).reset_index(drop=True)
+        return pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object).reset_index(drop=True)
 
     def _found(self, folder: str) -> str:
         """What verifying found, if the dataset is still the one that was verified."""
@@ -175,10 +178,11 @@ class Datasets(Viewer):
         state = self._state()
         self._detail.title = self.selected
         self._resume.visible = state == "unfinished" or "damaged" in self._found(self.selected)
-        buttons = pn.Row(self._resume, self._verify, self._delete)
         whole = state == "complete"
-        hint = pmui.Typography(f"This dataset is {state}: there is nothing to look into yet.", visible=not whole)
-        self._detail.objects = [buttons, hint, *([self._preview] if whole else [])]
+        self._hint.param.update(
+            object=f"This dataset is {state}: there is nothing to look into yet.", visible=not whole
+        )
+        self._preview_place.visible = whole
         self._preview.dataset = self.selected if whole else ""
 
     @param.depends("dark", watch=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import holoviews as hv
 import panel as pn
 import panel_material_ui as pmui
 from bokeh.models import Toolbar
@@ -24,7 +25,10 @@ def inked(picture: Any, dark: bool) -> Any:
         Of `heimdall_lab.plots`; it is not changed.
     dark : bool
     """
-    return picture.opts(hooks=[_without_logo, *([_lighten] if dark else [])], clone=True, backend="bokeh")
+    hooks = [_without_logo, *([_lighten] if dark else [])]
+    if isinstance(picture, hv.Layout):  # which takes no hooks itself
+        return picture.map(lambda part: part.opts(hooks=hooks, clone=True, backend="bokeh"), [hv.Overlay, hv.Element])
+    return picture.opts(hooks=hooks, clone=True, backend="bokeh")
 
 
 def section(title: str, *objects: Any, **options: Any) -> pmui.Card:

@@ -24,16 +24,16 @@ class Preview(Viewer):
 
     def __init__(self, root: Path, **params: Any) -> None:
         super().__init__(**params)
-        self._root, self._latest = root, 0
+        self._root, self._latest, self._offering = root, 0, False
         self._opened: xr.Dataset | None = None
-        self._scene = pmui.IntInput(label="scene", value=0, start=0, step=1, size="small", width=140)
+        self._scene = pmui.TextInput(label="scene", value="0", size="small", width=140)
         self._receiver = pmui.Select(label="receiver", options=[], size="small", width=240)
         self._about = pmui.Typography("", variant="body2")
         self._alert = look.failure()
         self._pictures = Views()
         self._pictures_place = pn.Column(self._pictures, sizing_mode="stretch_width", min_height=560)
         self._scene.param.watch(self._draw, "value")
-        self._receiver.param.watch(self._draw, "value")
+        self._receiver.param.watch(self._on_receiver, "value")
         self.param.watch(self._draw, "dark")
         self.param.watch(self._open, "dataset")
 
@@ -54,28 +54,42 @@ class Preview(Viewer):
             self._opened = opened
             scenes = opened.sizes["sample"]
             self._about.object = f"of {scenes:,} scenes"
-            self._scene.param.update(end=scenes - 1, value=min(self._scene.value or 0, scenes - 1))
+            self._scene.param.update(value="0", error_state=False, helper_text="")
+            await self._draw(None)
+
+    async def _on_receiver(self, _event: Any) -> None:
+        if not self._offering:
             await self._draw(None)
 
     async def _draw(self, _event: Any) -> None:
-        if self._opened is None or not self.dataset:
+        opened, text = self._opened, self._scene.value.strip()
+        if opened is None:
+            return
+        last = opened.sizes["sample"] - 1
+        wrong = not text.isdecimal() or int(text) > last
+        self._scene.param.update(error_state=wrong, helper_text=f"give one of 0 … {last}" if wrong else "")
+        if wrong:
             return
         self._latest += 1
-        mine, sample = self._latest, int(self._opened.sample[self._scene.value or 0])
+        mine, sample = self._latest, int(opened.sample[int(text)])
         self._pictures_place.loading = True
-        with look.told(self._alert):
-            scene = await asyncio.to_thread(self._opened.sel(sample=[sample]).load)
-            if mine != self._latest:
-                return
-            names = [str(n) for n in scene.receiver_name.values[scene.receiver_present.values[0]]]
-            if self._receiver.options != names:
-                with param.parameterized.discard_events(self._receiver):
-                    self._receiver.param.update(options=names, value=names[0])
-                self._receiver.param.trigger("options", "value")
-                if mine != self._latest:
-                    return
-            self._pictures.offer(self._drawn(scene, sample))
-        self._pictures_place.loading = False
+        try:
+            with look.told(self._alert):
+                scene = await asyncio.to_thread(opened.sel(sample=[sample]).load)
+                if mine == self._latest and opened is self._opened:
+                    self._offer_receivers(scene)
+                    self._pictures.offer(self._drawn(scene, sample))
+        finally:
+            self._pictures_place.loading = False
+
+    def _offer_receivers(self, scene: xr.Dataset) -> None:
+        names = [str(n) for n in scene.receiver_name.values[scene.receiver_present.values[0]]]
+        if self._receiver.options != names:
+            kept = self._receiver.value if self._receiver.value in names else names[0]
+            self._offering = True
+            self._receiver.param.update(options=names, value=kept)
+            self._offering = False
+        self._receiver.visible = "iq" in scene
 
     def _drawn(self, scene: xr.Dataset, sample: int) -> dict[str, Draw]:
         receiver = self._receiver.value

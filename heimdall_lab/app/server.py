@@ -91,6 +91,7 @@ def make_server(
     client = httpx.AsyncClient(transport=httpx.ASGITransport(api(root, prefix)), base_url="http://api")
     server = pn.io.server.get_server(
         {name: page(name, root) for name in PAGES},
+        title={name: f"heimdall_lab: {name}" for name in PAGES},
         port=port,
         address=address,
         prefix=prefix,

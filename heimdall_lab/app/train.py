@@ -34,6 +34,7 @@ _COLUMNS = {
 _WIDTHS = {"architecture": 140, "dataset": 130, "status": 105, "began": 150, "median": 130, "registered": 130}
 _OF_RUN = ("train_loss", "validation_loss", "validation_median_error_km")
 _WIDE = {"sizing_mode": "stretch_width"}
+_STATES = {"KILLED": "stopped", "SCHEDULED": "queued"}  # of MLflow, in the words of jobs
 _NAMED = "name of its folder in data/runs"
 _ROWS = 5  # of the table, on a page of it
 _HISTORY_S = 3.0  # between looks into the tracking store while nothing is trained
@@ -122,6 +123,7 @@ class Train(Viewer):
             chosen = self.dataset if self.dataset in types else next(iter(types), "")
             self._choice.param.update(options=list(types), value=chosen or None)
             self._judge()
+        self._choice.helper_text = "" if types else "no dataset is complete: make one on the page Datasets first"
 
     async def _offer_architectures(self) -> None:
         """List the architectures; counting their weights imports torch, which takes seconds."""
@@ -250,7 +252,8 @@ class Train(Viewer):
         self._promote.disabled = not row.version or bool(row.champion)
         self._resume.disabled = row.status not in ("KILLED", "FAILED") or task is None
         best = f", median error {plots.length_text(1e3 * row.median_error_km)} on its test scenes"
-        text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {row.status.lower()}"
+        state = _STATES.get(row.status, row.status.lower())
+        text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {state}"
         self._about.object = text + (best if pd.notna(row.median_error_km) else "")
 
     def _chosen(self) -> Any:
@@ -340,9 +343,9 @@ def _table(runs: pd.DataFrame) -> pd.DataFrame:
         "run": [Path(folder).name for folder in runs.folder],
         "architecture": runs.architecture,
         "dataset": runs.dataset,
-        "status": runs.status.str.lower(),
+        "status": [_STATES.get(status, status.lower()) for status in runs.status],
         "began": [f"{at.tz_convert(None):%Y-%m-%d %H:%M}" for at in runs.began],
         "median": [plots.length_text(1e3 * error) for error in runs.median_error_km],
         "registered": aliases,
     }
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).reset_index(drop=True)
+    return pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object).reset_index(drop=True)

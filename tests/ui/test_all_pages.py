@@ -11,6 +11,7 @@ import onnx
 import pytest
 from playwright.sync_api import expect
 
+import heimdall_lab as hl
 from heimdall_lab import jobs
 from heimdall_lab.app.shell import PAGES
 
@@ -119,6 +120,25 @@ def test_a_bad_value_is_refused_beside_its_field(page, serving, tmp_path):
         page.get_by_role("button", name="Generate").click()
         expect(page.get_by_text(re.compile("holds a dataset with another"))).to_be_visible()
     assert not (tmp_path / "outside").exists()
+
+
+def test_one_dataset_after_the_other_is_looked_into(page, serving, tmp_path):
+    bare = hl.preset("uhf_mixed", num_samples=4, name="bare")
+    hl.generate(bare, out=tmp_path / "data" / "bare", progress=False)
+    with serving() as (_, url):
+        page.goto(f"{url}datasets")
+        for name, scenes in (("los", 24), ("bare", 4), ("los", 24)):
+            page.get_by_role("gridcell", name=name, exact=True).click()
+            expect(page.get_by_text(f"of {scenes} scenes")).to_be_visible(timeout=20_000)
+            expect(page.locator(".bk-Canvas").first).to_be_visible(timeout=20_000)
+        page.get_by_role("button", name="Spectrograms").click()
+        expect(page.locator(".bk-Figure")).to_have_count(7)
+        fill(page, "scene", 77)
+        expect(page.get_by_text("give one of 0 … 23")).to_be_visible()
+        fill(page, "scene", 3)
+        page.get_by_role("button", name="Waterfall").click()
+        expect(page.get_by_text("give one of 0 … 23")).to_be_hidden(timeout=20_000)
+        expect(page.locator(".bk-Figure")).to_have_count(1)
 
 
 def test_a_reload_finds_the_job_and_cancel_ends_it(page, serving, tmp_path):
