@@ -494,7 +494,7 @@ def _position(text: str | None) -> tuple[float, float] | None:
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values: numbers that are not finite become null."""
-    return list(json.loads(table.to_json(orient="records", double_precision=15)))
+    return list(json.loads(table.to_json(orient="records", double_precision=15, date_format="iso")))
 
 
 def _print_table(table: pd.DataFrame, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from heimdall_lab import coverage
 from heimdall_lab.app.geometry import Geometry
 from heimdall_lab.config import preset
 
-LIMIT_S = 0.1
+LIMIT_S = 0.2
 
 pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.usefixtures("one_loop")]
 
