@@ -1,5 +1,7 @@
 """How long the page of a network takes to follow a dragged receiver, on the server."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from heimdall_lab.config import preset
 
 LIMIT_S = 0.2
 
-pytestmark = pytest.mark.usefixtures("one_loop")
+pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.usefixtures("one_loop")]
 
 
 def test_the_map_follows_a_receiver(benchmark, monkeypatch, tmp_path):
