@@ -293,6 +293,7 @@ def _check_generation(root: Path, task: Generation) -> None:
             raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
     elif folder.exists():
         raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
+    root.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
     needed, free = store.expected_bytes(task.config) - there, shutil.disk_usage(root).free
     if needed > free:
