@@ -32,6 +32,9 @@ AFSK_HZ = (1200.0, 2200.0)  # mark and space of Bell 202
 FSK4_BANDWIDTH_HZ = 12.5e3  # channel of DMR, ETSI TS 102 361-1
 
 
+NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field, its value and the remedy."""
 
@@ -374,7 +377,7 @@ class Gate(_Model):
 class Config(_Model):
     """Everything that, with the package version and the files in the folders it names, determines a dataset."""
 
-    name: str = Field("custom", pattern=r"^[A-Za-z0-9_-]+$", description="name of the dataset")
+    name: str = Field("custom", pattern=NAME, description="name of the dataset")
     data_type: Literal["iq_raw", "feature_based"] = Field(
         "iq_raw",
         description="what is stored of the signals: iq_raw (IQ samples and features) or feature_based (features, "

@@ -29,10 +29,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from heimdall_lab import options, store, tracking
-from heimdall_lab.config import Config, differing_fields
+from heimdall_lab.config import NAME, Config, differing_fields
 from heimdall_lab.units import si_text
 
-NAME = r"^[A-Za-z0-9_-]+$"
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
 _KEPT = 200  # jobs whose end is remembered
 _ATTEMPTS = 3  # after which a job whose processes end without a word is given up

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from heimdall_lab import store
-from heimdall_lab.config import ConfigError, Receiver, read_receivers
+from heimdall_lab.config import NAME, ConfigError, Receiver, read_receivers
 
 FOLDER = "networks"  # below the folder of data
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def csv_text(receivers: Iterable[Receiver]) -> str:
@@ -60,7 +58,7 @@ def location(root: str | Path, name: str) -> Path:
     ConfigError
         If the name holds anything but letters, digits, hyphens and underscores.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(f"name: {name!r} is refused: use letters A-Z, a-z, digits, - and _ only, at least one")
     return Path(root) / FOLDER / f"{name}.csv"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
+import psutil
 
-from heimdall_lab import processes
 from heimdall_lab.progress import warn
 
 EXPERIMENT = "heimdall_lab"
@@ -34,6 +34,7 @@ RUNS = [
     "champion",
 ]
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
+_CREATED_WITHIN_S = 5.0  # clocks are set while processes run
 _DATA = Path("data")
 
 Figures = Mapping[str, float]
@@ -338,16 +339,17 @@ def _process_tags() -> dict[str, str]:
     return {
         f"{_TAG}.host": socket.gethostname(),
         f"{_TAG}.process": str(os.getpid()),
-        f"{_TAG}.process_began": str(processes.began_s()),
+        f"{_TAG}.process_began": str(psutil.Process().create_time()),
     }
 
 
 def _is_alive(tags: Mapping[str, str]) -> bool:
-    """Say whether the process of a run is there."""
+    """Say whether the process is there; another one may have its number by now."""
     try:
-        return processes.is_alive(int(tags[f"{_TAG}.process"]), float(tags[f"{_TAG}.process_began"]))
-    except (KeyError, ValueError):
+        began_s = psutil.Process(int(tags[f"{_TAG}.process"])).create_time()
+    except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
+    return abs(began_s - float(tags[f"{_TAG}.process_began"])) < _CREATED_WITHIN_S
 
 
 def _unusable(uri: str, error: Exception) -> TrackingError:

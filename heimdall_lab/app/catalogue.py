@@ -8,7 +8,6 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
-from heimdall_lab import store
 from heimdall_lab.app import look, watch
 
 
@@ -20,7 +19,7 @@ def complete(root: Path) -> dict[str, str]:
     ValueError
         If there is none, or no such folder.
     """
-    found = store.datasets(root)
+    found = watch.datasets(root)
     folders = _by_place(root, found)
     if not folders:
         unfinished = f" ({len(found)} are unfinished or unreadable)" if len(found) else ""

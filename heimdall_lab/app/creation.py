@@ -12,7 +12,7 @@ import panel_material_ui as pmui
 from panel.viewable import Viewer
 
 from heimdall_lab import bench, config, jobs, networks, store
-from heimdall_lab.app import look
+from heimdall_lab.app import heavy, look
 from heimdall_lab.app.fields import Fields
 from heimdall_lab.app.texts import duration
 from heimdall_lab.units import si_text
@@ -38,9 +38,7 @@ class Creation(Viewer):
         self._body = pn.Column(sizing_mode="stretch_width")
         close = pmui.Button(label="Close", variant="text")
         close.on_click(self._close)
-        foot = pn.Row(
-            self._estimate, pn.Spacer(sizing_mode="stretch_width"), close, self._start, sizing_mode="stretch_width"
-        )
+        foot = look.spread(self._estimate, close, self._start)
         self._alert = look.failure()
         self._dialog = pmui.Dialog(
             pn.Row(self._preset, self._workers), self._body, self._alert, foot, title="New dataset", width_option="lg"
@@ -89,10 +87,12 @@ class Creation(Viewer):
             return
         seconds = float("nan")
         try:
-            seconds = await asyncio.to_thread(bench.generation_s, chosen)
+            seconds = await heavy.run(bench.generation_s, chosen)
         except (ValueError, OSError, MemoryError) as error:
             if mine == self._timing and self._fields is not None:
-                self._fields.refuse(str(error) or "duration: scenes are too large for this machine's memory")
+                self._fields.refuse(
+                    str(error) or "signal.duration_s: scenes are too large for this machine's memory; shorten it"
+                )
         if mine == self._timing:
             about = f", about {duration(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
             self._estimate.object = self._size(chosen) + about

@@ -11,7 +11,7 @@ import param
 from panel.viewable import Viewer
 
 from heimdall_lab import jobs, store
-from heimdall_lab.app import look
+from heimdall_lab.app import heavy, look
 from heimdall_lab.app.creation import Creation
 from heimdall_lab.app.job_list import JobList
 from heimdall_lab.app.preview import Preview
@@ -93,12 +93,7 @@ class Datasets(Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
-        heading = pn.Row(
-            pmui.Typography("Datasets", variant="h5"),
-            pn.Spacer(sizing_mode="stretch_width"),
-            self._new,
-            sizing_mode="stretch_width",
-        )
+        heading = look.spread(pmui.Typography("Datasets", variant="h5"), self._new)
         return pn.Column(
             heading,
             self._alert,
@@ -208,7 +203,7 @@ class Datasets(Viewer):
         name, self._verify.loading = self.selected, True
         try:
             with look.told(self._alert):
-                table = await asyncio.to_thread(store.verify, jobs.dataset_folder(self._root, name))
+                table = await heavy.run(store.verify, jobs.dataset_folder(self._root, name))
                 faulty = table[~table.state.isin(["ok", "not generated yet"])]
                 found = "ok" if faulty.empty else f"{len(faulty)} of {len(table)} shards damaged"
                 self._verified[name] = (_checksum(self._root / name), found)

@@ -69,9 +69,7 @@ class JobList(Viewer):
 class _Row:
     """One job: what it is, how far, and the button that ends it."""
 
-    def __init__(
-        self, job: jobs.Job, cancel: Callable[[str], Awaitable[None]], dismiss: Callable[[str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, job: jobs.Job, cancel: Do, dismiss: Do) -> None:
         self.title = pmui.Typography("", variant="body1")
         self.note = pmui.Typography("", variant="body2")
         self.bar = pmui.LinearProgress(value=0, max=100, variant="determinate", sizing_mode="stretch_width")

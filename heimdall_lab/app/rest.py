@@ -11,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from heimdall_lab import jobs
 from heimdall_lab.app.watch import datasets, known_progress
-from heimdall_lab.config import PRESETS, Config, preset
+from heimdall_lab.config import NAME, PRESETS, Config, preset
 
 API = "/api/v1"
-_MAX_LISTED = 1000
 
 
 class DatasetEntry(BaseModel):
@@ -57,7 +56,7 @@ class NewDataset(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    folder: str = Field(pattern=jobs.NAME, max_length=64, description="name of the dataset's folder in the data folder")
+    folder: str = Field(pattern=NAME, max_length=64, description="name of the dataset's folder in the data folder")
     preset: str | None = Field(None, description=f"one of {', '.join(PRESETS)}")
     changes: dict[str, Any] = Field({}, description="fields by dotted path, in the place of the preset's")
     config: Config | None = Field(None, description="all fields, without a preset")
@@ -107,7 +106,7 @@ def api(root: Path, prefix: str = "") -> FastAPI:
     @app.get(f"{API}/jobs", tags=["jobs"])
     def list_jobs() -> list[JobEntry]:
         """List the jobs, the newest first."""
-        return [_entry(root, job) for job in jobs.jobs(root)[::-1][:_MAX_LISTED]]
+        return [_entry(root, job) for job in jobs.jobs(root)[::-1]]
 
     @app.post(f"{API}/jobs", tags=["jobs"], status_code=202)
     def queue(task: jobs.Task) -> JobEntry:
