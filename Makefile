@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lab serve screenshots lock clean
+.PHONY: setup demo test bench lab serve screenshots lock clean
 
 setup: .venv/installed
 
@@ -37,6 +37,9 @@ test: setup
 	$(BIN)/pytest
 	HEIMDALL_LAB_QUICK=1 $(BIN)/pytest --nbmake --nbmake-timeout=600 notebooks
 
+bench: setup
+	$(BIN)/pytest benchmarks
+
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
@@ -45,7 +48,7 @@ serve: setup
 
 # Needs Chromium, as of Debian's package.
 screenshots: setup
-	$(BIN)/python tests/ui/screenshots.py
+	$(BIN)/python tests/app/browser/screenshots.py
 
 # The pin of torch is changed by hand. Which build of it was installed is left out of the lock.
 lock:

@@ -3,24 +3,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from heimdall_lab.compiled import kernels_kept
+from heimdall_lab.core.compiled import kernels_kept
 
 with kernels_kept():
-    from heimdall_lab.bounds import crlb, gdop
-    from heimdall_lab.config import Config, preset
-    from heimdall_lab.estimators import locate, methods
-    from heimdall_lab.features import features
-    from heimdall_lab.generate import generate, load_or_generate
-    from heimdall_lab.learned import pretrained
-    from heimdall_lab.metrics import compare
-    from heimdall_lab.recordings import read_kiwi, read_locards, read_sigmf, write_sigmf
-    from heimdall_lab.schema import iq
-    from heimdall_lab.store import datasets, open_dataset
+    from heimdall_lab.core.config import Config, preset
+    from heimdall_lab.datasets.recordings import read_kiwi, read_locards, read_sigmf, write_sigmf
+    from heimdall_lab.datasets.schema import iq
+    from heimdall_lab.datasets.store import datasets, open_dataset
+    from heimdall_lab.localization.bounds import crlb, gdop
+    from heimdall_lab.localization.estimators import locate, methods
+    from heimdall_lab.localization.leaderboard import compare
+    from heimdall_lab.localization.learned import pretrained
+    from heimdall_lab.signals.features import features
+    from heimdall_lab.simulation.generate import generate, load_or_generate
+    from heimdall_lab.simulation.propagation.terrain import fetch_terrain
 
 if TYPE_CHECKING:
-    from heimdall_lab.export import export_onnx
-    from heimdall_lab.models import architectures
-    from heimdall_lab.runs import train
+    from heimdall_lab.learning.architectures import architectures
+    from heimdall_lab.learning.export import export_onnx
+    from heimdall_lab.report.runs import train
 
 __all__ = [
     "Config",
@@ -30,6 +31,7 @@ __all__ = [
     "datasets",
     "export_onnx",
     "features",
+    "fetch_terrain",
     "gdop",
     "generate",
     "iq",
@@ -47,9 +49,9 @@ __all__ = [
 ]
 
 _NEEDING_TORCH = {  # imported when they are asked for: importing torch takes seconds, and most work needs none of it
-    "architectures": "models",
-    "export_onnx": "export",
-    "train": "runs",
+    "architectures": "learning.architectures",
+    "export_onnx": "learning.export",
+    "train": "report.runs",
 }
 
 

@@ -11,12 +11,15 @@ import pandas as pd
 import typer
 import xarray as xr
 
-from heimdall_lab import bench, estimators, learned, metrics, pairs, recordings, splits, store, tables
-from heimdall_lab.arrays import BACKENDS
-from heimdall_lab.config import PRESETS, ConfigError, preset, read_config
-from heimdall_lab.features import features, summary
-from heimdall_lab.generate import generate
+from heimdall_lab.core.arrays import BACKENDS
+from heimdall_lab.core.config import PRESETS, ConfigError, preset, read_config
+from heimdall_lab.datasets import recordings, splits, store
+from heimdall_lab.localization import estimators, leaderboard, learned, tables
 from heimdall_lab.report import check_target, leaderboard_table, leaderboard_text, write_report
+from heimdall_lab.signals import pairs
+from heimdall_lab.signals.features import features, summary
+from heimdall_lab.simulation import speed
+from heimdall_lab.simulation.generate import generate
 
 app = typer.Typer(
     help="Locate radio transmitters with a network of distributed SDR receivers.",
@@ -79,15 +82,15 @@ def bench_command(
     as_json: _Json = False,
 ) -> None:
     """Measure how fast this machine draws, synthesizes, measures, writes and reads one shard; one thread."""
-    config, machine = preset(preset_name, **_settings(settings or [])), bench.machine()
-    rates = bench.measure(config, folder)
+    config, machine = preset(preset_name, **_settings(settings or [])), speed.machine()
+    rates = speed.measure(config, folder)
     if as_json:
         print(json.dumps({"machine": machine, "preset": preset_name, "rates": _records(rates)}, indent=1))
         return
-    versions = ", ".join(f"{name} {machine[name]}" for name in bench.VERSIONS)
+    versions = ", ".join(f"{name} {machine[name]}" for name in speed.VERSIONS)
     print(f"{machine['processor']}, {machine['cores']} cores, GPU: {machine['gpu'] or 'none'}; {versions}")
     print(f"{preset_name}: {config.max_receivers} receivers × {config.signal.num_time} IQ samples a scene\n")
-    _print_table(bench.text_table(rates), as_json)
+    _print_table(speed.text_table(rates), as_json)
 
 
 @app.command("datasets")
@@ -227,9 +230,9 @@ def compare_command(
     dataset = dataset if split is None else splits.select(dataset, split)
     classical = estimators.methods(dataset)
     added, unfit = _pretrained(dataset) if pretrained else ([], {})
-    board = metrics.compare(dataset, [*(classical if names is None else names), *added])
+    board = leaderboard.compare(dataset, [*(classical if names is None else names), *added])
     if out is not None:
-        metrics.save(board, out)
+        leaderboard.save(board, out)
     if report is not None:
         write_report(dataset, board, report)
     if as_json:
@@ -271,7 +274,7 @@ def serve_command(
     ] = "",
 ) -> None:
     """Serve the dashboard, and its interface for scripts, until Ctrl-C; jobs go on without it."""
-    from heimdall_lab.app.server import Access, make_server  # imports Panel, which takes seconds
+    from heimdall_lab.app.service.server import Access, make_server  # imports Panel, which takes seconds
 
     oauth = {
         "oauth_provider": oauth_provider,
@@ -326,8 +329,8 @@ def train_command(
     as_json: _Json = False,
 ) -> None:
     """Train a localizer on a dataset; Ctrl-C stops after the batch under way, twice at once."""
-    from heimdall_lab.runs import train  # imports torch, which takes seconds
-    from heimdall_lab.training import is_first
+    from heimdall_lab.learning.training import is_first
+    from heimdall_lab.report.runs import train  # imports torch, which takes seconds
 
     given = {
         "epochs": epochs,
@@ -369,7 +372,7 @@ def architectures_command(
     as_json: _Json = False,
 ) -> None:
     """List the localizers that can be trained."""
-    from heimdall_lab.models import architectures  # imports torch, which takes seconds
+    from heimdall_lab.learning.architectures import architectures  # imports torch, which takes seconds
 
     if data_type is not None:
         data_type = _known("data-type", data_type, ("iq_raw", "feature_based"))
@@ -397,8 +400,8 @@ def export_command(
     ] = None,
 ) -> None:
     """Write a trained localizer to an ONNX file, if it finds there what it finds in PyTorch."""
-    from heimdall_lab import export, exported  # here, for PyTorch takes seconds
-    from heimdall_lab.models import trained
+    from heimdall_lab.learning import export, trained
+    from heimdall_lab.localization.learned import onnx_model  # here, for PyTorch takes seconds
 
     file = model / trained.MODEL if model.is_dir() else model
     target = out or file.with_suffix(learned.SUFFIX)
@@ -407,7 +410,7 @@ def export_command(
     check_target(target, "out")
     loaded = trained.load(file)
     scenes = None if dataset is None else learned.arrays(loaded, splits.select(store.open_dataset(dataset), "test"))
-    about = exported.open_model(export.export_onnx(loaded, target, scenes)).about
+    about = onnx_model.open_model(export.export_onnx(loaded, target, scenes)).about
     print(
         f"{target}: {about['architecture']} with {about['num_parameters']:,} weights; "
         f"differs from PyTorch by at most {about['parity']:.1g} of the network's size"

@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import asyncio
 import functools
 import http.server
 import os
@@ -9,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from dashboards import one_loop  # noqa: F401  a fixture
 from hypothesis import settings
 
 import heimdall_lab as hl
@@ -42,17 +42,6 @@ def small_dataset(small):
 
 
 @pytest.fixture
-def one_loop(monkeypatch):
-    """One event loop, which is closed, for all that a page does beside itself: Panel makes one each time."""
-    made = asyncio.new_event_loop()
-    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made)
-    yield
-    made.run_until_complete(made.shutdown_default_executor())
-    made.close()
-    asyncio.set_event_loop(None)
-
-
-@pytest.fixture
 def server(tmp_path):
     """A local web server of an empty folder; yields its address and the folder."""
     folder = tmp_path / "served"
@@ -75,8 +64,9 @@ def trained(small, small_dataset):
     """An untrained triangulation, standardised by those scenes, that claims to have been trained on them."""
     import torch
 
-    from heimdall_lab import learned, models
-    from heimdall_lab.models.trained import Trained
+    from heimdall_lab.learning import architectures
+    from heimdall_lab.learning.trained import Trained
+    from heimdall_lab.localization import learned
 
     torch.manual_seed(1)
     about = {
@@ -86,7 +76,7 @@ def trained(small, small_dataset):
         "sample_rate_hz": small_dataset.attrs["sample_rate_hz"],
         "package_version": "0.0",
     }
-    made = Trained("triangulation", {"width": 16}, models.build("triangulation", {"width": 16}).eval(), about)
+    made = Trained("triangulation", {"width": 16}, architectures.build("triangulation", {"width": 16}).eval(), about)
     scenes = learned.arrays(made, small_dataset)
     made.model.fit({name: torch.from_numpy(values) for name, values in scenes.items()})
     made.model.spread.fill_(1.5)
@@ -96,6 +86,6 @@ def trained(small, small_dataset):
 @pytest.fixture(scope="session")
 def onnx_file(trained, tmp_path_factory):
     """The same in a file."""
-    from heimdall_lab.export import export_onnx
+    from heimdall_lab.learning.export import export_onnx
 
     return export_onnx(trained, tmp_path_factory.mktemp("onnx") / "small.onnx")

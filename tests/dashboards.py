@@ -1,5 +1,6 @@
 """The served dashboard as a process of its own, for tests of pages and of the interface for scripts."""
 
+import asyncio
 import fcntl
 import json
 import socket
@@ -9,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+
+import pytest
 
 
 def free_port():
@@ -60,3 +63,14 @@ def occupied(root, task):
     with (folder / ".running").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
+
+
+@pytest.fixture
+def one_loop(monkeypatch):
+    """One event loop, which is closed, for all that a page does beside itself: Panel makes one each time."""
+    made = asyncio.new_event_loop()
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made)
+    yield
+    made.run_until_complete(made.shutdown_default_executor())
+    made.close()
+    asyncio.set_event_loop(None)

@@ -11,9 +11,11 @@ import pytest
 import xarray as xr
 
 import heimdall_lab as hl
-from heimdall_lab import cli, learned, schema
-from heimdall_lab.config import PRESETS
-from heimdall_lab.models.trained import save
+from heimdall_lab import cli
+from heimdall_lab.core.config import PRESETS
+from heimdall_lab.datasets import schema
+from heimdall_lab.learning.trained import save
+from heimdall_lab.localization import learned
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
 

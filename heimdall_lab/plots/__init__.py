@@ -9,7 +9,6 @@ from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
 from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf
 from heimdall_lab.plots.laws import curves, distribution
-from heimdall_lab.plots.learning import error_curve, learning_curves
 from heimdall_lab.plots.links import (
     COLOUR_BY,
     feature_label,
@@ -31,6 +30,7 @@ from heimdall_lab.plots.network import (
 )
 from heimdall_lab.plots.signals import constellation, cross_correlations, envelopes, spectrograms, waterfall
 from heimdall_lab.plots.style import length_text, method_styles
+from heimdall_lab.plots.training import error_curve, learning_curves
 
 __all__ = [
     "COLOUR_BY",

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
 
-from heimdall_lab import bounds
+from heimdall_lab.localization import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text, log_ticks
 

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
 
-from heimdall_lab import links
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, length_text, log_ticks, view
+from heimdall_lab.signals import link_table
 
 _LEAST_M = 1e-3  # a logarithmic scale has no 0
 
@@ -44,7 +44,7 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     if not known.any():
         raise ValueError("transmitter_latitude: is unknown in every sample; an error map needs the true positions")
     each = board[["error", "converged"]].sel({"method": method}).isel(sample=known)
-    common = links.common_receivers(dataset)
+    common = link_table.common_receivers(dataset)
     receivers, names = np.array(list(common.values())).reshape(-1, 2), list(common)
     shown = np.concatenate([place[known], receivers])
     shrink = math.cos(math.radians(float(shown[:, 1].mean())))

@@ -9,7 +9,7 @@ from bokeh.models import BoxSelectTool, ColumnDataSource, CustomJS, HoverTool, L
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
-from heimdall_lab import schema
+from heimdall_lab.datasets import schema
 from heimdall_lab.plots.style import INK, view
 
 COLOUR_BY = ("waveform", "snr", "line_of_sight")

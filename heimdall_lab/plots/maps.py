@@ -10,7 +10,9 @@ import xarray as xr
 from bokeh.models import NumeralTickFormatter
 from bokeh.plotting.contour import contour_data
 
-from heimdall_lab import bounds, geodesy
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
 from heimdall_lab.plots.style import (
     INK,
@@ -23,7 +25,6 @@ from heimdall_lab.plots.style import (
     receiver_names,
     view,
 )
-from heimdall_lab.units import SPEED_OF_LIGHT
 
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
 

@@ -10,12 +10,13 @@ import xarray as xr
 from bokeh.models import FixedTicker, NumeralTickFormatter
 from bokeh.models.annotations import ColorBar
 
-from heimdall_lab import bounds, geodesy
-from heimdall_lab.config import Receiver
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.config import Receiver
+from heimdall_lab.localization import bounds
+from heimdall_lab.localization.error_law import radius_squared
 from heimdall_lab.plots.coverage import LABELS
 from heimdall_lab.plots.labels import map_axes, place_labels
 from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, TRUTH, length_text, log_ticks, view
-from heimdall_lab.student import radius_squared
 
 FRAME_PX = (560, 410)
 

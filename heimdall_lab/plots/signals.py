@@ -8,9 +8,10 @@ import numpy as np
 import scipy.signal
 import xarray as xr
 
-from heimdall_lab import ambiguity, schema, spectra
+from heimdall_lab.core.units import linear_to_db
+from heimdall_lab.datasets import schema
 from heimdall_lab.plots.style import FONT, INK, load_scene, microseconds, receiver_names
-from heimdall_lab.units import linear_to_db
+from heimdall_lab.signals import correlation, spectra
 
 _SEGMENT = 256  # IQ samples of one spectrum
 
@@ -72,7 +73,7 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
         measured_s, true_s = float(pairs.tdoa_s[index]), float(arrival_s[index] - arrival_s[reference])
         half_s = max(1.5 * lobe_s, 1.25 * np.nan_to_num(abs(true_s - measured_s)))
         lag_s = np.nan_to_num(measured_s) + np.linspace(-half_s, half_s, 401)
-        value = ambiguity.cross_correlation(
+        value = correlation.cross_correlation(
             voltage[[reference, index]], float(pairs.fdoa_hz[index]), weight, rate_hz, lag_s
         )
         panels.append(_correlation_panel(str(scene.receiver_name.values[index]), lag_s, value, measured_s, true_s))

@@ -1,0 +1,61 @@
+"""What a second worker process gains, and how much memory a large dataset takes."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import pytest
+from psutil import cpu_count
+
+import heimdall_lab as hl
+from heimdall_lab.datasets import store
+from heimdall_lab.simulation import cluster
+
+SHARDS = 24
+
+
+@pytest.mark.skipif((cpu_count() or 1) < 2, reason="there is one core")
+def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
+    """Default configuration; the least of up to eight runs each, in turns, after one that compiles."""
+    config = hl.preset("iq_test", num_samples=64 * SHARDS)
+    with store.locked(tmp_path) as lock, cluster.local_cluster(2) as client:
+        job = cluster.Job(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
+        numbers, never = range(SHARDS), threading.Event()
+
+        def together() -> None:
+            assert len(list(cluster.write_on(client, job, numbers, never))) == SHARDS
+
+        def alone() -> None:
+            assert len(list(cluster.write_here(job, numbers, never))) == SHARDS
+
+        for warm_up in (together, alone):
+            warm_up()
+        together_s, alone_s = [], []
+        while len(alone_s) < 8 and (not alone_s or min(alone_s) < 1.6 * min(together_s)):
+            alone_s.append(seconds(alone))
+            together_s.append(seconds(together))
+        benchmark.extra_info["rate of two workers over one"] = round(min(alone_s) / min(together_s), 2)
+        benchmark.pedantic(together, rounds=1)
+    assert min(alone_s) >= 1.6 * min(together_s)
+
+
+def seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("num_samples", [32, 96])
+def test_memory_does_not_grow_with_the_number_of_scenes(num_samples, tmp_path):
+    """One second at 200 kHz on seven receivers; the limit is the same however many shards there are."""
+    script = f"""
+import heimdall_lab as hl
+config = hl.preset("iq_production", num_samples={num_samples})
+hl.generate(config, {str(tmp_path)!r}, progress=False)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=300, capture_output=True, text=True)
+    assert int(done.stdout) < 1.5e6  # kB

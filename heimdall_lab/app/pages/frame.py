@@ -1,0 +1,70 @@
+"""The frame of every page: its name, the way to the others, light and dark."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewer
+from panel_material_ui.template.base import Page
+
+from heimdall_lab.app.pages.compare import Compare
+from heimdall_lab.app.pages.datasets import Datasets
+from heimdall_lab.app.pages.features import Features
+from heimdall_lab.app.pages.geometry import Geometry
+from heimdall_lab.app.pages.locate import Locate
+from heimdall_lab.app.pages.train import Train
+
+PAGES: dict[str, tuple[str, type[Viewer]]] = {
+    "datasets": ("storage", Datasets),
+    "geometry": ("map", Geometry),
+    "features": ("scatter_plot", Features),
+    "train": ("model_training", Train),
+    "compare": ("leaderboard", Compare),
+    "locate": ("my_location", Locate),
+}
+_TITLE = "heimdall_lab"
+_REFRESH_MS = 1000
+
+
+def page(name: str, root: Path) -> Callable[[], Page]:
+    """Make the function that makes a page for each visitor.
+
+    Parameters
+    ----------
+    name : str
+        Of ``PAGES``.
+    root : Path
+        The data folder.
+    """
+    return lambda: _page(name, root)
+
+
+def _page(name: str, root: Path) -> Page:
+    _, make = PAGES[name]
+    frame = Page(
+        title=f"{_TITLE}: {name}",
+        sidebar=[_navigation(name)],
+        sidebar_width=200,
+        site_url="./",
+        busy_indicator=None,
+        main=[],
+    )
+    viewer = make(root=root, dark=frame.dark_theme)
+    frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
+    frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
+    if hasattr(viewer, "refresh"):
+        # Not before the page is there: what is changed while it travels would be lost.
+        pn.state.onload(partial(_refresh_regularly, viewer.refresh))
+    return frame
+
+
+def _refresh_regularly(refresh: Callable[[], Any]) -> None:
+    pn.state.add_periodic_callback(refresh, _REFRESH_MS)
+
+
+def _navigation(here: str) -> pmui.MenuList:
+    items = [{"label": name.capitalize(), "icon": icon, "href": name} for name, (icon, _) in PAGES.items()]
+    return pmui.MenuList(items=items, active=list(PAGES).index(here), sizing_mode="stretch_width")

@@ -1,0 +1,121 @@
+"""What is to be simulated? A dialog with every field of a configuration, and what the dataset will take."""
+
+import asyncio
+import math
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+from panel.viewable import Viewer
+
+from heimdall_lab.app.parts import background, look
+from heimdall_lab.app.parts.fields import Fields
+from heimdall_lab.app.service import jobs
+from heimdall_lab.core import config, networks
+from heimdall_lab.core.text import duration
+from heimdall_lab.core.units import si_text
+from heimdall_lab.datasets import store
+from heimdall_lab.simulation import speed
+
+_SETTLED_S = 0.6  # without a change, before a configuration is timed
+
+
+class Creation(Viewer):
+    """The dialog that asks for a dataset."""
+
+    def __init__(self, root: Path, asked: Callable[[jobs.Job], Awaitable[None]], **params: Any) -> None:
+        super().__init__(**params)
+        self._root, self._asked, self._timing = root, asked, 0
+        self._preset = pmui.Select(
+            label="preset", options=list(config.PRESETS), value="iq_test", size="small", width=220
+        )
+        self._preset.param.watch(lambda event: self._load(event.new), "value")
+        self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
+        self._estimate = pmui.Typography("", variant="body2")
+        self._start = pmui.Button(label="Generate", icon="play_arrow", color="primary", disabled=True)
+        self._start.on_click(self._ask)
+        self._fields: Fields | None = None
+        self._body = pn.Column(sizing_mode="stretch_width")
+        close = pmui.Button(label="Close", variant="text")
+        close.on_click(self._close)
+        foot = look.spread(self._estimate, close, self._start)
+        self._alert = look.failure()
+        self._dialog = pmui.Dialog(
+            pn.Row(self._preset, self._workers), self._body, self._alert, foot, title="New dataset", width_option="lg"
+        )
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return the dialog, closed."""
+        return self._dialog
+
+    def open(self) -> None:
+        """Open the dialog; its fields are made when that happens first."""
+        if self._fields is None:
+            networks = {"Italian network (7 receivers)": config.italian_network()}
+            self._fields = Fields(config.Config, choices={"geometry.receivers": networks})
+            self._fields.param.watch(self._changed, "value")
+            self._load(self._preset.value)
+            self._body.objects = [self._fields]
+        self._add_networks()
+        self._dialog.open = True
+
+    def _close(self, _event: Any = None) -> None:
+        self._dialog.open = False
+
+    def _add_networks(self) -> None:
+        """Offer the networks that were saved since."""
+        if self._fields is None:
+            return
+        choice = self._fields.widgets["geometry.receivers"]
+        for name in networks.saved(self._root):
+            with look.told(self._alert):
+                receivers = networks.load(self._root, name)
+                choice.options = {**choice.options, f"{name} ({len(receivers)} receivers)": receivers}
+
+    def _load(self, preset: str) -> None:
+        if self._fields is not None:
+            self._fields.load(config.preset(preset))
+
+    async def _changed(self, event: Any) -> None:
+        """Tell what the dataset will take, as soon as the fields rest."""
+        self._start.disabled = event.new is None
+        self._timing += 1
+        mine, chosen = self._timing, event.new
+        self._estimate.object = "" if chosen is None else self._size(chosen) + ", estimating the time …"
+        await asyncio.sleep(_SETTLED_S)
+        if mine != self._timing or chosen is None:
+            return
+        seconds = float("nan")
+        try:
+            seconds = await background.run(speed.generation_s, chosen)
+        except (ValueError, OSError, MemoryError) as error:
+            if mine == self._timing and self._fields is not None:
+                self._fields.refuse(
+                    str(error) or "signal.duration_s: scenes are too large for this machine's memory; shorten it"
+                )
+        if mine == self._timing:
+            about = f", about {duration(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
+            self._estimate.object = self._size(chosen) + about
+
+    def _size(self, chosen: config.Config) -> str:
+        free = shutil.disk_usage(self._root).free
+        return f"{si_text(store.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
+
+    async def _ask(self, _event: Any) -> None:
+        if self._fields is None or self._fields.value is None:
+            return
+        chosen: config.Config = self._fields.value
+        self._start.loading = True
+        try:
+            task = jobs.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
+            job = await asyncio.to_thread(jobs.ask, self._root, task)
+        except (ValueError, OSError) as error:
+            self._fields.refuse(look.refusal(error).replace("folder:", "name:", 1))
+            return
+        finally:
+            self._start.loading = False
+        self._close()
+        await self._asked(job)

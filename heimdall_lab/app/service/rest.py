@@ -1,0 +1,190 @@
+"""The interface for scripts: datasets, architectures and jobs as JSON, described by OpenAPI."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from fastapi import FastAPI, HTTPException, Query
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict, Field
+
+from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service.watch import datasets, known_progress
+from heimdall_lab.core.config import NAME, PRESETS, Config, preset
+
+API = "/api/v1"
+
+
+class DatasetEntry(BaseModel):
+    """One dataset of the catalogue."""
+
+    folder: str = Field(description="its place in the data folder")
+    name: str
+    data_type: str = Field(description="iq_raw or feature_based; empty where the manifest cannot be read")
+    samples: int = Field(description="scenes that are there")
+    of: int = Field(description="scenes wanted")
+    receivers: int
+    seed: int
+    megabytes: float
+    acceptance: float | None = Field(description="share of the drawn scenes that were kept")
+    created: datetime | None
+    state: Literal["complete", "unfinished", "unreadable"]
+
+
+class ArchitectureEntry(BaseModel):
+    """One architecture, and whether a dataset fits it."""
+
+    architecture: str
+    description: str
+    data_types: list[str]
+    num_parameters: int = Field(description="weights, with the defaults")
+    defaults: dict[str, bool | int | float | str]
+    options: dict[str, bool | int | float | str] = Field(description="of training, as suits it")
+    compatible: bool | None = Field(None, description="with the dataset that was asked about")
+    reason: str | None = Field(None, description="why not")
+
+
+class JobEntry(jobs.Job):
+    """A job, and how far it is."""
+
+    progress: jobs.Progress | None = Field(None, description="of a job that runs or waits")
+
+
+class NewDataset(BaseModel):
+    """What to simulate: a preset with changes, or a whole configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: str = Field(pattern=NAME, max_length=64, description="name of the dataset's folder in the data folder")
+    preset: str | None = Field(None, description=f"one of {', '.join(PRESETS)}")
+    changes: dict[str, Any] = Field({}, description="fields by dotted path, in the place of the preset's")
+    config: Config | None = Field(None, description="all fields, without a preset")
+    workers: int = Field(1, ge=1, le=256, description="processes side by side")
+
+
+def api(root: Path, prefix: str = "") -> FastAPI:
+    """Make the application.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder.
+    prefix : str
+        Path that a reverse proxy puts before all of it.
+    """
+    app = FastAPIOffline(
+        title="heimdall_lab",
+        summary="Simulate, train and watch both, from scripts.",
+        version="1",
+        openapi_url=f"{API}/openapi.json",
+        docs_url=f"{API}/docs",
+        redoc_url=None,
+        static_url=f"{API}/static",
+        swagger_ui_oauth2_redirect_url=f"{API}/docs/oauth2-redirect",
+        root_path=prefix,
+        responses={400: {"description": "refused; detail names the field, its value and the remedy"}},
+    )
+
+    @app.get(f"{API}/datasets", tags=["datasets"])
+    def list_datasets() -> list[DatasetEntry]:
+        """List the datasets in the data folder."""
+        return [DatasetEntry.model_validate(_known(row)) for row in datasets(root).to_dict("records")]
+
+    @app.post(f"{API}/datasets", tags=["datasets"], status_code=202)
+    def simulate(asked: NewDataset) -> JobEntry:
+        """Queue the simulation of a dataset."""
+        return _asked(root, lambda: jobs.Generation(folder=asked.folder, config=_config(asked), workers=asked.workers))
+
+    @app.get(f"{API}/training/architectures", tags=["training"])
+    def list_architectures(
+        dataset: Annotated[str | None, Query(description="say which of them fit this dataset")] = None,
+    ) -> list[ArchitectureEntry]:
+        """List the architectures with their defaults."""
+        return _refused_as_400(lambda: _architectures(root, dataset))
+
+    @app.get(f"{API}/jobs", tags=["jobs"])
+    def list_jobs() -> list[JobEntry]:
+        """List the jobs, the newest first."""
+        return [_entry(root, job) for job in jobs.jobs(root)[::-1]]
+
+    @app.post(f"{API}/jobs", tags=["jobs"], status_code=202)
+    def queue(task: jobs.Task) -> JobEntry:
+        """Queue a job: the simulation of a dataset, or training on one."""
+        return _asked(root, lambda: task)
+
+    @app.get(f"{API}/jobs/{{identity}}", tags=["jobs"], responses={404: {"description": "unknown"}})
+    def look_at(identity: str) -> JobEntry:
+        """Look at one job."""
+        return _entry(root, _job(root, identity))
+
+    @app.post(f"{API}/jobs/{{identity}}/cancel", tags=["jobs"], responses={404: {"description": "unknown"}})
+    def cancel(identity: str) -> JobEntry:
+        """Have a job end, when its shard or batch is finished; what it wrote is kept."""
+        _job(root, identity)
+        return _entry(root, _refused_as_400(lambda: jobs.cancel(root, identity)))
+
+    return app
+
+
+def _asked(root: Path, task: Any) -> JobEntry:
+    return _entry(root, _refused_as_400(lambda: jobs.ask(root, task())))
+
+
+def _config(asked: NewDataset) -> Config:
+    if asked.preset is not None and asked.config is None:
+        return preset(asked.preset, **{"name": asked.folder, **asked.changes})
+    if asked.config is not None and asked.preset is None and not asked.changes:
+        return asked.config
+    raise ValueError("preset: give either preset, with changes or without, or config")
+
+
+def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
+    from heimdall_lab.datasets import store  # imports torch, which takes seconds
+    from heimdall_lab.learning import architectures, options
+
+    kind = None if dataset is None else store.read_manifest(jobs.dataset_folder(root, dataset)).config.data_type
+    entries = []
+    for name, known in architectures.ARCHITECTURES.items():
+        reason = None
+        if kind is not None:
+            try:
+                architectures.check_compatible(name, kind)
+            except ValueError as error:
+                reason = str(error)
+        entries.append(
+            ArchitectureEntry(
+                architecture=name,
+                description=known.description,
+                data_types=list(known.data_types),
+                num_parameters=architectures.num_parameters(name),
+                defaults=known.parameters,
+                options=options.options_for(name, {}).model_dump(),
+                compatible=None if kind is None else reason is None,
+                reason=reason,
+            )
+        )
+    return entries
+
+
+def _job(root: Path, identity: str) -> jobs.Job:
+    try:
+        return jobs.job(root, identity)
+    except jobs.JobError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _entry(root: Path, job: jobs.Job) -> JobEntry:
+    return JobEntry(**job.model_dump(), progress=known_progress(root, job) if job.is_active else None)
+
+
+def _refused_as_400(do: Any) -> Any:
+    try:
+        return do()
+    except (ValueError, OSError) as error:
+        raise HTTPException(400, str(error)) from error
+
+
+def _known(row: dict[Any, Any]) -> dict[str, Any]:
+    """A row with None where something is not known."""
+    return {str(name): None if pd.isna(value) else value for name, value in row.items()}

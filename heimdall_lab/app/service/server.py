@@ -1,0 +1,158 @@
+"""The server: pages and the interface for scripts on one port, behind one login."""
+
+import asyncio
+import json
+import logging
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import panel as pn
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import FIXED_SIZING_MODE
+from bokeh.server.util import check_allowlist
+from bokeh.server.views.auth_request_handler import AuthRequestHandler
+from tornado.ioloop import PeriodicCallback
+from tornado.web import RedirectHandler
+
+from heimdall_lab.app.pages.frame import PAGES, page
+from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service.rest import API, api
+
+_ADVANCE_MS = 1000
+_MAX_BODY_BYTES = 10_000_000  # of a request; uploads come through the page's own channel
+_MAX_MESSAGE_BYTES = 50_000_000  # on that channel; uploads come in pieces
+_LOGIN = Path(__file__).with_name("login.html")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use the server; by default whoever reaches it.
+
+    Attributes
+    ----------
+    basic_auth : str
+        A password, or the path of a JSON file of names and passwords.
+    oauth : dict
+        Options of Panel's server: ``oauth_provider``, ``oauth_key``, ``oauth_secret``, ``oauth_redirect_uri``, …
+    cookie_secret : str
+        Signs the cookies of those who are logged in; without it every start makes a new one, which ends all logins.
+    """
+
+    basic_auth: str = ""
+    oauth: dict[str, Any] = field(default_factory=dict)
+    cookie_secret: str = ""
+
+
+def make_server(
+    root: Path,
+    *,
+    port: int = 5006,
+    address: str = "127.0.0.1",
+    prefix: str = "",
+    origins: tuple[str, ...] = (),
+    access: Access | None = None,
+) -> Any:
+    """Make the server, ready to be started.
+
+    Parameters
+    ----------
+    root : Path
+        The data folder; it is made if it is missing.
+    port : int
+        Of TCP.
+    address : str
+        Where to listen: by default for this machine alone.
+    prefix : str
+        Path before all others, as a reverse proxy passes it on.
+    origins : tuple of str
+        Hosts, with port unless it is that of the scheme, by which browsers reach the server beside its own address.
+    access : Access, optional
+
+    Returns
+    -------
+    panel.io.server.Server
+        Of Bokeh; ``start()`` and ``io_loop.start()`` run it.
+
+    Raises
+    ------
+    OSError
+        If the port cannot be listened at.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
+    pn.extension("tabulator", notifications=False)
+    silence(FIXED_SIZING_MODE)  # pictures have the size of their frames, which Bokeh takes for none
+    allowed = [f"{name}:{port}" for name in (address, "localhost", "127.0.0.1")] + list(origins)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(api(root, prefix)), base_url="http://api")
+    server = pn.io.server.get_server(
+        {name: page(name, root) for name in PAGES},
+        title={name: f"heimdall_lab: {name}" for name in PAGES},
+        port=port,
+        address=address,
+        prefix=prefix,
+        websocket_origin=allowed,
+        extra_patterns=[
+            (r"/?", RedirectHandler, {"url": f"{prefix}/{next(iter(PAGES))}", "permanent": False}),
+            (rf"{API}/.*", _Api, {"client": client, "allowed": allowed}),
+        ],
+        websocket_max_message_size=_MAX_MESSAGE_BYTES,
+        http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
+        **_login_options(access or Access()),
+    )
+    PeriodicCallback(_advancing(root), _ADVANCE_MS).start()
+    return server
+
+
+def _login_options(access: Access) -> dict[str, Any]:
+    if not access.basic_auth and not access.oauth:
+        return {}
+    basic = {"basic_auth": access.basic_auth, "login_template": str(_LOGIN)} if access.basic_auth else {}
+    return {**access.oauth, **basic, "cookie_secret": access.cookie_secret or secrets.token_hex(32)}
+
+
+def _advancing(root: Path) -> Any:
+    async def advance() -> None:
+        try:
+            await asyncio.to_thread(jobs.advance, root)
+        except (ValueError, OSError) as error:  # a full disk is no reason to stop serving; it is tried again
+            _log.warning("jobs: cannot be started (%s)", error)
+
+    return advance
+
+
+class _Api(AuthRequestHandler):
+    """Hands requests on to the application for scripts, of those who are logged in and came by a known name."""
+
+    def initialize(self, client: httpx.AsyncClient, allowed: list[str]) -> None:
+        self._client, self._allowed = client, allowed
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if not check_allowlist(self.request.host, self._allowed):
+            self._refuse(403, f"host: {self.request.host!r} is unknown; start the server with --allow-origin for it")
+        elif self.current_user is None:
+            self._refuse(401, "user: nobody is logged in; log in and send the cookie of that along")
+
+    async def _hand_on(self) -> None:
+        passed = {name: value for name, value in self.request.headers.items() if name in ("Content-Type", "Accept")}
+        request = self.request
+        answer = await self._client.request(
+            request.method or "", request.uri or "", content=request.body, headers=passed
+        )
+        self.set_status(answer.status_code)
+        for name in ("content-type", "allow"):
+            if name in answer.headers:
+                self.set_header(name, answer.headers[name])
+        self.finish(answer.content)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self.set_status(status)
+        self.set_header("content-type", "application/json")
+        self.finish(json.dumps({"detail": detail}))
+
+    get = post = put = patch = delete = head = options = _hand_on

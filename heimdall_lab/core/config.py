@@ -1,0 +1,629 @@
+"""Configuration of a simulated dataset: frozen pydantic models with bounds and units, and the named presets."""
+
+import copy
+import csv
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+
+MAX_RECEIVERS = 15
+MAX_TAPS = 5
+MAX_SHARD_SAMPLES = 2**28  # 1 GiB of IQ
+CLOCK_SIGMA_S = {
+    "gpsdo": 50e-9,  # normal
+    "ntp": 1e-3,  # normal
+    "none": 20e-3 / 12**0.5,  # uniform within ±10 ms
+}
+
+MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
+DOPPLER_BY_COHERENCE = (9 / (16 * math.pi)) ** 0.5  # Rappaport, Wireless Communications, 2nd ed., eq. (5.40.c)
+
+VOICE_BAND_HZ = (300.0, 3000.0)  # audio band of a narrow-band FM transmitter
+DTMF_LOW_HZ = (697.0, 770.0, 852.0, 941.0)  # ITU-T Q.23
+DTMF_HIGH_HZ = (1209.0, 1336.0, 1477.0, 1633.0)
+AFSK_HZ = (1200.0, 2200.0)  # mark and space of Bell 202
+FSK4_BANDWIDTH_HZ = 12.5e3  # channel of DMR, ETSI TS 102 361-1
+
+
+NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field, its value and the remedy."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    def _require_order(self, lower: str, upper: str) -> None:
+        low, high = getattr(self, lower), getattr(self, upper)
+        self._require(low <= high, f"{lower} {low} exceeds {upper} {high}; swap them or widen the range")
+
+
+class Receiver(_Model):
+    """A receiving station."""
+
+    name: str = Field(min_length=1, description="name of the station")
+    latitude_deg: float = Field(ge=-90, le=90, description="WGS84 latitude, degrees north")
+    longitude_deg: float = Field(ge=-180, le=180, description="WGS84 longitude, degrees east")
+    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="antenna altitude above the ellipsoid, m")
+
+
+def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
+    """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, lacks a column or holds a value out of bounds.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restkey="surplus"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"receivers: cannot read {str(path)!r} ({reason}); give a readable CSV file") from error
+    receivers: list[Receiver] = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            receiver = Receiver.model_validate({column: text for column, text in row.items() if text})
+        except ValidationError as error:
+            raise ConfigError(f"receivers: {path} line {line}: {_first_error(error)}") from error
+        if receiver.name in {other.name for other in receivers}:
+            raise ConfigError(f"receivers: {path} line {line}: the name {receiver.name!r} is repeated; change it")
+        receivers.append(receiver)
+    return tuple(receivers)
+
+
+def italian_network() -> tuple[Receiver, ...]:
+    """Return the seven receivers of north-west Italy in ``receivers.csv``."""
+    installed = resources.files("heimdall_lab") / "receivers.csv"
+    in_source_tree = Path(__file__).parents[2] / "data" / "receivers.csv"
+    return read_receivers(Path(str(installed)) if installed.is_file() else in_source_tree)
+
+
+def _receivers_or_path(value: Any) -> Any:
+    return read_receivers(value) if isinstance(value, str | Path) else value
+
+
+class Geometry(_Model):
+    """Where receivers and transmitters stand."""
+
+    placement: Literal["fixed", "random", "hexagonal"] = Field(
+        "fixed",
+        description="fixed: the listed receivers; random: drawn for each scene, uniform in the area; hexagonal: drawn "
+        "for each scene from a hexagonal lattice of random orientation over the area",
+    )
+    receivers: Annotated[tuple[Receiver, ...], BeforeValidator(_receivers_or_path)] = Field(
+        default_factory=italian_network,
+        min_length=3,
+        max_length=MAX_RECEIVERS,
+        description="the receivers of a fixed placement, or the path of a CSV file that lists them",
+    )
+    num_receivers_min: int = Field(
+        5, ge=3, le=MAX_RECEIVERS, description="fewest receivers of a random or hexagonal placement"
+    )
+    num_receivers_max: int = Field(
+        10, ge=3, le=MAX_RECEIVERS, description="most receivers of a random or hexagonal placement"
+    )
+    centre_latitude_deg: float = Field(
+        45.0, ge=-80, le=80, description="centre of the area of a random or hexagonal placement, degrees north"
+    )
+    centre_longitude_deg: float = Field(
+        8.1, ge=-180, le=180, description="centre of the area of a random or hexagonal placement, degrees east"
+    )
+    extent_km: float = Field(
+        120.0, ge=1, le=500, description="side of the square area of a random or hexagonal placement, km"
+    )
+    receiver_altitude_min_m: float = Field(
+        100.0, ge=-500, le=9000, description="lowest receiver altitude of a random or hexagonal placement, m"
+    )
+    receiver_altitude_max_m: float = Field(
+        600.0, ge=-500, le=9000, description="highest receiver altitude of a random or hexagonal placement, m"
+    )
+    receiver_height_m: float = Field(
+        10.0, ge=1, le=500, description="over terrain: least height of receiving antennas above the ground, m"
+    )
+    transmitter_height_m: float = Field(
+        2.0, ge=1, le=500, description="over terrain: height of the transmitting antenna above the ground, m"
+    )
+    transmitter_speed_max_m_s: float = Field(
+        0.0, ge=0, le=300, description="transmitters move horizontally, at a speed uniform between 0 and this, m/s"
+    )
+    inside_ratio: float = Field(0.7, ge=0, le=1, description="share of transmitters inside the receivers' box")
+    margin_deg: float = Field(
+        0.2, ge=0, le=10, description="widening of the box for the other transmitters, degrees on every side"
+    )
+    transmitter_altitude_min_m: float = Field(100.0, ge=-500, le=9000, description="lowest transmitter altitude, m")
+    transmitter_altitude_max_m: float = Field(600.0, ge=-500, le=9000, description="highest transmitter altitude, m")
+
+    @property
+    def num_receivers(self) -> tuple[int, int]:
+        """Fewest and most receivers of a scene."""
+        if self.placement == "fixed":
+            return len(self.receivers), len(self.receivers)
+        return self.num_receivers_min, self.num_receivers_max
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, unit in (("transmitter_altitude", "_m"), ("receiver_altitude", "_m"), ("num_receivers", "")):
+            self._require_order(f"{name}_min{unit}", f"{name}_max{unit}")
+        names = [receiver.name for receiver in self.receivers]
+        self._require(len(set(names)) == len(names), f"receivers: two have the same name in {names}; rename one")
+        latitudes = [receiver.latitude_deg for receiver in self.receivers]
+        longitudes = [receiver.longitude_deg for receiver in self.receivers]
+        self._require(
+            max(longitudes) - min(longitudes) <= 10 and max(latitudes) - min(latitudes) <= 10,
+            "receivers: latitudes or longitudes span more than 10 degrees; line-of-sight links need receivers closer "
+            "together, and on one side of the 180 degrees meridian",
+        )
+        self._require(
+            max(map(abs, latitudes)) + self.margin_deg <= 85,
+            "receivers: latitudes plus margin_deg reach beyond 85 degrees; move the network off the pole",
+        )
+        places = {(receiver.latitude_deg, receiver.longitude_deg) for receiver in self.receivers}
+        self._require(
+            len(places) >= 3,
+            f"receivers: the {len(self.receivers)} listed stand at {len(places)} places; spread them over at least 3",
+        )
+        farthest_deg = abs(self.centre_latitude_deg) + self.extent_km / 111 + self.margin_deg
+        self._require(
+            self.placement == "fixed" or farthest_deg <= 85,
+            f"centre_latitude_deg {self.centre_latitude_deg:g} with extent_km {self.extent_km:g} and margin_deg "
+            f"{self.margin_deg:g} reaches beyond 85 degrees; move the area off the pole or make it smaller",
+        )
+        return self
+
+
+class Signal(_Model):
+    """What is transmitted and how it is sampled."""
+
+    frequency_hz: float = Field(145e6, ge=30e6, le=3e9, description="carrier frequency, Hz")
+    sample_rate_hz: float = Field(50e3, ge=1e3, le=50e6, description="complex samples per second, Hz")
+    duration_s: float = Field(0.2, gt=0, le=60, description="length of each receiver's window, s")
+    channel_bandwidth_hz: float = Field(12.5e3, gt=0, description="channel of the waveforms by Carson's rule, Hz")
+    deviation_hz: float = Field(2.5e3, gt=0, description="peak frequency deviation of the FM waveforms, Hz")
+    transmitter_power_min_dbm: float = Field(10.0, ge=-60, le=90, description="lowest transmitter power, dBm")
+    transmitter_power_max_dbm: float = Field(37.0, ge=-60, le=90, description="highest transmitter power, dBm")
+    voice_ratio: float = Field(0.9, ge=0, le=1, description="share of scenes with NBFM voice")
+    tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with one FM tone")
+    dual_tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with an FM dual tone (DTMF)")
+    noise_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with band-limited noise")
+    fsk4_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with 4-FSK data, as DMR sends")
+    afsk1200_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with AFSK 1200 packets, as APRS sends")
+    voice_folder: str = Field(
+        "", description="folder of WAV files whose excerpts are the voices; without it they are synthesised"
+    )
+    tone_min_hz: float = Field(300.0, gt=0, description="lowest single tone, Hz")
+    tone_max_hz: float = Field(
+        700.0,
+        gt=0,
+        description="highest single tone, Hz; it repeats, so a period shorter than the delays makes them ambiguous",
+    )
+    noise_bandwidth_hz: float = Field(10e3, ge=1e3, description="bandwidth of the band-limited noise, Hz")
+
+    @property
+    def num_time(self) -> int:
+        """Number of IQ samples in each window."""
+        return round(self.sample_rate_hz * self.duration_s)
+
+    @property
+    def interpolation(self) -> int:
+        """Samples per sample of the waveform, which is made at a rate of at least four times its channel."""
+        return max(1, int(self.sample_rate_hz / (4 * self.channel_bandwidth_hz)))
+
+    @property
+    def waveform_rate_hz(self) -> float:
+        """Complex samples per second at which waveforms are made, Hz."""
+        return self.sample_rate_hz / self.interpolation
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._require_order("transmitter_power_min_dbm", "transmitter_power_max_dbm")
+        self._require_order("tone_min_hz", "tone_max_hz")
+        ratios = [name for name in type(self).model_fields if name.endswith("_ratio")]
+        total = sum(getattr(self, name) for name in ratios)
+        self._require(abs(total - 1) < 1e-9, f"{' + '.join(ratios)} is {total:g}; make them add up to 1")
+        self._require(
+            self.noise_bandwidth_hz <= self.channel_bandwidth_hz,
+            f"noise_bandwidth_hz {self.noise_bandwidth_hz:g} exceeds channel_bandwidth_hz "
+            f"{self.channel_bandwidth_hz:g}; make it narrower",
+        )
+        highest_hz = {
+            VOICE_BAND_HZ[1]: self.voice_ratio,
+            self.tone_max_hz: self.tone_ratio,
+            DTMF_HIGH_HZ[-1]: self.dual_tone_ratio,
+            AFSK_HZ[-1]: self.afsk1200_ratio,
+        }
+        modulation_hz = max((highest for highest, ratio in highest_hz.items() if ratio > 0), default=0.0)
+        carson = 2 * (self.deviation_hz + modulation_hz)  # Carson's rule
+        self._require(
+            modulation_hz == 0 or carson <= self.channel_bandwidth_hz,
+            f"deviation_hz {self.deviation_hz:g} with modulation up to {modulation_hz:g} Hz occupies {carson:g} Hz, "
+            f"more than channel_bandwidth_hz {self.channel_bandwidth_hz:g}; lower deviation_hz or widen the channel",
+        )
+        self._require(
+            self.fsk4_ratio == 0 or self.channel_bandwidth_hz >= FSK4_BANDWIDTH_HZ,
+            f"channel_bandwidth_hz {self.channel_bandwidth_hz:g} is narrower than the {FSK4_BANDWIDTH_HZ:g} Hz of "
+            "4-FSK; widen it or set fsk4_ratio to 0",
+        )
+        self._require(
+            self.num_time >= 256,
+            f"duration_s {self.duration_s:g} holds {self.num_time} samples; at least 256 are needed, so lengthen it",
+        )
+        return self
+
+
+class Channel(_Model):
+    """What happens between the transmitter's antenna and the stored samples."""
+
+    clock: Literal["gpsdo", "ntp", "none"] = Field(
+        "gpsdo", description="receiver synchronisation: gpsdo (50 ns), ntp (1 ms) or none (uniform ±10 ms)"
+    )
+    frequency_offset_max_hz: float = Field(
+        50.0, ge=0, le=5e3, description="oscillator errors are uniform within plus or minus this, Hz"
+    )
+    frequency_drift_max_hz_per_s: float = Field(
+        0.1, ge=0, le=100, description="oscillator drifts are uniform within plus or minus this, Hz/s"
+    )
+    diffraction: Literal["none", "smooth_earth", "terrain"] = Field(
+        "smooth_earth",
+        description="loss beyond free space: none, over a smooth Earth of 4/3 radius, or over terrain profiles too",
+    )
+    terrain_folder: str = Field("", description="folder of SRTM .hgt or GeoTIFF tiles, for diffraction over terrain")
+    shadowing_sigma_db: float = Field(4.0, ge=0, le=20, description="standard deviation of log-normal shadowing, dB")
+    shadowing_distance_km: float = Field(
+        1.0, ge=0, le=100, description="distance of two receivers at which their shadowing correlates by 1/e, km"
+    )
+    environment_loss_min_db: float = Field(5.0, ge=0, le=60, description="lowest environment loss of a link, dB")
+    environment_loss_max_db: float = Field(15.0, ge=0, le=60, description="highest environment loss of a link, dB")
+    fading: Literal["none", "rayleigh", "rician"] = Field(
+        "none",
+        description="small-scale fading: none, rayleigh, or rician in line of sight (rayleigh elsewhere)",
+    )
+    rician_k_db: float = Field(10.0, ge=-20, le=40, description="power of the steady over the scattered part, dB")
+    coherence_time_min_s: float = Field(0.05, ge=1e-3, le=100, description="shortest coherence time of a link, s")
+    coherence_time_max_s: float = Field(0.2, ge=1e-3, le=100, description="longest coherence time of a link, s")
+    multipath_taps_min: int = Field(0, ge=0, le=MAX_TAPS, description="fewest echoes of a link after the first path")
+    multipath_taps_max: int = Field(0, ge=0, le=MAX_TAPS, description="most echoes of a link after the first path")
+    multipath_delay_min_s: float = Field(0.5e-6, ge=0, le=1e-3, description="least delay of an echo, s")
+    multipath_delay_max_s: float = Field(5e-6, ge=0, le=1e-3, description="greatest delay of an echo, s")
+    multipath_power_min_db: float = Field(-25.0, ge=-60, le=-3, description="weakest echo over the first path, dB")
+    multipath_power_max_db: float = Field(-10.0, ge=-60, le=-3, description="strongest echo over the first path, dB")
+    nlos_ratio: float = Field(0.0, ge=0, le=1, description="share of links without line of sight")
+    nlos_excess_mean_s: float = Field(
+        2e-6, gt=0, le=1e-4, description="mean of the exponential excess delay of links without line of sight, s"
+    )
+    noise_figure_db: float = Field(
+        12.0, ge=0, le=60, description="receiver noise figure, external noise included, dB over k·290 K·B"
+    )
+    agc_headroom_db: float = Field(
+        12.0, ge=9, le=60, description="full scale of the converter over the rms level in the window, dB"
+    )
+
+    @property
+    def clock_sigma_s(self) -> float:
+        """Standard deviation of one receiver's clock error, s."""
+        return CLOCK_SIGMA_S[self.clock]
+
+    @property
+    def excess_delay_sigma_s(self) -> float:
+        """Standard deviation of a link's excess delay, over links with and without line of sight, s.
+
+        Of a share p of exponential delays of mean m: the variance is 2 p m² − (p m)².
+        """
+        return float(self.nlos_excess_mean_s * (self.nlos_ratio * (2 - self.nlos_ratio)) ** 0.5)
+
+    @property
+    def max_excess_delay_s(self) -> float:
+        """Largest excess delay that can be drawn, s."""
+        return MAX_EXPONENTIAL * self.nlos_excess_mean_s if self.nlos_ratio > 0 else 0.0
+
+    @property
+    def max_fading_hz(self) -> float:
+        """Largest Doppler shift of scattered waves, 0 without fading, Hz."""
+        return 0.0 if self.fading == "none" else DOPPLER_BY_COHERENCE / self.coherence_time_min_s
+
+    @property
+    def link_sigma_db(self) -> float:
+        """Standard deviation of a link's loss about its law of distance, shadowing and environment together, dB."""
+        spread = self.environment_loss_max_db - self.environment_loss_min_db
+        return float((self.shadowing_sigma_db**2 + spread**2 / 12) ** 0.5)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name, unit in (
+            ("environment_loss", "db"),
+            ("coherence_time", "s"),
+            ("multipath_delay", "s"),
+            ("multipath_power", "db"),
+        ):
+            self._require_order(f"{name}_min_{unit}", f"{name}_max_{unit}")
+        self._require_order("multipath_taps_min", "multipath_taps_max")
+        self._require(
+            (self.diffraction == "terrain") == bool(self.terrain_folder),
+            f"terrain_folder: is {self.terrain_folder!r} with diffraction {self.diffraction!r}; diffraction 'terrain' "
+            "needs a folder of height tiles, and only it takes one",
+        )
+        return self
+
+
+class Gate(_Model):
+    """Which drawn scenes are kept."""
+
+    min_snr_db: float = Field(
+        3.0, ge=-30, le=60, description="SNR in the occupied bandwidth from which a receiver has signal, dB"
+    )
+    min_receivers: int = Field(4, ge=3, le=MAX_RECEIVERS, description="fewest receivers with signal")
+    min_mean_snr_db: float = Field(
+        5.0, ge=-30, le=90, description="lowest mean SNR, in the channel bandwidth, of the receivers heard in it, dB"
+    )
+    max_gdop: float = Field(
+        200.0, gt=0, description="highest horizontal TDOA dilution of precision; 100 by default for feature_based"
+    )
+
+
+class Config(_Model):
+    """Everything that, with the package version and the files in the folders it names, determines a dataset."""
+
+    name: str = Field("custom", pattern=NAME, description="name of the dataset")
+    data_type: Literal["iq_raw", "feature_based"] = Field(
+        "iq_raw",
+        description="what is stored of the signals: iq_raw (IQ samples and features) or feature_based (features, "
+        "spectrograms and time differences, no IQ)",
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="seed of every random draw")
+    num_samples: int = Field(96, ge=1, lt=2**32, description="number of scenes kept")
+    shard_size: int = Field(64, ge=1, le=100_000, description="scenes in one netCDF file")
+    max_receivers: int = Field(
+        7, ge=3, le=MAX_RECEIVERS, description="length of the receiver dimension; missing receivers are padded"
+    )
+    geometry: Geometry = Field(default_factory=Geometry, description="where receivers and transmitters stand")
+    signal: Signal = Field(default_factory=Signal, description="what is transmitted and how it is sampled")
+    channel: Channel = Field(default_factory=Channel, description="what happens on the way")
+    gate: Gate = Field(default_factory=Gate, description="which scenes are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stricter_without_iq(cls, fields: Any) -> Any:
+        """Scenes of feature_based datasets have a GDOP of 100 at most, unless the gate says otherwise."""
+        if not isinstance(fields, dict) or fields.get("data_type") != "feature_based":
+            return fields
+        gate = fields.get("gate", {})
+        return {**fields, "gate": {"max_gdop": 100.0, **gate}} if isinstance(gate, dict) else fields
+
+    @property
+    def num_shards(self) -> int:
+        """Number of netCDF files."""
+        return -(-self.num_samples // self.shard_size)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Folders whose files take part in the simulation, by the field that names them."""
+        named = {
+            "channel.terrain_folder": self.channel.terrain_folder,
+            "signal.voice_folder": self.signal.voice_folder,
+        }
+        return {field: folder for field, folder in named.items() if folder}
+
+    @property
+    def max_frequency_offset_hz(self) -> float:
+        """Largest magnitude of a link's frequency error: oscillator, drift, motion and fading together, Hz."""
+        drift_hz = self.channel.frequency_drift_max_hz_per_s * self.signal.duration_s / 2
+        doppler_hz = self.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * self.signal.frequency_hz
+        return self.channel.frequency_offset_max_hz + drift_hz + doppler_hz + self.channel.max_fading_hz
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        band_hz = self.signal.channel_bandwidth_hz + 2 * self.max_frequency_offset_hz
+        self._require(
+            2 * band_hz <= self.signal.sample_rate_hz,
+            f"signal.sample_rate_hz {self.signal.sample_rate_hz:g} is below {2 * band_hz:g}, twice the channel with "
+            "frequency errors on both sides; half of the band must show noise alone, so raise it",
+        )
+        _, most = self.geometry.num_receivers
+        listed = "geometry.receivers lists" if self.geometry.placement == "fixed" else "geometry.num_receivers_max is"
+        self._require(
+            most <= self.max_receivers,
+            f"max_receivers is {self.max_receivers} but {listed} {most}; set max_receivers to at least {most}",
+        )
+        samples = self.signal.num_time * self.max_receivers
+        self._require(
+            samples <= MAX_SHARD_SAMPLES,
+            f"signal.duration_s {self.signal.duration_s:g} makes {samples:.3g} samples of max_receivers "
+            f"{self.max_receivers}, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; shorten it",
+        )
+        self._require(
+            min(self.shard_size, self.num_samples) * samples <= MAX_SHARD_SAMPLES,
+            f"shard_size {self.shard_size} makes {min(self.shard_size, self.num_samples) * samples:.3g} samples in a "
+            f"shard, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; lower it to "
+            f"{MAX_SHARD_SAMPLES // samples} or less",
+        )
+        shortest_s = 40 / self.signal.sample_rate_hz
+        self._require(
+            self.channel.fading == "none" or self.channel.coherence_time_min_s >= shortest_s,
+            f"channel.coherence_time_min_s {self.channel.coherence_time_min_s:g} is shorter than 40 samples, too fast "
+            f"for gains that follow it every second sample; make it at least {shortest_s:g}",
+        )
+        longest_s = 0.1 / self.signal.channel_bandwidth_hz
+        self._require(
+            self.channel.multipath_taps_max == 0 or self.channel.multipath_delay_max_s <= longest_s,
+            f"channel.multipath_delay_max_s {self.channel.multipath_delay_max_s:g} is longer than a tenth of the "
+            f"inverse of signal.channel_bandwidth_hz, so that powers would not be those of paths added at the "
+            f"carrier; make it at most {longest_s:g}",
+        )
+        self._require(
+            self.gate.min_receivers <= most,
+            f"gate.min_receivers is {self.gate.min_receivers} but {listed} only {most}; lower it",
+        )
+        return self
+
+
+_ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "iq_test": {"num_samples": 96},
+    "iq_production": {
+        "num_samples": 1000,
+        "shard_size": 32,
+        "signal": {"sample_rate_hz": 200e3, "duration_s": 1.0},
+    },
+    "los_sync": {"num_samples": 1000, "channel": {"clock": "gpsdo", "diffraction": "none"}},
+    "nlos_sync": {
+        "num_samples": 1000,
+        "channel": {
+            "clock": "gpsdo",
+            "diffraction": "none",
+            "nlos_ratio": 0.3,
+            "nlos_excess_mean_s": 8e-6,  # hills: the clusters of COST 207 lie at 5 to 10 (bad urban) and 15 to 20 µs
+            "fading": "rician",  # so that a link without line of sight has no steady path
+            **_ECHOES,
+        },
+    },
+    "websdr": {
+        "num_samples": 1000,
+        "channel": {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0},
+    },
+    "uhf_mixed": {
+        "data_type": "feature_based",
+        "num_samples": 4030,
+        "signal": {
+            "frequency_hz": 432e6,
+            "voice_ratio": 0.5,
+            "tone_ratio": 0.1,
+            "dual_tone_ratio": 0.1,
+            "fsk4_ratio": 0.15,
+            "afsk1200_ratio": 0.15,
+        },
+        "channel": {"fading": "rician", "nlos_ratio": 0.3, **_ECHOES},
+    },
+    "realistic_srtm": {
+        "data_type": "feature_based",
+        "num_samples": 420,
+        "channel": {"diffraction": "terrain", "terrain_folder": "data/srtm", "fading": "rician", **_ECHOES},
+    },
+}
+
+
+def preset(name: str, /, **overrides: Any) -> Config:
+    """Return a named configuration, changed where asked.
+
+    Parameters
+    ----------
+    name : str
+        One of ``PRESETS``.
+    **overrides
+        Fields to change: top-level ones by name, fields of a group in a dict, or either by dotted path.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or an override is not accepted.
+
+    Examples
+    --------
+    >>> config = preset("los_sync", num_samples=64, signal={"duration_s": 0.1})
+    >>> config.signal.duration_s, config.channel.clock
+    (0.1, 'gpsdo')
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return build({"name": name, **PRESETS[name]}, overrides)
+
+
+def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
+    """Read a configuration from a YAML (or JSON) file and apply overrides to it.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or parsed, or a field is not accepted.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {str(path)!r} ({error.strerror}); give a readable YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())}); correct it") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"config: {path} holds {type(fields).__name__}, not a mapping of fields; correct it")
+    return build(fields, overrides)
+
+
+def build(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """Validate fields merged with overrides (nested dicts or dotted paths).
+
+    Raises
+    ------
+    ConfigError
+        Naming the first field that is not accepted, its value and what is accepted.
+    """
+    merged = copy.deepcopy(dict(fields))
+    for path, value in overrides.items():
+        _merge(merged, path.split("."), value)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_first_error(error)) from error
+
+
+def differing_fields(first: Config, second: Config) -> list[str]:
+    """Return the dotted paths of the fields in which two configurations differ."""
+
+    def flat(values: Any, path: str) -> dict[str, Any]:
+        if not isinstance(values, dict):
+            return {path: values}
+        return {k: v for key, value in values.items() for k, v in flat(value, f"{path}.{key}".strip(".")).items()}
+
+    left, right = flat(first.model_dump(mode="json"), ""), flat(second.model_dump(mode="json"), "")
+    return [path for path in left if left[path] != right[path]]
+
+
+def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a nested field in place; a dict is merged into the group that it names."""
+    head, *rest = path
+    if rest or isinstance(value, dict):
+        group = fields.setdefault(head, {})
+        if not isinstance(group, dict):
+            raise ConfigError(f"{head}: is no group of fields, so {'.'.join(path)!r} cannot be set; check the name")
+        for key, inner in [(".".join(rest), value)] if rest else value.items():
+            _merge(group, key.split("."), inner)
+    else:
+        fields[head] = value
+
+
+def _first_error(error: ValidationError) -> str:
+    """Say in one line which field pydantic refused first, its value, and what is accepted."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown field; choose one of {', '.join(_siblings(error.title, first['loc']))}"
+    if first["type"] == "too_short" and path == "geometry.receivers":
+        return f"{path}: {len(first['input'])} listed, at least 3 are needed; add some"
+    if first["type"] == "missing":
+        return f"{path}: is missing; add it"
+    if first["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{path}: {shown} is refused: {message[:1].lower() + message[1:]}; change it"
+
+
+def _siblings(model_name: str, location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that an unknown field was given to."""
+    model: Any = {"Receiver": Receiver}.get(model_name, Config)
+    for part in location[:-1]:
+        model = Receiver if isinstance(part, int) else getattr(model.model_fields.get(part), "annotation", model)
+    return list(getattr(model, "model_fields", Receiver.model_fields))

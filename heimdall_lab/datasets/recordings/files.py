@@ -1,0 +1,113 @@
+"""Files of recordings as somebody has them: SigMF files, archives and collections, or KiwiSDR recordings."""
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from heimdall_lab.datasets.recordings.kiwisdr import read_kiwi
+from heimdall_lab.datasets.recordings.sigmf import read_sigmf
+from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, SigmfError
+
+ARCHIVE, WAV = ".sigmf", ".wav"
+KINDS = (META, DATA, ARCHIVE, COLLECTION, WAV)
+
+
+def read_files(
+    files: Sequence[Path],
+    receivers: Path | None = None,
+    *,
+    window_s: float | None = None,
+    transmitter: Sequence[float] | None = None,
+) -> xr.Dataset:
+    """Read the recordings of one network, of the kind that the names of the files tell.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        All of one kind and in one folder, which archives are unpacked into until they are read.
+    receivers : Path, optional
+        CSV file of the receivers' positions; KiwiSDR recordings need it.
+    window_s : float, optional
+        Length of consecutive windows to cut the recordings into, s.
+    transmitter : (latitude, longitude), optional
+        True position if known, degrees.
+
+    Returns
+    -------
+    xr.Dataset
+        As `read_sigmf` or `read_kiwi` return it.
+
+    Raises
+    ------
+    ValueError
+        If the files are of no kind or of two, or one is not accepted by its reader.
+    """
+    suffixes = {file: file.suffix.lower() for file in files}
+    for file, suffix in suffixes.items():
+        if suffix not in KINDS:
+            raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(KINDS)}")
+    if not files:
+        raise ValueError("files: none are given; give SigMF files or KiwiSDR recordings")
+    waves = [file for file, suffix in suffixes.items() if suffix == WAV]
+    if waves and len(waves) < len(files):
+        raise ValueError("files: SigMF and KiwiSDR recordings are mixed; give one kind at a time")
+    if waves:
+        if receivers is None:
+            raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
+        return read_kiwi(waves, receivers, window_s=window_s, transmitter=transmitter)
+    unpacked: list[Path] = []
+    try:
+        for file in files:
+            if file.suffix == ARCHIVE:
+                unpack(file, unpacked)
+        named = [*(file for file in files if file.suffix != ARCHIVE), *unpacked]
+        return _read_sigmf(named, receivers, window_s, transmitter)
+    finally:  # or the next attempt would find them there
+        for file in unpacked:
+            file.unlink(missing_ok=True)
+
+
+def _read_sigmf(
+    named: Sequence[Path], receivers: Path | None, window_s: float | None, transmitter: Sequence[float] | None
+) -> xr.Dataset:
+    collections = [file for file in named if file.suffix == COLLECTION]
+    metas = [file for file in named if file.suffix == META]
+    if len(collections) > 1:
+        raise ValueError(f"files: {', '.join(file.name for file in collections)} are several collections; give one")
+    if not collections and not metas:
+        raise ValueError(f"files: none ends in {META}; give it with each {DATA}")
+    paths = collections[0] if collections else metas
+    return read_sigmf(paths, receivers=receivers, window_s=window_s, transmitter=transmitter)
+
+
+def unpack(archive: Path, unpacked: list[Path]) -> None:
+    """Unpack the SigMF files of an archive beside it, whatever folders they are in.
+
+    Parameters
+    ----------
+    archive : Path
+    unpacked : list of Path
+        Gets every file that is made, also where the archive is refused in the end.
+
+    Raises
+    ------
+    SigmfError
+        If it is no tar file, or it would overwrite a file.
+    """
+    try:
+        with tarfile.open(archive, "r:") as members:
+            for member in members:
+                file = archive.with_name(Path(member.name).name)
+                content = members.extractfile(member) if member.isreg() and not member.issparse() else None
+                if content is None or file.suffix not in (META, DATA, COLLECTION):
+                    continue
+                if file.exists():
+                    raise SigmfError(f"{archive.name}: {file.name} is there twice; give every recording once")
+                unpacked.append(file)
+                with content, file.open("wb") as written:
+                    while piece := content.read(2**20):
+                        written.write(piece)
+    except (tarfile.TarError, EOFError) as error:
+        raise SigmfError(f"{archive.name}: is no SigMF archive ({error}); fetch it again") from error

@@ -1,0 +1,131 @@
+"""Samples of several SigMF recordings on one time axis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+
+from heimdall_lab.core.units import ADC_MAX
+from heimdall_lab.datasets.recordings import kiwi_wav
+from heimdall_lab.datasets.recordings.common import quantise
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, numbers
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What one receiver recorded: a channel of a recording."""
+
+    recording: Recording
+    column: int
+    channel: Channel
+
+    def segment(self, capture: int) -> Segment:
+        """Capture of that index."""
+        return self.recording.segments[capture]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What one capture has in common over all receivers.
+
+    Attributes
+    ----------
+    begin : first sample of each receiver, a fraction where it lies between two.
+    length : number of samples.
+    start_s : time of the first one since 1970 UTC, None if unknown.
+    """
+
+    begin: tuple[Fraction, ...]
+    length: int
+    start_s: Fraction | None
+
+
+def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Span:
+    """Cut one capture of all receivers to the time that they have in common, by their stamps."""
+    segments = [receiver.segment(capture) for receiver in receivers]
+    stamps = [segment.start_s for segment in segments if segment.start_s is not None]
+    if not stamps:
+        return Span((Fraction(0),) * len(segments), min(len(segment.samples) for segment in segments), None)
+    if len(stamps) < len(segments):
+        file = next(r.recording.file for r, segment in zip(receivers, segments, strict=True) if segment.start_s is None)
+        raise SigmfError(f"{file}: core:datetime of capture {capture} is missing, but others have it; give all or none")
+    latest, rate = max(stamps), Fraction(rate_hz)
+    tolerance = max(segment.resolution_s for segment in segments) * rate
+    begin = [_near_whole((latest - start_s) * rate, tolerance) for start_s in stamps]
+    margin = kiwi_wav.HALF_WIDTH if any(offset.denominator > 1 for offset in begin) else 0  # samples for interpolation
+    begin = [offset + margin for offset in begin]
+    ends = [len(segment.samples) - floor(offset) for segment, offset in zip(segments, begin, strict=True)]
+    length = min(ends) - margin
+    if length < 1:
+        late, early = (receivers[index].channel.name for index in (stamps.index(latest), ends.index(min(ends))))
+        raise SigmfError(
+            f"{receivers[0].recording.file}: capture {capture} of {late!r} begins after that of {early!r} ends; "
+            "give simultaneous recordings, or correct core:datetime"
+        )
+    return Span(tuple(begin), length, latest + margin / rate)
+
+
+def _near_whole(offset: Fraction, tolerance: Fraction) -> Fraction:
+    nearest = Fraction(round(offset))
+    return nearest if abs(offset - nearest) <= tolerance else offset
+
+
+def window_length(spans: Sequence[Span], window_s: float | None, rate_hz: float) -> int:
+    """Return the number of samples of one window."""
+    shortest, longest = min(span.length for span in spans), max(span.length for span in spans)
+    if window_s is None:
+        if shortest < longest:
+            raise ValueError(
+                f"captures: hold {shortest} to {longest} common samples; give window_s, the length to cut them into"
+            )
+        return longest
+    if not 1 <= window_s * rate_hz < longest + 0.5:
+        raise ValueError(
+            f"window_s: is {window_s}; give at least one sample, {1 / rate_hz:g} s, and at most what the recordings "
+            f"have in common, {longest / rate_hz:g} s"
+        )
+    return round(window_s * rate_hz)
+
+
+def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut windows of int16 (W, 2, N) and their full scales (W,) out of one capture.
+
+    Whole offsets leave 8 and 16 bits as they are; all else is quantised anew.
+    """
+    segment = stream.segment(capture)
+    samples, fraction = segment.samples[:, stream.column], float(begin % 1)  # (N, P)
+    size, kind = samples.dtype.itemsize, samples.dtype.kind
+    half_range = 2.0 ** (8 * size - 1) if kind in "iu" else 1.0
+    middle = half_range if kind == "u" else 0.0
+    nominal = ADC_MAX / half_range if size <= 2 else 1.0
+    scale = numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
+    if scale.shape or scale <= 0:
+        raise SigmfError(f"{stream.recording.file}: iq_full_scale: is {scale}; give one positive number")
+    margin = kiwi_wav.HALF_WIDTH if fraction else 0
+    first, stop = floor(begin), floor(begin) + windows * window
+    if size <= 2 and not fraction:
+        chosen = samples[first:stop].astype(np.int32) - np.int32(middle)
+        iq = np.zeros((windows, 2, window), dtype=np.int16)
+        iq[:, : chosen.shape[1]] = chosen.reshape(windows, window, -1).swapaxes(1, 2)
+        return iq, np.full(windows, scale)
+    level = samples[first - max(margin - 1, 0) : stop + margin].astype(np.float64)
+    if not (np.abs(level) <= np.finfo(np.float32).max).all():
+        raise SigmfError(f"{stream.recording.file}: has samples that are not finite; correct them or cut them out")
+    voltage = (level - middle) / half_range @ np.array([1, 1j])[: level.shape[1]]
+    if fraction:
+        voltage = _interpolated(voltage, fraction)
+    iq, peak = quantise(voltage.reshape(windows, window))
+    return iq, peak * scale / nominal
+
+
+def _interpolated(samples: np.ndarray, fraction: float) -> np.ndarray:
+    """Values a fraction after all samples of (N,) that have enough neighbours, (N − 2 HALF_WIDTH + 1,)."""
+    impulse = np.zeros(4 * kiwi_wav.HALF_WIDTH + 1, dtype=np.complex128)
+    impulse[2 * kiwi_wav.HALF_WIDTH] = 1
+    offset = np.arange(1.0 - kiwi_wav.HALF_WIDTH, kiwi_wav.HALF_WIDTH + 1.0)
+    taps = kiwi_wav.interpolate(
+        impulse, 2 * kiwi_wav.HALF_WIDTH + fraction - offset
+    ).real  # the same ones for every sample
+    return np.correlate(samples, taps, mode="valid")

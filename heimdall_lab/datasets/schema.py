@@ -1,0 +1,262 @@
+"""The dataset contract: every variable's dimensions, type, units and meaning, and the check that all readers call."""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core.units import ADC_MAX
+
+PROPAGATION = ("line_of_sight", "ground_wave")
+
+_LINK = ("sample", "receiver")
+_ECHO = ("sample", "receiver", "echo")
+_SCENE = ("sample",)
+
+
+class Variable(NamedTuple):
+    """Contract of one variable.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    kinds : str
+        Accepted NumPy dtype kinds.
+    units : str
+        Value of the ``units`` attribute; empty for bool and text, which carry none.
+    long_name : str
+    required : bool
+        False for truth that a recording may lack and that NaN cannot stand for.
+    """
+
+    dims: tuple[str, ...]
+    kinds: str
+    units: str
+    long_name: str
+    required: bool = True
+
+
+# What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
+MEASURED = {
+    "rssi_dbm": Variable(_LINK, "f", "dBm", "power of the signal", required=False),
+    "snr_db": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth", required=False),
+    "tdoa_s": Variable(_LINK, "f", "s", "arrival later than at the reference", required=False),
+    "fdoa_hz": Variable(_LINK, "f", "Hz", "received higher than at the reference", required=False),
+    "toa_std_s": Variable(_LINK, "f", "s", "predicted standard deviation of the arrival by noise", required=False),
+    "tdoa_std_s": Variable(_LINK, "f", "s", "predicted standard deviation of tdoa_s by noise", required=False),
+    "coherence": Variable(_LINK, "f", "1", "squared coherence with the reference at the peak", required=False),
+    "heard": Variable(_LINK, "b", "", "SNR is at least min_snr_db, and the delay was found", required=False),
+    "reference": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
+}
+
+FEATURES = {  # units and meaning of each of the features, in their order
+    "rssi_dbm": ("dBm", "power of the signal"),
+    "snr_db": ("dB", "signal to noise ratio in the band that the scene's strongest signal occupies"),
+    "noise_floor_dbm": ("dBm", "noise power over the full sample rate"),
+    "frequency_offset_hz": ("Hz", "mean frequency of the signal's power"),
+    "bandwidth_hz": ("Hz", "band that holds 99 % of the signal's power"),
+    "psd_dbm_per_hz": ("dBm Hz-1", "largest power spectral density"),
+    "spectral_centroid_hz": ("Hz", "mean distance of the signal's power from the centre frequency"),
+    "spectral_rolloff_hz": ("Hz", "distance from the centre frequency within which 85 % of the signal's power lies"),
+    "envelope_mean": ("mW^0.5", "mean magnitude of the samples"),
+    "envelope_std": ("mW^0.5", "standard deviation of the magnitude"),
+    "envelope_max": ("mW^0.5", "largest magnitude"),
+    "peak_to_avg_ratio_db": ("dB", "largest over mean squared magnitude"),
+    "zero_crossing_rate": ("1", "share of steps in which the in-phase part changes its sign"),
+    "multipath_delay_spread_us": (
+        "us",
+        "rms delay spread that the slope of the channel's gain over frequency suggests",
+    ),
+    "coherence_bandwidth_khz": ("kHz", "band over which the gain of such a channel correlates by one half"),
+    "delay_spread_confidence": ("1", "share of the squared slope that its standard error does not explain"),
+    "confidence_score": ("1", "share of the power in the band that is signal"),
+    "signal_present": ("1", "1 where the signal is significant and its SNR at least min_snr_db, else 0"),
+}
+STATISTICS = ("mean", "std", "min", "max")
+
+VARIABLES = {
+    "iq": Variable(
+        ("sample", "receiver", "component", "time"),
+        "i",
+        "1",
+        "IQ samples as the converter gives them; times iq_full_scale / 32767 they are in √mW",
+        required=False,
+    ),
+    "iq_full_scale": Variable(
+        _LINK, "f", "mW^0.5", "amplitude that the largest sample value stands for", required=False
+    ),
+    "receiver_present": Variable(_LINK, "b", "", "False where the receiver dimension is padded"),
+    "signal_present": Variable(_LINK, "b", "", "SNR is at least min_snr_db", required=False),
+    "receiver_latitude": Variable(_LINK, "f", "degrees_north", "WGS84 latitude of the receiver"),
+    "receiver_longitude": Variable(_LINK, "f", "degrees_east", "WGS84 longitude of the receiver"),
+    "receiver_altitude": Variable(_LINK, "f", "m", "altitude of the receiver above the ellipsoid"),
+    "transmitter_latitude": Variable(_SCENE, "f", "degrees_north", "WGS84 latitude of the transmitter"),
+    "transmitter_longitude": Variable(_SCENE, "f", "degrees_east", "WGS84 longitude of the transmitter"),
+    "transmitter_altitude": Variable(_SCENE, "f", "m", "altitude of the transmitter above the ellipsoid"),
+    "reported_altitude": Variable(
+        _SCENE, "f", "m", "altitude that the transmitter itself reports, which estimators may use", required=False
+    ),
+    "transmitter_power": Variable(_SCENE, "f", "dBm", "radiated power"),
+    "transmitter_velocity_east": Variable(_SCENE, "f", "m s-1", "speed of the transmitter eastward", required=False),
+    "transmitter_velocity_north": Variable(_SCENE, "f", "m s-1", "speed of the transmitter northward", required=False),
+    "emission_time": Variable(_SCENE, "f", "s", "common offset subtracted from every arrival of the scene"),
+    "propagation_delay": Variable(_LINK, "f", "s", "straight-line distance over the speed of light"),
+    "excess_delay": Variable(_LINK, "f", "s", "extra delay of the first path, 0 in line of sight"),
+    "clock_offset": Variable(_LINK, "f", "s", "error of the receiver's clock"),
+    "frequency_offset": Variable(
+        _LINK, "f", "Hz", "shift of the IQ by the receiver's oscillator, at the middle of the window"
+    ),
+    "frequency_drift": Variable(_LINK, "f", "Hz s-1", "growth of the shift by the oscillator", required=False),
+    "doppler": Variable(_LINK, "f", "Hz", "Doppler shift by motion"),
+    "diffraction_loss": Variable(_LINK, "f", "dB", "loss by diffraction, a part of path_loss", required=False),
+    "shadowing": Variable(_LINK, "f", "dB", "log-normal shadowing, a part of path_loss", required=False),
+    "environment_loss": Variable(_LINK, "f", "dB", "loss by surroundings, a part of path_loss", required=False),
+    "path_loss": Variable(_LINK, "f", "dB", "total loss between the antennas, without fading"),
+    "fading": Variable(
+        _LINK, "f", "dB", "power of all paths over that of a steady first path, mean of the window", required=False
+    ),
+    "fading_doppler": Variable(_LINK, "f", "Hz", "largest Doppler shift of scattered waves", required=False),
+    "echo_delay": Variable(_ECHO, "f", "s", "delay of each echo after the first path", required=False),
+    "echo_power": Variable(_ECHO, "f", "dB", "mean power of each echo over the first path's", required=False),
+    "received_power": Variable(
+        _LINK, "f", "dBm", "signal power at the receiver, mean of the window; of noise waveforms the expected mean"
+    ),
+    "noise_power": Variable(_LINK, "f", "dBm", "noise power over the full sample rate"),
+    "snr": Variable(_LINK, "f", "dB", "signal to noise ratio in the occupied bandwidth"),
+    "line_of_sight": Variable(_LINK, "b", "", "the first path is the straight line", required=False),
+    "waveform": Variable(_SCENE, "TUO", "", "kind of waveform"),
+    "rms_bandwidth": Variable(_SCENE, "f", "Hz", "standard deviation of frequency under the waveform's spectrum"),
+    "occupied_bandwidth": Variable(_SCENE, "f", "Hz", "band that holds 99 % of the waveform's power"),
+    "gdop": Variable(_SCENE, "f", "1", "horizontal TDOA dilution of precision, receivers with signal"),
+    "crlb_rmse": Variable(_SCENE, "f", "m", "Cramér-Rao bound of the horizontal rms error"),
+    "features": Variable(
+        ("sample", "receiver", "feature", "statistic"),
+        "f",
+        "",
+        "features over five chunks of the window; units as feature_units says",
+        required=False,
+    ),
+    "spectrogram": Variable(
+        ("sample", "receiver", "frequency", "frame"),
+        "f",
+        "dB",
+        "power density over 1 mW/Hz in mel bands of the distance from the centre frequency",
+        required=False,
+    ),
+    **MEASURED,
+}
+
+# What is stored of the signals, by type of dataset; the truth and the positions always are.
+SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED)}
+TRUTH = tuple(name for name in VARIABLES if not any(name in signals for signals in SIGNALS.values()))
+
+# What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.
+ATTRIBUTES = {
+    "centre_frequency_hz": "carrier frequency that 0 Hz of the IQ stands for, Hz",
+    "sample_rate_hz": "complex samples per second, Hz",
+    "duration_s": "length of a window, s",
+    "propagation": "line_of_sight (straight links) or ground_wave (geodesic links)",
+    "clock_sigma_s": "standard deviation of one receiver's clock error, s; one number, or one a receiver",
+    "path_delay_sigma_s": "standard deviation of one link's delay about the propagation model, s",
+    "nlos_ratio": "share of links without line of sight, late by exponential delays, which path_delay_sigma_s includes",
+    "nlos_excess_mean_s": "mean of these delays, s",
+    "max_clock_offset_s": "largest magnitude of one receiver's clock error, s",
+    "max_frequency_offset_hz": "largest magnitude of one link's frequency shift, by oscillator, motion and fading, Hz",
+    "link_sigma_db": "standard deviation of one link's level about its law of distance, dB",
+    "min_snr_db": "SNR from which a receiver has signal, dB",
+}
+
+
+class SchemaError(ValueError):
+    """A dataset that breaks the contract; the message names the variable, what is wrong and what is expected."""
+
+
+def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: dict[str, object]) -> xr.Dataset:
+    """Give arrays the names, dimensions, units and long names of the contract."""
+    dataset = xr.Dataset(
+        {name: (VARIABLES[name].dims, values, _cf_attributes(VARIABLES[name])) for name, values in variables.items()},
+        coords=coords,
+        attrs={"Conventions": "CF-1.11", **attrs},
+    )
+    if "time" in dataset.coords:
+        dataset["time"].attrs.update(units="s", long_name="local time since the first sample")
+    return dataset
+
+
+def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:
+    """Make every number that the contract requires, NaN: where a reader starts from."""
+    shapes = {_SCENE: (samples,), _LINK: (samples, receivers)}
+    return {
+        name: np.full(shapes[variable.dims], np.nan)
+        for name, variable in VARIABLES.items()
+        if variable.kinds == "f" and variable.required
+    }
+
+
+def check(dataset: xr.Dataset) -> xr.Dataset:
+    """Validate a dataset against the contract and return it unchanged.
+
+    Raises
+    ------
+    SchemaError
+        Naming the first variable or attribute that is missing or wrong.
+    """
+    for name in ATTRIBUTES:
+        if name not in dataset.attrs:
+            raise SchemaError(f"attribute {name!r} is missing ({ATTRIBUTES[name]}); set it in the dataset's attrs")
+    if dataset.attrs["propagation"] not in PROPAGATION:
+        raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {' or '.join(PROPAGATION)}")
+    for name, variable in VARIABLES.items():
+        if name not in dataset:
+            if variable.required:
+                raise SchemaError(f"variable {name!r} is missing ({variable.long_name}); add it, NaN where unknown")
+            continue
+        found = dataset[name]
+        if found.dims != variable.dims:
+            raise SchemaError(f"{name}: dimensions are {found.dims}, expected {variable.dims}; transpose or rename")
+        if found.dtype.kind not in variable.kinds:
+            raise SchemaError(f"{name}: dtype is {found.dtype}, expected kind {variable.kinds!r}; convert it")
+        if variable.units and found.attrs.get("units") != variable.units:
+            raise SchemaError(
+                f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it"
+            )
+    if "iq" not in dataset and "tdoa_s" not in dataset:
+        raise SchemaError("variable 'iq' is missing, and so is what is measured of it ('tdoa_s'); add either")
+    if "iq" in dataset and "iq_full_scale" not in dataset:
+        raise SchemaError("variable 'iq_full_scale' is missing (amplitude of the largest sample value); add it to 'iq'")
+    if "iq" in dataset and list(dataset.component.values) != ["i", "q"]:
+        raise SchemaError(f"component: is {list(dataset.component.values)}, expected ['i', 'q']")
+    if "receiver_name" not in dataset.coords:
+        raise SchemaError("coordinate 'receiver_name' is missing (along receiver); add it")
+    _check_receivers(dataset)
+    return dataset
+
+
+def iq(dataset: xr.Dataset) -> xr.DataArray:
+    """Decode the IQ samples: complex64 in √mW, dims (sample, receiver, time); |x|² averages to power in mW."""
+    if "iq" not in dataset:
+        raise ValueError("iq: is not in the dataset; generate one with data_type iq_raw, which keeps the samples")
+    scale = (dataset.iq_full_scale / ADC_MAX).astype(np.float32)
+    in_phase, quadrature = (dataset.iq.sel(component=c, drop=True) for c in ("i", "q"))
+    voltage = (in_phase + np.complex64(1j) * quadrature) * scale
+    return voltage.assign_attrs(units="mW^0.5", long_name="complex baseband voltage").rename("voltage")
+
+
+def _cf_attributes(variable: Variable) -> dict[str, str]:
+    units = {"units": variable.units} if variable.units else {}
+    return {**units, "long_name": variable.long_name}
+
+
+def _check_receivers(dataset: xr.Dataset) -> None:
+    present = dataset.receiver_present.values
+    if not present.any(axis=1).all():
+        sample = dataset["sample"].values[~present.any(axis=1)][0]
+        raise SchemaError(f"receiver_present: is False for all receivers of sample {sample}; leave it out")
+    for name in ("receiver_altitude", "iq_full_scale"):
+        if name in dataset and not np.isfinite(dataset[name].values[present]).all():
+            raise SchemaError(f"{name}: is not finite at a receiver that is present; set it")
+    for name, limit in (("latitude", 90), ("longitude", 180)):
+        values = dataset[f"receiver_{name}"].values[present]
+        if not (np.abs(values) <= limit).all():
+            wrong = values[~(np.abs(values) <= limit)][0]
+            raise SchemaError(f"receiver_{name}: {wrong} is outside ±{limit} degrees; correct it")

@@ -1,0 +1,1 @@
+"""Height of the ground, from SRTM and GeoTIFF tiles."""

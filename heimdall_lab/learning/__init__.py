@@ -1,0 +1,1 @@
+"""Training networks in PyTorch, tracking the runs and exporting what was learned."""

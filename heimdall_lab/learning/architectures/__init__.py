@@ -1,0 +1,150 @@
+"""The learned localizers: which there are, what they take, and how large they are."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from heimdall_lab.learning.architectures.iq_networks import IqResNet18, IqVggNet
+from heimdall_lab.learning.architectures.layers import Localizer
+from heimdall_lab.learning.architectures.localization_net import LocalizationNet
+from heimdall_lab.learning.architectures.tdoa_unrolled import TdoaUnrolled
+from heimdall_lab.learning.architectures.triangulation import Triangulation
+
+
+class Architecture(NamedTuple):
+    """One kind of localizer.
+
+    Attributes
+    ----------
+    make : type
+    data_types : tuple of str
+        Types of dataset that hold what it takes.
+    description : str
+    parameters : dict
+        Default arguments of ``make``.
+    """
+
+    make: type[Localizer]
+    data_types: tuple[str, ...]
+    description: str
+    parameters: dict[str, Any]
+
+
+ARCHITECTURES = {
+    "triangulation": Architecture(
+        Triangulation,
+        ("iq_raw", "feature_based"),
+        "attention over receivers on their features",
+        {"width": 32, "heads": 4, "layers": 2, "dropout": 0.2},
+    ),
+    "localization_net": Architecture(
+        LocalizationNet,
+        ("feature_based",),
+        "ConvNeXt on mel spectrograms, shared over receivers",
+        {"size": "tiny", "width": 128, "heads": 4, "layers": 1, "dropout": 0.1},
+    ),
+    "iq_resnet18": Architecture(
+        IqResNet18,
+        ("iq_raw",),
+        "1-D ResNet-18 on IQ, shared over receivers, then attention over them",
+        {"max_receivers": 10, "window": 1024, "width": 128, "heads": 4, "layers": 1, "dropout": 0.3},
+    ),
+    "iq_vggnet": Architecture(
+        IqVggNet,
+        ("iq_raw",),
+        "the same with a plain 1-D VGG: faster",
+        {"max_receivers": 10, "window": 1024, "width": 128, "heads": 4, "layers": 1, "dropout": 0.3},
+    ),
+    "tdoa_unrolled": Architecture(
+        TdoaUnrolled,
+        ("iq_raw", "feature_based"),
+        "attention weighs the delays, then unrolled Gauss-Newton steps",
+        {"width": 48, "heads": 4, "layers": 1, "rounds": 3, "dropout": 0.0},
+    ),
+}
+
+
+def architecture(name: str) -> Architecture:
+    """Look a name up.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture: {name!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
+    """Make a localizer with random weights.
+
+    Parameters
+    ----------
+    name : str
+        Of `ARCHITECTURES`.
+    parameters : mapping, optional
+        In the place of the architecture's defaults.
+
+    Raises
+    ------
+    ValueError
+        If the name, or that of a parameter, is unknown, or a parameter is of another kind than its default.
+    """
+    chosen = architecture(name)
+    given = dict(parameters or {})
+    if unknown := sorted(set(given) - set(chosen.parameters)):
+        raise ValueError(f"{unknown[0]}: is no parameter of {name}; set any of {', '.join(chosen.parameters)}")
+    for parameter, value in given.items():
+        kind = type(chosen.parameters[parameter])
+        if not (isinstance(value, kind) or (kind is float and isinstance(value, int))):
+            raise ValueError(
+                f"{parameter}: {value!r} is no {kind.__name__}, as {name} takes; its default is "
+                f"{chosen.parameters[parameter]!r}"
+            )
+    return chosen.make(**{**chosen.parameters, **given})
+
+
+def check_compatible(name: str, data_type: str) -> None:
+    """Refuse an architecture that a type of dataset holds nothing for.
+
+    Raises
+    ------
+    ValueError
+        Naming the architectures that fit.
+    """
+    if data_type not in architecture(name).data_types:
+        fitting = [each for each, known in ARCHITECTURES.items() if data_type in known.data_types]
+        raise ValueError(f"architecture: {name!r} cannot learn from {data_type} datasets; use {', '.join(fitting)}")
+
+
+def architectures(data_type: str | None = None) -> pd.DataFrame:
+    """List the architectures, of a type of dataset those that it holds enough for.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each: ``architecture``, ``data_types``, ``num_parameters`` as counted with the defaults,
+        ``description``, ``defaults``.
+    """
+    rows = [
+        {
+            "architecture": name,
+            "data_types": ", ".join(known.data_types),
+            "num_parameters": num_parameters(name),
+            "description": known.description,
+            "defaults": known.parameters,
+        }
+        for name, known in ARCHITECTURES.items()
+        if data_type in (None, *known.data_types)
+    ]
+    return pd.DataFrame(rows)
+
+
+def num_parameters(name: str, parameters: Mapping[str, Any] | None = None) -> int:
+    """Count the weights of an architecture, without making them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build(name, parameters).parameters())

@@ -1,0 +1,185 @@
+"""Trained localizers as ONNX files, each compared with PyTorch before it is there."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from heimdall_lab.datasets.store import write_atomically
+from heimdall_lab.learning import parity
+from heimdall_lab.learning.architectures import ARCHITECTURES
+from heimdall_lab.learning.architectures.layers import Localizer, Standardise
+from heimdall_lab.learning.trained import MODEL, Trained, load
+from heimdall_lab.localization.learned import onnx_model
+from heimdall_lab.localization.learned.inputs import FEATURES
+from heimdall_lab.localization.observations import Array
+
+TOLERANCE = 1e-4  # of what `parity.largest_difference` divides by: the network's size, at the least
+
+_OPSET = 20
+_TRACED = (3, 7)  # scenes and receivers that the graph is made with: neither is a special number
+_COMPARED = ((1, 1), (1, 15), (2, 3), (9, 7), (33, 10))  # the same of each batch that is compared
+
+
+class HasTrained(Protocol):
+    """What holds a trained localizer, as the result of a training does."""
+
+    @property
+    def trained(self) -> Trained:
+        """The localizer with its best weights."""
+
+
+def export_onnx(
+    run_or_trained: HasTrained | Trained | str | Path, path: str | Path, scenes: dict[str, Array] | None = None
+) -> Path:
+    """Write a localizer to an ONNX file, if onnxruntime finds with it what PyTorch finds.
+
+    The graph takes any number of scenes and receivers, and holds standardisation and calibration: inputs are what
+    `inputs.arrays` gives, outputs ``transmitter_position`` (B, 2) km and ``cholesky`` (B, 3) km. Both programs
+    locate drawn scenes, and those given.
+
+    Parameters
+    ----------
+    run_or_trained : Run, Trained or path
+        Paths are of a run's folder or its ``model.pt``.
+    path : path
+        Ends in ``.onnx``; replaced, whole, if it is there.
+    scenes : dict of str to array, optional
+        Real ones to compare on, as `inputs.arrays` gives them.
+
+    Returns
+    -------
+    Path
+        With metadata, each value as JSON: ``architecture``, ``parameters``, ``num_parameters``, ``inputs``,
+        ``features`` (names, in their order), ``window``, ``max_receivers``, ``normalisation``, ``coordinate_frame``,
+        ``parity`` (largest difference found), ``checksum``, and what `Trained.about` holds.
+
+    Raises
+    ------
+    ValueError
+        If the path does not end in .onnx, or the two differ by more than `TOLERANCE`; the file is then not written.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
+    trained = _trained(run_or_trained)
+    program = _program(trained.model.eval())
+    batches = [*_scenes(trained), *([scenes] if scenes is not None else [])]
+
+    def write(temporary: Path) -> None:
+        _save(program, temporary, _about(trained) | {"parity": None})
+        found = parity.largest_difference(trained, onnx_model.open_model(temporary), batches)
+        if not found <= TOLERANCE:
+            raise ValueError(
+                f"model: {trained.name} in ONNX differs from PyTorch by {found:.2g} of the network's size, more than "
+                f"{TOLERANCE:g}; nothing was written to {str(path)!r}: correct the architecture's code"
+            )
+        _save(program, temporary, _about(trained) | {"parity": found})
+
+    write_atomically(path, write)
+    return path
+
+
+def _trained(given: HasTrained | Trained | str | Path) -> Trained:
+    if isinstance(given, Trained):
+        return given
+    if isinstance(given, str | Path):
+        return load(Path(given) / MODEL if Path(given).is_dir() else given)
+    return given.trained
+
+
+class _Positional(nn.Module):
+    """A localizer that takes its arrays one by one, as graphs do."""
+
+    def __init__(self, model: Localizer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(dict(zip(self.model.inputs, arrays, strict=True)))
+
+
+def _program(model: Localizer) -> onnx.ModelProto:
+    """Trace a localizer into a graph.
+
+    By TorchScript, though PyTorch calls it old: the newer exporter takes twenty times as long for the steps of
+    ``tdoa_unrolled``, and gives twice as many nodes.
+    """
+    batch = parity.drawn(model.inputs, *_TRACED, window=getattr(model, "window", None), seed=0)
+    arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
+    scenes = {name: {0: "batch"} for name in onnx_model.OUTPUTS}
+    links = {name: {0: "batch", 1: "receivers"} for name in model.inputs}
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # Lengths that no scene changes become constants; that no others do, parity at several sizes shows.
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python")
+        graph = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            _Positional(model).eval(),
+            arrays,
+            graph,
+            dynamo=False,
+            opset_version=_OPSET,
+            dynamic_axes=scenes | links,
+            input_names=list(model.inputs),
+            output_names=list(onnx_model.OUTPUTS),
+        )
+        program = onnx.load(graph)
+    for node in program.graph.node:
+        node.ClearField("name")  # a quarter of the file
+    return program
+
+
+def _about(trained: Trained) -> dict[str, Any]:
+    """What the file says of itself, as JSON values."""
+    model = trained.model
+    standardised = {
+        name: {"mean": module.mean.tolist(), "deviation": module.deviation.tolist()}
+        for name, module in model.named_modules()
+        if isinstance(module, Standardise)
+    }
+    return trained.about | {
+        "architecture": trained.architecture,
+        "parameters": ARCHITECTURES[trained.architecture].parameters | trained.parameters,
+        "num_parameters": trained.num_parameters,
+        "inputs": trained.inputs,
+        "features": FEATURES,
+        "window": trained.window,
+        "max_receivers": trained.max_receivers,
+        "freedom": trained.freedom if math.isfinite(trained.freedom) else None,  # JSON has no infinity
+        "normalisation": {"in_the_graph": standardised, "spread": model.spread.item()},
+        "coordinate_frame": onnx_model.FRAME,
+    }
+
+
+def _save(program: onnx.ModelProto, path: Path, about: dict[str, Any]) -> None:
+    """Write the graph with its metadata, and its own checksum among them."""
+    sealed = about | {"checksum": onnx_model.UNSEALED}
+    onnx.helper.set_model_props(program, {name: json.dumps(value) for name, value in sealed.items()})
+    path.write_bytes(program.SerializeToString())
+    content = path.read_bytes()
+    seal = onnx_model.checksum(content, onnx_model.UNSEALED)
+    path.write_bytes(content.replace(onnx_model.UNSEALED.encode(), seal.encode()))
+
+
+def _scenes(trained: Trained) -> list[dict[str, Array]]:
+    """Draw scenes to compare on, in batches of each size."""
+    fitted = [module for module in trained.model.modules() if isinstance(module, Standardise)]
+    features = [(of.mean.numpy(), of.deviation.numpy()) for of in fitted if of.name == "features"]
+    return [
+        parity.drawn(
+            trained.inputs,
+            *size,
+            seed=number,
+            window=trained.window,
+            max_receivers=trained.max_receivers,
+            features=features[0] if features else (0.0, 1.0),
+        )
+        for number, size in enumerate(_COMPARED)
+    ]

@@ -1,0 +1,140 @@
+"""A trained localizer with all that is needed to use it again, and the file that keeps it."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from heimdall_lab.datasets.store import write_atomically
+from heimdall_lab.learning.architectures import build
+from heimdall_lab.learning.architectures.layers import Localizer
+from heimdall_lab.localization.observations import Array
+
+MODEL = "model.pt"  # file of a trained localizer in the folder of its run
+_BATCH = 256  # scenes located at a time
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A localizer with trained weights.
+
+    Attributes
+    ----------
+    architecture : str
+        Of `models.ARCHITECTURES`.
+    parameters : dict
+        What it was built with, in the place of defaults.
+    model : Localizer
+    about : dict
+        What it was trained on, as JSON values: ``data_type``, ``dataset`` (name), ``dataset_checksum``,
+        ``dataset_seed``, ``sample_rate_hz``, ``config``, ``package_version``.
+    """
+
+    architecture: str
+    parameters: dict[str, Any]
+    model: Localizer
+    about: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What leaderboards call it."""
+        return self.architecture
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Arrays of `inputs.KINDS` that it takes."""
+        return self.model.inputs
+
+    @property
+    def window(self) -> int | None:
+        """Instants of IQ that it takes; None if it takes no IQ."""
+        return getattr(self.model, "window", None)
+
+    @property
+    def max_receivers(self) -> int | None:
+        """Most receivers of a scene that it can tell apart; None if there is no limit."""
+        return getattr(self.model, "max_receivers", None)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the law of its errors (`student`)."""
+        return float(self.model.freedom)
+
+    def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
+        self.model.eval()
+        count = len(arrays["present"])
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, count, _BATCH):
+                rows = slice(first, first + _BATCH)
+                parts.append(self.model({name: torch.from_numpy(arrays[name][rows]) for name in self.inputs}))
+        position, cholesky = (np.concatenate([part[of].numpy() for part in parts]) for of in (0, 1))
+        return position.astype(np.float64), cholesky.astype(np.float64)
+
+
+def save(trained: Trained, path: str | Path) -> None:
+    """Write a trained localizer to a file, whole or not at all."""
+    kept = {
+        "architecture": trained.architecture,
+        "parameters": trained.parameters,
+        "about": trained.about,
+        "state": trained.model.state_dict(),
+    }
+    write_atomically(Path(path), lambda temporary: torch.save(kept, temporary))
+
+
+def read_tensors(path: str | Path) -> Any:
+    """Read what ``torch.save`` wrote, having checked that no bit of it has changed; nothing in it is executed.
+
+    Raises
+    ------
+    Exception
+        If it is damaged; of which kind is not documented.
+    """
+    content = BytesIO(Path(path).read_bytes())
+    with zipfile.ZipFile(content) as archive:  # torch itself compares no checksum
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
+    content.seek(0)
+    return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def load(path: str | Path) -> Trained:
+    """Read a trained localizer; nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of them, is damaged, or does not fit this version's architectures.
+    OSError
+        If it cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model: there is no file {str(path)!r}; train one, or correct the path")
+    try:
+        kept = read_tensors(path)
+    except OSError:
+        raise
+    except Exception as error:  # its text advises to trust the file
+        raise ValueError(
+            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}); train it again"
+        ) from error
+    try:
+        model = build(kept["architecture"], kept["parameters"])
+        model.load_state_dict(kept["state"])
+        return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"model: {str(path)!r} holds no localizer of this version ({type(error).__name__}: {error}); train it again"
+        ) from error

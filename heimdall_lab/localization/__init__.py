@@ -1,0 +1,1 @@
+"""Positions: bounds, estimators, their errors, and the leaderboard that compares them."""

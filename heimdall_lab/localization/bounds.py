@@ -1,0 +1,328 @@
+"""What geometry and noise allow: dilution of precision and the Cramér-Rao bound of position."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
+from heimdall_lab.localization import error_law, information
+from heimdall_lab.localization.information import Measurements, Sight
+from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
+
+# Measurements whose error is that of 1 m of range (times) or of the whole distance (levels and bearings).
+_UNIT_ERRORS: dict[str, Callable[[Sight], Measurements]] = {
+    "tdoa": lambda seen: information.times(seen, np.array(1 / SPEED_OF_LIGHT)),
+    "toa": lambda seen: information.times(seen, np.array(1 / SPEED_OF_LIGHT), emission_time_known=True),
+    "rss": lambda seen: information.levels(seen, np.array(20 / np.log(10))),
+    "aoa": lambda seen: information.bearings(seen, np.array(1.0)),
+}
+
+GDOP_KINDS = tuple(_UNIT_ERRORS)
+
+
+def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "tdoa") -> np.ndarray:
+    """Horizontal dilution of precision: rms position error over the error that one measurement means in position.
+
+    That is the error in range of an arrival time. Levels and bearings err in proportion to distance: a level's error
+    of s dB means a share s ln(10)/20 of the distance in free space, a bearing's of s rad a share s across it. Theirs is
+    the dilution over that share of the geometric mean distance of the receivers. In the middle of a ring of N
+    receivers all four are 2/√N.
+
+    Parameters
+    ----------
+    receivers_enu : (..., R, 2 or 3) m
+        NaN rows are absent receivers.
+    transmitter_enu : (..., 2 or 3) m
+    kind : str
+        ``tdoa`` (emission time unknown), ``toa`` (emission time known), ``rss`` (power unknown) or ``aoa``.
+
+    Returns
+    -------
+    (...) float64, NaN where the position is not observable or the transmitter stands on a receiver
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+
+    Source: Torrieri, "Statistical theory of passive location systems", IEEE Trans. AES 20 (1984); for bearings Levanon,
+    "Lowest GDOP in 2-D scenarios", IEE Proc. Radar Sonar Navig. 147 (2000).
+    It does not depend on a reference receiver, because the unknown emission time is eliminated from all of them alike.
+
+    >>> import numpy as np
+    >>> cross = np.array([[1e3, 0.0], [0.0, 1e3], [-1e3, 0.0], [0.0, -1e3]])
+    >>> [round(float(gdop(cross, np.zeros(2), kind)), 6) for kind in GDOP_KINDS]
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    if kind not in GDOP_KINDS:
+        raise ValueError(f"kind: {kind!r} is unknown; choose one of {', '.join(GDOP_KINDS)}")
+    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
+    error_m = _rms(information.inverse(information.fisher(_UNIT_ERRORS[kind](seen))))
+    if kind in ("tdoa", "toa"):
+        return error_m
+    share = np.where(seen.present, np.log(seen.distance_m), 0.0).sum(axis=-1)
+    return error_m / np.exp(share / np.maximum(seen.present.sum(axis=-1), 1))
+
+
+def crlb(
+    receivers_enu: np.ndarray,
+    transmitter_enu: np.ndarray,
+    *,
+    toa_sigma_s: np.ndarray | None = None,
+    emission_time_known: bool = False,
+    rss_sigma_db: np.ndarray | None = None,
+    path_loss_exponent: float = 2.0,
+    path_loss_exponent_known: bool = True,
+    rss_correlation: np.ndarray | None = None,
+    aoa_sigma_rad: np.ndarray | None = None,
+    fdoa_sigma_hz: np.ndarray | None = None,
+    frequency_hz: float | None = None,
+    receiver_velocity_m_s: np.ndarray | None = None,
+    transmitter_velocity_m_s: np.ndarray | None = None,
+) -> np.ndarray:
+    """Cramér-Rao bound of the horizontal position from independent measurements, whose information adds.
+
+    Standard deviations are those of all that moves a measurement: independent causes add in quadrature, as the clock's
+    error (s) to that of an arrival time, shadowing (dB) to that of a level, the oscillator's error (Hz) to that of a
+    frequency. Infinite or NaN: this receiver makes no such measurement.
+
+    Parameters
+    ----------
+    receivers_enu : (..., R, 2 or 3) m
+        NaN rows are absent receivers.
+    transmitter_enu : (..., 2 or 3) m
+        A third coordinate is taken as known.
+    toa_sigma_s : (..., R) s, optional
+        Standard deviation of each receiver's arrival time.
+    emission_time_known : bool
+        Else (TDOA) only differences of arrival times tell anything.
+    rss_sigma_db : (..., R) dB, optional
+        Standard deviation of each received level; the transmitted power is unknown.
+    path_loss_exponent : float
+        Of the law that levels follow, 2 in free space.
+    path_loss_exponent_known : bool
+        Else it is one more unknown.
+    rss_correlation : (..., R, R), optional
+        Correlation of the levels' errors, as of shadowing; independent by default.
+    aoa_sigma_rad : (..., R) rad, optional
+        Standard deviation of each receiver's horizontal bearing.
+    fdoa_sigma_hz : (..., R) Hz, optional
+        Standard deviation of each received frequency; the emission frequency is unknown, so only differences tell.
+    frequency_hz : float, optional
+        Carrier frequency, for FDOA.
+    receiver_velocity_m_s : (..., R, 2 or 3), optional
+        As many coordinates as positions have; without it receivers stand still.
+    transmitter_velocity_m_s : (..., 2 or 3), optional
+        Taken as known; without it the transmitter stands still.
+
+    Returns
+    -------
+    (..., 2, 2) m², NaN where the position is not observable or the transmitter stands on a receiver
+
+    Raises
+    ------
+    ValueError
+        If no measurement is given, a standard deviation is not positive, FDOA lacks the carrier frequency or a
+        velocity of the right number of coordinates, or a correlation is not positive definite.
+
+    Source: Torrieri, IEEE Trans. AES 20 (1984); RSS after Patwari et al., IEEE Trans. Signal Process. 51 (2003); FDOA
+    after Ho and Xu, IEEE Trans. Signal Process. 52 (2004).
+    """
+    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
+    made = []
+    if toa_sigma_s is not None:
+        made.append(information.times(seen, toa_sigma_s, emission_time_known=emission_time_known))
+    if rss_sigma_db is not None:
+        levels = information.levels(
+            seen,
+            rss_sigma_db,
+            path_loss_exponent=path_loss_exponent,
+            path_loss_exponent_known=path_loss_exponent_known,
+            correlation=rss_correlation,
+        )
+        made.append(levels)
+    if aoa_sigma_rad is not None:
+        made.append(information.bearings(seen, aoa_sigma_rad))
+    if fdoa_sigma_hz is not None:
+        if frequency_hz is None:
+            raise ValueError("frequency_hz: is not given; fdoa_sigma_hz needs the carrier frequency")
+        velocity = _relative_velocity(len(seen.unit), receiver_velocity_m_s, transmitter_velocity_m_s)
+        made.append(information.frequencies(seen, fdoa_sigma_hz, frequency_hz, velocity))
+    if not made:
+        raise ValueError(
+            "crlb: no measurement is given; pass toa_sigma_s, rss_sigma_db, aoa_sigma_rad, fdoa_sigma_hz or several"
+        )
+    return information.inverse(sum(information.fisher(measurements) for measurements in made))
+
+
+def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
+    """Cramér-Rao bound of each scene from its own truth.
+
+    Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks and path delays (as normal,
+    with the standard deviations that are known of them), levels by SNR, shadowing (correlated between receivers, where
+    the attribute ``config`` tells how), environment loss and fading; both are used.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With the truth variables of the contract.
+
+    Returns
+    -------
+    xr.Dataset
+        ``gdop`` (sample), ``crlb_covariance`` (sample, axis, other_axis) m² along east and north at the transmitter,
+        ``crlb_rmse`` (sample) m. NaN where not observable.
+    """
+    used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
+    receivers, transmitter = transmitter_frame(dataset)
+    receivers = np.where(used[..., None], receivers, np.nan)
+    duration_s = dataset.attrs["duration_s"]
+    toa_sigma_s = delay_sigma_s(
+        db_to_linear(dataset.snr.values),
+        dataset.occupied_bandwidth.values[:, None],
+        dataset.rms_bandwidth.values[:, None],
+        duration_s,
+    )
+    noise_db = level_sigma_db(db_to_linear(dataset.snr.values), dataset.occupied_bandwidth.values[:, None], duration_s)
+    rss_sigma_db = np.hypot(noise_db, dataset.attrs["link_sigma_db"])
+    covariance = crlb(
+        receivers,
+        transmitter,
+        toa_sigma_s=np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)),
+        rss_sigma_db=rss_sigma_db,
+        rss_correlation=_shadowing_correlation(dataset, receivers, rss_sigma_db),
+    )
+    axes = ["east", "north"]
+    return xr.Dataset(
+        {
+            "gdop": ("sample", gdop(receivers, transmitter), {"units": "1"}),
+            "crlb_covariance": (("sample", "axis", "other_axis"), covariance, {"units": "m2"}),
+            "crlb_rmse": ("sample", _rms(covariance), {"units": "m"}),
+        },
+        coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
+    )
+
+
+def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
+    """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
+    clock_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
+    if clock_s.shape not in ((), (receivers,)):
+        raise ValueError(f"clock_sigma_s: holds {clock_s.size} values for {receivers} receivers; choose those of them")
+    return np.square(clock_s) + np.square(dataset.attrs["path_delay_sigma_s"])
+
+
+def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return receivers (S, R, 3) and transmitter (S, 3) in the ENU frame below each transmitter, m.
+
+    Takes a dataset, or a dict of arrays, with the position variables of the contract.
+    """
+    receivers, transmitter = (
+        [np.asarray(variables[f"{who}_{name}"]) for name in ("latitude", "longitude", "altitude")]
+        for who in ("receiver", "transmitter")
+    )
+    latitude, longitude, altitude = transmitter
+    zero = np.zeros_like(latitude)
+    return geodesy.enu(geodesy.ecef(*receivers), latitude, longitude), np.stack([zero, zero, altitude], axis=-1)
+
+
+def ellipse(covariance: np.ndarray, level: float = 0.95, points: int = 65, freedom: float = np.inf) -> np.ndarray:
+    """Outline of the ellipse that holds ``level`` of the errors, (..., points, 2) in the covariance's root.
+
+    They are normal, unless there are degrees of ``freedom`` (`student`). The last point repeats the first. NaN
+    covariance gives NaN outlines.
+    """
+    angle = np.linspace(0, 2 * np.pi, points)
+    circle = np.sqrt(error_law.radius_squared(level, freedom)) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    east = np.sqrt(covariance[..., 0, 0])
+    slope = covariance[..., 0, 1] / east
+    rest = np.sqrt(np.maximum(covariance[..., 1, 1] - slope**2, 0))  # Cholesky factor, by hand: it lets NaN pass
+    north = slope[..., None] * circle[:, 0] + rest[..., None] * circle[:, 1]
+    return np.stack([east[..., None] * circle[:, 0], north], axis=-1)
+
+
+def principal_axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standard deviations along and across the longer axis of covariances (..., 2, 2), and its direction.
+
+    Returns
+    -------
+    major, minor : (...) in the covariance's root
+    azimuth_deg : (...) degrees from north towards east, 0 … 180
+    """
+    a, b, d = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    largest = (a + d) / 2 + np.hypot((a - d) / 2, b)
+    smallest = np.maximum(a * d - b**2, 0) / np.where(largest > 0, largest, 1.0)
+    azimuth_deg = np.degrees(np.arctan2(2 * b, d - a) / 2) % 180
+    return np.sqrt(largest), np.sqrt(smallest), azimuth_deg
+
+
+def cep50(covariance: np.ndarray) -> np.ndarray:
+    """Circular error probable: radius of the circle that holds half of a normal distribution, (...).
+
+    Parameters
+    ----------
+    covariance : (..., 2, 2)
+
+    Returns
+    -------
+    (...) in the covariance's root, exact to 1e-5; NaN where the covariance is
+
+    >>> import numpy as np
+    >>> cep50(np.diag([4.0, 4.0])).round(4), cep50(np.diag([0.0, 1.0])).round(4)
+    (np.float64(2.3548), np.float64(0.6745))
+    """
+    major, minor, _ = principal_axes(covariance)
+    return major * np.interp(minor / np.where(major > 0, major, 1.0), *_median_radius())
+
+
+@cache
+def _median_radius() -> tuple[np.ndarray, np.ndarray]:
+    """Ratio of the shorter to the longer axis, and the median radius over the longer axis, by Newton's method.
+
+    In the direction φ of the whitened error z, |error|² = |z|² (cos² φ + ratio² sin² φ), and |z|² exceeds x with the
+    probability exp(−x/2).
+    """
+    ratio = np.linspace(0, 1, 257)  # linear interpolation errs by 1/8 · (1/256)² · curvature, less than 1e-5
+    angle = (np.arange(1000) + 0.5) * np.pi / 1000
+    stretch = np.cos(angle) ** 2 + (ratio[:, None] * np.sin(angle)) ** 2  # (ratios, angles)
+    radius = np.full(ratio.shape, 0.7)
+    for _ in range(8):
+        beyond = np.exp(-(radius[:, None] ** 2) / 2 / stretch)
+        radius = radius + (beyond.mean(axis=1) - 0.5) / (radius * (beyond / stretch).mean(axis=1))
+    return ratio, radius
+
+
+def _rms(covariance: np.ndarray) -> np.ndarray:
+    return np.sqrt(covariance[..., 0, 0] + covariance[..., 1, 1])
+
+
+def _relative_velocity(coordinates: int, receivers: np.ndarray | None, transmitter: np.ndarray | None) -> np.ndarray:
+    """Velocity of the receivers as seen from the transmitter, (..., R or 1, 2 or 3) m/s."""
+    velocities = {"receiver_velocity_m_s": receivers, "transmitter_velocity_m_s": transmitter}
+    given = {name: np.asarray(value, dtype=float) for name, value in velocities.items() if value is not None}
+    if not given:
+        raise ValueError("receiver_velocity_m_s: nothing moves; fdoa_sigma_hz needs the velocity of somebody")
+    for name, value in given.items():
+        if value.shape[-1:] != (coordinates,):
+            raise ValueError(f"{name}: has the shape {value.shape}; give {coordinates} coordinates, as positions have")
+    still = np.zeros(coordinates)
+    return given.get("receiver_velocity_m_s", still) - given.get("transmitter_velocity_m_s", still)[..., None, :]
+
+
+def _shadowing_correlation(dataset: xr.Dataset, receivers: np.ndarray, rss_sigma_db: np.ndarray) -> np.ndarray | None:
+    """Correlation (S, R, R) of the levels' errors between receivers (S, R, 3) m, None where it is not known or none.
+
+    The shadowing's share of the variance is correlated by Gudmundson's law exp(−d / d_corr), the rest is not.
+    """
+    channel = json.loads(dataset.attrs.get("config", "{}")).get("channel", {})
+    distance_m = 1e3 * channel.get("shadowing_distance_km", 0.0)
+    if distance_m == 0:
+        return None
+    apart_m = np.sqrt(((receivers[:, :, None] - receivers[:, None]) ** 2).sum(axis=-1))
+    shadowing = channel["shadowing_sigma_db"] / rss_sigma_db
+    shared = shadowing[:, :, None] * shadowing[:, None] * np.exp(-apart_m / distance_m)
+    return np.where(np.eye(receivers.shape[1], dtype=bool), 1.0, shared)

@@ -1,0 +1,116 @@
+"""Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
+
+Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
+Positions are solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and
+north at the fix. Trained ones are of `learned`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.datasets import schema
+from heimdall_lab.localization import learned, observations
+from heimdall_lab.localization.dpd import dpd
+from heimdall_lab.localization.learned import HasTrained, Predictor
+from heimdall_lab.localization.levels import rss_ml
+from heimdall_lab.localization.observations import Fix, Network
+from heimdall_lab.localization.tdoa import tdoa_ls, tdoa_robust
+from heimdall_lab.signals import pairs
+
+Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
+
+
+def methods(dataset: xr.Dataset | None = None) -> list[str]:
+    """Return the names of the estimators, of a dataset those that do with what it holds.
+
+    >>> methods()
+    ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd']
+    """
+    return [*_FROM_MEASURED, *(_FROM_IQ if dataset is None or "iq" in dataset else ())]
+
+
+def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = None) -> xr.Dataset:
+    """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract; truth variables are not read.
+    method : str, path or predictor
+        One of `methods`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
+        holds one in memory.
+    measured : xr.Dataset, optional
+        Result of `pairs.pair_features` for the dataset, if at hand.
+
+    Returns
+    -------
+    xr.Dataset
+        Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
+        centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
+        freedom of the law of errors (`student`), infinite for a normal one; ``converged``, False where the method
+        failed and the centroid of the receivers that hear the signal stands in for its fix.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
+    """
+    name, estimate, freedom = _estimator(method)
+    schema.check(dataset)
+    if dataset.sizes["sample"] == 0:
+        raise ValueError("dataset: holds no samples; give at least one")
+    measured = pairs.pair_features(dataset) if measured is None else measured
+    known = observations.from_dataset(dataset, measured)
+    fix = estimate(known, dataset, measured)
+    east, north = observations.tangent_plane(known, fix).T
+    axes = ["east", "north"]
+    long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
+    return xr.Dataset(
+        {
+            "latitude": ("sample", fix.latitude_deg, {"units": "degrees_north", "long_name": long_names["latitude"]}),
+            "longitude": (
+                "sample",
+                geodesy.wrapped(fix.longitude_deg),
+                {"units": "degrees_east", "long_name": long_names["longitude"]},
+            ),
+            "east": ("sample", east, {"units": "m", "long_name": "east of the receivers' centroid"}),
+            "north": ("sample", north, {"units": "m", "long_name": "north of the receivers' centroid"}),
+            "covariance": (("sample", "axis", "other_axis"), fix.covariance, {"units": "m2"}),
+            "freedom": (
+                "sample",
+                np.where(fix.converged, freedom, np.inf),
+                {"units": "1", "long_name": "degrees of freedom of the law of errors"},
+            ),
+            "converged": ("sample", fix.converged, {"long_name": "the method found this fix itself"}),
+        },
+        coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
+        attrs={"method": name},
+    )
+
+
+def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix], float]:
+    """Name of a method, what it does, and the degrees of freedom of its errors."""
+    if not isinstance(method, str) or learned.is_path(method):
+        predictor = learned.predictor(method)
+        return predictor.name, partial(learned.fix, predictor), predictor.freedom
+    if method not in methods():
+        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}, or an .onnx file")
+    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known)), np.inf
+
+
+_FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
+    "centroid": observations.centroid,
+    "strongest": observations.strongest,
+    "rss_ml": rss_ml,
+    "tdoa_ls": tdoa_ls,
+    "tdoa_robust": tdoa_robust,
+}
+
+_FROM_IQ: dict[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]] = {
+    "dpd": dpd,
+}

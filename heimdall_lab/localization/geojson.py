@@ -1,0 +1,137 @@
+"""Fixes as GeoJSON (RFC 7946), which map programs open."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.localization import bounds
+
+LEVEL = 0.95  # of the ellipses
+_DECIMALS = 7  # of degrees: a centimetre
+
+
+def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
+    """Describe fixes, their ellipses and the receivers as a GeoJSON FeatureCollection.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract, with the receivers' positions and, if known, the transmitter's.
+    fixes : xr.Dataset
+        As `estimators.locate` returns them for it.
+
+    Returns
+    -------
+    dict
+        For ``json.dumps``. The property ``kind`` of a feature tells what it is: ``fix``, a Point with ``sample``,
+        ``method``, ``converged``, ``sigma_east_m``, ``sigma_north_m``, ``covariance_m2`` (along east and north) and
+        ``freedom`` of its law of errors, null for a normal one; ``ellipse``, a Polygon that holds the share ``level``
+        of the errors, left out where the covariance is unknown, in two parts where it crosses the 180° meridian;
+        ``receiver``, a Point with its ``name`` and altitude, once where it stands still; ``transmitter``, a Point,
+        where the truth is known.
+
+    Source: RFC 7946: longitude before latitude in degrees of WGS84 (section 4), rings that close and run
+    counterclockwise (3.1.6), and geometries cut at the antimeridian (3.1.9).
+    """
+    features = []
+    for fix in (fixes.isel(sample=index) for index in range(fixes.sizes["sample"])):
+        features += _fix(fix, str(fixes.attrs.get("method", "fix")))
+    return {"type": "FeatureCollection", "features": [*features, *_receivers(dataset), *_transmitters(dataset)]}
+
+
+def _fix(fix: xr.Dataset, method: str) -> list[dict[str, Any]]:
+    covariance = fix.covariance.values
+    sigma_m = np.sqrt(np.diagonal(covariance))
+    properties = {
+        "sample": int(fix["sample"]),
+        "method": method,
+        "converged": bool(fix.converged),
+        "sigma_east_m": _number(sigma_m[0]),
+        "sigma_north_m": _number(sigma_m[1]),
+        "covariance_m2": [[_number(value) for value in row] for row in covariance],
+        "freedom": _number(fix.freedom),
+    }
+    latitude, longitude = float(fix.latitude), float(fix.longitude)
+    features = [_point("fix", [longitude, latitude], properties)]
+    if np.isfinite(covariance).all():
+        shape = _polygon(_ring(latitude, longitude, covariance, float(fix.freedom)))
+        features.append(_feature("ellipse", shape, properties | {"level": LEVEL}))
+    return features
+
+
+def _ring(latitude_deg: float, longitude_deg: float, covariance: np.ndarray, freedom: float) -> np.ndarray:
+    """Outline on the tangent plane at the fix as longitude and latitude (points, 2), without jumps at 180°."""
+    outline_m = bounds.ellipse(covariance, LEVEL, freedom=freedom)
+    centre = geodesy.ecef(np.asarray(latitude_deg), np.asarray(longitude_deg), np.asarray(0.0))
+    axes = geodesy.enu_axes(np.asarray(latitude_deg), np.asarray(longitude_deg))
+    latitude, longitude, _ = geodesy.geodetic(centre + outline_m @ axes[:2])
+    longitude = longitude_deg + geodesy.wrapped(longitude - longitude_deg)
+    return np.stack([longitude, latitude], axis=-1)
+
+
+def _polygon(ring: np.ndarray) -> dict[str, Any]:
+    """Make a Polygon of a ring, or a MultiPolygon of its parts on either side of the 180° meridian."""
+    if np.abs(ring[:, 0]).max() <= 180:
+        return {"type": "Polygon", "coordinates": [_closed(ring)]}
+    turn = 360.0 if ring[:, 0].max() > 180 else -360.0
+    edge = turn / 2
+    near, far = _beside(ring, edge, math.copysign(1, -turn)), _beside(ring, edge, math.copysign(1, turn))
+    return {"type": "MultiPolygon", "coordinates": [[_closed(near)], [_closed(far - [turn, 0.0])]]}
+
+
+def _beside(ring: np.ndarray, edge: float, side: float) -> np.ndarray:
+    """Part of a closed ring whose longitudes less ``edge`` have the sign ``side`` (Sutherland and Hodgman, 1974)."""
+    kept: list[np.ndarray] = []
+    for start, end in pairwise(ring):
+        if (start[0] - edge) * side >= 0:
+            kept.append(start)
+        if (start[0] - edge) * (end[0] - edge) < 0:
+            share = (edge - start[0]) / (end[0] - start[0])
+            kept.append(np.array([edge, start[1] + share * (end[1] - start[1])]))
+    return np.stack([*kept, kept[0]])
+
+
+def _closed(ring: np.ndarray) -> list[list[float]]:
+    """Coordinates of a ring whose last point is its first, digit for digit."""
+    points = [[round(float(x), _DECIMALS), round(float(y), _DECIMALS)] for x, y in ring[:-1]]
+    return [*points, points[0]]
+
+
+def _receivers(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """One Point for every place where a receiver stands."""
+    found: dict[str, dict[str, Any]] = {}
+    columns = [dataset[f"receiver_{name}"].values for name in ("longitude", "latitude", "altitude")]
+    place = np.stack(columns, axis=-1)  # (S, R, 3)
+    for scene, receiver in zip(*np.nonzero(dataset.receiver_present.values), strict=True):
+        name = str(dataset.receiver_name.values[receiver])
+        feature = _point("receiver", place[scene, receiver].tolist(), {"name": name})
+        found.setdefault(str(feature), feature)
+    return list(found.values())
+
+
+def _transmitters(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """One Point for every true position."""
+    found: dict[str, dict[str, Any]] = {}
+    place = np.stack([dataset[f"transmitter_{name}"].values for name in ("longitude", "latitude")], axis=-1)  # (S, 2)
+    for position in place[np.isfinite(place).all(axis=-1)].tolist():
+        feature = _point("transmitter", position, {})
+        found.setdefault(str(feature), feature)
+    return list(found.values())
+
+
+def _point(kind: str, position: list[float], properties: dict[str, Any]) -> dict[str, Any]:
+    coordinates = [round(value, _DECIMALS) for value in position if math.isfinite(value)]
+    return _feature(kind, {"type": "Point", "coordinates": coordinates}, properties)
+
+
+def _feature(kind: str, geometry: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Feature", "geometry": geometry, "properties": {"kind": kind, **properties}}
+
+
+def _number(value: Any) -> float | None:
+    """Value of JSON, which has no infinity."""
+    return float(value) if math.isfinite(value) else None

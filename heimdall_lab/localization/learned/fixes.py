@@ -1,0 +1,271 @@
+"""Fixes of trained localizers, from files or in memory, as the classical estimators give them."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.datasets import splits
+from heimdall_lab.localization import observations
+from heimdall_lab.localization.learned import inputs, onnx_model
+from heimdall_lab.localization.observations import Array, Fix, Network
+from heimdall_lab.signals import pairs
+
+SUFFIX = ".onnx"  # by which a path is told from the name of a method
+
+_UNNAMED = "model"  # what training calls every file
+
+_BATCH = 256  # scenes whose arrays are in memory at a time
+_KM2 = 1e6  # m²
+
+
+class Predictor(Protocol):
+    """A trained localizer: `exported.Exported`, or `models.trained.Trained`."""
+
+    @property
+    def name(self) -> str:
+        """What leaderboards call it."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Arrays of `inputs.KINDS` that it takes."""
+
+    @property
+    def window(self) -> int | None:
+        """Instants of IQ that it takes; None if it takes no IQ."""
+
+    @property
+    def max_receivers(self) -> int | None:
+        """Most receivers of a scene that it can tell apart; None if there is no limit."""
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the law of its errors (`student`)."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it was trained on."""
+
+    def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km."""
+
+
+class HasTrained(Protocol):
+    """What holds a trained localizer, as the result of a training does."""
+
+    @property
+    def trained(self) -> Predictor:
+        """The localizer."""
+
+
+def predictor(method: str | Path | Predictor | HasTrained) -> Predictor:
+    """Take a trained localizer from what stands for it.
+
+    Parameters
+    ----------
+    method : path, predictor, or what holds one
+        Paths are of ONNX files.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    FileNotFoundError
+        If there is no such file.
+    """
+    if isinstance(method, str | Path):
+        if not is_path(method):
+            raise ValueError(f"method: {str(method)!r} is no ONNX file; export the model to a file that ends in .onnx")
+        return onnx_model.open_model(method)
+    found: Any = getattr(method, "trained", method)
+    if not callable(found) or not all(hasattr(found, name) for name in ("name", "inputs", "about")):
+        kind = type(method).__name__
+        raise ValueError(f"method: a {kind} cannot locate; give a name, the path of an ONNX file or a trained model")
+    return found
+
+
+def is_path(method: Any) -> bool:
+    """Tell the path of a model from the name of a method."""
+    return isinstance(method, str | Path) and Path(method).suffix == SUFFIX
+
+
+def pretrained() -> dict[str, Path]:
+    """Name the trained localizers that come with this package, and the ONNX file of each.
+
+    Returns
+    -------
+    dict of str to Path
+        In alphabetical order; a name is that of the architecture and of the preset that it was trained on.
+
+    Examples
+    --------
+    >>> all(path.stem == name for name, path in pretrained().items())
+    True
+    """
+    installed = Path(str(resources.files("heimdall_lab") / "pretrained"))
+    in_source_tree = Path(__file__).parents[3] / "data" / "models"
+    folder = installed if installed.is_dir() else in_source_tree
+    return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+
+
+def misfit(predictor: Predictor, dataset: xr.Dataset) -> str | None:
+    """Say why a localizer cannot locate in a dataset, as `arrays` does; None if it can."""
+    try:
+        _check(predictor, dataset)
+        arrays(predictor, dataset.isel(sample=slice(1)))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]:
+    """Name trained localizers by their architecture, or by a file whose name begins with that and an underscore.
+
+    Where several share a name, their file or folder is added. A file that is named as training names every model is
+    called by its folder.
+
+    Parameters
+    ----------
+    methods : sequence
+        As `predictor` takes them.
+    predictors : sequence of Predictor
+        What it made of each.
+
+    Returns
+    -------
+    list of str
+        All different.
+    """
+    ways = [_ways(*each) for each in zip(methods, predictors, range(1, 1 + len(predictors)), strict=True)]
+    chosen = [way[0] for way in ways]
+    for step in range(1, len(ways[0]) if ways else 0):
+        chosen = [way[step] if chosen.count(name) > 1 else name for way, name in zip(ways, chosen, strict=True)]
+    return chosen
+
+
+def seen(predictor: Predictor, dataset: xr.Dataset) -> float:
+    """Share of a dataset's scenes that the localizer was fitted to or chosen by: errors on these tell nothing.
+
+    Scenes are told by the dataset's seed and their number; those of recordings are not seen.
+    """
+    seed = dataset.attrs.get("seed")
+    if seed is None or predictor.about.get("dataset_seed") != int(seed):
+        return 0.0
+    return float((splits.split_of(int(seed), dataset["sample"].values) != "test").mean())
+
+
+def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | None = None) -> dict[str, Array]:
+    """Make what a localizer takes of scenes; of IQ, the middle of the window.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    dataset : xr.Dataset
+        Of the contract; truth variables are not read.
+    measured : xr.Dataset, optional
+        Result of `pairs.pair_features` for it, if at hand.
+
+    Returns
+    -------
+    dict of str to array
+        As `inputs.arrays` gives them, ``present`` among them.
+
+    Raises
+    ------
+    ValueError
+        If the dataset lacks what the localizer takes, or has another sample rate or more receivers than it can take.
+    """
+    _check(predictor, dataset)
+    window = _window(predictor, dataset)
+    measured = pairs.pair_features(dataset) if measured is None else measured
+    return inputs.arrays(dataset, measured, {*predictor.inputs, "present"}, window)
+
+
+def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+    """Locate every scene of a dataset.
+
+    A fix is a failure where no receiver hears the signal, and
+    where it is further from the receivers, or less certain, than `network.MAX_RANGE_M`.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    known : Network
+        Of the dataset.
+    dataset : xr.Dataset
+        Of the contract; truth variables are not read.
+    measured : xr.Dataset
+        Result of `pairs.pair_features` for it.
+
+    Raises
+    ------
+    ValueError
+        As `arrays` does.
+    """
+    parts = []
+    for first in range(0, dataset.sizes["sample"], _BATCH):
+        rows = slice(first, first + _BATCH)
+        parts.append(predictor(arrays(predictor, dataset.isel(sample=rows), measured.isel(sample=rows))))
+    position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
+    covariance = _covariance(cholesky)
+    spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
+    reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
+    found = known.heard.any(axis=1) & (reach_m < observations.MAX_RANGE_M[known.propagation])
+    plane = np.where(found[:, None], position, 0.0) * 1e3
+    latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
+    return observations.or_centroid(Fix(latitude, longitude, covariance, found), known)
+
+
+def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:
+    """Names to choose from, each telling more than the one before."""
+    name, place = predictor.name, method if isinstance(method, str | Path) else getattr(method, "folder", None)
+    if place is None:
+        return [name, name, name, f"{name} ({number})"]
+    path = Path(place).with_suffix("") if is_path(place) else Path(place)
+    parts = (path.parent if path.name == _UNNAMED else path).parts[-2:]
+    if is_path(place) and parts and parts[-1].startswith(f"{name}_"):
+        name, parts = parts[-1], parts[:-1]
+    last, both = (f"{name} ({text})" if text else name for text in ("".join(parts[-1:]), "/".join(parts)))
+    return [name, last, both, f"{name} ({number})"]
+
+
+def _covariance(cholesky: Array) -> Array:
+    """Covariances (S, 2, 2) m² of factors (S, 3) km."""
+    first, between, last = cholesky.T
+    factor = np.stack([first, np.zeros_like(first), between, last], axis=-1).reshape(-1, 2, 2)
+    return factor @ factor.transpose(0, 2, 1) * _KM2
+
+
+def _window(predictor: Predictor, dataset: xr.Dataset) -> slice | None:
+    """Instants in the middle of the IQ."""
+    if predictor.window is None or "iq" not in dataset:
+        return None
+    spare = dataset.sizes["time"] - predictor.window
+    if spare < 0:
+        raise ValueError(
+            f"iq: has {dataset.sizes['time']} instants, and {predictor.name} takes {predictor.window}; "
+            "give longer recordings"
+        )
+    return slice(spare // 2, spare // 2 + predictor.window)
+
+
+def _check(predictor: Predictor, dataset: xr.Dataset) -> None:
+    trained_hz, rate_hz = predictor.about.get("sample_rate_hz"), dataset.attrs["sample_rate_hz"]
+    if trained_hz is not None and not np.isclose(rate_hz, trained_hz, rtol=1e-6):
+        raise ValueError(
+            f"sample_rate_hz: is {rate_hz:g}, and {predictor.name} was trained at {trained_hz:g}; "
+            "resample the recordings, or train a model at their rate"
+        )
+    most = int(dataset["receiver_present"].sum("receiver").max())
+    if predictor.max_receivers is not None and most > predictor.max_receivers:
+        raise ValueError(
+            f"receiver_present: {most} receivers are in one scene, and {predictor.name} takes at most "
+            f"{predictor.max_receivers}; leave some out, or train it with a larger max_receivers"
+        )

@@ -1,0 +1,125 @@
+"""Learned localizers as ONNX files, which need onnxruntime and no PyTorch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heimdall_lab.localization.learned.inputs import FEATURES
+from heimdall_lab.localization.observations import Array
+
+OUTPUTS = ("transmitter_position", "cholesky")  # the name position is taken, by an input
+
+FRAME = "east, north km on the tangent plane at the centroid of present receivers"
+
+UNSEALED = "0" * 64  # stands for the checksum while that is computed
+
+_BATCH = 256  # scenes located at a time
+_NEEDED = ("architecture", "num_parameters", "inputs", "features", "window", "max_receivers", "freedom", "checksum")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A localizer in an ONNX file.
+
+    Attributes
+    ----------
+    path : Path
+    name : str
+        What leaderboards call it: its architecture.
+    num_parameters : int
+        Number of weights.
+    inputs : tuple of str
+        Arrays of `inputs.KINDS` that it takes.
+    window : int or None
+        Instants of IQ that it takes; None if it takes no IQ.
+    max_receivers : int or None
+        Most receivers of a scene that it can tell apart; None if there is no limit.
+    freedom : float
+        Degrees of freedom of the law of its errors (`student`).
+    about : dict
+        All metadata of the file, see `export.export_onnx`.
+    session : onnxruntime.InferenceSession
+    """
+
+    path: Path
+    name: str
+    num_parameters: int
+    inputs: tuple[str, ...]
+    window: int | None
+    max_receivers: int | None
+    freedom: float
+    about: dict[str, Any]
+    session: Any
+
+    def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
+        parts = [
+            self.session.run(OUTPUTS, {name: arrays[name][first : first + _BATCH] for name in self.inputs})
+            for first in range(0, len(arrays["present"]), _BATCH)
+        ]
+        position, cholesky = (np.concatenate([part[of] for part in parts]).astype(np.float64) for of in (0, 1))
+        return position, cholesky
+
+
+def open_model(path: str | Path) -> Exported:
+    """Read a localizer that `export.export_onnx` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of them, is damaged, or was made for other features than this version's.
+    FileNotFoundError
+        If there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"model: there is no file {str(path)!r}; export one, or correct the path")
+    import onnxruntime  # here, so that classical estimators do not wait for it
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        stored = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime's own kinds have no common ancestor
+        raise ValueError(
+            f"model: {str(path)!r} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
+        ) from error
+    if missing := [name for name in _NEEDED if name not in stored]:
+        raise ValueError(
+            f"model: {str(path)!r} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
+        )
+    about = {name: json.loads(text) for name, text in stored.items()}
+    if checksum(path.read_bytes(), about["checksum"]) != about["checksum"]:
+        raise ValueError(f"model: {str(path)!r} is damaged, its checksum is another; export it again")
+    _check_features(path, about)
+    return Exported(
+        path=path,
+        name=about["architecture"],
+        num_parameters=about["num_parameters"],
+        inputs=tuple(about["inputs"]),
+        window=about["window"],
+        max_receivers=about["max_receivers"],
+        freedom=float(about["freedom"] or "inf"),
+        about=about,
+        session=session,
+    )
+
+
+def checksum(content: bytes, seal: str) -> str:
+    """SHA-256 of a file whose seal, the place of this checksum in it, is counted as `UNSEALED`."""
+    return hashlib.sha256(content.replace(seal.encode(), UNSEALED.encode())).hexdigest()
+
+
+def _check_features(path: Path, about: dict[str, Any]) -> None:
+    if "features" not in about["inputs"] or tuple(about["features"]) == FEATURES:
+        return
+    unlike = sorted(set(about["features"]) ^ set(FEATURES))
+    what = f"{unlike[0]!r} is not in both" if unlike else "their order is another"
+    raise ValueError(
+        f"features: {str(path)!r} was made by version {about.get('package_version')} for other features than this "
+        f"version's ({what}); train and export it again, or use that version"
+    )

@@ -1,0 +1,250 @@
+"""What estimators know of a scene and what they return, and the simplest fixes, which stand in where others fail."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import bounds
+
+Array = Any  # numpy.ndarray
+
+MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
+    "line_of_sight": 500e3,
+    "ground_wave": 5000e3,
+}
+_FEWEST_FOR_SCATTER = 3  # receivers whose scatter says how far the transmitter may be
+_LEAST_LEVEL_SIGMA_DB = 0.1  # as well as levels are measured
+
+
+class Fix(NamedTuple):
+    """Positions of S scenes.
+
+    Attributes
+    ----------
+    latitude_deg, longitude_deg : (S,)
+    covariance : (S, 2, 2) m²
+        East and north.
+    converged : (S,) bool
+        False where the method could not find a position and something simpler stands in for it.
+    """
+
+    latitude_deg: Array
+    longitude_deg: Array
+    covariance: Array
+    converged: Array
+
+
+class Network(NamedTuple):
+    """What the estimators know of S scenes.
+
+    Attributes
+    ----------
+    latitude_deg, longitude_deg, altitude_m : (S, R)
+        Of the receivers.
+    transmitter_altitude_m : (S,)
+        What it reports itself; else assumed, the mean of the receivers'.
+    heard : (S, R) bool
+    rssi_dbm : (S, R)
+    silent_dbm : (S, R)
+        Level that the signal must be below where a receiver does not hear it; NaN at all others.
+    pseudorange_m : (S, R)
+        Time difference against the reference times the speed of light.
+    sigma_m : (S, R)
+        Standard deviation of a pseudo-range by noise, clock and path.
+    reference : (S,) int
+    propagation : str
+    nlos_ratio, nlos_excess_m : float
+        Share of links that are late, and by how much in the mean, both in ``sigma_m``.
+    link_sigma_db : float
+        Standard deviation of a level about its law of distance; NaN where levels cannot be compared.
+    """
+
+    latitude_deg: Array
+    longitude_deg: Array
+    altitude_m: Array
+    transmitter_altitude_m: Array
+    heard: Array
+    rssi_dbm: Array
+    silent_dbm: Array
+    pseudorange_m: Array
+    sigma_m: Array
+    reference: Array
+    propagation: str
+    nlos_ratio: float
+    nlos_excess_m: float
+    link_sigma_db: float
+
+
+def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
+    """Gather what is known of a dataset's receivers and what `pairs.pair_features` measured."""
+    latitude, longitude, altitude = (
+        dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
+    )
+    # Longitudes count on from that of one present receiver, so that means hold across the 180 degrees meridian.
+    origin = np.nanmin(longitude, axis=1, keepdims=True)
+    longitude = origin + (longitude - origin + 180) % 360 - 180
+    reported = dataset["reported_altitude"].values if "reported_altitude" in dataset else np.nan
+    sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
+    return Network(
+        latitude_deg=latitude,
+        longitude_deg=longitude,
+        altitude_m=altitude,
+        transmitter_altitude_m=np.where(np.isfinite(reported), reported, np.nanmean(altitude, axis=1)),
+        heard=measured.heard.values,
+        rssi_dbm=measured.rssi_dbm.values,
+        silent_dbm=_silent_dbm(dataset, measured),
+        pseudorange_m=measured.tdoa_s.values * SPEED_OF_LIGHT,
+        sigma_m=sigma_s * SPEED_OF_LIGHT,
+        reference=measured.reference.values,
+        propagation=dataset.attrs["propagation"],
+        nlos_ratio=dataset.attrs["nlos_ratio"],
+        nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
+        link_sigma_db=float(np.maximum(dataset.attrs["link_sigma_db"], _LEAST_LEVEL_SIGMA_DB)),
+    )
+
+
+def _silent_dbm(dataset: xr.Dataset, measured: xr.Dataset) -> Array:
+    """Level of min_snr_db where the SNR is lower; without any signal, over the noise that the reference has."""
+    noise_dbm = (measured.rssi_dbm - measured.snr_db).values
+    of_reference = np.take_along_axis(noise_dbm, measured.reference.values[:, None], axis=1)
+    silent = dataset.receiver_present.values & ~(measured.snr_db.values >= dataset.attrs["min_snr_db"])
+    level_dbm = np.where(np.isfinite(noise_dbm), noise_dbm, of_reference) + dataset.attrs["min_snr_db"]
+    return np.where(silent, level_dbm, np.nan)
+
+
+def distances(network: Network, latitude: Array, longitude: Array) -> tuple[Array, Array]:
+    """Distance to each receiver (S, R) and its gradient along east and north (S, R, 2) at a position."""
+    if network.propagation == "ground_wave":
+        distance, azimuth_deg = geodesy.geodesic(
+            latitude[:, None], longitude[:, None], network.latitude_deg, network.longitude_deg
+        )
+        azimuth = np.radians(azimuth_deg)
+        return distance, -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    transmitter = geodesy.ecef(latitude, longitude, network.transmitter_altitude_m)
+    offset = position - transmitter[:, None]
+    distance = np.sqrt((offset**2).sum(axis=-1))
+    axes = geodesy.enu_axes(latitude, longitude)[:, :2]  # (S, 2, 3)
+    return distance, -np.einsum("skj,srj->srk", axes, offset) / np.maximum(distance, 1.0)[..., None]
+
+
+def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) -> tuple[Array, Array]:
+    """Information of (east, north, offset), (S, 3, 3), and the normalised Jacobian (S, R, 3)."""
+    columns = np.concatenate([gradient, np.ones_like(gradient[..., :1])], axis=-1)
+    jacobian = np.where(used[..., None], columns, 0.0) / sigma[..., None]
+    return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
+
+
+def grid_distances(network: Network, plane: Array) -> Array:
+    """Distances (S, G, R) m from positions (S, G, 2) m on the tangent plane of `tangent_plane` to each receiver."""
+    scenes, count, _ = plane.shape
+    latitude, longitude = from_tangent_plane(network, plane)
+    return distances(repeated(network, count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
+
+
+def repeated(network: Network, count: int) -> Network:
+    """Every scene several times over, one after the other."""
+    return Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
+
+
+def ordered(network: Network, rank: Array, needed: Array) -> Network:
+    """Sort each scene's receivers by rank (S, R), and drop as many of the last as no scene needs, (S, R) bool.
+
+    ``reference`` is left as it is.
+    """
+    order = np.argsort(rank, axis=1, kind="stable")[:, : max(1, int(needed.sum(axis=1).max()))]
+    per_link: dict[str, Array] = {
+        name: np.take_along_axis(values, order, axis=1)
+        for name, values in network._asdict().items()
+        if isinstance(values, np.ndarray) and values.ndim == 2
+    }
+    return network._replace(**per_link)
+
+
+def centroid(network: Network) -> Fix:
+    """Mean position of the receivers that hear the signal; the covariance is their scatter.
+
+    One or two say nothing of it: then it is the scatter of all receivers about that position.
+    """
+    present = np.isfinite(network.latitude_deg)
+    heard = network.heard | ~network.heard.any(axis=1, keepdims=True) & present
+    count = heard.sum(axis=1)
+    latitude, longitude = (
+        np.where(heard, degrees, 0.0).sum(axis=1) / count for degrees in (network.latitude_deg, network.longitude_deg)
+    )
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    scattered: Array = np.where(count[:, None] >= _FEWEST_FOR_SCATTER, heard, present)
+    offset = np.where(scattered[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
+    covariance = np.einsum("sri,srj->sij", offset, offset) / scattered.sum(axis=1)[:, None, None]
+    return Fix(latitude, longitude, _never_flat(covariance), network.heard.any(axis=1))
+
+
+def strongest(network: Network) -> Fix:
+    """Position of the receiver with the highest level; its spread is half the rms distance to the others that hear it.
+
+    Where fewer than three do, to all others.
+    """
+    known = network.heard & np.isfinite(network.rssi_dbm)
+    best = np.where(known, network.rssi_dbm, -np.inf).argmax(axis=1)
+    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    rows = np.arange(len(best))
+    few = network.heard.sum(axis=1, keepdims=True) < _FEWEST_FOR_SCATTER
+    scattered: Array = np.where(few, np.isfinite(network.latitude_deg), network.heard)
+    squared = np.where(scattered, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
+    others = np.maximum(scattered.sum(axis=1) - 1, 1)
+    covariance = (squared / others / 4)[:, None, None] * np.eye(2)
+    fix = Fix(
+        network.latitude_deg[rows, best],
+        network.longitude_deg[rows, best],
+        _never_flat(covariance),
+        known.any(axis=1),
+    )
+    return or_centroid(fix, network)
+
+
+def or_centroid(fix: Fix, network: Network) -> Fix:
+    """Put the centroid where a method failed, still marked as not converged."""
+    simplest = centroid(network)
+    found = fix.converged
+    return Fix(
+        np.where(found, fix.latitude_deg, simplest.latitude_deg),
+        np.where(found, fix.longitude_deg, simplest.longitude_deg),
+        np.where(found[:, None, None], fix.covariance, simplest.covariance),
+        found,
+    )
+
+
+def _never_flat(covariance: Array) -> Array:
+    """Add 1 km of standard deviation to either axis, for receivers on a line or a single one."""
+    return covariance + 1e6 * np.eye(2)
+
+
+def tangent_plane(network: Network, fix: Fix) -> Array:
+    """East and north of fixes on the plane at the centroid of the present receivers, (S, 2) m."""
+    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, network.transmitter_altitude_m)
+    return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
+
+
+def from_tangent_plane(network: Network, plane: Array) -> tuple[Array, Array]:
+    """Latitude and longitude (S, G), degrees, of positions (S, G, 2) m: the inverse of `tangent_plane`.
+
+    Positions beyond the edge of the Earth as seen from above the plane, 6,400 km from its middle, come out at the edge.
+    """
+    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    origin, axes = geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), geodesy.enu_axes(latitude, longitude)
+    # Where the normal of the plane, q + t u, meets the surface at the transmitter's altitude, in coordinates in which
+    # that surface is the unit sphere. An ellipsoid of axes longer by the altitude h is it to some f² h, centimetres.
+    equatorial = geodesy.SEMI_MAJOR_M + network.transmitter_altitude_m
+    polar = geodesy.SEMI_MAJOR_M * (1 - geodesy.FLATTENING) + network.transmitter_altitude_m
+    scale = 1 / np.stack([equatorial, equatorial, polar], axis=-1)[:, None]  # (S, 1, 3)
+    position = origin[:, None] + plane @ axes[:, :2]  # (S, G, 3)
+    up = axes[:, 2:]
+    q, u = position * scale, up * scale
+    qu, uu = (q * u).sum(axis=-1, keepdims=True), (u**2).sum(axis=-1, keepdims=True)
+    discriminant = qu**2 - uu * ((q**2).sum(axis=-1, keepdims=True) - 1)
+    latitude, longitude, _ = geodesy.geodetic(position + (np.sqrt(np.maximum(discriminant, 0)) - qu) / uu * up)
+    return latitude, longitude

@@ -1,9 +1,0 @@
-"""Read what real receivers recorded into the dataset contract, and write datasets as recordings."""
-
-from heimdall_lab.recordings.kiwisdr import read_kiwi
-from heimdall_lab.recordings.locards import read_locards
-from heimdall_lab.recordings.sigmf import read_sigmf
-from heimdall_lab.recordings.sigmf_files import SigmfError
-from heimdall_lab.recordings.sigmf_writing import write_sigmf
-
-__all__ = ["SigmfError", "read_kiwi", "read_locards", "read_sigmf", "write_sigmf"]

@@ -1,0 +1,356 @@
+"""Time and frequency differences of pairs of signals: the peak of their cross-ambiguity."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from heimdall_lab.core.arrays import Array, array_namespace, phasor
+
+_LEAST_BLOCKS = 32
+_FADE = 64  # samples at either end of an overlap
+_NEWTON_STEPS = 2
+_BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
+_BATCH_GRID_POINTS = 2**19
+_PHASOR_BLOCK = 64  # near the root of the lengths here
+
+
+class AmbiguityPeak(NamedTuple):
+    """Where the cross-ambiguity of each receiver with its reference is largest, each (S, R).
+
+    Attributes
+    ----------
+    delay_samples
+        How much later the receiver sees the waveform; NaN where no peak lies within the delays allowed.
+    frequency_cycles
+        How much higher the receiver sees it, in cycles per sample.
+    coherence
+        Squared magnitude of the peak over the product of the energies, 0 … 1 (Cauchy-Schwarz).
+    """
+
+    delay_samples: Array
+    frequency_cycles: Array
+    coherence: Array
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
+def ambiguity_peak(
+    iq: Array,
+    reference: Array,
+    weight: Array,
+    *,
+    max_delay_samples: Array,
+    max_frequency_cycles: float,
+) -> AmbiguityPeak:
+    """Find the delay and frequency offset of each receiver against its scene's reference.
+
+    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid inside the allowed delays and
+    frequencies and then refined by Newton steps, which makes it the maximum likelihood estimate where the reference is
+    strong. Only the band between the outermost weights of at least half the largest one is used, at a rate of its own.
+
+    Parameters
+    ----------
+    iq : (S, R, N) complex64
+    reference : (S,) int
+        Index of each scene's reference receiver.
+    weight : (S, F) float
+        Spectral weight on F equal frequency steps that span the band, ascending from −1/2 cycle per sample.
+    max_delay_samples : (S, R)
+        Largest delay against the reference that is searched.
+    max_frequency_cycles : float
+        Largest frequency offset against the reference that is searched, cycles per sample.
+
+    Source: Stein, "Algorithms for ambiguity function processing", IEEE Trans. ASSP 29 (1981).
+    """
+    xp = array_namespace(iq)
+    length = scipy.fft.next_fast_len(iq.shape[-1])
+    # In a block, the largest frequency offset turns the phase by a quarter, which takes 0.9 dB off the block's sum.
+    blocks = scipy.fft.next_fast_len(max(_LEAST_BLOCKS, int(np.ceil(4 * max_frequency_cycles * length))))
+    centre, width = _band(weight)
+    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; other scenes have no say in it.
+    needed = xp.maximum((width + 2 * max_frequency_cycles) * length / blocks, 2)
+    octave = 2 ** xp.ceil(xp.log2(needed))
+    num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
+    first_bin = xp.rint(centre * length).astype(int) - num_bins // 2
+
+    delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
+    for count in xp.unique(num_bins).tolist():
+        scenes = xp.flatnonzero(num_bins == count)
+        per_batch = max(1, _BATCH_POINTS // (iq.shape[1] * count))
+        for first in range(0, len(scenes), per_batch):
+            rows = scenes[first : first + per_batch]
+            bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
+            lag, frequency[rows], coherence[rows] = _band_peak(
+                _fft(xp).fft(iq[rows], n=length, axis=-1),
+                reference[rows],
+                bins,
+                _weight_of_bins(weight[rows], bins / length),
+                blocks=blocks,
+                duration=iq.shape[-1] * count / length,
+                fade=_FADE * count / length,
+                max_lag=max_delay_samples[rows] * count / length,
+                max_shift=max_frequency_cycles * length,
+            )
+            delay[rows] = lag * length / count
+    # The flank of a peak outside of what is possible is no peak, nor is anything of a receiver without samples.
+    found = (abs(delay) <= max_delay_samples) & (coherence > 0)
+    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence)
+
+
+def cross_correlation(
+    pair: np.ndarray, fdoa_hz: float, weight: np.ndarray, rate_hz: float, lag_s: np.ndarray
+) -> np.ndarray:
+    """Magnitude of the weighted cross-correlation at equally spaced lags (L,), over the root of both energies.
+
+    Parameters
+    ----------
+    pair : (2, N)
+        Reference and receiver.
+    weight : (F,)
+        Spectral weight on F equal frequency steps that span the band, ascending.
+
+    Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976), eq. (6), evaluated by the chirp z transform.
+    """
+    num_time = pair.shape[-1]
+    length = scipy.fft.next_fast_len(2 * num_time)
+    turn = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
+    spectrum = np.fft.fftshift(np.fft.fft(pair * np.stack([np.ones_like(turn), turn]), length, axis=-1), axes=-1)
+    frequency = np.fft.fftshift(np.fft.fftfreq(length))
+    band = np.abs(frequency) < 0.25  # the inner half, where the estimator looks
+    share = weight[((frequency[band] + 0.5) * len(weight)).astype(int)]
+    reference, received = spectrum[:, band]
+    energy = np.sqrt((share * np.abs(reference) ** 2).sum() * (share * np.abs(received) ** 2).sum())
+    step_hz = rate_hz / length
+    correlation = scipy.signal.czt(
+        share * received * reference.conj(),
+        m=len(lag_s),
+        w=np.exp(2j * np.pi * step_hz * (lag_s[1] - lag_s[0])),
+        a=np.exp(-2j * np.pi * step_hz * lag_s[0]),
+    )
+    return np.abs(correlation) / energy if energy > 0 else np.zeros(len(lag_s))
+
+
+def _fft(xp: Any) -> Any:
+    """Fourier transforms of a namespace; SciPy's are twice as fast as NumPy's."""
+    return scipy.fft if xp is np else xp.fft
+
+
+def _dot(first: Array, second: Array) -> Array:
+    """Sum of products over the last axis."""
+    return (first[..., None, :] @ second[..., :, None])[..., 0, 0]
+
+
+def _band(weight: Array) -> tuple[Array, Array]:
+    """Centre and width of the band between the outermost weights of at least half the largest one, each (S,).
+
+    In cycles per sample. Beyond it the signal is weaker than the noise, or single frequencies of noise stand out.
+    """
+    xp, num_weights = array_namespace(weight), weight.shape[-1]
+    largest = weight.max(axis=-1)
+    strong = weight >= largest[:, None] / 2
+    first, last = strong.argmax(axis=-1), num_weights - 1 - strong[:, ::-1].argmax(axis=-1)
+    width = xp.where(largest > 0, (last - first + 1) / num_weights, 0.0)
+    return (first + last) / (2 * num_weights) - 0.5, width
+
+
+def _weight_of_bins(weight: Array, cycles: Array) -> Array:
+    """Weights (S, K) float32 at frequencies (S, K) in cycles per sample, 0 beyond half the sample rate."""
+    xp, num_weights = array_namespace(weight), weight.shape[-1]
+    index = xp.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)
+    return xp.where(abs(cycles) < 0.5, xp.take_along_axis(weight, index, axis=-1), 0).astype(xp.float32)
+
+
+def _band_peak(
+    spectrum: Array,
+    reference: Array,
+    bins: Array,
+    weight: Array,
+    *,
+    blocks: int,
+    duration: float,
+    fade: float,
+    max_lag: Array,
+    max_shift: float,
+) -> tuple[Array, Array, Array]:
+    """Find the peaks of scenes that use bands of equal width.
+
+    Frequencies count in bins of the spectrum, and times in steps of the grid of K points that K bins transform to.
+
+    Parameters
+    ----------
+    spectrum : (S, R, L) complex64
+    reference : (S,) int
+    bins : (S, K) int
+        Those of the spectrum that are used, ascending.
+    weight : (S, K) float32
+    blocks : int
+        Number of blocks of the time grid in which no frequency offset turns far.
+    duration, fade : float
+        Of the recording, and of either end of a window.
+    max_lag : (S, R)
+    max_shift : float
+
+    Returns
+    -------
+    lag, frequency and squared coherence of the peak, each (S, R)
+    """
+    xp, count = array_namespace(spectrum), bins.shape[-1]
+    fft, root = _fft(xp), weight**0.5
+    # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
+    received = xp.take_along_axis(spectrum, bins[:, None] % spectrum.shape[-1], axis=-1)  # (S, R, K)
+    template = xp.take_along_axis(received, reference[:, None, None], axis=1)[:, 0]  # (S, K)
+    template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
+    signal = fft.ifft(received)
+    lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
+    window = _overlap_window(lag, duration, fade, count)
+    lag, frequency, _ = _climb(signal, template * weight, window, blocks, lag, frequency)
+    # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
+    turned = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
+    signal = fft.ifft(fft.fft(turned) * root[:, None])
+    lag, residual, coherence = _climb(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
+    return lag, frequency + residual, coherence
+
+
+def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
+    """Find the lag, interpolated, and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
+
+    For each lag the product of receiver (S, R, K) and template (S, K), both in time, is summed over blocks, and the
+    Fourier transform of the sums has all frequencies.
+    """
+    xp = array_namespace(received)
+    fft, (num_scenes, num_receivers, count) = _fft(xp), received.shape
+    samples = count // blocks
+    widest = min(int(np.ceil(max_lag.max())), count) + 1  # one more, to interpolate
+    highest = min(int(np.ceil(2 * max_shift)), blocks - 1)
+    num_lags, num_shifts = 2 * widest + 1, 2 * highest + 1
+    size = scipy.fft.next_fast_len(samples + 2 * widest)
+    padded = xp.pad(template, ((0, 0), (widest, widest)))
+    seen = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
+    turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
+    allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
+    lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
+    per_batch = max(1, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size))
+    for first in range(0, num_scenes, per_batch):
+        rows = slice(first, first + per_batch)
+        ours = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
+        theirs = fft.fft(seen[rows], size) * turn[:, None]
+        sums = fft.ifft(ours.conj() * theirs[:, None])[..., :num_lags]  # conjugate (S, R, blocks, lags), last lag first
+        ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
+        power = ambiguity.real**2 + ambiguity.imag**2
+        column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
+        scene, receiver = xp.arange(len(power))[:, None], xp.arange(num_receivers)
+        half_bin[rows] = power[scene, receiver, :, column].argmax(axis=-1)
+    return widest - lag, (highest - half_bin) / 2
+
+
+def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:
+    """Find the largest of the parabolas through three levels each: index of its middle, and its vertex, each (S, R).
+
+    Signals that nearly repeat have peaks of nearly equal heights, which a grid alone would take for one another.
+
+    Parameters
+    ----------
+    level : (S, R, L)
+        Logarithmic.
+    allowed : (S, R, L - 2) bool
+        Of the middles.
+    """
+    xp = array_namespace(level)
+    before, at, after = level[..., :-2], level[..., 1:-1], level[..., 2:]
+    bend = 2 * at - before - after
+    vertex = xp.where(bend > 0, (after - before) / (2 * bend), 0).clip(-0.5, 0.5)
+    height = xp.where(allowed, at + (after - before) * vertex / 4, -xp.inf)
+    best = height.argmax(axis=-1)
+    return best + 1, best + 1 + xp.take_along_axis(vertex, best[..., None], axis=-1)[..., 0]
+
+
+def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Array:
+    """Fade a receiver's window to zero where the delayed template does not reach: (S, R, count) float32.
+
+    Without it, the overlap shrinks as the lag grows, and pulls the peak towards lag 0 by 1 / (4π² β² T).
+    """
+    xp = array_namespace(lag)
+    fade = min(fade, duration / 4)
+    time = xp.arange(count, dtype=xp.float32)
+    first = (xp.maximum(lag, 0)[..., None] + fade / 2).astype(xp.float32)
+    last = (duration + xp.minimum(lag, 0)[..., None] - fade / 2).astype(xp.float32)
+    edge = xp.minimum(time - first, last - time) * xp.float32(np.pi / 2 / fade)
+    return xp.sin(edge.clip(0, np.pi / 2)) ** 2
+
+
+def _climb(
+    signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
+) -> tuple[Array, Array, Array]:
+    """Climb from nearby to the largest |A|² / E, where A is the cross-ambiguity and E the energy of the template.
+
+    The energy is what the window leaves of the delayed template: without it, levels that differ between the two fades
+    of the window would pull the peak. Taylor's series of the template stands in for delays other than the given one.
+
+    Parameters
+    ----------
+    signal : (S, R, K) complex64
+        In time.
+    template : (S, K) complex64
+        In frequency, ascending.
+    window : (S, R, K) float32
+        Weight of each time.
+    lag, frequency : (S, R)
+        Of the start, in steps and bins.
+
+    Returns
+    -------
+    lag, frequency and squared coherence of the peak, each (S, R)
+    """
+    xp, count = array_namespace(signal), template.shape[-1]
+    slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
+    turn = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
+    copies = [_fft(xp).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
+    windowed = signal.conj() * window
+    in_blocks = (*lag.shape, blocks, count // blocks)
+    sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
+    heard = copies[0].conj() * window
+    energy, growth = (_dot(heard, copy).real for copy in copies[:2])
+    step, frequency, value = _newton(sums.astype(complex), growth / energy, frequency)
+    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real)
+
+
+def _newton(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
+    """Take Newton steps towards the largest ln |A|² / E in lag and frequency together.
+
+    Parameters
+    ----------
+    sums : (S, R, 3, B)
+        Over blocks, of the conjugate signal and the template, its first and its second derivative by the lag.
+    growth : (S, R)
+        Half the derivative of ln E by the lag.
+    frequency : (S, R)
+        Of the start, in turns in all blocks together.
+
+    Returns
+    -------
+    step of the lag, frequency, and value of the conjugate cross-ambiguity there, each (S, R)
+    """
+    xp, blocks = array_namespace(sums), sums.shape[-1]
+    # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.
+    turn = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
+    powers = turn[:, None] ** xp.arange(3)
+    lag = xp.zeros_like(frequency)
+    for step in range(_NEWTON_STEPS + 1):
+        by = (sums * xp.exp(turn * frequency[..., None])[:, :, None]) @ powers  # (S, R, order in lag, in frequency)
+        at_lag = by[..., 0, :] + lag[..., None] * (by[..., 1, :] + lag[..., None] / 2 * by[..., 2, :])
+        value = at_lag[..., 0]
+        if step == _NEWTON_STEPS:
+            break
+        by_lag, by_both = (by[..., 1, order] + lag * by[..., 2, order] for order in range(2))
+        log_lag, log_frequency = by_lag / value, at_lag[..., 1] / value  # derivatives of ln A
+        lag_lag = (by[..., 2, 0] / value - log_lag**2).real
+        frequency_frequency = (at_lag[..., 2] / value - log_frequency**2).real
+        both = (by_both / value - log_lag * log_frequency).real
+        up_lag, up_frequency = log_lag.real - growth, log_frequency.real
+        determinant = lag_lag * frequency_frequency - both**2
+        concave = (lag_lag < 0) & (determinant > 0)
+        lag_step = xp.where(concave, (both * up_frequency - frequency_frequency * up_lag) / determinant, 0.0)
+        frequency_step = xp.where(concave, (both * up_lag - lag_lag * up_frequency) / determinant, 0.0)
+        lag, frequency = (lag + lag_step).clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
+    return lag, frequency, value

@@ -1,0 +1,1 @@
+"""Simulated datasets: scenes, their propagation, waveforms and receivers, and how they are generated."""

@@ -1,0 +1,319 @@
+"""Draw scenes and keep those that pass the gate, before any IQ exists."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.config import Config, ConfigError
+from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.units import SPEED_OF_LIGHT, linear_to_db
+from heimdall_lab.localization import bounds
+from heimdall_lab.simulation import placement
+from heimdall_lab.simulation.propagation import fading, losses, terrain
+from heimdall_lab.simulation.receiver import clock_offset
+
+REASONS = ("min_receivers", "min_mean_snr_db", "max_gdop")
+LEAST_ACCEPTANCE = 1e-4
+
+_BLOCK = 8192  # candidate scenes gated at a time
+_PATIENCE = 500_000  # candidates after which an acceptance below LEAST_ACCEPTANCE is an error
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Kept scenes and what it took to find them.
+
+    Attributes
+    ----------
+    variables : dict of str to array
+        Truth that needs no waveform, by contract name: (S,) for a scene, (S, R) for a link.
+    streams : Streams
+        Random streams of the kept scenes.
+    rejections : dict of str to int
+        Candidates turned away before the kept ones, by the field of the gate that did it.
+    """
+
+    variables: dict[str, np.ndarray]
+    streams: Streams
+    rejections: dict[str, int]
+
+
+def draw(config: Config, samples: np.ndarray) -> Scenes:
+    """Draw the scenes of some samples.
+
+    Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but
+    the configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth.
+    Waveforms hardly ever occupy more: in its own bandwidth every receiver that passed has signal, perhaps a few more
+    have, and the dilution of precision is no larger.
+
+    Parameters
+    ----------
+    samples : (S,) int
+        Indices of the samples.
+
+    Raises
+    ------
+    ConfigError
+        If tiles of the terrain are missing; or if fewer than 1 candidate in 10,000 is accepted: it names the field of
+        the gate that rejects most.
+    """
+    if config.channel.diffraction == "terrain":
+        _check_tiles(config)
+    accepted = np.full(len(samples), -1)
+    counts = np.zeros(len(REASONS), dtype=int)
+    attempt = 0
+    while (pending := np.flatnonzero(accepted < 0)).size:
+        width = _width(pending.size, kept=len(samples) - pending.size, rejected=int(counts.sum()))
+        attempts = np.tile(np.arange(attempt, attempt + width), pending.size)
+        verdict = judge(config, candidates(config, np.repeat(samples[pending], width), attempts))
+        verdict = verdict.reshape(pending.size, width)
+        kept = verdict == len(REASONS)
+        first = np.where(kept.any(axis=1), kept.argmax(axis=1), width)
+        accepted[pending] = np.where(first < width, attempt + first, -1)
+        tried = np.arange(width) < first[:, None]
+        counts += np.bincount(verdict[tried], minlength=len(REASONS))[: len(REASONS)]
+        attempt += width
+        _check_acceptance(config, kept=int((accepted >= 0).sum()), counts=counts)
+    streams = candidates(config, samples, accepted)
+    rejections = {reason: int(count) for reason, count in zip(REASONS, counts, strict=True)}
+    return Scenes(_truth(config, streams), streams, rejections)
+
+
+def check_tones(config: Config) -> None:
+    """Refuse tones that make the time differences of a synchronised network ambiguous.
+
+    Raises
+    ------
+    ConfigError
+        If the longest delay between two receivers, in both directions, exceeds the period of the highest tone.
+    """
+    signal = config.signal
+    highest_hz = 1 / (2 * placement.longest_delay_spread_s(config))
+    if config.channel.clock == "gpsdo" and signal.tone_ratio > 0 and signal.tone_max_hz > highest_hz:
+        raise ConfigError(
+            f"signal.tone_max_hz: {signal.tone_max_hz:g} repeats within the longest delay of this network; "
+            f"lower it to {highest_hz:.0f} or less, or set signal.tone_ratio to 0"
+        )
+
+
+def judge(config: Config, streams: Streams) -> np.ndarray:
+    """Draw candidate scenes and hold them against the gate.
+
+    Returns
+    -------
+    (S,) int
+        Index into REASONS of the first condition that each fails, len(REASONS) where it passes all.
+    """
+    levels, offset = _levels(config, streams)
+    gate, signal = config.gate, config.signal
+    noise_dbm = losses.noise_power_dbm(signal.channel_bandwidth_hz, config.channel.noise_figure_db)
+    snr_db = levels["received_power"] - noise_dbm
+    heard = snr_db >= gate.min_snr_db  # False where padded, because the SNR is NaN there
+    number = heard.sum(axis=1)
+    mean_snr_db = np.where(heard, snr_db, 0.0).sum(axis=1) / np.maximum(number, 1)
+    dilution = bounds.gdop(np.where(heard[..., None], offset, np.nan), np.zeros(3))
+    passes = [
+        number >= gate.min_receivers,
+        mean_snr_db >= gate.min_mean_snr_db,
+        dilution <= gate.max_gdop,  # False where NaN: not observable
+    ]
+    return np.where(passes, len(REASONS), np.arange(len(REASONS))[:, None]).min(axis=0)
+
+
+def _width(pending: int, kept: int, rejected: int) -> int:
+    """Candidates to judge for each pending sample: what the acceptance so far lets expect, within one block."""
+    expected = (kept + rejected + 1) / (kept + 1)
+    return max(1, min(int(1.5 * expected), _BLOCK // pending, 256))
+
+
+def candidates(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
+    """Streams of candidate scenes: attempts (S,) at samples (S,)."""
+    return Streams(config.seed, samples.astype(np.uint64), attempts.astype(np.uint64))
+
+
+def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Where candidate scenes stand and what their receivers get: all that the gate must know.
+
+    Returns
+    -------
+    levels : dict of str to array
+        By contract name: (S) for a scene, (S, R) for a link, or (1, R) for what a fixed network has in common; NaN
+        where no receiver is.
+    offset : (S, R, 3) m
+        From the transmitters to the receivers: east, north and up at the transmitters.
+    """
+    size, channel = config.max_receivers, config.channel
+    network = placement.receivers(config, streams)
+    places = network | placement.transmitters(config, streams, network)
+    if channel.diffraction == "terrain":
+        places |= _antennas_over_ground(config, places)
+    receivers, transmitter = bounds.transmitter_frame(places)
+    offset = receivers - transmitter[:, None]
+    distance_m = geodesy.length(offset)
+    shadowing_db = channel.shadowing_sigma_db * losses.correlated_shadowing(
+        streams.normal(Stage.SHADOWING, size),
+        _mutual_distance_m(network),
+        1e3 * channel.shadowing_distance_km,
+    )
+    environment_db = streams.uniform(
+        Stage.ENVIRONMENT, size, channel.environment_loss_min_db, channel.environment_loss_max_db
+    )
+    diffraction_db = _diffraction_db(config, places, distance_m)
+    path_loss = losses.path_loss_db(
+        distance_m,
+        config.signal.frequency_hz,
+        shadowing_db=shadowing_db,
+        environment_db=environment_db,
+        diffraction_db=diffraction_db,
+    )
+    line_of_sight = places["receiver_present"] & (streams.uniform(Stage.LINE_OF_SIGHT, size) >= channel.nlos_ratio)
+    fading_db = _fading_db(config, streams, line_of_sight)
+    levels = {
+        "line_of_sight": line_of_sight,
+        "propagation_delay": distance_m / SPEED_OF_LIGHT,
+        "diffraction_loss": diffraction_db,
+        "shadowing": shadowing_db,
+        "environment_loss": environment_db,
+        "fading": fading_db,
+        "path_loss": path_loss,
+        "received_power": places["transmitter_power"][:, None] - path_loss + fading_db,
+    }
+    return places | levels, offset
+
+
+def _mutual_distance_m(network: dict[str, np.ndarray]) -> np.ndarray:
+    """Distances between the receivers of each scene, (S, R, R) m, or (R, R) of a fixed network."""
+    position = geodesy.ecef(*(network[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
+    distance_m = geodesy.length(position[:, :, None] - position[:, None])
+    return distance_m[0] if len(distance_m) == 1 else distance_m
+
+
+def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> np.ndarray:
+    """Power of all paths together over that of a steady first path, mean of the window, (S, R) dB."""
+    channel = config.channel
+    if channel.fading == "none" and channel.multipath_taps_max == 0:
+        return np.zeros(line_of_sight.shape)
+    paths = fading.draw_paths(channel, streams, line_of_sight)
+    return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, channel.max_fading_hz))
+
+
+def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: np.ndarray) -> np.ndarray:
+    """Diffraction loss of each link, (S, R) dB."""
+    altitude_m = places["transmitter_altitude"][:, None]
+    match config.channel.diffraction:
+        case "none":
+            return np.zeros(distance_m.shape)
+        case "smooth_earth":
+            return losses.smooth_earth_loss_db(
+                distance_m, altitude_m, places["receiver_altitude"], config.signal.frequency_hz
+            )
+        case _:
+            return terrain.diffraction_loss_db(
+                _heights(config.channel.terrain_folder),
+                places["transmitter_latitude"][:, None],
+                places["transmitter_longitude"][:, None],
+                altitude_m,
+                places["receiver_latitude"],
+                places["receiver_longitude"],
+                places["receiver_altitude"],
+                config.signal.frequency_hz,
+            )
+
+
+def _heights(folder: str) -> terrain.Heights:
+    """Tiles of a folder, found once while its files stay the same."""
+    place = Path(folder)
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    return _opened(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: str, _: tuple[tuple[str, int], ...]) -> terrain.Heights:
+    return terrain.open_folder(folder)
+
+
+def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
+    """All truth of kept scenes that needs no waveform: (S) for a scene, (S, R) for a link, (S, R, P) for its echoes."""
+    channel, size = config.channel, config.max_receivers
+    levels, offset = _levels(config, streams)
+    east, north = levels["transmitter_velocity_east"], levels["transmitter_velocity_north"]
+    closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / geodesy.length(offset)
+    present = np.broadcast_to(levels["receiver_present"], levels["path_loss"].shape)
+    excess_s = -channel.nlos_excess_mean_s * np.log(streams.uniform(Stage.EXCESS_DELAY, size))
+    limit_hz, drift_hz_per_s = channel.frequency_offset_max_hz, channel.frequency_drift_max_hz_per_s
+    noise_dbm = losses.noise_power_dbm(config.signal.sample_rate_hz, channel.noise_figure_db)
+    paths = fading.draw_paths(channel, streams, levels["line_of_sight"])
+    truth = levels | {
+        "receiver_longitude": geodesy.wrapped(levels["receiver_longitude"]),
+        "excess_delay": np.where(levels["line_of_sight"], 0.0, excess_s),
+        "clock_offset": clock_offset(channel.clock, channel.clock_sigma_s, streams, size),
+        "frequency_offset": streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz),
+        "frequency_drift": streams.uniform(Stage.DRIFT, size, -drift_hz_per_s, drift_hz_per_s),
+        "doppler": closing / SPEED_OF_LIGHT * config.signal.frequency_hz,
+        "noise_power": np.full(present.shape, noise_dbm),
+        "fading_doppler": paths.doppler_hz,
+    }
+    if channel.multipath_taps_max > 0:
+        truth |= {
+            "echo_delay": np.where(paths.power > 0, paths.delay_s, np.nan)[..., 1:],
+            "echo_power": linear_to_db(np.where(paths.power > 0, paths.power, np.nan))[..., 1:],
+        }
+    for name, values in truth.items():
+        if values.ndim > 1:
+            there = present if values.ndim == 2 else present[..., None]
+            kept = np.broadcast_to(values, np.broadcast_shapes(values.shape, there.shape))
+            truth[name] = kept & there if kept.dtype == bool else np.where(there, kept, np.nan)
+    arrival = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
+    return truth | {"emission_time": np.nanmin(arrival, axis=1)}
+
+
+def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Altitudes over terrain: transmitters and drawn receivers on it, listed receivers at least above it.
+
+    Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
+    """
+    geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
+    ground, transmitter_ground = (
+        terrain.height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"])
+        for who in ("receiver", "transmitter")
+    )
+    mast = ground + geometry.receiver_height_m
+    fixed = geometry.placement == "fixed"
+    return {
+        "receiver_altitude": np.fmax(places["receiver_altitude"], mast) if fixed else mast,
+        "transmitter_altitude": transmitter_ground + geometry.transmitter_height_m,
+    }
+
+
+def _check_tiles(config: Config) -> None:
+    """Look up a height in every whole degree that a scene may lie in, so that missing tiles are named at once."""
+    south, north, west, east = placement.area_deg(config)
+    latitude, longitude = (
+        (edges[1:] + edges[:-1]) / 2
+        for low, high in ((south, north), (west, east))
+        for edges in [np.unique([low, *np.arange(np.ceil(low), high), high])]
+    )
+    folder = config.channel.terrain_folder
+    try:
+        terrain.height_m(_heights(folder), latitude[:, None], longitude)
+    except ValueError as error:
+        names = sorted({terrain.tile_name(low, left) for low in latitude for left in longitude})
+        raise ConfigError(
+            f"channel.terrain_folder: {error}; these scenes take the tiles {', '.join(names)}, which "
+            f"heimdall_lab.fetch_terrain({names}, {folder!r}) fetches"
+        ) from error
+
+
+def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:
+    candidates = kept + int(counts.sum())
+    wanted = LEAST_ACCEPTANCE * candidates
+    if candidates < _PATIENCE or kept >= wanted - 4 * wanted**0.5:  # four standard deviations: no bad luck of one shard
+        return
+    reason = REASONS[int(counts.argmax())]
+    raise ConfigError(
+        f"gate.{reason}: {getattr(config.gate, reason)} rejects {counts.max()} of {candidates} scenes and "
+        f"{kept} were kept, fewer than 1 in 10,000; relax it, raise the transmitter power or widen the network"
+    )

@@ -1,0 +1,1 @@
+"""What is transmitted: voice, tones, data and noise."""

@@ -1,0 +1,45 @@
+"""Compiled kernels belong to the sources that they were compiled from."""
+
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import numba
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+import heimdall_lab
+from heimdall_lab.core.compiled import kernels_kept, sources_digest
+
+PACKAGE = Path(heimdall_lab.__file__).parent
+
+
+def test_every_kernel_is_kept_in_the_folder_of_these_sources():
+    modules = [import_module(module.name) for module in pkgutil.walk_packages(heimdall_lab.__path__, "heimdall_lab.")]
+    kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
+    assert len(kernels) > 30
+    for kernel in kernels:
+        assert f"kernels-{sources_digest(PACKAGE)}" in kernel.stats.cache_path, kernel
+
+
+@pytest.mark.parametrize("change", ["content", "name", "new file"])
+def test_digest_tells_sources_apart(change, tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.py").write_text("x = 1")
+    (tmp_path / "inner" / "b.py").write_text("y = 1")
+    before = sources_digest(tmp_path)
+    assert before == sources_digest(tmp_path)
+    if change == "content":
+        (tmp_path / "inner" / "b.py").write_text("y = 2")
+    elif change == "name":
+        (tmp_path / "inner" / "b.py").rename(tmp_path / "b.py")
+    else:
+        (tmp_path / "c.py").touch()
+    assert sources_digest(tmp_path) != before
+
+
+def test_option_of_numba_is_given_back():
+    before = numba.config.CACHE_DIR
+    with kernels_kept():
+        assert before != numba.config.CACHE_DIR
+    assert before == numba.config.CACHE_DIR

@@ -1,0 +1,175 @@
+"""LocaRDS tables: what is read and refused, and fixes of real aircraft."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab.localization import leaderboard
+
+pyproj = pytest.importorskip("pyproj")
+
+SENSORS = """serial,latitude,longitude,height,type,good
+1,47.0,8.0,500,Radarcape,TRUE
+2,47.8,8.1,400,Radarcape,TRUE
+3,47.2,9.1,450,Radarcape,TRUE
+4,46.6,8.9,600,Radarcape,FALSE
+5,0,0,0,Radarcape,TRUE
+6,47.5,8.5,300,dump1090,FALSE
+7,10.0,10.0,0,Radarcape,TRUE
+"""
+PLACES = {1: (47.0, 8.0, 500), 2: (47.8, 8.1, 400), 3: (47.2, 9.1, 450), 4: (46.6, 8.9, 600), 6: (47.5, 8.5, 300)}
+AIRCRAFT = (47.3, 8.4, 9000.0)
+HEADER = "id,timeAtServer,aircraft,latitude,longitude,baroAltitude,geoAltitude,numMeasurements,measurements"
+
+
+def message(
+    number: int = 7, baro: str = "9100", geo: str = "9000", extra: tuple = (), unit: float = 1.0, **replaced: str
+) -> str:
+    """One row of an aircraft, whose arrivals are those of PROJ's straight lines rounded to ns; strengths in a unit."""
+    to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
+    there = np.array(to_ecef.transform(*AIRCRAFT))
+    measurements = []
+    for serial, place in PLACES.items():
+        range_m = np.linalg.norm(np.array(to_ecef.transform(*place)) - there)
+        measurements.append([serial, 8_605_679_765 + round(range_m / 0.299792458), round(2e6 / range_m) * unit])
+    measurements.extend(extra)
+    fields = {
+        "id": str(number),
+        "time": "7.634",
+        "aircraft": "766",
+        "latitude": str(AIRCRAFT[0]),
+        "longitude": str(AIRCRAFT[1]),
+        "baro": baro,
+        "geo": geo,
+        "count": str(len(measurements)),
+        "measurements": json.dumps(measurements),
+    } | replaced
+    return ",".join([*list(fields.values())[:-1], '"' + fields["measurements"].replace('"', '""') + '"'])
+
+
+def write(folder: Path, *rows: str, sensors: str = SENSORS, header: str = HEADER) -> tuple[Path, Path]:
+    (folder / "sensors.csv").write_text(sensors)
+    (folder / "set.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "set.csv", folder / "sensors.csv"
+
+
+def test_a_table_is_read(tmp_path):
+    dataset = hl.read_locards(*write(tmp_path, message(7), message(9, geo="", extra=([5, 1, 2], [99, 1, 2]))))
+    assert dataset.sample.values.tolist() == [7, 9]
+    assert dataset.receiver_name.values.tolist() == ["1", "2", "3", "4", "6"]  # neither (0, 0) nor unknown nor unused
+    assert dataset.heard.values.tolist() == [[True] * 4 + [False]] * 2  # a dump1090 keeps no common time
+    assert dataset.receiver_altitude.values[0].tolist() == [500, 400, 450, 600, 300]
+    assert dataset.reported_altitude.values.tolist() == [9000, 9100]
+    assert dataset.transmitter_altitude.values == pytest.approx([9000, np.nan], nan_ok=True)
+    strongest = int(dataset.rssi_dbm.values[0, :4].argmax())
+    assert dataset.reference.values.tolist() == [strongest] * 2
+    assert dataset.tdoa_s.values[0, strongest] == 0
+    assert np.abs(dataset.tdoa_s).max() < 1e-3
+
+
+def test_exact_arrivals_are_an_exact_fix(tmp_path):
+    """Nanoseconds are 0.3 m, and the dilution of four receivers around is about 1."""
+    dataset = hl.read_locards(*write(tmp_path, message()))
+    for method in ("tdoa_ls", "tdoa_robust"):
+        fixes = hl.locate(dataset, method)
+        assert fixes.converged.all()
+        assert leaderboard.errors(dataset, fixes).error.max() < 1.0
+
+
+def test_a_level_of_zero_is_unknown(tmp_path):
+    row = message().replace("[4, ", "[40, ").replace('"[[', '"[[4, 8605700000, 0], [').replace(",5,", ",6,")
+    dataset = hl.read_locards(*write(tmp_path, row))
+    assert np.isnan(dataset.rssi_dbm.sel(receiver=dataset.receiver_name == "4")).all()
+    assert dataset.heard.sel(receiver=dataset.receiver_name == "4").all()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-200, 1e200])  # strengths are 20 to 70, on no scale
+def test_the_scale_of_strengths_changes_nothing(tmp_path, unit):
+    dataset = hl.read_locards(*write(tmp_path, message(), message(8, unit=unit)))
+    assert dataset.reference.values[1] == dataset.reference.values[0]
+    assert dataset.tdoa_s.isel(sample=1).drop_vars("sample").equals(dataset.tdoa_s.isel(sample=0).drop_vars("sample"))
+    fixes = hl.locate(dataset, "tdoa_ls")
+    assert leaderboard.errors(dataset, fixes).error.max() < 1.0
+
+
+def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
+    """Sensor 1 is the strongest of common time, sensor 3 the next; sensor 6 keeps no time."""
+    weak = json.loads(message(unit=1e-6).split('"')[1])
+    without_one = [[serial, arrival_ns, None if serial == 1 else level] for serial, arrival_ns, level in weak]
+    without_any = [[serial, arrival_ns, level if serial == 6 else None] for serial, arrival_ns, level in weak]
+    rows = [message(n, measurements=json.dumps(entries)) for n, entries in enumerate((weak, without_one, without_any))]
+    dataset = hl.read_locards(*write(tmp_path, *rows))
+    assert dataset.receiver_name[dataset.reference.values[:2]].values.tolist() == ["1", "3"]
+    assert dataset.tdoa_s.where(dataset.heard).notnull().equals(dataset.heard)
+    assert dataset.heard.values[2, dataset.reference.values[2]]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "says"),
+    [
+        ({"latitude": "north"}, r"set.csv, row 2: latitude is 'north'; write a finite number"),
+        ({"latitude": "97"}, r"set.csv, row 2: latitude 97 is outside ±90"),
+        ({"longitude": "nan"}, r"set.csv, row 2: longitude is 'nan'"),
+        ({"id": "1.5"}, r"set.csv, row 2: id is '1.5'; write a whole number"),
+        ({"geo": "high"}, r"set.csv, row 2: geoAltitude is 'high'"),
+        ({"count": "4"}, r"holds 5 entries, numMeasurements is 4"),
+        ({"measurements": "[[1, 2, 3]"}, r"set.csv, row 2: measurements '\[\[1, 2, 3\]' is no JSON"),
+        ({"measurements": "{}"}, r"is no list"),
+        ({"measurements": "[[1, 2]]"}, r"holds \[1, 2\]; write \[\[sensor, time of arrival in ns"),
+        ({"measurements": '[[1, "2", 3]]'}, r'holds \[1, "2", 3\]'),
+        ({"measurements": "[[1, NaN, 3]]"}, r"holds \[1, NaN, 3\]"),
+        ({"measurements": "[[true, 2, 3]]"}, r"holds \[true, 2, 3\]"),
+        ({"measurements": "[[1, 2, 3], [1, 2, 3]]"}, r"holds sensor 1 twice"),
+        ({"measurements": "[[5, 2, 3]]", "count": "1"}, r"no message was received by a sensor of known position"),
+    ],
+)
+def test_malformed_rows_are_refused(tmp_path, replaced, says):
+    with pytest.raises(ValueError, match=says):
+        hl.read_locards(*write(tmp_path, message(**replaced)))
+
+
+def test_malformed_tables_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"set.csv: column 'geoAltitude' is missing"):
+        hl.read_locards(*write(tmp_path, message(), header=HEADER.replace("geoAltitude", "altitude")))
+    with pytest.raises(ValueError, match=r"set.csv, row 2: has not one value for each of the 9 columns"):
+        hl.read_locards(*write(tmp_path, "7,1.0"))
+    with pytest.raises(ValueError, match=r"sensors.csv, row 9: serial 7 is there twice"):
+        hl.read_locards(*write(tmp_path, message(), sensors=SENSORS + "7,1,1,0,Radarcape,TRUE\n"))
+    with pytest.raises(ValueError, match=r"no message was received"):
+        hl.read_locards(*write(tmp_path))
+    with pytest.raises(ValueError, match=r"nowhere.csv: cannot be read"):
+        hl.read_locards(tmp_path / "nowhere.csv", tmp_path / "sensors.csv")
+
+
+@pytest.fixture(scope="module")
+def tables(real):
+    folder = real / "locards"
+    return [hl.read_locards(folder / f"set_{number}.csv", folder / "sensors.csv") for number in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
+def test_aircraft_are_located(tables, method):
+    """Sets 1 to 4 together; a failed fix is not within any distance."""
+    fixes = [hl.locate(table, method) for table in tables]
+    error = np.concatenate(
+        [
+            leaderboard.errors(table, fix).error.where(fix.converged, np.inf)
+            for table, fix in zip(tables, fixes, strict=True)
+        ]
+    )
+    assert len(error) == 1147
+    assert np.median(error) <= 75
+    assert (error <= 1000).mean() >= 0.93
+    assert (np.isfinite(error) & (error > 1000)).mean() < 0.005  # said to be found, and are not
+
+
+def test_fixes_of_aircraft_know_nothing_of_their_true_positions(tables):
+    table = tables[3]
+    blind = table.copy()
+    for name in ("latitude", "longitude", "altitude"):
+        blind[f"transmitter_{name}"] = table[f"transmitter_{name}"].copy(data=np.full(table.sizes["sample"], np.nan))
+    for method in ("tdoa_ls", "tdoa_robust"):
+        assert hl.locate(blind, method).identical(hl.locate(table, method))

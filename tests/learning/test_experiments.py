@@ -1,0 +1,115 @@
+"""Runs in MLflow: what is logged, how each way of ending is told, and who is the champion."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab.learning import experiments, module
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a dataset and a tracking store: making a store takes seconds."""
+    folder = tmp_path_factory.mktemp("tracked")
+    config = hl.preset("los_sync", num_samples=64, seed=5, signal={"duration_s": 0.02}, data_type="feature_based")
+    hl.generate(config, folder / "dataset", progress=False)
+    return folder
+
+
+@pytest.fixture
+def store(place, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(place)
+    return experiments.client()
+
+
+def quick(out, **options):
+    return hl.train("dataset", "triangulation", out=out, progress=False, **{"epochs": 2, "batch_size": 16, **options})
+
+
+def tracked(store, out):
+    (experiment,) = [e for e in store.search_experiments() if e.name == experiments.EXPERIMENT]
+    runs = store.search_runs([experiment.experiment_id])
+    return [run for run in runs if run.data.tags["folder"].endswith(f"/{out}")]
+
+
+def test_a_run_is_logged_whole_and_its_model_registered(store, place):
+    run = quick("whole")
+    (found,) = tracked(store, "whole")
+    assert found.info.status == "FINISHED"
+    assert found.data.params["dataset.checksum"] == run.trained.about["dataset_checksum"]
+    assert found.data.params["batch_size"] == "16"
+    steps = [metric.step for metric in store.get_metric_history(found.info.run_id, "validation_loss")]
+    assert steps == [1, 2]
+    assert found.data.metrics["final_test_rmse_km"] == run.metrics["test_rmse_km"]
+    pictures = {file.path for file in store.list_artifacts(found.info.run_id, "pictures")}
+    assert pictures == {f"pictures/{name}.html" for name in ("calibration", "error_cdf", "losses")}
+    version = store.get_model_version_by_alias("triangulation", experiments.NEWEST)
+    assert version.run_id == found.info.run_id
+    assert (place / "data" / "mlflow.db").exists()
+    model = mlflow.artifacts.download_artifacts(version.source, tracking_uri=experiments.tracking_uri())
+    assert any(path.suffix == ".onnx" for path in Path(model).iterdir())
+
+
+def test_the_champion_has_the_lowest_loss_on_its_dataset(store):
+    first = quick("long", epochs=4)
+    worse = quick("worse", epochs=1, learning_rate=1e-6)
+    assert worse.metrics["validation_nll"] > first.metrics["validation_nll"]
+    champion = store.get_model_version_by_alias("triangulation", experiments.CHAMPION)
+    newest = store.get_model_version_by_alias("triangulation", experiments.NEWEST)
+    assert newest.run_id == tracked(store, "worse")[0].info.run_id != champion.run_id
+
+
+def test_failed_and_stopped_runs_are_told_and_the_same_one_goes_on(store, monkeypatch):
+    def failing(error):
+        def step(*_):
+            raise error
+
+        return step
+
+    whole = module.Learner.training_step
+    for error, status in ((module.DivergedError("loss: is nan"), "FAILED"), (module.Stopped(), "KILLED")):
+        monkeypatch.setattr(module.Learner, "training_step", failing(error))
+        with pytest.raises((ValueError, KeyboardInterrupt)):
+            quick("broken")
+        assert [run.info.status for run in tracked(store, "broken")] == [status]
+    monkeypatch.setattr(module.Learner, "training_step", whole)
+    quick("broken")
+    assert [run.info.status for run in tracked(store, "broken")] == ["FINISHED"]
+
+
+def test_a_run_whose_process_was_killed_is_marked_failed(store):
+    script = """
+import os, signal
+from heimdall_lab.learning import experiments
+experiments.Tracked("dead", {"folder": "/killed"})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
+    alive = experiments.Tracked("alive", {"folder": "/alive"})
+    assert [run.info.status for run in tracked(store, "killed")] == ["FAILED"]
+    assert experiments.mark_dead_runs() == []
+    assert [run.info.status for run in tracked(store, "alive")] == ["RUNNING"]
+    alive.end("FINISHED")
+
+
+def test_a_store_that_fails_meanwhile_is_told_and_stops_nothing(store, capsys):
+    log = experiments.Tracked("away", {"folder": "/away"})
+    store.delete_run(log.run_id)  # deleted runs take no figures
+    log.figures({"loss": 1.0}, 1)
+    log.figures({"loss": 1.0}, 2)
+    told = capsys.readouterr().err
+    assert told.count("warning: tracking: 'sqlite:") == 1
+    assert "cannot be written to (MlflowException: The run" in told
+    log.end("FINISHED")
+    assert "attempts to write to it failed" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_opened_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nothing://{tmp_path}")
+    with pytest.raises(experiments.TrackingError, match=r"MLFLOW_TRACKING_URI: 'nothing://.*train without tracking"):
+        experiments.client()

@@ -1,0 +1,188 @@
+"""Trained localizers among the methods: what they are given, what becomes of what they find, and how they are named."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab import report
+from heimdall_lab.datasets import splits
+from heimdall_lab.localization import leaderboard, learned
+from heimdall_lab.localization.learned import inputs
+from heimdall_lab.signals import pairs
+
+FACTOR = (2.0, 1.5, 0.5)  # km
+
+
+@dataclass
+class Fixed:
+    """Finds the same east and north in every scene, and keeps what it was given."""
+
+    position: tuple[float, float] = (3.0, -4.0)
+    cholesky: tuple[float, float, float] = FACTOR
+    name: str = "triangulation"
+    num_parameters: int = 7
+    inputs: tuple[str, ...] = ("position", "present")
+    window: int | None = None
+    max_receivers: int | None = None
+    freedom: float = np.inf
+    about: dict = field(default_factory=dict)
+    given: list = field(default_factory=list)
+
+    def __call__(self, arrays):
+        self.given.append(arrays)
+        count = len(arrays["present"])
+        return np.tile(self.position, (count, 1)), np.tile(self.cholesky, (count, 1))
+
+
+def test_positions_and_covariances_are_those_found(small_dataset):
+    fixes = hl.locate(small_dataset, Fixed())
+    assert fixes.attrs["method"] == "triangulation"
+    assert fixes.converged.all()
+    np.testing.assert_allclose(fixes.east, 3e3, atol=1e-3)
+    np.testing.assert_allclose(fixes.north, -4e3, atol=1e-3)
+    factor = np.array([[2.0, 0.0], [1.5, 0.5]]) * 1e3
+    np.testing.assert_allclose(fixes.covariance, np.tile(factor @ factor.T, (12, 1, 1)))
+
+
+def test_scenes_come_in_batches_and_in_order(small_dataset, monkeypatch):
+    predictor = Fixed(inputs=("features", "position", "present"))
+    monkeypatch.setattr(learned, "_BATCH", 5)
+    hl.locate(small_dataset, predictor)
+    assert [len(arrays["present"]) for arrays in predictor.given] == [5, 5, 2]
+    expected = inputs.arrays(small_dataset, pairs.pair_features(small_dataset), predictor.inputs)
+    for name in predictor.inputs:
+        np.testing.assert_array_equal(np.concatenate([arrays[name] for arrays in predictor.given]), expected[name])
+
+
+def test_iq_is_of_the_middle_of_the_window(small_dataset):
+    predictor = Fixed(inputs=("iq",), window=100)
+    hl.locate(small_dataset, predictor)
+    first = (small_dataset.sizes["time"] - 100) // 2
+    voltage = hl.iq(small_dataset).values[..., first : first + 100]
+    np.testing.assert_allclose(predictor.given[0]["iq"][:, :, 0], voltage.real, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [{"position": (np.nan, 0.0)}, {"position": (600.0, 0.0)}, {"cholesky": (600.0, 0.0, 1.0)}],
+    ids=["not a number", "out of reach", "unknown"],
+)
+def test_the_centroid_stands_in_for_failures(small_dataset, failing):
+    fixes, centroid = hl.locate(small_dataset, Fixed(**failing)), hl.locate(small_dataset, "centroid")
+    assert not fixes.converged.any()
+    for name in ("latitude", "longitude", "covariance"):
+        np.testing.assert_allclose(fixes[name], centroid[name])
+
+
+def test_without_any_signal_there_is_no_fix(small_dataset):
+    measured = pairs.pair_features(small_dataset)
+    deaf = measured.assign(heard=measured.heard & (measured.sample != 3))
+    assert list(hl.locate(small_dataset, Fixed(), deaf).converged.values) == [sample != 3 for sample in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"about": {"sample_rate_hz": 48e3}}, "sample_rate_hz: is 50000, and triangulation was trained at 48000"),
+        ({"max_receivers": 6}, "receiver_present: 7 receivers are in one scene, and triangulation takes at most 6"),
+        ({"inputs": ("iq",), "window": 5000}, "iq: has 1000 instants, and triangulation takes 5000"),
+        ({"inputs": ("spectrogram",)}, "spectrogram: is not in the dataset"),
+    ],
+)
+def test_datasets_that_do_not_fit_are_refused(small_dataset, settings, message):
+    with pytest.raises(ValueError, match=message):
+        hl.locate(small_dataset, Fixed(**settings))
+
+
+def test_localizers_of_iq_need_iq(small_dataset):
+    measured = pairs.pair_features(small_dataset)
+    bare = small_dataset.drop_vars("iq").merge(measured)
+    with pytest.raises(ValueError, match="iq: is not in the dataset"):
+        hl.locate(bare, Fixed(inputs=("iq",), window=100))
+
+
+def test_what_is_no_method_is_refused(small_dataset):
+    with pytest.raises(
+        ValueError, match=r"method: 'model\.pt' is unknown; choose one of centroid, .*, or an \.onnx file"
+    ):
+        hl.locate(small_dataset, "model.pt")
+    with pytest.raises(ValueError, match=r"method: '.*model\.pt' is no ONNX file; export the model"):
+        hl.locate(small_dataset, Path("model.pt"))
+    with pytest.raises(ValueError, match="method: a int cannot locate"):
+        hl.locate(small_dataset, 3)
+
+
+def test_names_tell_methods_of_one_architecture_apart():
+    paths = [Path("a/model.onnx"), "b/model.onnx", "b/other.onnx", "c/triangulation_small.onnx"]
+    runs = [SimpleNamespace(folder=Path("runs/first")), Fixed(), Fixed()]
+    predictors = [Fixed() for _ in range(7)]
+    assert learned.labels([*paths, *runs], predictors) == [
+        "triangulation (a)",
+        "triangulation (b)",
+        "triangulation (other)",
+        "triangulation_small",
+        "triangulation (first)",
+        "triangulation (6)",
+        "triangulation (7)",
+    ]
+    same = [
+        Path("a/triangulation_small.onnx"),
+        Path("b/triangulation_small.onnx"),
+        Path("triangulation_big/model.onnx"),
+    ]
+    assert learned.labels(same, predictors[:3]) == [
+        "triangulation_small (a)",
+        "triangulation_small (b)",
+        "triangulation_big",
+    ]
+    assert learned.labels([paths[0], runs[1]], [Fixed(), Fixed(name="iq_vggnet")]) == ["triangulation", "iq_vggnet"]
+
+
+def test_the_leaderboard_has_learned_methods_with_their_weights(small_dataset, onnx_file, trained):
+    run = SimpleNamespace(trained=trained)
+    board = hl.compare(small_dataset, ["centroid", onnx_file, str(onnx_file), run, Fixed(name="other")])
+    assert list(board.method.values) == ["centroid", "triangulation (small)", "triangulation", "other"]
+    assert list(board.parameters.values) == [0, trained.num_parameters, trained.num_parameters, 7]
+    np.testing.assert_allclose(board.error[1], board.error[2], atol=1)
+    assert np.isfinite(leaderboard.table(board).query("by == 'all'").parameters).all()
+
+
+def test_scenes_of_the_training_are_counted(small_dataset, small):
+    split = splits.split_of(small.seed, small_dataset.sample.values)
+    fitted = Fixed(about={"dataset_seed": small.seed})
+    elsewhere = Fixed(name="tdoa_unrolled", about={"dataset_seed": small.seed + 1})
+    board = hl.compare(small_dataset, ["centroid", fitted, elsewhere])
+    assert list(board.seen.values) == [0, (split != "test").mean(), 0]
+    text = report.leaderboard_text(board).splitlines()
+    share = f"{100 * (split != 'test').mean():.2g} %"
+    assert text[-1] == (
+        f"Beware: triangulation was trained with or chosen by {share} of these samples; compare on the test split."
+    )
+    assert "Beware" not in "".join(text[:-1])
+    tested = hl.compare(splits.select(small_dataset, "test"), [fitted])
+    assert tested.seen.item() == 0
+    assert "Beware" not in report.leaderboard_text(tested)
+
+
+def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):
+    assert learned.misfit(Fixed(), small_dataset) is None
+    assert "takes at most 6" in learned.misfit(Fixed(max_receivers=6), small_dataset)
+    bare = small_dataset.drop_vars("iq").merge(pairs.pair_features(small_dataset))
+    assert "iq: is not in the dataset" in learned.misfit(Fixed(inputs=("iq",), window=100), bare)
+
+
+@pytest.mark.parametrize("name", hl.pretrained())
+def test_pretrained_localizers_do_better_than_the_centroid_on_receivers_that_they_never_saw(name):
+    """Each on the scenario that it is named after."""
+    model = learned.predictor(hl.pretrained()[name])
+    scenario = name.removeprefix(f"{model.name}_")
+    scenes = hl.generate(hl.preset(scenario, num_samples=60, seed=7), progress=False)
+    assert model.about["dataset"] == scenario
+    board = hl.compare(scenes, ["centroid", model])
+    assert board.seen.values.tolist() == [0, 0]
+    assert board.median_error[1] < board.median_error[0]
+    assert board.coverage_95[1] > 0.8

@@ -1,0 +1,300 @@
+"""What a run survives: each fault is really caused, and the same command then gives the bytes of an undisturbed run."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab.datasets import store
+
+SCENES = 160
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+mounts = pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
+    reason="this machine lets nobody mount a file system of their own",
+)
+
+
+def command(out, *arguments, num_samples=SCENES, shard_size=2, duration_s=0.05):
+    size = ["--num-samples", str(num_samples), "--shard-size", str(shard_size)]
+    fixed = ["generate", "--preset", "los_sync", *size, "--set", f"signal.duration_s={duration_s}", "--out", str(out)]
+    return [sys.executable, "-m", "heimdall_lab.cli", *fixed, *map(str, arguments)]
+
+
+def start(out, *arguments, **settings):
+    """Start a command in a process group of its own, as a terminal does."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(out, *arguments, **settings), start_new_session=True, **streams)
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def wait_for_shards(folder, count):
+    wait_for(lambda: len(list(folder.glob("shard-*.nc"))) >= count)
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def workers_of(process):
+    """Processes that write shards for another one."""
+    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def assert_only_valid_shards(folder):
+    if any(folder.glob("shard-*.nc")):
+        assert set(store.verify(folder).state) <= {"ok", "not generated yet"}
+    assert [name for name in contents(folder) if name.endswith(".tmp") or name == store.LOCK] == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an undisturbed run of the default command writes."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    subprocess.run(command(out), check=True, capture_output=True)
+    return contents(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_generation_resumes_to_identical_bytes(tmp_path, whole, workers):
+    process = start(tmp_path, "--workers", workers)
+    wait_for_shards(tmp_path, 5)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert len(started) == (0 if workers == 1 else workers + 1)  # the workers and multiprocessing's resource tracker
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert 5 <= len(list(tmp_path.glob("shard-*.nc"))) < SCENES / 2
+    with pytest.raises(store.StoreError, match=r"unfinished.*run the same 'generate' command"):
+        hl.open_dataset(tmp_path)
+    subprocess.run(command(tmp_path, "--workers", workers), check=True, capture_output=True)
+    assert contents(tmp_path) == whole
+
+
+KILL_AT_RANDOM = """
+import os, pathlib, random, signal, sys, time
+import heimdall_lab as hl
+
+config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
+out = pathlib.Path(sys.argv[1])
+hl.generate(config.model_copy(update={"num_samples": 1}), progress=False)  # so that no child waits for compilers
+
+def kill_when(condition):
+    child = os.fork()
+    if child == 0:
+        hl.generate(config, out, progress=False)
+        os._exit(0)
+    before = time.monotonic()
+    while not condition(time.monotonic() - before):
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    print(len(list(out.glob("shard-*.nc"))))
+    return time.monotonic() - before
+
+longest_s = kill_when(lambda _: len(list(out.glob("shard-*.nc"))) == 6)
+moments = random.Random(20)
+for _ in range(20):
+    moment_s = moments.uniform(0, longest_s)
+    kill_when(lambda elapsed_s: elapsed_s >= moment_s)
+"""
+
+
+def test_twenty_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path):
+    killed = tmp_path / "killed"
+    done = subprocess.run([sys.executable, "-c", KILL_AT_RANDOM, killed], check=True, capture_output=True, text=True)
+    first, *written = (int(line) for line in done.stdout.split())
+    assert len(written) == 20
+    assert first < written[10] < written[-1] < 120
+    assert set(store.verify(killed).state) == {"ok", "not generated yet"}
+    config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
+    hl.generate(config, killed, progress=False)
+    hl.generate(config, tmp_path / "whole", progress=False)
+    assert contents(killed) == contents(tmp_path / "whole")
+
+
+def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path, whole):
+    process = start(tmp_path, "--workers", 2)
+    wait_for_shards(tmp_path, 3)
+    workers_of(process)[0].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [line for line in errors.splitlines() if not line.startswith("los_sync: ")] == []
+    assert contents(tmp_path) == whole
+
+
+def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, monkeypatch):
+    limit = 400e6 / (psutil.virtual_memory().total / 2)
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE", str(limit))
+    process = start(tmp_path, "--workers", 2, num_samples=32, shard_size=16, duration_s=30)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.fullmatch(r"heimdall-lab: workers: 4 of them ended .*memory.* fewer workers.*", errors.splitlines()[-1])
+    assert [line for line in errors.splitlines()[:-1] if not line.startswith("los_sync: ")] == []
+    assert_only_valid_shards(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_on(tmp_path, whole, workers):
+    process = start(tmp_path, "--workers", workers)
+    wait_for_shards(tmp_path, 3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = store.read_manifest(tmp_path).num_samples
+    assert errors.splitlines()[-1] == (
+        f"heimdall-lab: interrupted: {done} of {SCENES} scenes are in {str(tmp_path)!r}; "
+        "run the same command again to go on"
+    )
+    assert "Traceback" not in errors
+    assert 6 <= done < SCENES
+    assert len(list(tmp_path.glob("shard-*.nc"))) == done / 2
+    assert_only_valid_shards(tmp_path)
+    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_second_interrupt_stops_at_once(tmp_path, workers):
+    slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
+    process = start(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
+    wait_for((tmp_path / store.MANIFEST).exists)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    before = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - before < 3
+    assert process.returncode == 130
+    assert "Ctrl-C again stops at once" in errors
+    assert "Traceback" not in errors
+    assert re.match(r"heimdall-lab: interrupted: \d+ of 9000 scenes are in ", errors.splitlines()[-1])
+    assert_only_valid_shards(tmp_path)
+
+
+def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path, whole):
+    process = start(tmp_path)
+    wait_for_shards(tmp_path, 3)
+    process.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has started
+    second = subprocess.run(command(tmp_path), capture_output=True, text=True)
+    assert second.returncode == 1
+    assert second.stderr.startswith(
+        f"heimdall-lab: out: {str(tmp_path)!r} is being written to by process {process.pid} "
+    )
+    assert len(second.stderr.splitlines()) == 1
+    assert list(hl.datasets(tmp_path).state) == ["unfinished"]
+    process.kill()
+    process.communicate()
+    assert (tmp_path / store.LOCK).exists()
+    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_explained_and_resumed(tmp_path, workers):
+    small = command(tmp_path, "--workers", workers, num_samples=8, shard_size=4)
+    limited = subprocess.run(["bash", "-c", 'ulimit -f 100; "$@"', "bash", *small], capture_output=True, text=True)
+    assert limited.returncode == 1
+    assert "Traceback" not in limited.stderr
+    assert limited.stderr.splitlines()[-1].startswith(f"heimdall-lab: out: cannot write to {str(tmp_path)!r}")
+    assert contents(tmp_path) == {}
+    subprocess.run(small, check=True, capture_output=True)
+    assert list(store.verify(tmp_path).state) == ["ok", "ok"]
+
+
+FILL_THE_DISK = """
+mount -t tmpfs -o size=40m tmpfs "$1"; cd "$1"; shift
+"$@" 2> errors & job=$!
+while [ "$(ls out 2> /dev/null | grep -c '^shard')" -lt 3 ]; do sleep 0.02; done
+cat /dev/zero > fill 2> /dev/null
+wait $job; echo "status $?"; rm fill
+tail -n 1 errors; ls -A out | grep -v '^shard'
+"$@" 2> /dev/null > /dev/null; echo "status $?"
+cd out && sha256sum *
+rm shard-0000?.nc; cd ..
+head -c $(($(df --output=avail -B1 . | tail -n 1) - 1000000)) /dev/zero > fill
+"$@" 2>&1
+"""
+
+
+@mounts
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_meanwhile_leaves_valid_shards(tmp_path, whole, workers):
+    arguments = [tmp_path, *command("out", "--workers", workers)]
+    done = subprocess.run([*NAMESPACE, "bash", "-c", FILL_THE_DISK, "bash", *arguments], capture_output=True, text=True)
+    first, error, manifest, second, *rest = done.stdout.splitlines()
+    assert (first, manifest, second) == ("status 1", store.MANIFEST, "status 0")
+    assert re.fullmatch(
+        r"heimdall-lab: out: cannot write to '.*out' \(.*make room and run the same command again", error
+    )
+    *sums, refused = rest
+    assert {line.split()[1]: line.split()[0] for line in sums} == whole
+    assert re.fullmatch(r"heimdall-lab: out: 'out' needs 2\.\d+ MB for 20 scenes, and .*B are free there; .*", refused)
+
+
+def test_a_flipped_byte_is_found_and_repaired(tmp_path, whole):
+    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    shard = tmp_path / "shard-00007.nc"
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    verify = [sys.executable, "-m", "heimdall_lab.cli", "verify", str(tmp_path)]
+    found = subprocess.run(verify, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "shard-00007.nc: has another checksum (1 of 80 shards are not whole)" in found.stderr
+    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    assert contents(tmp_path) == whole
+
+
+@pytest.fixture
+def read_only():
+    """Function that takes the right to write to a folder from this process, root or not, until the test ends."""
+    uid = os.geteuid()
+
+    def forbid(folder):
+        folder.chmod(0o555)
+        if uid == 0:
+            os.seteuid(65534)
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "out"
+        Path(parent).chmod(0o755)
+        folder.mkdir()
+        yield folder, forbid
+        if uid == 0:
+            os.seteuid(uid)
+        folder.chmod(0o755)
+
+
+def test_read_only_folder_with_a_leftover_is_refused_and_a_finished_one_is_opened(small, read_only):
+    folder, forbid = read_only
+    hl.generate(small, folder, progress=False)
+    (folder / ".shard-00001.nc.99.tmp").write_bytes(b"left by a killed process")
+    manifest = store.read_manifest(folder)
+    forbid(folder)
+    assert hl.generate(small, folder, progress=False).sizes["sample"] == 12
+    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+        store.remove_leftovers(folder)
+    more = small.model_copy(update={"num_samples": 16})
+    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+        hl.generate(more, folder, progress=False)
+    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+        store.start(folder, small, manifest.package_version)
