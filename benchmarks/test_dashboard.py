@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heimdall_lab.app.pages.geometry import Geometry
-from heimdall_lab.core.config import preset
+from heimdall_lab.core.presets import preset
 from heimdall_lab.simulation import coverage
 
 LIMIT_S = 0.2

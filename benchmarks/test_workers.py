@@ -11,7 +11,7 @@ import pytest
 from psutil import cpu_count
 
 import heimdall_lab as hl
-from heimdall_lab.datasets import store
+from heimdall_lab.core.files import locked
 from heimdall_lab.simulation import cluster
 
 SHARDS = 24
@@ -21,7 +21,7 @@ SHARDS = 24
 def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
     """Default configuration; the least of up to eight runs each, in turns, after one that compiles."""
     config = hl.preset("iq_test", num_samples=64 * SHARDS)
-    with store.locked(tmp_path) as lock, cluster.local_cluster(2) as client:
+    with locked(tmp_path) as lock, cluster.local_cluster(2) as client:
         job = cluster.Job(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
         numbers, never = range(SHARDS), threading.Event()
 

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 from heimdall_lab.core.compiled import kernels_kept
 
 with kernels_kept():
-    from heimdall_lab.core.config import Config, preset
+    from heimdall_lab.core.config import Config
+    from heimdall_lab.core.presets import preset
+    from heimdall_lab.datasets.catalogue import datasets
     from heimdall_lab.datasets.recordings import read_kiwi, read_locards, read_sigmf, write_sigmf
     from heimdall_lab.datasets.schema import iq
-    from heimdall_lab.datasets.store import datasets, open_dataset
+    from heimdall_lab.datasets.store import open_dataset
+    from heimdall_lab.datasets.terrain.tiles import fetch_terrain
     from heimdall_lab.localization.bounds import crlb, gdop
     from heimdall_lab.localization.estimators import locate, methods
     from heimdall_lab.localization.leaderboard import compare
     from heimdall_lab.localization.learned import pretrained
     from heimdall_lab.signals.features import features
     from heimdall_lab.simulation.generate import generate, load_or_generate
-    from heimdall_lab.simulation.propagation.terrain import fetch_terrain
 
 if TYPE_CHECKING:
     from heimdall_lab.learning.architectures import architectures

@@ -12,10 +12,14 @@ import typer
 import xarray as xr
 
 from heimdall_lab.core.arrays import BACKENDS
-from heimdall_lab.core.config import PRESETS, ConfigError, preset, read_config
-from heimdall_lab.datasets import recordings, splits, store
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.files import StoreError, check_target, write_atomically
+from heimdall_lab.core.presets import PRESETS, preset, read_config
+from heimdall_lab.datasets import catalogue, recordings, splits, store
+from heimdall_lab.datasets.manifest import MANIFEST, read_manifest
 from heimdall_lab.localization import estimators, leaderboard, learned, tables
-from heimdall_lab.report import check_target, leaderboard_table, leaderboard_text, write_report
+from heimdall_lab.localization.leaderboard import leaderboard_table, leaderboard_text
+from heimdall_lab.report import write_report
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.features import features, summary
 from heimdall_lab.simulation import speed
@@ -63,7 +67,7 @@ def generate_command(
         dataset = generate(config, out, _known("backend", backend, BACKENDS), workers=workers, scheduler=scheduler)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
-    manifest = store.read_manifest(out)
+    manifest = read_manifest(out)
     rejected = [f"{count} by gate.{reason}" for reason, count in manifest.rejections.items() if count]
     shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) > 1 else ''}"
     kept = f"{manifest.acceptance:.2%} of the drawn ones kept (rejected: {', '.join(rejected) or 'none'})"
@@ -99,7 +103,7 @@ def datasets_command(
     as_json: _Json = False,
 ) -> None:
     """List the datasets below a folder."""
-    _print_table(store.datasets(root), as_json)
+    _print_table(catalogue.datasets(root), as_json)
 
 
 @app.command("verify")
@@ -110,7 +114,7 @@ def verify_command(folder: _Folder, as_json: _Json = False) -> None:
     faulty = table[table.state != "ok"]
     if len(faulty):
         first = faulty.iloc[0]
-        raise store.StoreError(
+        raise StoreError(
             f"{folder / str(first.file)}: {first.state} ({len(faulty)} of {len(table)} shards are not whole); "
             "run the same 'generate' command to write them again"
         )
@@ -187,7 +191,7 @@ def features_command(
         check_target(out, "out")
     measured = features(store.open_dataset(folder))
     if out is not None:
-        store.write_atomically(out, measured.to_netcdf)
+        write_atomically(out, measured.to_netcdf)
     table = summary(measured)
     if not as_json:
         table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
@@ -452,7 +456,7 @@ def _settings(settings: list[str], form: str = "path.to.field=value") -> dict[st
 
 def _check_folder(out: Path) -> None:
     """Make a folder for results, before the work that they are of."""
-    if (out / store.MANIFEST).exists() or (out.exists() and not out.is_dir()):
+    if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
         kind = "a dataset" if out.is_dir() else "a file"
         raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
     out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab import cli
-from heimdall_lab.core.config import PRESETS
+from heimdall_lab.core.presets import PRESETS
 from heimdall_lab.datasets import schema
 from heimdall_lab.learning.trained import save
 from heimdall_lab.localization import learned

@@ -1,16 +1,13 @@
 """Configuration of a simulated dataset: frozen pydantic models with bounds and units, and the named presets."""
 
-import copy
-import csv
 import math
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from heimdall_lab.core.checked import NAME, CheckedModel
+from heimdall_lab.core.receivers import Receiver, italian_network, read_receivers
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 MAX_RECEIVERS = 15
@@ -32,72 +29,11 @@ AFSK_HZ = (1200.0, 2200.0)  # mark and space of Bell 202
 FSK4_BANDWIDTH_HZ = 12.5e3  # channel of DMR, ETSI TS 102 361-1
 
 
-NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field, its value and the remedy."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def _require(self, condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(message)
-
-    def _require_order(self, lower: str, upper: str) -> None:
-        low, high = getattr(self, lower), getattr(self, upper)
-        self._require(low <= high, f"{lower} {low} exceeds {upper} {high}; swap them or widen the range")
-
-
-class Receiver(_Model):
-    """A receiving station."""
-
-    name: str = Field(min_length=1, description="name of the station")
-    latitude_deg: float = Field(ge=-90, le=90, description="WGS84 latitude, degrees north")
-    longitude_deg: float = Field(ge=-180, le=180, description="WGS84 longitude, degrees east")
-    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="antenna altitude above the ellipsoid, m")
-
-
-def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
-    """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, lacks a column or holds a value out of bounds.
-    """
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restkey="surplus"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"receivers: cannot read {str(path)!r} ({reason}); give a readable CSV file") from error
-    receivers: list[Receiver] = []
-    for line, row in enumerate(rows, start=2):
-        try:
-            receiver = Receiver.model_validate({column: text for column, text in row.items() if text})
-        except ValidationError as error:
-            raise ConfigError(f"receivers: {path} line {line}: {_first_error(error)}") from error
-        if receiver.name in {other.name for other in receivers}:
-            raise ConfigError(f"receivers: {path} line {line}: the name {receiver.name!r} is repeated; change it")
-        receivers.append(receiver)
-    return tuple(receivers)
-
-
-def italian_network() -> tuple[Receiver, ...]:
-    """Return the seven receivers of north-west Italy in ``receivers.csv``."""
-    installed = resources.files("heimdall_lab") / "receivers.csv"
-    in_source_tree = Path(__file__).parents[2] / "data" / "receivers.csv"
-    return read_receivers(Path(str(installed)) if installed.is_file() else in_source_tree)
-
-
 def _receivers_or_path(value: Any) -> Any:
     return read_receivers(value) if isinstance(value, str | Path) else value
 
 
-class Geometry(_Model):
+class Geometry(CheckedModel):
     """Where receivers and transmitters stand."""
 
     placement: Literal["fixed", "random", "hexagonal"] = Field(
@@ -186,7 +122,7 @@ class Geometry(_Model):
         return self
 
 
-class Signal(_Model):
+class Signal(CheckedModel):
     """What is transmitted and how it is sampled."""
 
     frequency_hz: float = Field(145e6, ge=30e6, le=3e9, description="carrier frequency, Hz")
@@ -265,7 +201,7 @@ class Signal(_Model):
         return self
 
 
-class Channel(_Model):
+class Channel(CheckedModel):
     """What happens between the transmitter's antenna and the stored samples."""
 
     clock: Literal["gpsdo", "ntp", "none"] = Field(
@@ -359,7 +295,7 @@ class Channel(_Model):
         return self
 
 
-class Gate(_Model):
+class Gate(CheckedModel):
     """Which drawn scenes are kept."""
 
     min_snr_db: float = Field(
@@ -374,7 +310,7 @@ class Gate(_Model):
     )
 
 
-class Config(_Model):
+class Config(CheckedModel):
     """Everything that, with the package version and the files in the folders it names, determines a dataset."""
 
     name: str = Field("custom", pattern=NAME, description="name of the dataset")
@@ -468,162 +404,3 @@ class Config(_Model):
             f"gate.min_receivers is {self.gate.min_receivers} but {listed} only {most}; lower it",
         )
         return self
-
-
-_ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "iq_test": {"num_samples": 96},
-    "iq_production": {
-        "num_samples": 1000,
-        "shard_size": 32,
-        "signal": {"sample_rate_hz": 200e3, "duration_s": 1.0},
-    },
-    "los_sync": {"num_samples": 1000, "channel": {"clock": "gpsdo", "diffraction": "none"}},
-    "nlos_sync": {
-        "num_samples": 1000,
-        "channel": {
-            "clock": "gpsdo",
-            "diffraction": "none",
-            "nlos_ratio": 0.3,
-            "nlos_excess_mean_s": 8e-6,  # hills: the clusters of COST 207 lie at 5 to 10 (bad urban) and 15 to 20 µs
-            "fading": "rician",  # so that a link without line of sight has no steady path
-            **_ECHOES,
-        },
-    },
-    "websdr": {
-        "num_samples": 1000,
-        "channel": {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0},
-    },
-    "uhf_mixed": {
-        "data_type": "feature_based",
-        "num_samples": 4030,
-        "signal": {
-            "frequency_hz": 432e6,
-            "voice_ratio": 0.5,
-            "tone_ratio": 0.1,
-            "dual_tone_ratio": 0.1,
-            "fsk4_ratio": 0.15,
-            "afsk1200_ratio": 0.15,
-        },
-        "channel": {"fading": "rician", "nlos_ratio": 0.3, **_ECHOES},
-    },
-    "realistic_srtm": {
-        "data_type": "feature_based",
-        "num_samples": 420,
-        "channel": {"diffraction": "terrain", "terrain_folder": "data/srtm", "fading": "rician", **_ECHOES},
-    },
-}
-
-
-def preset(name: str, /, **overrides: Any) -> Config:
-    """Return a named configuration, changed where asked.
-
-    Parameters
-    ----------
-    name : str
-        One of ``PRESETS``.
-    **overrides
-        Fields to change: top-level ones by name, fields of a group in a dict, or either by dotted path.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown or an override is not accepted.
-
-    Examples
-    --------
-    >>> config = preset("los_sync", num_samples=64, signal={"duration_s": 0.1})
-    >>> config.signal.duration_s, config.channel.clock
-    (0.1, 'gpsdo')
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return build({"name": name, **PRESETS[name]}, overrides)
-
-
-def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
-    """Read a configuration from a YAML (or JSON) file and apply overrides to it.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read or parsed, or a field is not accepted.
-    """
-    try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {str(path)!r} ({error.strerror}); give a readable YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())}); correct it") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"config: {path} holds {type(fields).__name__}, not a mapping of fields; correct it")
-    return build(fields, overrides)
-
-
-def build(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """Validate fields merged with overrides (nested dicts or dotted paths).
-
-    Raises
-    ------
-    ConfigError
-        Naming the first field that is not accepted, its value and what is accepted.
-    """
-    merged = copy.deepcopy(dict(fields))
-    for path, value in overrides.items():
-        _merge(merged, path.split("."), value)
-    try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(_first_error(error)) from error
-
-
-def differing_fields(first: Config, second: Config) -> list[str]:
-    """Return the dotted paths of the fields in which two configurations differ."""
-
-    def flat(values: Any, path: str) -> dict[str, Any]:
-        if not isinstance(values, dict):
-            return {path: values}
-        return {k: v for key, value in values.items() for k, v in flat(value, f"{path}.{key}".strip(".")).items()}
-
-    left, right = flat(first.model_dump(mode="json"), ""), flat(second.model_dump(mode="json"), "")
-    return [path for path in left if left[path] != right[path]]
-
-
-def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a nested field in place; a dict is merged into the group that it names."""
-    head, *rest = path
-    if rest or isinstance(value, dict):
-        group = fields.setdefault(head, {})
-        if not isinstance(group, dict):
-            raise ConfigError(f"{head}: is no group of fields, so {'.'.join(path)!r} cannot be set; check the name")
-        for key, inner in [(".".join(rest), value)] if rest else value.items():
-            _merge(group, key.split("."), inner)
-    else:
-        fields[head] = value
-
-
-def _first_error(error: ValidationError) -> str:
-    """Say in one line which field pydantic refused first, its value, and what is accepted."""
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"{path}: unknown field; choose one of {', '.join(_siblings(error.title, first['loc']))}"
-    if first["type"] == "too_short" and path == "geometry.receivers":
-        return f"{path}: {len(first['input'])} listed, at least 3 are needed; add some"
-    if first["type"] == "missing":
-        return f"{path}: is missing; add it"
-    if first["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{path}: {shown} is refused: {message[:1].lower() + message[1:]}; change it"
-
-
-def _siblings(model_name: str, location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that an unknown field was given to."""
-    model: Any = {"Receiver": Receiver}.get(model_name, Config)
-    for part in location[:-1]:
-        model = Receiver if isinstance(part, int) else getattr(model.model_fields.get(part), "annotation", model)
-    return list(getattr(model, "model_fields", Receiver.model_fields))

@@ -1,12 +1,13 @@
-"""How pages write what is no length: times to wait."""
+"""Words for numbers: amounts, lengths, times and positions as people read them."""
 
+import math
 from datetime import timedelta
 
 
-def duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Write a time to wait as a person would.
 
-    >>> duration(0.4), duration(75), duration(7300)
+    >>> duration_text(0.4), duration_text(75), duration_text(7300)
     ('1 s', '1 min 15 s', '2 h 1 min')
     """
     whole = timedelta(seconds=max(1, round(seconds)))
@@ -14,3 +15,48 @@ def duration(seconds: float) -> str:
     if not minutes:
         return f"{rest} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def si_text(value: float) -> str:
+    """Write a number of bytes, samples, … with three digits and the SI prefix of its unit, which follows.
+
+    Examples
+    --------
+    >>> si_text(17.92e6) + "B"
+    '17.9 MB'
+    >>> si_text(96) + "B"
+    '96 B'
+    """
+    prefixes = ["", "k", "M", "G", "T", "P", "E"]
+    while abs(value) >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    return f"{value:.0f} {prefixes[0]}" if abs(value) >= 99.95 or value == int(value) else f"{value:.3g} {prefixes[0]}"
+
+
+def length_text(length_m: float) -> str:
+    """Write a length with three significant digits in m or km, – where it is unknown.
+
+    >>> length_text(41234.5), length_text(93.21), length_text(float("nan"))
+    ('41.2 km', '93.2 m', '–')
+    """
+    if not math.isfinite(length_m):
+        return "–"
+    number = float(f"{length_m:.3g}")
+    value, unit = (number / 1e3, "km") if number >= 1e3 else (number, "m")
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(max(value, 1.0))))}f} {unit}"
+
+
+def microseconds_text(time_s: float) -> str:
+    """Write a time in µs with two decimals."""
+    return f"{round(time_s * 1e6, 2) + 0.0:,.2f} µs".replace("-", "−")  # + 0.0: no −0.00
+
+
+def position_text(latitude_deg: float, longitude_deg: float) -> str:
+    """Write a position in degrees.
+
+    >>> position_text(44.39512, -8.95604)
+    '44.3951° N 8.9560° W'
+    """
+    north, east = "NS"[latitude_deg < 0], "EW"[longitude_deg < 0]
+    return f"{abs(latitude_deg):.4f}° {north} {abs(longitude_deg):.4f}° {east}"

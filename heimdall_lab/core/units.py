@@ -27,20 +27,3 @@ def linear_to_db(power: Any) -> Any:
     20.0
     """
     return 10.0 * np.log10(power)
-
-
-def si_text(value: float) -> str:
-    """Write a number of bytes, samples, … with three digits and the SI prefix of its unit, which follows.
-
-    Examples
-    --------
-    >>> si_text(17.92e6) + "B"
-    '17.9 MB'
-    >>> si_text(96) + "B"
-    '96 B'
-    """
-    prefixes = ["", "k", "M", "G", "T", "P", "E"]
-    while abs(value) >= 999.5 and len(prefixes) > 1:
-        value /= 1000
-        prefixes.pop(0)
-    return f"{value:.0f} {prefixes[0]}" if abs(value) >= 99.95 or value == int(value) else f"{value:.3g} {prefixes[0]}"

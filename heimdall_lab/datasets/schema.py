@@ -8,6 +8,7 @@ import xarray as xr
 from heimdall_lab.core.units import ADC_MAX
 
 PROPAGATION = ("line_of_sight", "ground_wave")
+MEL_BANDS, FRAMES = 128, 32  # of a spectrogram
 
 _LINK = ("sample", "receiver")
 _ECHO = ("sample", "receiver", "echo")

@@ -18,9 +18,10 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from heimdall_lab.core.files import StoreError, write_atomically
 from heimdall_lab.core.progress import Report
 from heimdall_lab.core.units import ADC_MAX
-from heimdall_lab.datasets import schema, splits, store
+from heimdall_lab.datasets import manifest, schema, splits, store
 from heimdall_lab.learning import augmentation
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.signals_on_disk import HEAVY, InMemory, OnDisk
@@ -61,10 +62,10 @@ def open_source(dataset: xr.Dataset | str | Path) -> Source:
     """Open a dataset to learn from; one that was opened from a folder, and is as it was, is read from there."""
     if not isinstance(dataset, xr.Dataset):
         folder = Path(dataset)
-        return Source(store.open_dataset(folder), folder, store.checksum(folder))
+        return Source(store.open_dataset(folder), folder, manifest.dataset_checksum(folder))
     origin = Path(dataset.encoding.get("source", "")).parent
     if _is_unchanged(dataset, origin):
-        return Source(dataset, origin, store.checksum(origin))
+        return Source(dataset, origin, manifest.dataset_checksum(origin))
     return Source(schema.check(dataset), None, _checksum(dataset))
 
 
@@ -229,7 +230,7 @@ class Scenes(pl.LightningDataModule):
         if arrays is None:
             arrays = small_arrays(self.source.dataset, self.inputs, report)
             made = arrays
-            store.write_atomically(path, lambda temporary: _write_kept(temporary, made))
+            write_atomically(path, lambda temporary: _write_kept(temporary, made))
         self._light = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for name in HEAVY:
             if name in self.inputs:
@@ -380,14 +381,14 @@ def _rows(dataset: xr.Dataset) -> dict[str, Array]:
 
 
 def _check_whole(folder: Path) -> None:
-    for shard in store.read_manifest(folder).shards:
-        if fault := store.damage(folder, shard):
-            raise store.StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
+    for shard in manifest.read_manifest(folder).shards:
+        if fault := manifest.shard_damage(folder, shard):
+            raise StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
 
 
 def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
     """Say whether a dataset is what its folder holds: the same arrays, not yet computed, of the same scenes."""
-    if store.num_samples(folder) != dataset.sizes["sample"]:
+    if manifest.samples_written(folder) != dataset.sizes["sample"]:
         return False
     with store.open_dataset(folder) as stored:
         return (

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from heimdall_lab.datasets.store import write_atomically
+from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning import parity
 from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise

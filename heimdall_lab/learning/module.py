@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from heimdall_lab.datasets import store
+from heimdall_lab.core.files import lock_holder, write_atomically
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared, negative_log_likelihood
 from heimdall_lab.learning.augmentation import seed_of
 from heimdall_lab.learning.options import Options
@@ -181,7 +181,7 @@ class Keeper(Checkpoint):
             self.best = {name: each.detach().cpu().clone() for name, each in self.model.state_dict().items()}
         path = self.folder / CHECKPOINT
         if trainer.is_global_zero:
-            store.write_atomically(path, trainer.save_checkpoint)
+            write_atomically(path, trainer.save_checkpoint)
             self.tell(self.history[-1])
         else:
             trainer.save_checkpoint(path)  # writes nothing, but all processes meet in it
@@ -195,7 +195,7 @@ def heeding(folder: Path, stop: threading.Event) -> Callable[[], None]:
         nonlocal looked_s
         if time.monotonic() - looked_s > _LOCK_INTERVAL_S:
             looked_s = time.monotonic()
-            if store.lock_holder(folder).endswith(" stop"):
+            if lock_holder(folder).endswith(" stop"):
                 stop.set()
         if stop.is_set():
             raise Stopped

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from heimdall_lab.datasets import netcdf, store
+from heimdall_lab.core.files import StoreError
+from heimdall_lab.datasets import manifest, netcdf
 
 Array = Any  # numpy.ndarray
 
@@ -43,7 +44,7 @@ class OnDisk:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        shards = store.read_manifest(folder).shards
+        shards = manifest.read_manifest(folder).shards
         self.name, self.files = name, [folder / shard.file for shard in shards]
         self.ends = np.cumsum([shard.num_samples for shard in shards])
         self._forget()
@@ -107,7 +108,7 @@ class OnDisk:
             with netcdf.LOCK:
                 return np.asarray(self._variable(shard)[rows, ..., instants])
         except (OSError, RuntimeError) as error:
-            raise store.StoreError(
+            raise StoreError(
                 f"{self.files[shard]}: cannot be read ({error}); run the same 'generate' command to write it again"
             ) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from heimdall_lab.datasets.store import write_atomically
+from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.localization.observations import Array

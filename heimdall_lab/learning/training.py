@@ -20,8 +20,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from heimdall_lab.core.files import locked, write_atomically, write_text
 from heimdall_lab.core.progress import display, stop_requests
-from heimdall_lab.datasets import store
+from heimdall_lab.datasets import manifest
 from heimdall_lab.learning import architectures
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared
 from heimdall_lab.learning.augmentation import seed_of
@@ -140,7 +141,7 @@ def train(
             torch.manual_seed(seed_of(chosen.seed))
             model = architectures.build(architecture, settings)
             scenes = _scenes(source, model, folder, chosen)
-            with store.locked(folder) if is_first() else nullcontext():
+            with locked(folder) if is_first() else nullcontext():
                 _check_same(folder, identity)
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
                 job = _Job(folder, source, learner, scenes, settings, progress, pictures)
@@ -343,7 +344,7 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
     if not is_first():
         return run
-    store.write_atomically(job.folder / ERRORS, lambda path: errors.to_netcdf(path))
+    write_atomically(job.folder / ERRORS, lambda path: errors.to_netcdf(path))
     save(trained, job.folder / MODEL)
     export_onnx(trained, job.folder / ONNX)
     if log is not None:
@@ -448,7 +449,7 @@ def _default_folder(architecture: str, identity: dict[str, Any]) -> Path:
 
 def _check_same(folder: Path, identity: dict[str, Any]) -> None:
     """Refuse a folder that holds another run, or anything else."""
-    if (folder / store.MANIFEST).exists() or (folder.exists() and not folder.is_dir()):
+    if (folder / manifest.MANIFEST).exists() or (folder.exists() and not folder.is_dir()):
         kind = "a dataset" if folder.is_dir() else "a file"
         raise ValueError(f"out: {str(folder)!r} is {kind}; choose another folder for the run")
     if (folder / RUN).exists():
@@ -490,7 +491,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _write_record(job: _Job, further: Mapping[str, Any]) -> None:
     if is_first():
         text = json.dumps({**job.identity, **_record(job.folder), **further}, indent=1, allow_nan=False) + "\n"
-        store.write_atomically(job.folder / RUN, lambda path: store.write_text(path, text))
+        write_text(job.folder / RUN, text)
 
 
 def is_first() -> bool:

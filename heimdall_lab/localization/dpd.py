@@ -15,7 +15,7 @@ from heimdall_lab.core.arrays import phasor
 from heimdall_lab.core.interpolation import LEAD, PHASES, TABLE, TAPS
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import bounds, observations
+from heimdall_lab.localization import baselines, bounds, observations
 from heimdall_lab.localization.observations import MAX_RANGE_M, Array, Fix, Network
 from heimdall_lab.signals import pairs, spectra
 
@@ -84,7 +84,7 @@ def dpd(known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
         batch = Network._make(a[rows] if isinstance(a, np.ndarray) else a for a in known)
         parts.append(_fix(batch, dataset.isel(sample=rows).load(), measured.fdoa_hz.values[rows]))
     fix = Fix(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    return observations.or_centroid(fix, known)
+    return baselines.or_centroid(fix, known)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
@@ -141,7 +141,7 @@ def _fix(known: Network, batch: xr.Dataset, fdoa_hz: Array) -> Fix:
     sigma_s = _model_sigma_s(batch)
     start, table, found = _joint(known, batch, signals, fdoa_hz)
     latitude, longitude, covariance, value = _climb(known, table, start, sigma_s * rate_hz, rate_hz)  # (S, K, ...)
-    centre = observations.centroid(known)
+    centre = baselines.centroid(known)
     distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
     spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
     value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[known.propagation], value, -np.inf)

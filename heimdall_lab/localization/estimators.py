@@ -14,7 +14,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import learned, observations
+from heimdall_lab.localization import baselines, learned, observations
 from heimdall_lab.localization.dpd import dpd
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.levels import rss_ml
@@ -104,8 +104,8 @@ def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.D
 
 
 _FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
-    "centroid": observations.centroid,
-    "strongest": observations.strongest,
+    "centroid": baselines.centroid,
+    "strongest": baselines.strongest,
     "rss_ml": rss_ml,
     "tdoa_ls": tdoa_ls,
     "tdoa_robust": tdoa_robust,

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,67 +9,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.core import geodesy
+from heimdall_lab.core.files import write_atomically, write_text
 from heimdall_lab.core.progress import Report
-from heimdall_lab.datasets import store
-from heimdall_lab.localization import bounds, error_law, estimators, learned
+from heimdall_lab.core.text import length_text
+from heimdall_lab.localization import bounds, estimators, learned
+from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
 from heimdall_lab.localization.estimators import Method
 from heimdall_lab.localization.learned import Predictor
 from heimdall_lab.signals import pairs
-
-_AXES = {"axis": ["east", "north"]}
-
-BINS = {  # lower edges of what the leaderboard is divided by; each bin ends where the next begins
-    "snr": (-np.inf, 10.0, 20.0, 30.0, 40.0),  # mean of the receivers with signal, dB
-    "gdop": (0.0, 1.5, 2.0, 3.0, 5.0, 10.0),
-    "receivers": (0, 3, 4, 5, 6, 7, 8, 10, 13),  # with signal
-}
-
-
-def errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
-    """Compare fixes with the true positions.
-
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        With the true transmitter positions.
-    fixes : xr.Dataset
-        As `estimators.locate` returns them; further dims such as ``method`` are kept.
-
-    Returns
-    -------
-    xr.Dataset
-        ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
-        ``mahalanobis_squared``, of the error under the fix's own covariance; ``level``, of the ellipse through the
-        truth: the share of errors that the fix itself expects to be smaller.
-    """
-    truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
-    distance, azimuth = xr.apply_ufunc(
-        geodesy.geodesic,
-        truth.transmitter_latitude,
-        truth.transmitter_longitude,
-        fixes.latitude,
-        fixes.longitude,
-        output_core_dims=[[], []],
-    )
-    direction = np.radians(azimuth)
-    vector = xr.concat([distance * np.sin(direction), distance * np.cos(direction)], dim="axis").assign_coords(_AXES)
-    vector = vector.transpose(..., "axis")
-    squared = xr.apply_ufunc(
-        _mahalanobis_squared,
-        vector,
-        fixes.covariance,
-        input_core_dims=[["axis"], ["axis", "other_axis"]],
-    )
-    level = xr.apply_ufunc(error_law.level, squared, fixes.freedom)
-    return xr.Dataset(
-        {
-            "error": distance.assign_attrs(units="m", long_name="distance from the true position"),
-            "error_vector": vector.assign_attrs(units="m", long_name="fix minus truth"),
-            "mahalanobis_squared": squared.assign_attrs(units="1", long_name="squared error over covariance"),
-            "level": level.assign_attrs(units="1", long_name="level of the ellipse through the truth"),
-        }
-    )
 
 
 def compare(
@@ -128,11 +74,11 @@ def compare(
         fixes.append(estimators.locate(dataset, method, measured).drop_attrs(deep=False))
         latencies.append((measuring_s + time.perf_counter() - began) / dataset.sizes["sample"])
     each = xr.concat(fixes, dim="method").assign_coords(method=list(chosen))
-    each = each.merge(errors(dataset, each)).transpose("method", "sample", ...)
+    each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
     bound = bounds.scene_crlb(truth)
     placed, placed_rmse = each.isel(sample=known), bound.crlb_rmse.isel(sample=known)
-    overall = _statistics(placed, placed_rmse)
+    overall = error_statistics(placed, placed_rmse)
     board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
     board = board.assign(_of_training(dataset, chosen.values()))
@@ -153,9 +99,9 @@ def save(board: xr.Dataset, folder: str | Path) -> None:
         Made if it is missing; files of these names in it are replaced.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    store.write_atomically(Path(folder) / "leaderboard.nc", lambda path: board.to_netcdf(path))
+    write_atomically(Path(folder) / "leaderboard.nc", lambda path: board.to_netcdf(path))
     text = table(board).to_csv(index=False)
-    store.write_atomically(Path(folder) / "leaderboard.csv", lambda path: store.write_text(path, text))
+    write_text(Path(folder) / "leaderboard.csv", text)
 
 
 def table(board: xr.Dataset) -> pd.DataFrame:
@@ -175,30 +121,6 @@ def table(board: xr.Dataset) -> pd.DataFrame:
         parts.append(part.rename(columns={f"{by}_bin": "bin"}).assign(by=by))
     rows = pd.concat(parts, ignore_index=True)
     return rows[["method", "by", "bin", "samples", *whole]]
-
-
-def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
-    """Label of the sample whose transmitter is nearest to a position.
-
-    Raises
-    ------
-    ValueError
-        If no true position is known.
-    """
-    latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
-    distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
-    if not np.isfinite(distance_m).any():
-        raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")
-    return int(dataset.sample.values[np.nanargmin(distance_m)])
-
-
-def bin_of(values: np.ndarray, by: str) -> np.ndarray:
-    """Place values, of scenes, in the bins of a leaderboard: positions along ``…_bin``, one beyond the last for NaN.
-
-    >>> bin_of(np.array([9.9, 10.0, 99.0, np.nan]), "snr").tolist()
-    [0, 1, 4, 5]
-    """
-    return np.digitize(values, (*BINS[by], np.inf)) - 1
 
 
 def _chosen(methods: Any) -> dict[str, str | Predictor]:
@@ -252,53 +174,118 @@ def _by_bin(
     parts = []
     for number in range(len(BINS[by])):
         rows = np.flatnonzero(member == number)
-        part = _statistics(each.isel(sample=rows), crlb_rmse.isel(sample=rows)) if len(rows) else overall * np.nan
+        part = error_statistics(each.isel(sample=rows), crlb_rmse.isel(sample=rows)) if len(rows) else overall * np.nan
         parts.append(part.assign(samples=len(rows)))
     binned = xr.concat(parts, dim=f"{by}_bin", data_vars="all", combine_attrs="override")
     names = {name: f"{name}_by_{by}" for name in binned.data_vars}
-    return binned.assign_coords({f"{by}_bin": _bin_names(by)}).rename(names).transpose("method", ...)
+    return binned.assign_coords({f"{by}_bin": bin_names(by)}).rename(names).transpose("method", ...)
 
 
-def _bin_names(by: str) -> list[str]:
-    """Name each bin by its edges, as ``10 … 20``.
+_COLUMNS = {  # of the table: variable of the board and factor
+    "median_error_m": ("median_error", 1.0),
+    "p68_error_m": ("p68_error", 1.0),
+    "p95_error_m": ("p95_error", 1.0),
+    "rmse_m": ("rmse", 1.0),
+    "rmse_over_crlb": ("rmse_over_crlb", 1.0),
+    "coverage_68_percent": ("coverage_68", 100.0),
+    "coverage_95_percent": ("coverage_95", 100.0),
+    "failures_percent": ("failures", 100.0),
+    "latency_ms": ("latency", 1e3),
+    "parameters": ("parameters", 1),
+    "seen_percent": ("seen", 100.0),
+}
+_HEADERS = {  # as people read them, and what they mean
+    "median_error_m": ("median", "Half of the fixes are closer to the true position than this."),
+    "p68_error_m": ("p68", "68 % of the fixes are closer than this."),
+    "p95_error_m": ("p95", "95 % of the fixes are closer than this; it shows the bad cases."),
+    "rmse_m": ("RMSE", "Root mean square error; single wild fixes dominate it."),
+    "rmse_over_crlb": (
+        "RMSE/CRLB",
+        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound: the least error "
+        "that geometry, noise and clocks allow an unbiased method (by levels alone, where clocks are not set). 1 is "
+        "perfect; values below 1 come from few samples, or from methods that profit from transmitters near the "
+        "receivers.",
+    ),
+    "coverage_68_percent": (
+        "in 68 %",
+        "Share of true positions inside the method's own 68 % ellipse. Honest uncertainty gives 68 %; less is "
+        "overconfident, more is too cautious.",
+    ),
+    "coverage_95_percent": ("in 95 %", "The same for the 95 % ellipse; honest is 95 %."),
+    "failures_percent": (
+        "failed",
+        "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
+        "stands in for it and counts in every other column.",
+    ),
+    "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
+    "parameters": ("weights", "Numbers that training set; classical methods have none."),
+}
+MEANINGS = dict(_HEADERS.values())  # of each column of the leaderboard that people read
 
-    >>> _bin_names("snr")
-    ['< 10', '10 … 20', '20 … 30', '30 … 40', '≥ 40']
+
+def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
+    """Put the statistics of `metrics.compare` in a table of numbers, best median first.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per method (the index): ``median_error_m``, ``p68_error_m``, ``p95_error_m``, ``rmse_m``,
+        ``rmse_over_crlb``, ``coverage_68_percent``, ``coverage_95_percent``, ``failures_percent``, ``latency_ms``,
+        ``parameters``, ``seen_percent``.
     """
-    edges = BINS[by]
-    if by == "receivers":
-        names = [f"{low:g}" if low == above - 1 else f"{low:g} … {above - 1:g}" for low, above in pairwise(edges)]
-    else:
-        names = [f"{low:g} … {high:g}" for low, high in pairwise(edges)]
-    names[0] = f"< {edges[1]:g}"
-    return [*names, f"≥ {edges[-1]:g}"]
-
-
-def _statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
-    error = each.error
-    in_metres = {
-        "median_error": error.median("sample"),
-        "mean_error": error.mean("sample"),
-        **{f"p{p}_error": error.quantile(p / 100, "sample").drop_vars("quantile") for p in (68, 90, 95)},
-        "rmse": np.sqrt((error**2).mean("sample")),
-    }
-    determinant = np.log(_determinant(each.covariance))
-    density = xr.apply_ufunc(error_law.log_density, each.mahalanobis_squared, determinant, each.freedom)
-    shares = {
-        "rmse_over_crlb": np.sqrt(((error / crlb_rmse) ** 2).mean("sample")),
-        **{f"coverage_{level}": (each.level <= level / 100).mean("sample") for level in (68, 95)},
-        "nll": -density.mean("sample"),
-        "failures": 1 - each.converged.mean("sample"),
-    }
-    return xr.Dataset(
-        {name: values.drop_attrs().assign_attrs(units="m") for name, values in in_metres.items()}
-        | {name: values.drop_attrs().assign_attrs(units="1") for name, values in shares.items()}
+    table = pd.DataFrame(
+        {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items()},
+        index=pd.Index([str(name) for name in board.method.values], name="method"),
     )
+    return table.sort_values("median_error_m", kind="stable")
 
 
-def _determinant(covariance: xr.DataArray) -> xr.DataArray:
-    return xr.apply_ufunc(np.linalg.det, covariance, input_core_dims=[["axis", "other_axis"]])
+def leaderboard_text(board: xr.Dataset) -> str:
+    """Write the leaderboard as an aligned table for a terminal, best median first, and what to beware of below it."""
+    table = leaderboard_table(board)
+    text = leaderboard_cells(table)
+    rows = [["method", *text.columns], *([str(method), *cells] for method, *cells in text.itertuples())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for method, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([method.ljust(widths[0]), *right]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *cautions(table)])
 
 
-def _mahalanobis_squared(vector: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    return (vector * np.linalg.solve(covariance, vector[..., None])[..., 0]).sum(axis=-1)
+def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Write the numbers of a leaderboard as people read them.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Result of `leaderboard_table`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Of text, a row for each of the table's; columns are those of `MEANINGS`.
+    """
+
+    def text(column: str, value: float) -> str:
+        if not np.isfinite(value) or (column == "parameters" and not value):
+            return "–"
+        if column == "parameters":
+            return f"{value:,.0f}"
+        if column.endswith("_m"):
+            return length_text(value)
+        if column.endswith("_percent"):
+            return f"{value:.0f} %"
+        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
+
+    columns = {header: [text(column, value) for value in table[column]] for column, (header, _) in _HEADERS.items()}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def cautions(table: pd.DataFrame) -> list[str]:
+    """Say which methods of a `leaderboard_table` were trained on samples that they are ranked by."""
+    return [
+        f"Beware: {method} was trained with or chosen by {share:.2g} % of these samples; compare on the test split."
+        for method, share in table.seen_percent.items()
+        if share > 0
+    ]

@@ -3,14 +3,13 @@
 import numpy as np
 from scipy.special import log_ndtr
 
+from heimdall_lab.localization.baselines import centroid, or_centroid
 from heimdall_lab.localization.observations import (
     Array,
     Fix,
     Network,
-    centroid,
     from_tangent_plane,
     grid_distances,
-    or_centroid,
     ordered,
     tangent_plane,
 )

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.localization import bounds, error_law, leaderboard
-from heimdall_lab.plots.network import position_text
-from heimdall_lab.plots.style import length_text
+from heimdall_lab.core.text import length_text, position_text
+from heimdall_lab.localization import bounds, error_law, errors
 
 
 def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
@@ -22,7 +21,7 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
         "converged": fixes.converged.values,
     }
     if not bool(dataset.transmitter_latitude.isnull().all()):
-        columns["error_m"] = leaderboard.errors(dataset, fixes).error.values.round(1)
+        columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
         if not bool(dataset.crlb_rmse.isnull().all()):
             columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
@@ -72,5 +71,5 @@ def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     text = (
         f"**{place}** by {fixes.attrs['method']}; 95 % ellipse {axes}, long axis {azimuth_deg:.0f}° from north to east"
     )
-    error_m = float(leaderboard.errors(dataset, fixes).error.sel(sample=sample))
+    error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
     return f"{text}; **{length_text(error_m)}** from the true position." if np.isfinite(error_m) else f"{text}."

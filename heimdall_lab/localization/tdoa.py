@@ -3,16 +3,15 @@
 import numpy as np
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.localization.baselines import centroid, or_centroid
 from heimdall_lab.localization.late_links import posterior
 from heimdall_lab.localization.observations import (
     MAX_RANGE_M,
     Array,
     Fix,
     Network,
-    centroid,
     distances,
     normal_matrix,
-    or_centroid,
     ordered,
     repeated,
 )

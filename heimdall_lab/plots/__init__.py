@@ -5,6 +5,7 @@ Those of links return Bokeh figures, which share what is selected.
 
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
 
+from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
 from heimdall_lab.plots.error_maps import error_map
 from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf
@@ -20,16 +21,9 @@ from heimdall_lab.plots.links import (
     link_truth,
 )
 from heimdall_lab.plots.maps import fix_map, hyperbolas, likelihood_map, scene_map, trace_hyperbolas
-from heimdall_lab.plots.network import (
-    network_area,
-    network_map,
-    point_text,
-    position_text,
-    redraw_network,
-    site_text,
-)
+from heimdall_lab.plots.network import network_area, network_map, point_text, redraw_network, site_text
 from heimdall_lab.plots.signals import constellation, cross_correlations, envelopes, spectrograms, waterfall
-from heimdall_lab.plots.style import length_text, method_styles
+from heimdall_lab.plots.style import method_styles
 from heimdall_lab.plots.training import error_curve, learning_curves
 
 __all__ = [

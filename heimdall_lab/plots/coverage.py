@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
 
+from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
-from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, MAP_PX, TRUTH, length_text, log_ticks
+from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, MAP_PX, TRUTH, log_ticks
 
 LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
 _ACROSS = 7  # ellipses along the longer side of a map

@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
 
+from heimdall_lab.core.text import length_text
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
-from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, length_text, log_ticks, view
+from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, log_ticks, view
 from heimdall_lab.signals import link_table
 
 _LEAST_M = 1e-3  # a logarithmic scale has no 0

@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import brentq
 
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import errors
 from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, method_styles
 
 _ERROR_AXES = (
@@ -120,7 +120,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     )
     median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
     known = board.error.notnull().any("method").values
-    member = np.where(known, leaderboard.bin_of(board[f"scene_{by}"].values, by), -1)
+    member = np.where(known, errors.bin_of(board[f"scene_{by}"].values, by), -1)
     ideal_m = [_ideal_median(board.crlb_covariance.values[member == place]) for place in shown]
     lines = [
         (method, median_m.sel({"method": method}).values, colour, marker, line_dash(method), 1.5)

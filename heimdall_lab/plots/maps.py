@@ -11,20 +11,11 @@ from bokeh.models import NumeralTickFormatter
 from bokeh.plotting.contour import contour_data
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import length_text, microseconds_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import bounds
 from heimdall_lab.plots.labels import label_layers, map_axes, place_labels
-from heimdall_lab.plots.style import (
-    INK,
-    MAP_OPTIONS,
-    TRUTH,
-    length_text,
-    load_scene,
-    method_styles,
-    microseconds,
-    receiver_names,
-    view,
-)
+from heimdall_lab.plots.style import INK, MAP_OPTIONS, TRUTH, load_scene, method_styles, receiver_names, view
 
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
 
@@ -295,7 +286,7 @@ def hyperbolas(
     names, reference = scene.receiver_name.values, int(pairs.reference)
     layers: list[hv.Element] = []
     for index, path in paths.items():
-        label = f"{names[index]} − {names[reference]}: {microseconds(float(pairs.tdoa_s[index]))}"
+        label = f"{names[index]} − {names[reference]}: {microseconds_text(float(pairs.tdoa_s[index]))}"
         style = {
             "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],

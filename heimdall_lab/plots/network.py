@@ -11,12 +11,13 @@ from bokeh.models import FixedTicker, NumeralTickFormatter
 from bokeh.models.annotations import ColorBar
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.config import Receiver
+from heimdall_lab.core.receivers import Receiver
+from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.localization import bounds
 from heimdall_lab.localization.error_law import radius_squared
 from heimdall_lab.plots.coverage import LABELS
 from heimdall_lab.plots.labels import map_axes, place_labels
-from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, TRUTH, length_text, log_ticks, view
+from heimdall_lab.plots.style import COLOURS, INK, MAP_OPTIONS, TRUTH, log_ticks, view
 
 FRAME_PX = (560, 410)
 
@@ -251,13 +252,3 @@ def site_text(sites: xr.Dataset) -> str:
         f"**Best place for one more receiver** (star): {place}. The mean bound over this area falls from "
         f"{length_text(now_m)} to {length_text(then_m)}, by {1 - then_m / now_m:.0%}."
     )
-
-
-def position_text(latitude_deg: float, longitude_deg: float) -> str:
-    """Write a position in degrees.
-
-    >>> position_text(44.39512, -8.95604)
-    '44.3951° N 8.9560° W'
-    """
-    north, east = "NS"[latitude_deg < 0], "EW"[longitude_deg < 0]
-    return f"{abs(latitude_deg):.4f}° {north} {abs(longitude_deg):.4f}° {east}"

@@ -8,9 +8,10 @@ import numpy as np
 import scipy.signal
 import xarray as xr
 
+from heimdall_lab.core.text import microseconds_text
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
-from heimdall_lab.plots.style import FONT, INK, load_scene, microseconds, receiver_names
+from heimdall_lab.plots.style import FONT, INK, load_scene, receiver_names
 from heimdall_lab.signals import correlation, spectra
 
 _SEGMENT = 256  # IQ samples of one spectrum
@@ -220,7 +221,7 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
     """One receiver's correlation with its delays as vertical lines; the true one is broad, so that both show."""
     lag, magnitude = hv.Dimension("lag_us", label="lag", unit="µs"), hv.Dimension("magnitude", label="magnitude")
     layers = [hv.Curve((lag_s * 1e6, value), lag, magnitude).opts(color=INK, backend="bokeh")]
-    text = f"{name}: {microseconds(measured_s) if math.isfinite(measured_s) else 'no peak'}"
+    text = f"{name}: {microseconds_text(measured_s) if math.isfinite(measured_s) else 'no peak'}"
     if math.isfinite(true_s):
         truth = hv.VLine(true_s * 1e6, label="true delay")
         layers.append(truth.opts(color="#E69F00", line_width=5, alpha=0.7, backend="bokeh"))
@@ -228,7 +229,7 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
         measured = hv.VLine(measured_s * 1e6, label="measured delay")
         layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
     if math.isfinite(measured_s - true_s):
-        text += f", off by {microseconds(measured_s - true_s)}"
+        text += f", off by {microseconds_text(measured_s - true_s)}"
     options = {
         "frame_width": 250,
         "frame_height": 150,

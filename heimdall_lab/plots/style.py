@@ -89,24 +89,6 @@ def line_dash(method: str) -> str:
     return "solid" if method in _STYLES else "dotdash"
 
 
-def length_text(length_m: float) -> str:
-    """Write a length with three significant digits in m or km, – where it is unknown.
-
-    >>> length_text(41234.5), length_text(93.21), length_text(float("nan"))
-    ('41.2 km', '93.2 m', '–')
-    """
-    if not math.isfinite(length_m):
-        return "–"
-    number = float(f"{length_m:.3g}")
-    value, unit = (number / 1e3, "km") if number >= 1e3 else (number, "m")
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(max(value, 1.0))))}f} {unit}"
-
-
-def microseconds(time_s: float) -> str:
-    """Write a time in µs with two decimals."""
-    return f"{round(time_s * 1e6, 2) + 0.0:,.2f} µs".replace("-", "−")  # + 0.0: no −0.00
-
-
 def load_scene(dataset: xr.Dataset, sample: int) -> xr.Dataset:
     """Load one sample."""
     if sample not in dataset.sample.values:

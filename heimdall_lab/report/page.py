@@ -2,59 +2,19 @@
 
 import json
 import re
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.config import Config
-from heimdall_lab.datasets import schema, store
+from heimdall_lab.core.files import check_target, write_text
+from heimdall_lab.datasets import schema
+from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
 from heimdall_lab.signals import pairs
 
-_COLUMNS = {  # of the table: variable of the board and factor
-    "median_error_m": ("median_error", 1.0),
-    "p68_error_m": ("p68_error", 1.0),
-    "p95_error_m": ("p95_error", 1.0),
-    "rmse_m": ("rmse", 1.0),
-    "rmse_over_crlb": ("rmse_over_crlb", 1.0),
-    "coverage_68_percent": ("coverage_68", 100.0),
-    "coverage_95_percent": ("coverage_95", 100.0),
-    "failures_percent": ("failures", 100.0),
-    "latency_ms": ("latency", 1e3),
-    "parameters": ("parameters", 1),
-    "seen_percent": ("seen", 100.0),
-}
-_HEADERS = {  # as people read them, and what they mean
-    "median_error_m": ("median", "Half of the fixes are closer to the true position than this."),
-    "p68_error_m": ("p68", "68 % of the fixes are closer than this."),
-    "p95_error_m": ("p95", "95 % of the fixes are closer than this; it shows the bad cases."),
-    "rmse_m": ("RMSE", "Root mean square error; single wild fixes dominate it."),
-    "rmse_over_crlb": (
-        "RMSE/CRLB",
-        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound: the least error "
-        "that geometry, noise and clocks allow an unbiased method (by levels alone, where clocks are not set). 1 is "
-        "perfect; values below 1 come from few samples, or from methods that profit from transmitters near the "
-        "receivers.",
-    ),
-    "coverage_68_percent": (
-        "in 68 %",
-        "Share of true positions inside the method's own 68 % ellipse. Honest uncertainty gives 68 %; less is "
-        "overconfident, more is too cautious.",
-    ),
-    "coverage_95_percent": ("in 95 %", "The same for the 95 % ellipse; honest is 95 %."),
-    "failures_percent": (
-        "failed",
-        "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
-        "stands in for it and counts in every other column.",
-    ),
-    "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
-    "parameters": ("weights", "Numbers that training set; classical methods have none."),
-}
-MEANINGS = dict(_HEADERS.values())  # of each column of the leaderboard that people read
 _DIFFRACTION = {
     "none": "",
     "smooth_earth": "diffraction over a smooth Earth, ",
@@ -117,75 +77,6 @@ class _Figure(NamedTuple):
     picture: Any
 
 
-def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
-    """Put the statistics of `metrics.compare` in a table of numbers, best median first.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row per method (the index): ``median_error_m``, ``p68_error_m``, ``p95_error_m``, ``rmse_m``,
-        ``rmse_over_crlb``, ``coverage_68_percent``, ``coverage_95_percent``, ``failures_percent``, ``latency_ms``,
-        ``parameters``, ``seen_percent``.
-    """
-    table = pd.DataFrame(
-        {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items()},
-        index=pd.Index([str(name) for name in board.method.values], name="method"),
-    )
-    return table.sort_values("median_error_m", kind="stable")
-
-
-def leaderboard_text(board: xr.Dataset) -> str:
-    """Write the leaderboard as an aligned table for a terminal, best median first, and what to beware of below it."""
-    table = leaderboard_table(board)
-    text = leaderboard_cells(table)
-    rows = [["method", *text.columns], *([str(method), *cells] for method, *cells in text.itertuples())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for method, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *cautions(table)])
-
-
-def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Write the numbers of a leaderboard as people read them.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        Result of `leaderboard_table`.
-
-    Returns
-    -------
-    pd.DataFrame
-        Of text, a row for each of the table's; columns are those of `MEANINGS`.
-    """
-    from heimdall_lab.plots import length_text
-
-    def text(column: str, value: float) -> str:
-        if not np.isfinite(value) or (column == "parameters" and not value):
-            return "–"
-        if column == "parameters":
-            return f"{value:,.0f}"
-        if column.endswith("_m"):
-            return length_text(value)
-        if column.endswith("_percent"):
-            return f"{value:.0f} %"
-        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
-
-    columns = {header: [text(column, value) for value in table[column]] for column, (header, _) in _HEADERS.items()}
-    return pd.DataFrame(columns, index=table.index)
-
-
-def cautions(table: pd.DataFrame) -> list[str]:
-    """Say which methods of a `leaderboard_table` were trained on samples that they are ranked by."""
-    return [
-        f"Beware: {method} was trained with or chosen by {share:.2g} % of these samples; compare on the test split."
-        for method, share in table.seen_percent.items()
-        if share > 0
-    ]
-
-
 def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> None:
     """Write one self-contained HTML file, which needs no network, on a dataset and its leaderboard.
 
@@ -205,18 +96,7 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
     """
     html = _page(schema.check(dataset), board)
     check_target(path, "report")
-    store.write_atomically(Path(path), lambda temporary: store.write_text(temporary, html))
-
-
-def check_target(path: str | Path, option: str) -> None:
-    """Raise ValueError, naming the option that asked for it, where no file can be written."""
-    try:
-        with tempfile.TemporaryFile(dir=Path(path).parent):
-            reason = "it is a folder" if Path(path).is_dir() else None
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
+    write_text(Path(path), html)
 
 
 def _page(dataset: xr.Dataset, board: xr.Dataset) -> str:

@@ -5,10 +5,10 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from heimdall_lab.core.arrays import Array, array_namespace
+from heimdall_lab.datasets.schema import FRAMES, MEL_BANDS
 from heimdall_lab.signals import spectra
 
 NUM_CHUNKS = 5
-MEL_BANDS, FRAMES = 128, 32
 LEAST_SAMPLES = 192
 _LEAST_HOP = 16
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
-from heimdall_lab.datasets import store
+from heimdall_lab.core.files import StoreError, ask_to_stop, lock_holder
+from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
 
 _CONNECT_S = 5.0
@@ -33,7 +34,7 @@ _LOST = (
 _IN_FLIGHT = 2  # shards handed out for each worker's thread: one being written, one that waits
 
 
-Write = Callable[[Sequence[int], threading.Event], Iterator[store.Shard]]  # shards' numbers, a request to stop
+Write = Callable[[Sequence[int], threading.Event], Iterator[manifest.Shard]]  # shards' numbers, a request to stop
 
 
 class Job(NamedTuple):
@@ -67,7 +68,7 @@ def samples_of(config: Config, shard: int) -> np.ndarray:
     return np.arange(shard * config.shard_size, min((shard + 1) * config.shard_size, config.num_samples))
 
 
-def write_shard(job: Job, number: int) -> store.Shard:
+def write_shard(job: Job, number: int) -> manifest.Shard:
     """Write one shard, a pure function of the configuration and its number, and return its manifest entry."""
     dataset, rejections = synthesize(job.config, samples_of(job.config, number), job.backend)
     return store.write_shard(job.folder, number, dataset, rejections)
@@ -111,7 +112,7 @@ def describe_backend(asked: str, chosen: str) -> str:
     return f"backend {chosen}{reason}"
 
 
-def write_here(job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[store.Shard]:
+def write_here(job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[manifest.Shard]:
     """Write shards in this process until a stop is requested."""
     for number in numbers:
         if stop.is_set():
@@ -119,7 +120,7 @@ def write_here(job: Job, numbers: Sequence[int], stop: threading.Event) -> Itera
         yield write_shard(job, number)
 
 
-def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[store.Shard]:
+def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[manifest.Shard]:
     """Write shards on a Dask cluster until a stop is requested; those that are being written then are finished.
 
     A shard whose worker is lost is written by another one.
@@ -142,13 +143,13 @@ def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Even
         threads = _threads(client)
         seen_s = time.monotonic() if threads else seen_s
         if time.monotonic() - seen_s > _NO_WORKER_S:
-            raise store.StoreError(
+            raise StoreError(
                 f"workers: there has been none for {_NO_WORKER_S:.0f} s, as when memory runs out; what is written is "
                 "kept, so run the same command again, with fewer workers"
             )
         if not stopping and (stop.is_set() or failure):
             stopping = True
-            store.ask_to_stop(job.folder)
+            ask_to_stop(job.folder)
         while not stopping and len(running) < _IN_FLIGHT * max(1, threads):
             number = next(waiting, None)
             if number is None:
@@ -213,7 +214,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
                 memory_limit=distributed.system.MEMORY_LIMIT // workers,
             )
         except (OSError, RuntimeError) as error:
-            raise store.StoreError(f"workers: cannot be started ({error}); use 1") from error
+            raise StoreError(f"workers: cannot be started ({error}); use 1") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         stack.callback(_end, cluster)
@@ -233,12 +234,12 @@ def existing_cluster(scheduler: str) -> Iterator[Any]:
     import distributed
 
     if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
-        raise store.StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
+        raise StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
     with _quiet():
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
         except Exception as error:  # a name that is none, a port nobody listens at, another protocol, another version
-            raise store.StoreError(
+            raise StoreError(
                 f"scheduler: {scheduler!r} does not answer ({error}); start one with 'dask scheduler' and give its "
                 "address, as tcp://host:8786, or use workers"
             ) from error
@@ -257,17 +258,17 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
     try:
         client.wait_for_workers(1, timeout=_CONNECT_S)
     except TimeoutError as error:
-        raise store.StoreError(
+        raise StoreError(
             f"scheduler: {scheduler!r} has no workers; start some with 'dask worker {scheduler}'"
         ) from error
     answers = client.run(_check_inputs, job, on_error="return")
     for worker, answer in answers.items():
-        if isinstance(answer, store.StoreError):
+        if isinstance(answer, StoreError):
             raise answer
         if isinstance(answer, ValueError):
-            raise store.StoreError(f"{answer} (says the worker {worker} of {scheduler!r})") from answer
+            raise StoreError(f"{answer} (says the worker {worker} of {scheduler!r})") from answer
         if isinstance(answer, Exception):
-            raise store.StoreError(
+            raise StoreError(
                 f"scheduler: the worker {worker} of {scheduler!r} cannot use heimdall_lab ({answer}); install version "
                 f"{job.version} on every worker"
             ) from answer
@@ -276,10 +277,10 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
 
 def _check_inputs(job: Job) -> str:
     """Refuse, on a worker, a job whose input folders hold other files there; else as `_check`."""
-    found = store.folder_digests(job.config)
+    found = manifest.folder_digests(job.config)
     for field, digest in job.folders.items():
         if found[field] != digest:
-            raise store.StoreError(
+            raise StoreError(
                 f"scheduler: on its worker on {os.uname().nodename} {field} {job.config.folders[field]!r} holds other "
                 "files than here; give an absolute path on storage that all workers share"
             )
@@ -290,14 +291,14 @@ def _check(job: Job) -> str:
     """Refuse, on a worker, a job that it would do differently; return the name of the backend otherwise."""
     host = os.uname().nodename
     if version("heimdall_lab") != job.version:
-        raise store.StoreError(
+        raise StoreError(
             f"scheduler: its worker on {host} has heimdall_lab {version('heimdall_lab')}, this is {job.version}; "
             "install the same version on every worker"
         )
     deadline_s = time.monotonic() + _SEE_FOLDER_S
-    while not store.lock_holder(job.folder).startswith(job.lock):
+    while not lock_holder(job.folder).startswith(job.lock):
         if time.monotonic() > deadline_s:
-            raise store.StoreError(
+            raise StoreError(
                 f"scheduler: its worker on {host} does not see the folder {str(job.folder)!r}; choose one on storage "
                 "that all workers share, by the same path"
             )
@@ -305,10 +306,10 @@ def _check(job: Job) -> str:
     return backend_namespace(job.backend).__name__
 
 
-def _write_remotely(job: Job, number: int) -> store.Shard | None:
+def _write_remotely(job: Job, number: int) -> manifest.Shard | None:
     """Write a shard on a worker, unless a stop was requested before it began."""
     _check(job)
-    return write_shard(job, number) if store.lock_holder(job.folder) == job.lock else None
+    return write_shard(job, number) if lock_holder(job.folder) == job.lock else None
 
 
 def _threads(client: Any) -> int:
@@ -316,7 +317,7 @@ def _threads(client: Any) -> int:
     try:
         return sum(client.nthreads().values())
     except (OSError, TimeoutError) as error:
-        raise store.StoreError(_LOST) from error
+        raise StoreError(_LOST) from error
 
 
 def _finished(client: Any, running: set[Any]) -> set[Any]:
@@ -328,18 +329,18 @@ def _finished(client: Any, running: set[Any]) -> set[Any]:
     return {future for future in running if future.status != "pending"}
 
 
-def _result(future: Any) -> store.Shard | None:
+def _result(future: Any) -> manifest.Shard | None:
     import distributed
 
     try:
         return future.result()
     except distributed.KilledWorker as error:
-        raise store.StoreError(
+        raise StoreError(
             f"workers: {error.allowed_failures + 1} of them ended while they wrote the same shard, as when memory runs "
             "out; what is written is kept, so run the same command again, with fewer workers or a lower shard_size"
         ) from error
     except distributed.CancelledError as error:
-        raise store.StoreError(_LOST) from error
+        raise StoreError(_LOST) from error
 
 
 def _end(cluster: Any) -> None:

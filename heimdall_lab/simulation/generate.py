@@ -12,9 +12,18 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import locked
 from heimdall_lab.core.progress import Report, display, stop_requests
-from heimdall_lab.core.units import si_text
-from heimdall_lab.datasets import schema, store
+from heimdall_lab.core.text import si_text
+from heimdall_lab.datasets import schema, size, store
+from heimdall_lab.datasets.manifest import (
+    begin_dataset,
+    folder_digests,
+    is_whole,
+    record_shards,
+    remove_leftovers,
+    samples_written,
+)
 from heimdall_lab.simulation import scenes
 from heimdall_lab.simulation.cluster import Job, describe_backend, samples_of, writer
 from heimdall_lab.simulation.synthesis import synthesize
@@ -74,13 +83,13 @@ def generate(
     if out is None:
         return _in_memory(config, backend, progress)
     folder = Path(out)
-    if not store.is_whole(folder, config, version("heimdall_lab")):
-        with store.locked(folder) as lock:
-            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"), store.folder_digests(config))
+    if not is_whole(folder, config, version("heimdall_lab")):
+        with locked(folder) as lock:
+            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"), folder_digests(config))
             try:
                 _write_missing(job, folder, progress, workers, scheduler)
             except KeyboardInterrupt:
-                done = store.num_samples(folder)
+                done = samples_written(folder)
                 raise KeyboardInterrupt(
                     f"interrupted: {done} of {config.num_samples} scenes are in {str(folder)!r}; "
                     "run the same command again to go on"
@@ -120,8 +129,8 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
         If a stop was asked for.
     """
     config = job.config
-    manifest = store.start(folder, config, job.version)
-    needed = store.check_room(folder, manifest)
+    manifest = begin_dataset(folder, config, job.version)
+    needed = size.check_room(folder, manifest)
     present = {shard.number for shard in manifest.shards}
     missing = [number for number in range(config.num_shards) if number not in present]
     if not missing:
@@ -133,7 +142,7 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
                 _log.info("generate %s: %s", config.name, about)
                 with (
                     display(config.name, config.num_samples, progress, about=about) as report,
-                    store.recording(folder, manifest) as record,
+                    record_shards(folder, manifest) as record,
                 ):
                     advance = _advance(config, manifest.num_samples, sum(manifest.rejections.values()), report)
                     for shard in write(missing, stop):
@@ -141,7 +150,7 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
                         advance(shard.num_samples, sum(shard.rejections.values()))
         finally:
             if scheduler is None:  # else a worker may still be writing what nobody waits for
-                store.remove_leftovers(folder)
+                remove_leftovers(folder)
     if stop.is_set():
         raise KeyboardInterrupt
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.config import Config, ConfigError
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import Config
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.core.units import SPEED_OF_LIGHT, linear_to_db
+from heimdall_lab.datasets.terrain.heights import height_m
+from heimdall_lab.datasets.terrain.tiles import Heights, open_folder, tile_name
 from heimdall_lab.localization import bounds
 from heimdall_lab.simulation import placement
 from heimdall_lab.simulation.propagation import fading, losses, terrain
@@ -223,7 +226,7 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
             )
 
 
-def _heights(folder: str) -> terrain.Heights:
+def _heights(folder: str) -> Heights:
     """Tiles of a folder, found once while its files stay the same."""
     place = Path(folder)
     files = sorted(place.iterdir()) if place.is_dir() else []
@@ -231,8 +234,8 @@ def _heights(folder: str) -> terrain.Heights:
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: str, _: tuple[tuple[str, int], ...]) -> terrain.Heights:
-    return terrain.open_folder(folder)
+def _opened(folder: str, _: tuple[tuple[str, int], ...]) -> Heights:
+    return open_folder(folder)
 
 
 def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
@@ -277,8 +280,7 @@ def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict
     """
     geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
     ground, transmitter_ground = (
-        terrain.height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"])
-        for who in ("receiver", "transmitter")
+        height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"]) for who in ("receiver", "transmitter")
     )
     mast = ground + geometry.receiver_height_m
     fixed = geometry.placement == "fixed"
@@ -298,9 +300,9 @@ def _check_tiles(config: Config) -> None:
     )
     folder = config.channel.terrain_folder
     try:
-        terrain.height_m(_heights(folder), latitude[:, None], longitude)
+        height_m(_heights(folder), latitude[:, None], longitude)
     except ValueError as error:
-        names = sorted({terrain.tile_name(low, left) for low in latitude for left in longitude})
+        names = sorted({tile_name(low, left) for low in latitude for left in longitude})
         raise ConfigError(
             f"channel.terrain_folder: {error}; these scenes take the tiles {', '.join(names)}, which "
             f"heimdall_lab.fetch_terrain({names}, {folder!r}) fetches"

@@ -16,8 +16,8 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import MAX_SHARD_SAMPLES, Config
-from heimdall_lab.core.units import si_text
-from heimdall_lab.datasets import store
+from heimdall_lab.core.text import si_text
+from heimdall_lab.datasets import manifest, store
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.features import measure as measure_features
 from heimdall_lab.simulation import scenes, synthesis
@@ -85,7 +85,10 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
         place = Path(temporary)
         seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))
         rows.append(_row("write", "disk", seconds, count, num_iq, shard.num_bytes))
-        for step, use in (("verify", lambda: store.damage(place, shard)), ("read", lambda: _read(place / shard.file))):
+        for step, use in (
+            ("verify", lambda: manifest.shard_damage(place, shard)),
+            ("read", lambda: _read(place / shard.file)),
+        ):
             rows.append(_row(step, "disk", _timed(use)[0], count, num_iq, shard.num_bytes))
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -15,12 +15,13 @@ import xarray as xr
 from bokeh.document import Document
 
 import heimdall_lab as hl
-from heimdall_lab import plots, report
+from heimdall_lab import plots
 from heimdall_lab.app.pages import compare
 from heimdall_lab.app.pages.compare import Compare
 from heimdall_lab.core import geodesy
-from heimdall_lab.datasets import store
-from heimdall_lab.localization import dpd, leaderboard, learned
+from heimdall_lab.datasets import splits, store
+from heimdall_lab.localization import dpd, errors, leaderboard, learned
+from heimdall_lab.localization.leaderboard import leaderboard_cells, leaderboard_table
 
 FAST = ["centroid", "tdoa_ls"]
 
@@ -79,7 +80,7 @@ def test_the_board_is_that_of_metrics(root, wait):
     timed = [name for name in expected if name.startswith("latency")]
     xr.testing.assert_allclose(viewer.board.drop_vars(timed), expected.drop_vars(timed))
     shown = viewer._table.value
-    text = report.leaderboard_cells(report.leaderboard_table(viewer.board))
+    text = leaderboard_cells(leaderboard_table(viewer.board))
     assert shown["median"].tolist() == text["median"].tolist()
     assert [cell.split("</span>")[1] for cell in shown["method"]] == text.index.tolist()
     assert viewer._tabs.visible
@@ -90,7 +91,7 @@ def test_a_split_bounds_the_scenes(root, wait):
     wait(viewer.compare())
     numbers = viewer.board.sample.values
     assert 0 < len(numbers) < 12
-    assert (hl.splits.split_of(3, numbers) == "train").all()
+    assert (splits.split_of(3, numbers) == "train").all()
 
 
 def test_an_estimate_of_time_grows_with_the_work(root):
@@ -289,9 +290,9 @@ def test_nearest_is_by_metres_not_degrees(root):
     )
     near, far = (geodesy.geodesic(60.0, 10.0, *place)[0] for place in ((60.0, 11.0), (60.75, 10.0)))
     assert near < far
-    assert leaderboard.nearest_sample(dataset, 60.0, 10.0) == 0
+    assert errors.nearest_sample(dataset, 60.0, 10.0) == 0
     with pytest.raises(ValueError, match="is unknown in every sample; none is nearest"):
-        leaderboard.nearest_sample(dataset.assign(transmitter_latitude=dataset.transmitter_latitude * np.nan), 60, 10)
+        errors.nearest_sample(dataset.assign(transmitter_latitude=dataset.transmitter_latitude * np.nan), 60, 10)
 
 
 def test_downloads_hold_the_board(root, wait):
@@ -316,7 +317,7 @@ def test_ideal_median_is_that_of_drawn_errors(board):
     picture = plots.error_by_bin(board, "receivers")
     counts = board.samples_by_receivers.values
     (place,) = np.flatnonzero(counts == counts.max())
-    member = leaderboard.bin_of(board.scene_receivers.values, "receivers") == place
+    member = errors.bin_of(board.scene_receivers.values, "receivers") == place
     rng = np.random.Generator(np.random.Philox(2))
     drawn = np.concatenate([rng.multivariate_normal([0, 0], c, 20_000) for c in board.crlb_covariance.values[member]])
     ideal = next(layer for layer in picture if type(layer) is hv.Curve and layer.label == "ideal (CRLB)")

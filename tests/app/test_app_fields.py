@@ -6,7 +6,8 @@ from pydantic import BaseModel
 
 import heimdall_lab as hl
 from heimdall_lab.app.parts.fields import Fields
-from heimdall_lab.core.config import PRESETS, Config, build
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.presets import PRESETS, build
 from heimdall_lab.learning.options import DEFAULTS, Options, options_for
 
 CHOICES = {"geometry.receivers": {"seven": hl.preset("iq_test").geometry.receivers}}

@@ -9,8 +9,7 @@ from bokeh.events import Tap
 import heimdall_lab as hl
 from heimdall_lab.app.pages import geometry
 from heimdall_lab.app.pages.geometry import ITALY, Geometry
-from heimdall_lab.core import networks
-from heimdall_lab.core.config import italian_network
+from heimdall_lab.core.receivers import italian_network, load_network, receivers_csv, save_network
 from heimdall_lab.simulation import coverage
 
 pytestmark = pytest.mark.usefixtures("one_loop")
@@ -188,19 +187,19 @@ def test_saving_asks_before_it_replaces_and_refuses_names_beside_the_field(page,
     page._name.value = "mine"
     page.save()
     assert not page._name.error_state
-    assert networks.load(tmp_path, "mine") == italian_network()
+    assert load_network(tmp_path, "mine") == italian_network()
     page.remove("Torino")
     page.save()
     assert page._replacing.open
-    assert len(networks.load(tmp_path, "mine")) == 7
+    assert len(load_network(tmp_path, "mine")) == 7
     page._replace(None)
     assert not page._replacing.open
-    assert len(networks.load(tmp_path, "mine")) == 6
+    assert len(load_network(tmp_path, "mine")) == 6
 
 
 def test_saved_networks_are_chosen_and_fitted(tmp_path):
     far = [r.model_copy(update={"longitude_deg": r.longitude_deg + 20}) for r in italian_network()]
-    networks.save(far, tmp_path, "far")
+    save_network(far, tmp_path, "far")
     again = Geometry(tmp_path)
     assert again._choice.options == [ITALY, "far"]
     again._choice.value = "far"
@@ -209,7 +208,7 @@ def test_saved_networks_are_chosen_and_fitted(tmp_path):
 
 
 def test_an_uploaded_network_is_shown_or_refused_by_the_line_at_fault(page):
-    page._read({"mine.csv": bytearray(networks.csv_text(italian_network()[:4]).encode())})
+    page._read({"mine.csv": bytearray(receivers_csv(italian_network()[:4]).encode())})
     assert len(page.receivers) == 4
     page._read({"bad.csv": bytearray(b"name,latitude_deg,longitude_deg\nA,45,seven\n")})
     assert "bad.csv line 2: longitude_deg" in page._alert.object

@@ -12,7 +12,7 @@ import heimdall_lab as hl
 from heimdall_lab.app.pages.locate import MAX_UPLOAD_BYTES, Locate
 from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, Shelf, safe_name
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import errors
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -125,7 +125,7 @@ def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
     located(page, contents(folder.glob("*.wav")), (folder / "receivers.csv").read_bytes())
     assert not page._alert.visible, page._alert.object
     direct = hl.read_kiwi(sorted(folder.glob("*.wav")), folder / "receivers.csv", transmitter=(50.0152, 9.0112))
-    expected = float(leaderboard.errors(direct, hl.locate(direct, "tdoa_ls")).error[0])
+    expected = float(errors.position_errors(direct, hl.locate(direct, "tdoa_ls")).error[0])
     assert page._fix_rows.value.error_m[0] == pytest.approx(expected, abs=0.1)
     assert expected < 5e3
     assert "from the true position" in page._summary.object

@@ -10,7 +10,8 @@ from dashboards import occupied
 
 import heimdall_lab as hl
 from heimdall_lab.app.service import jobs
-from heimdall_lab.datasets import store
+from heimdall_lab.core.files import StoreError, locked
+from heimdall_lab.datasets import manifest, store
 from heimdall_lab.learning import experiments
 
 MOST_S = 120  # for what a process of its own does, on a busy machine
@@ -79,7 +80,7 @@ def test_a_job_writes_the_dataset_that_generate_writes(root, small, tmp_path):
     assert (told.state, told.message) == ("finished", "")
     assert told.ended_at > told.started_at > told.asked_at
     hl.generate(small, out=tmp_path / "expected", progress=False)
-    assert store.checksum(root / "made") == store.checksum(tmp_path / "expected")
+    assert manifest.dataset_checksum(root / "made") == manifest.dataset_checksum(tmp_path / "expected")
 
 
 def test_one_job_runs_at_a_time_and_the_others_wait_in_order(root, small):
@@ -111,7 +112,7 @@ def test_a_running_job_is_cancelled_after_its_shard_and_goes_on_when_asked_again
     under_way(root, job)
     jobs.cancel(root, job.id)
     ended(root, job)
-    done = store.num_samples(root / "made")
+    done = manifest.samples_written(root / "made")
     assert jobs.job(root, job.id).state == "cancelled"
     assert 0 < done < 400
     again = jobs.ask(root, generation(small, num_samples=400))
@@ -198,13 +199,13 @@ def test_deleting_leaves_what_is_no_part_of_a_dataset(root, small):
     (root / "whole" / "notes.txt").write_text("mine")
     store.delete(root / "whole")
     assert [path.name for path in (root / "whole").iterdir()] == ["notes.txt"]
-    with pytest.raises(store.StoreError, match="is no dataset"):
+    with pytest.raises(StoreError, match="is no dataset"):
         store.delete(root / "whole")
 
 
 def test_a_dataset_that_is_being_written_is_not_deleted(root, small):
     hl.generate(small, out=root / "whole", progress=False)
-    with store.locked(root / "whole"), pytest.raises(store.StoreError, match="is being written"):
+    with locked(root / "whole"), pytest.raises(StoreError, match="is being written"):
         store.delete(root / "whole")
     assert set(store.verify(root / "whole").state) == {"ok"}
     store.delete(root / "whole")
@@ -220,7 +221,7 @@ def test_a_cancel_that_comes_before_the_process_heeds_it_counts(root, small):
     jobs.cancel(root, job.id)
     ended(root, job)
     assert jobs.job(root, job.id).state == "cancelled"
-    assert store.num_samples(root / "made") < 4000
+    assert manifest.samples_written(root / "made") < 4000
 
 
 def test_no_process_is_started_that_cannot_be_noted(root, small, monkeypatch):
@@ -232,7 +233,7 @@ def test_no_process_is_started_that_cannot_be_noted(root, small, monkeypatch):
         job = jobs.ask(root, generation(small))
     (root / "jobs" / "20200101T000000000000-0000" / "cancelled").touch()
     started = len(jobs._STARTED)
-    monkeypatch.setattr(store, "write_atomically", full)
+    monkeypatch.setattr(jobs, "write_text", full)
     for _ in range(3):
         with pytest.raises(OSError, match="No space"):
             jobs.advance(root)

@@ -2,7 +2,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heimdall_lab.core.config import PRESETS, Config, ConfigError, differing_fields, preset, read_config, read_receivers
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.presets import PRESETS, differing_fields, preset, read_config
+from heimdall_lab.core.receivers import read_receivers
 
 SIXTEEN = [{"name": f"R{i}", "latitude_deg": 45 + i / 100, "longitude_deg": 7.0} for i in range(16)]
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heimdall_lab as hl
-from heimdall_lab.core.config import ConfigError
+from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.datasets import schema
 
 FIELDS = (*hl.Config.model_fields, *(f for g in ("geometry", "signal", "channel", "gate")

@@ -11,8 +11,11 @@ import xarray as xr
 from scipy.io import wavfile
 
 import heimdall_lab as hl
-from heimdall_lab.core.config import ConfigError
-from heimdall_lab.datasets import schema, store
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.files import StoreError, write_atomically
+from heimdall_lab.datasets import manifest, schema, store
+from heimdall_lab.datasets.manifest import MANIFEST, Manifest, read_manifest, record_shards, write_manifest
+from heimdall_lab.datasets.size import check_room, expected_bytes
 from heimdall_lab.simulation import synthesis
 
 
@@ -126,22 +129,22 @@ def test_kill_before_the_first_manifest_is_no_foreign_file(small, folder, tmp_pa
 
 def test_another_configuration_on_the_same_folder_is_refused_and_changes_nothing(small, folder):
     before = contents(folder)
-    with pytest.raises(store.StoreError, match=r"another seed, channel\.clock"):
+    with pytest.raises(StoreError, match=r"another seed, channel\.clock"):
         hl.generate(small.model_copy(update={"seed": 9, "channel": hl.preset("websdr").channel}), folder)
     assert contents(folder) == before
 
 
 def test_another_package_version_is_refused(small, tmp_path):
     hl.generate(small, tmp_path, progress=False)
-    store.write_manifest(tmp_path, store.read_manifest(tmp_path).model_copy(update={"package_version": "0.0.1"}))
-    with pytest.raises(store.StoreError, match=rf"0\.0\.1.*{version('heimdall_lab')}"):
+    write_manifest(tmp_path, read_manifest(tmp_path).model_copy(update={"package_version": "0.0.1"}))
+    with pytest.raises(StoreError, match=rf"0\.0\.1.*{version('heimdall_lab')}"):
         hl.generate(small, tmp_path, progress=False)
 
 
 def test_folder_with_other_files_is_refused_and_keeps_them(small, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     (tmp_path / ".notes.tmp").write_text("mine too")
-    with pytest.raises(store.StoreError, match=r"holds other files.*choose an empty folder"):
+    with pytest.raises(StoreError, match=r"holds other files.*choose an empty folder"):
         hl.generate(small, tmp_path, progress=False)
     assert contents(tmp_path) == {"thesis.tex": b"mine", ".notes.tmp": b"mine too"}
 
@@ -159,7 +162,7 @@ def test_verify_finds_missing_truncated_and_changed_shards(small, tmp_path):
     assert states[0] == "is missing"
     assert states[1].startswith("has 1000 bytes instead of ")
     assert states[2] == "has another checksum"
-    with pytest.raises(store.StoreError, match=r"shard-00000\.nc: is missing; run the same 'generate' command"):
+    with pytest.raises(StoreError, match=r"shard-00000\.nc: is missing; run the same 'generate' command"):
         hl.open_dataset(out)
 
 
@@ -168,7 +171,7 @@ def test_unreadable_shard_of_the_right_size_is_named_as_unreadable(small, tmp_pa
     hl.generate(small, out, progress=False)
     size = (out / "shard-00001.nc").stat().st_size
     (out / "shard-00001.nc").write_bytes(bytes(size))
-    with pytest.raises(store.StoreError, match=r"cannot be read.*heimdall-lab verify"):
+    with pytest.raises(StoreError, match=r"cannot be read.*heimdall-lab verify"):
         hl.open_dataset(out)
 
 
@@ -179,16 +182,16 @@ def test_catalogue_lists_every_dataset(folder):
     assert row["megabytes"] == round(sum(path.stat().st_size for path in folder.glob("*.nc")) / 1e6, 1)
     assert row["state"] == "complete"
     (folder.parent / "broken").mkdir()
-    (folder.parent / "broken" / store.MANIFEST).write_text("{}")
+    (folder.parent / "broken" / MANIFEST).write_text("{}")
     assert list(hl.datasets(folder.parent).state) == ["unreadable", "complete"]
-    with pytest.raises(store.StoreError, match="is no folder"):
+    with pytest.raises(StoreError, match="is no folder"):
         hl.datasets(folder / "nowhere")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"package_version": 3}'])
 def test_broken_manifest_is_refused(tmp_path, text):
-    (tmp_path / store.MANIFEST).write_text(text)
-    with pytest.raises(store.StoreError, match=r"dataset\.json: is not a valid manifest.*generate it again"):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(StoreError, match=r"dataset\.json: is not a valid manifest.*generate it again"):
         hl.open_dataset(tmp_path)
 
 
@@ -200,23 +203,21 @@ def test_expected_size_is_never_below_the_real_one_and_close_to_it(tmp_path, num
     config = hl.preset("websdr", **size, signal={"duration_s": duration_s})
     hl.generate(config, tmp_path / "out", progress=False)
     real = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
-    assert real <= store.expected_bytes(config) < 1.03 * real
+    assert real <= expected_bytes(config) < 1.03 * real
 
 
 def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path):
     config = hl.preset("iq_production", num_samples=2**32 - 1)
-    with pytest.raises(
-        store.StoreError, match=r"out: .* needs 24.* PB for 4294967295 scenes, and .*B are free.*make r"
-    ):
+    with pytest.raises(StoreError, match=r"out: .* needs 24.* PB for 4294967295 scenes, and .*B are free.*make r"):
         hl.generate(config, tmp_path / "out", progress=False)
-    assert set(contents(tmp_path / "out")) == {store.MANIFEST}
+    assert set(contents(tmp_path / "out")) == {MANIFEST}
 
 
 def test_room_is_needed_only_for_what_is_missing(small, folder):
-    whole = store.read_manifest(folder)
-    assert store.check_room(folder, whole) == 0
-    assert store.check_room(folder, whole.model_copy(update={"shards": whole.shards[:1]})) == pytest.approx(
-        store.expected_bytes(small) * 2 / 3, abs=1
+    whole = read_manifest(folder)
+    assert check_room(folder, whole) == 0
+    assert check_room(folder, whole.model_copy(update={"shards": whole.shards[:1]})) == pytest.approx(
+        expected_bytes(small) * 2 / 3, abs=1
     )
 
 
@@ -224,15 +225,15 @@ def test_room_is_needed_only_for_what_is_missing(small, folder):
 def test_manifest_takes_a_twentieth_of_the_time_at_most(small, folder, tmp_path, monkeypatch, shard_s, writes):
     clock_s, written = 0.0, []
 
-    def slow_write(_folder, manifest):
+    def slow_write(_folder, latest):
         nonlocal clock_s
         clock_s += 0.001
-        written.append(manifest)
+        written.append(latest)
 
-    monkeypatch.setattr(store.time, "monotonic", lambda: clock_s)
-    monkeypatch.setattr(store, "write_manifest", slow_write)
-    shard = store.read_manifest(folder).shards[0]
-    with store.recording(tmp_path, store.Manifest(package_version="0", config=small)) as record:
+    monkeypatch.setattr(manifest.time, "monotonic", lambda: clock_s)
+    monkeypatch.setattr(manifest, "write_manifest", slow_write)
+    shard = read_manifest(folder).shards[0]
+    with record_shards(tmp_path, Manifest(package_version="0", config=small)) as record:
         for number in reversed(range(1000)):
             clock_s += shard_s
             record(shard.model_copy(update={"number": number}))
@@ -241,17 +242,17 @@ def test_manifest_takes_a_twentieth_of_the_time_at_most(small, folder, tmp_path,
 
 
 def test_manifest_holds_what_was_recorded_before_a_failure(small, folder, tmp_path):
-    shards = store.read_manifest(folder).shards
+    shards = read_manifest(folder).shards
 
     def fail():
-        with store.recording(tmp_path, store.Manifest(package_version="0", config=small)) as record:
+        with record_shards(tmp_path, Manifest(package_version="0", config=small)) as record:
             for shard in shards:
                 record(shard)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert store.read_manifest(tmp_path).shards == shards
+    assert read_manifest(tmp_path).shards == shards
 
 
 def test_files_equal_those_of_to_netcdf(folder, small_dataset, tmp_path):
@@ -272,7 +273,7 @@ def test_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.write_atomically(path, fail)
+        write_atomically(path, fail)
     assert contents(tmp_path) == {"kept": b"old"}
 
 
@@ -286,7 +287,7 @@ def test_changed_voices_are_not_mixed_into_a_dataset_that_was_begun(tmp_path):
     hl.generate(config, tmp_path / "out", progress=False)
     (tmp_path / "out" / "shard-00001.nc").unlink()
     wavfile.write(voices / "a.wav", 8000, tone[::-1].copy())
-    with pytest.raises(store.StoreError, match=r"signal\.voice_folder.*other files"):
+    with pytest.raises(StoreError, match=r"signal\.voice_folder.*other files"):
         hl.generate(config, tmp_path / "out", progress=False)
     wavfile.write(voices / "a.wav", 8000, tone)
     assert hl.generate(config, tmp_path / "out", progress=False).sizes["sample"] == 8
@@ -297,5 +298,5 @@ def test_what_was_begun_without_a_shard_binds_nobody(small, tmp_path):
     with pytest.raises(ConfigError, match="gate"):
         hl.generate(impossible, tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
-    store.write_manifest(tmp_path, store.Manifest(package_version="0.0.1", config=impossible))  # as when killed there
+    write_manifest(tmp_path, Manifest(package_version="0.0.1", config=impossible))  # as when killed there
     assert hl.generate(small, tmp_path, progress=False).sizes["sample"] == small.num_samples

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import heimdall_lab as hl
-from heimdall_lab.datasets import splits, store
+from heimdall_lab.core.files import StoreError, ask_to_stop, locked
+from heimdall_lab.datasets import splits
 from heimdall_lab.learning import augmentation, data, module
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.training import open_run, train
@@ -94,7 +95,7 @@ def test_a_run_stops_where_its_folder_asks_for_it(folder, tmp_path, monkeypatch)
     step = module.Learner.training_step
 
     def asked(self, batch, number):
-        store.ask_to_stop(tmp_path)
+        ask_to_stop(tmp_path)
         return step(self, batch, number)
 
     monkeypatch.setattr(module.Learner, "training_step", asked)
@@ -160,7 +161,7 @@ def test_a_dataset_is_no_place_for_a_run(folder):
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(folder, tmp_path):
-    with store.locked(tmp_path), pytest.raises(store.StoreError, match="is being written to by process"):
+    with locked(tmp_path), pytest.raises(StoreError, match="is being written to by process"):
         quick(folder, tmp_path)
 
 
@@ -216,7 +217,7 @@ def test_a_damaged_shard_is_named(folder, tmp_path):
     shard = bytearray((copy / "shard-00001.nc").read_bytes())
     shard[len(shard) // 2] ^= 1
     (copy / "shard-00001.nc").write_bytes(shard)
-    with pytest.raises(store.StoreError, match=r"shard-00001.nc: has another checksum"):
+    with pytest.raises(StoreError, match=r"shard-00001.nc: has another checksum"):
         quick(copy, tmp_path / "run")
 
 

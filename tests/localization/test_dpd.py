@@ -5,7 +5,7 @@ import pytest
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization import bounds, dpd, estimators, leaderboard, observations
+from heimdall_lab.localization import baselines, bounds, dpd, errors, estimators, leaderboard, observations
 from heimdall_lab.signals import pairs
 
 WEAK = {
@@ -30,11 +30,11 @@ def test_errors_are_those_of_the_bound(strong, strong_measured):
     fixes = estimators.locate(strong, "dpd", strong_measured)
     assert fixes.converged.all()
     bound = bounds.scene_crlb(strong)
-    ratio = np.sqrt(((leaderboard.errors(strong, fixes).error / bound.crlb_rmse) ** 2).mean())
+    ratio = np.sqrt(((errors.position_errors(strong, fixes).error / bound.crlb_rmse) ** 2).mean())
     normalised = bound.crlb_covariance.values / bound.crlb_rmse.values[:, None, None] ** 2
     standard_error = np.sqrt(2 * (normalised**2).sum()) / len(normalised) / 2
     assert 1 - 3 * standard_error < ratio < 1.15
-    inside = (leaderboard.errors(strong, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
+    inside = (errors.position_errors(strong, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
     assert abs(inside - 0.95) < 3 * np.sqrt(0.95 * 0.05 / len(normalised))
 
 
@@ -54,7 +54,7 @@ def test_short_windows_are_as_uncertain_as_said(strong, num_time):
     """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma."""
     short = strong.isel(time=slice(num_time)).assign_attrs(duration_s=num_time / 50e3)
     fixes = estimators.locate(short, "dpd")
-    inside = (leaderboard.errors(short, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
+    inside = (errors.position_errors(short, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
     assert fixes.converged.all()
     assert inside > 0.95 - 3 * np.sqrt(0.95 * 0.05 / strong.sizes["sample"])
 
@@ -129,7 +129,7 @@ def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
             plane, abs=0.1
         )
     beyond = np.array([[[8e6, 0.0], [0.0, 1e7]]])
-    centre = observations.centroid(known)
+    centre = baselines.centroid(known)
     distance, _ = geodesy.geodesic(
         centre.latitude_deg,
         centre.longitude_deg,

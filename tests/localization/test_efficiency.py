@@ -7,7 +7,7 @@ from scipy import stats
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import bounds, estimators, leaderboard
+from heimdall_lab.localization import bounds, errors, estimators, leaderboard
 from heimdall_lab.signals import pairs
 
 METHODS = ("tdoa_ls", "tdoa_robust")
@@ -64,7 +64,7 @@ def test_errors_are_those_of_the_bound(usable, fixes, bound, statistic):
     """
     assert usable.sizes["sample"] >= 500
     assert fixes.converged.all()
-    squared_error = leaderboard.errors(usable, fixes).error.values ** 2
+    squared_error = errors.position_errors(usable, fixes).error.values ** 2
     covariance = bound.crlb_covariance.values
     if statistic == "each over its own bound":
         scale = bound.crlb_rmse.values**2
@@ -85,7 +85,7 @@ def test_errors_are_measured_on_the_ellipsoid(usable, fixes):
     fix = np.stack(to_ecef.transform(fixes.latitude.values, fixes.longitude.values, zero), axis=-1)
     truth = to_ecef.transform(usable.transmitter_latitude.values, usable.transmitter_longitude.values, zero)
     distance_m = np.linalg.norm(fix - np.stack(truth, axis=-1), axis=-1)
-    found = leaderboard.errors(usable, fixes)
+    found = errors.position_errors(usable, fixes)
     near = distance_m < 1000
     assert near.mean() > 0.9
     assert np.abs(found.error.values - distance_m)[near].max() < 1e-5
@@ -99,7 +99,7 @@ def test_errors_are_measured_on_the_ellipsoid(usable, fixes):
 @pytest.mark.parametrize("level", [0.68, 0.95])
 def test_ellipses_cover_what_they_say(usable, fixes, level):
     """Within three standard errors of a binomial share: 6.2 % at 68 %, 2.9 % at 95 %."""
-    squared = leaderboard.errors(usable, fixes).mahalanobis_squared
+    squared = errors.position_errors(usable, fixes).mahalanobis_squared
     inside = int((squared <= stats.chi2(2).ppf(level)).sum())
     number = usable.sizes["sample"]
     assert abs(inside - level * number) < 3 * np.sqrt(number * level * (1 - level))
@@ -107,7 +107,7 @@ def test_ellipses_cover_what_they_say(usable, fixes, level):
 
 def test_errors_have_no_preferred_direction(usable, fixes, bound):
     """The mean of the normalised errors is zero: each axis has unit variance at most, so 5 / sqrt(n) bounds it."""
-    vector = leaderboard.errors(usable, fixes).error_vector / bound.crlb_rmse
+    vector = errors.position_errors(usable, fixes).error_vector / bound.crlb_rmse
     assert np.abs(vector.mean("sample")).max() < 5 / usable.sizes["sample"] ** 0.5
 
 

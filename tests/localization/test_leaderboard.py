@@ -7,7 +7,7 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import errors, leaderboard
 
 METHODS = ["centroid", "tdoa_ls"]
 
@@ -23,9 +23,9 @@ def board(dataset):
     return hl.compare(dataset, METHODS)
 
 
-@pytest.mark.parametrize("by", leaderboard.BINS)
+@pytest.mark.parametrize("by", errors.BINS)
 def test_bins_hold_the_statistics_of_their_samples(dataset, board, by):
-    lower = leaderboard.BINS[by]
+    lower = errors.BINS[by]
     value = board[f"scene_{by}"].values
     assert int(board[f"samples_by_{by}"].sum()) == dataset.sizes["sample"]
     filled = 0
@@ -56,7 +56,7 @@ def test_files_hold_the_board(board, tmp_path):
         xr.testing.assert_equal(stored.load(), board)
     table = pd.read_csv(tmp_path / "new" / "folder" / "leaderboard.csv")
     assert list(table.columns[:4]) == ["method", "by", "bin", "samples"]
-    bins = sum(len(lower) for lower in leaderboard.BINS.values())
+    bins = sum(len(lower) for lower in errors.BINS.values())
     assert len(table) == len(METHODS) * (1 + bins)
     whole = table[table["by"] == "all"].set_index("method")
     assert whole.median_error.to_dict() == pytest.approx(board.median_error.to_series().to_dict())

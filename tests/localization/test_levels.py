@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab.localization import bounds, levels, observations
+from heimdall_lab.localization import baselines, bounds, levels, observations
 from heimdall_lab.simulation import scenes as scene_draws
 from heimdall_lab.simulation.propagation import losses
 
@@ -103,7 +103,7 @@ def test_shadowed_levels_beat_the_simplest_fixes():
     """In median and root mean square, with 8.5 dB of shadowing."""
     known, transmitter, _ = scenes(600, 8.5, "line_of_sight")
     errors = {}
-    for method in (observations.centroid, observations.strongest, levels.rss_ml):
+    for method in (baselines.centroid, baselines.strongest, levels.rss_ml):
         errors[method.__name__] = np.linalg.norm(error_vectors(method(known), transmitter), axis=1)
     for other in ("centroid", "strongest"):
         for statistic in (np.median, lambda error: np.sqrt((error**2).mean())):
@@ -129,7 +129,7 @@ def test_posterior_is_that_of_an_integral_by_chance():
     known = known._replace(heard=heard, silent_dbm=silent_dbm)
     fix = levels.rss_ml(known)
     rng = np.random.Generator(np.random.Philox(2))
-    prior = observations.centroid(known)
+    prior = baselines.centroid(known)
     to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
     for scene in range(6):
         variance = np.trace(prior.covariance[scene]) / 2 * 7 / 5  # of one more draw, where six are known
@@ -167,12 +167,12 @@ def test_two_receivers_or_unknown_shadowing_are_no_fix():
     heard = known.heard.copy()
     heard[1, 2:] = False
     few = known._replace(heard=heard)
-    fix, simplest = levels.rss_ml(few), observations.centroid(few)
+    fix, simplest = levels.rss_ml(few), baselines.centroid(few)
     assert fix.converged.tolist() == [True, False, True]
     assert fix.latitude_deg[1] == simplest.latitude_deg[1]
     unknown = levels.rss_ml(known._replace(link_sigma_db=np.nan))
     assert not unknown.converged.any()
-    assert np.array_equal(unknown.latitude_deg, observations.centroid(known).latitude_deg)
+    assert np.array_equal(unknown.latitude_deg, baselines.centroid(known).latitude_deg)
 
 
 @pytest.mark.parametrize(("placement", "max_receivers"), [("fixed", 7), ("random", 10)])

@@ -6,7 +6,7 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import errors
 from heimdall_lab.signals import pairs
 
 
@@ -41,8 +41,10 @@ def test_unknown_levels_are_left_out(scenes, method):
     found = hl.locate(unknown, method)
     assert np.isfinite(found.latitude).all()
     assert found.converged.all()
-    error_m = leaderboard.errors(scenes, found).error
-    assert float(error_m.median()) < 1.3 * float(leaderboard.errors(scenes, hl.locate(scenes, method)).error.median())
+    error_m = errors.position_errors(scenes, found).error
+    assert float(error_m.median()) < 1.3 * float(
+        errors.position_errors(scenes, hl.locate(scenes, method)).error.median()
+    )
     nothing = hl.locate(changed(scenes, "rssi_dbm", np.nan, scenes.receiver_present), method)
     assert not nothing.converged.any()
     assert np.isfinite(nothing.latitude).all()
@@ -102,7 +104,7 @@ def test_delays_that_contradict_each_other_are_no_fix(scenes, method, count):
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_receivers_do_not_claim_to_know_the_place(scenes, method, count):
     few = hears_only(scenes, count)
-    squared = leaderboard.errors(few, hl.locate(few, method)).mahalanobis_squared
+    squared = errors.position_errors(few, hl.locate(few, method)).mahalanobis_squared
     assert float((squared <= 5.99).mean()) > 0.6
     assert float(squared.max()) < 60
 

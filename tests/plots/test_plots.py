@@ -14,14 +14,15 @@ import xarray as xr
 from bokeh.models import ColorBar, LogColorMapper, Plot
 
 import heimdall_lab as hl
-from heimdall_lab import plots, report
+from heimdall_lab import plots
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.datasets import store
 from heimdall_lab.localization import bounds, error_law
+from heimdall_lab.localization.leaderboard import leaderboard_table, leaderboard_text
 from heimdall_lab.plots import errors
 from heimdall_lab.plots.labels import place_labels
 from heimdall_lab.plots.network import colour_limits
+from heimdall_lab.report.page import _representative, write_report
 from heimdall_lab.signals import pairs
 from heimdall_lab.simulation import coverage
 
@@ -46,7 +47,7 @@ def board(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def page(dataset: xr.Dataset, board: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(dataset, board, path)
+    write_report(dataset, board, path)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -372,7 +373,7 @@ def test_names_beside_receivers_do_not_overlap() -> None:
 
 
 def test_leaderboard_table_holds_the_statistics(board: xr.Dataset) -> None:
-    table = report.leaderboard_table(board)
+    table = leaderboard_table(board)
     assert list(table.median_error_m) == sorted(table.median_error_m)
     row = board.sel({"method": "tdoa_ls"})
     assert table.rmse_m["tdoa_ls"] == row.rmse.item()
@@ -382,14 +383,14 @@ def test_leaderboard_table_holds_the_statistics(board: xr.Dataset) -> None:
 
 
 def test_leaderboard_text_is_aligned(board: xr.Dataset) -> None:
-    lines = report.leaderboard_text(board).splitlines()
+    lines = leaderboard_text(board).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 120 - len("tdoa_unrolled_nlos_sync") + len("tdoa_robust")
     assert {line.split()[0] for line in lines[2:]} == set(board.method.values)
 
 
 def test_leaderboard_text_shows_unknown_as_a_dash(board: xr.Dataset) -> None:
-    text = report.leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
+    text = leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
     assert all("–" in line for line in text.splitlines()[2:])
 
 
@@ -419,7 +420,7 @@ def test_report_needs_no_network(page: str) -> None:
 
 
 def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> None:
-    table = report.leaderboard_table(board)
+    table = leaderboard_table(board)
     rows = re.findall(r"<tr><td>(.*?)</tr>", page)
     for method, median in table.median_error_m.items():
         assert any(f"{method}</td><td>{plots.length_text(median)}</td>" in row for row in rows)
@@ -431,29 +432,29 @@ def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> 
 
 
 def test_report_shows_the_median_sample(page: str, board: xr.Dataset) -> None:
-    method, sample = report._representative(board)
+    method, sample = _representative(board)
     errors = board.error.sel({"method": method})
     assert errors.sel(sample=sample) == errors.median()
     assert f"sample {sample}</h2>" in page
 
 
 def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:
-    report.write_report(dataset, board, tmp_path / "again.html")
+    write_report(dataset, board, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_file(
     dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(path: Path, text: str) -> None:
-        path.write_text(text[:1000])
+    def disk_full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text[:1000].encode(encoding))
         raise OSError("no space left on device")
 
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(store, "write_text", disk_full)
+    monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="no space left"):
-        report.write_report(dataset, board, path)
+        write_report(dataset, board, path)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy import stats
-from test_spectra import RATE_HZ, Fm, complex_normal, generator
+from signals.test_spectra import RATE_HZ, Fm, complex_normal, generator
 
 from heimdall_lab.signals import correlation
 

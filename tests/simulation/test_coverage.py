@@ -5,6 +5,7 @@ import pytest
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.localization import bounds, information
 from heimdall_lab.simulation import coverage
 
@@ -108,7 +109,7 @@ def test_default_bandwidths_are_those_of_the_voices():
 
 def with_one_more(config, latitude, longitude, altitude_m):
     """The network and a receiver at one more place."""
-    more = hl.config.Receiver(name="new", latitude_deg=latitude, longitude_deg=longitude, altitude_m=altitude_m)
+    more = Receiver(name="new", latitude_deg=latitude, longitude_deg=longitude, altitude_m=altitude_m)
     geometry = config.geometry.model_copy(update={"receivers": (*config.geometry.receivers, more)})
     return config.model_copy(update={"geometry": geometry})
 

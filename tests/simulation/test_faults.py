@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 import heimdall_lab as hl
+from heimdall_lab.core.files import LOCK, StoreError
 from heimdall_lab.datasets import store
+from heimdall_lab.datasets.manifest import MANIFEST, begin_dataset, read_manifest, remove_leftovers
 
 SCENES = 160
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -31,7 +33,7 @@ def command(out, *arguments, num_samples=SCENES, shard_size=2, duration_s=0.05):
     return [sys.executable, "-m", "heimdall_lab.cli", *fixed, *map(str, arguments)]
 
 
-def start(out, *arguments, **settings):
+def launch(out, *arguments, **settings):
     """Start a command in a process group of its own, as a terminal does."""
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command(out, *arguments, **settings), start_new_session=True, **streams)
@@ -60,7 +62,7 @@ def workers_of(process):
 def assert_only_valid_shards(folder):
     if any(folder.glob("shard-*.nc")):
         assert set(store.verify(folder).state) <= {"ok", "not generated yet"}
-    assert [name for name in contents(folder) if name.endswith(".tmp") or name == store.LOCK] == []
+    assert [name for name in contents(folder) if name.endswith(".tmp") or name == LOCK] == []
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_generation_resumes_to_identical_bytes(tmp_path, whole, workers):
-    process = start(tmp_path, "--workers", workers)
+    process = launch(tmp_path, "--workers", workers)
     wait_for_shards(tmp_path, 5)
     started = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -81,7 +83,7 @@ def test_killed_generation_resumes_to_identical_bytes(tmp_path, whole, workers):
     assert len(started) == (0 if workers == 1 else workers + 1)  # the workers and multiprocessing's resource tracker
     assert psutil.wait_procs(started, timeout=20)[1] == []
     assert 5 <= len(list(tmp_path.glob("shard-*.nc"))) < SCENES / 2
-    with pytest.raises(store.StoreError, match=r"unfinished.*run the same 'generate' command"):
+    with pytest.raises(StoreError, match=r"unfinished.*run the same 'generate' command"):
         hl.open_dataset(tmp_path)
     subprocess.run(command(tmp_path, "--workers", workers), check=True, capture_output=True)
     assert contents(tmp_path) == whole
@@ -130,7 +132,7 @@ def test_twenty_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_pa
 
 
 def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path, whole):
-    process = start(tmp_path, "--workers", 2)
+    process = launch(tmp_path, "--workers", 2)
     wait_for_shards(tmp_path, 3)
     workers_of(process)[0].kill()
     _, errors = process.communicate(timeout=120)
@@ -142,7 +144,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path,
 def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, monkeypatch):
     limit = 400e6 / (psutil.virtual_memory().total / 2)
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE", str(limit))
-    process = start(tmp_path, "--workers", 2, num_samples=32, shard_size=16, duration_s=30)
+    process = launch(tmp_path, "--workers", 2, num_samples=32, shard_size=16, duration_s=30)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert re.fullmatch(r"heimdall-lab: workers: 4 of them ended .*memory.* fewer workers.*", errors.splitlines()[-1])
@@ -152,12 +154,12 @@ def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_on(tmp_path, whole, workers):
-    process = start(tmp_path, "--workers", workers)
+    process = launch(tmp_path, "--workers", workers)
     wait_for_shards(tmp_path, 3)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    done = store.read_manifest(tmp_path).num_samples
+    done = read_manifest(tmp_path).num_samples
     assert errors.splitlines()[-1] == (
         f"heimdall-lab: interrupted: {done} of {SCENES} scenes are in {str(tmp_path)!r}; "
         "run the same command again to go on"
@@ -173,8 +175,8 @@ def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_o
 @pytest.mark.parametrize("workers", [1, 2])
 def test_second_interrupt_stops_at_once(tmp_path, workers):
     slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
-    process = start(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
-    wait_for((tmp_path / store.MANIFEST).exists)
+    process = launch(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
+    wait_for((tmp_path / MANIFEST).exists)
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.2)
@@ -191,7 +193,7 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
 
 
 def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path, whole):
-    process = start(tmp_path)
+    process = launch(tmp_path)
     wait_for_shards(tmp_path, 3)
     process.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has started
     second = subprocess.run(command(tmp_path), capture_output=True, text=True)
@@ -203,7 +205,7 @@ def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed
     assert list(hl.datasets(tmp_path).state) == ["unfinished"]
     process.kill()
     process.communicate()
-    assert (tmp_path / store.LOCK).exists()
+    assert (tmp_path / LOCK).exists()
     subprocess.run(command(tmp_path), check=True, capture_output=True)
     assert contents(tmp_path) == whole
 
@@ -241,7 +243,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_valid_shards(tmp_path, whole, wor
     arguments = [tmp_path, *command("out", "--workers", workers)]
     done = subprocess.run([*NAMESPACE, "bash", "-c", FILL_THE_DISK, "bash", *arguments], capture_output=True, text=True)
     first, error, manifest, second, *rest = done.stdout.splitlines()
-    assert (first, manifest, second) == ("status 1", store.MANIFEST, "status 0")
+    assert (first, manifest, second) == ("status 1", MANIFEST, "status 0")
     assert re.fullmatch(
         r"heimdall-lab: out: cannot write to '.*out' \(.*make room and run the same command again", error
     )
@@ -288,13 +290,13 @@ def test_read_only_folder_with_a_leftover_is_refused_and_a_finished_one_is_opene
     folder, forbid = read_only
     hl.generate(small, folder, progress=False)
     (folder / ".shard-00001.nc.99.tmp").write_bytes(b"left by a killed process")
-    manifest = store.read_manifest(folder)
+    manifest = read_manifest(folder)
     forbid(folder)
     assert hl.generate(small, folder, progress=False).sizes["sample"] == 12
-    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
-        store.remove_leftovers(folder)
+    with pytest.raises(StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+        remove_leftovers(folder)
     more = small.model_copy(update={"num_samples": 16})
-    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+    with pytest.raises(StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
         hl.generate(more, folder, progress=False)
-    with pytest.raises(store.StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
-        store.start(folder, small, manifest.package_version)
+    with pytest.raises(StoreError, match=r"out: cannot write to .*Permission denied.*choose a folder"):
+        begin_dataset(folder, small, manifest.package_version)

@@ -11,11 +11,12 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from test_faults import NAMESPACE, mounts
+from simulation.test_faults import NAMESPACE, mounts
 
 import heimdall_lab as hl
 from heimdall_lab.core import progress
-from heimdall_lab.datasets import store
+from heimdall_lab.core.files import StoreError
+from heimdall_lab.datasets.manifest import read_manifest
 
 CLUSTER = """
 import sys
@@ -87,17 +88,15 @@ def test_one_and_four_dask_workers_give_identical_bytes_from_a_process_of_the_sa
 
 
 def test_scheduler_that_does_not_answer_is_refused(small, tmp_path):
-    with pytest.raises(store.StoreError, match=r"scheduler: 'nowhere' is no address; give one such as tcp://"):
+    with pytest.raises(StoreError, match=r"scheduler: 'nowhere' is no address; give one such as tcp://"):
         hl.generate(small, tmp_path / "out", progress=False, scheduler="nowhere")
     for address in ("tcp://127.0.0.1:9", "tcp://no.such.host:8786"):
-        with pytest.raises(
-            store.StoreError, match=rf"scheduler: '{address}' does not answer .*; start one with 'dask s"
-        ):
+        with pytest.raises(StoreError, match=rf"scheduler: '{address}' does not answer .*; start one with 'dask s"):
             hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
 
 def test_scheduler_without_workers_is_refused(small, cluster, tmp_path):
-    with cluster(0) as address, pytest.raises(store.StoreError, match=rf"scheduler: '{address}' has no workers; start"):
+    with cluster(0) as address, pytest.raises(StoreError, match=rf"scheduler: '{address}' has no workers; start"):
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
 
@@ -111,14 +110,12 @@ def test_workers_of_another_version_or_without_the_package_are_refused(small, cl
     before = os.environ.get("PYTHONPATH", "")
     with (
         cluster(1, PYTHONPATH=f"{tmp_path / 'other'}:{before}") as address,
-        pytest.raises(
-            store.StoreError, match=r"scheduler: its worker on .* has heimdall_lab 9\.9, this is .*; install"
-        ),
+        pytest.raises(StoreError, match=r"scheduler: its worker on .* has heimdall_lab 9\.9, this is .*; install"),
     ):
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
     with (
         cluster(1, PYTHONPATH=f"{tmp_path / 'broken'}:{before}") as address,
-        pytest.raises(store.StoreError, match=r"cannot use heimdall_lab \(.*\); install version .* on every worker"),
+        pytest.raises(StoreError, match=r"cannot use heimdall_lab \(.*\); install version .* on every worker"),
     ):
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
@@ -130,7 +127,7 @@ def test_workers_that_do_not_see_the_folder_are_refused(small, cluster, tmp_path
     hide = [*NAMESPACE, "bash", "-c", f'mount -t tmpfs tmpfs {out.parent}; exec "$@"', "bash"]
     with (
         cluster(1, prefix=hide) as address,
-        pytest.raises(store.StoreError, match=r"scheduler: its worker on .* does not see the folder .* choose one on"),
+        pytest.raises(StoreError, match=r"scheduler: its worker on .* does not see the folder .* choose one on"),
     ):
         hl.generate(small, out, progress=False, scheduler=address)
 
@@ -149,7 +146,7 @@ def test_lost_scheduler_is_explained_and_what_is_written_is_kept(cluster, tmp_pa
         "heimdall-lab: scheduler: the connection to it is lost; what is written is"
     )
     assert "Traceback" not in errors
-    manifest = store.read_manifest(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
     assert 0 < manifest.num_samples < config.num_samples
 
 

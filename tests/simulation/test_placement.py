@@ -11,6 +11,7 @@ from scipy import stats
 
 import heimdall_lab as hl
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.presets import build
 from heimdall_lab.simulation import placement, scenes
 
 P_VALUE = 1e-4
@@ -140,7 +141,7 @@ def test_a_hexagonal_network_takes_the_points_nearest_to_the_centre():
 def test_more_padding_does_not_move_a_network(place):
     narrow = config(place, num_receivers_min=4, num_receivers_max=8)
     wide = draw(narrow, 200)
-    padded = draw(hl.config.build(narrow.model_dump(), {"max_receivers": 8}), 200)
+    padded = draw(build(narrow.model_dump(), {"max_receivers": 8}), 200)
     for name, values in padded.items():
         assert np.array_equal(values, wide[name][:, :8], equal_nan=True), name
 

@@ -7,9 +7,12 @@ from scipy import signal as signal_processing
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab.core.config import MAX_EXPONENTIAL, ConfigError
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import MAX_EXPONENTIAL
+from heimdall_lab.datasets.terrain.heights import height_m, profiles
+from heimdall_lab.datasets.terrain.tiles import open_folder
 from heimdall_lab.simulation import placement, scenes
-from heimdall_lab.simulation.propagation import losses, terrain
+from heimdall_lab.simulation.propagation import losses
 
 P_VALUE = 1e-4
 STRICT = {"min_receivers": 5, "min_snr_db": 12.0, "min_mean_snr_db": 27.0, "max_gdop": 1.2}
@@ -425,17 +428,22 @@ def test_scenes_over_terrain_stand_on_it_and_lose_what_its_profiles_take(real):
         channel=over,
     )
     truth = scenes.draw(settings, np.arange(20)).variables
-    tiles = terrain.open_folder(real / "srtm")
-    ground = terrain.height_m(tiles, truth["receiver_latitude"][0, :4], truth["receiver_longitude"][0, :4])
+    tiles = open_folder(real / "srtm")
+    ground = height_m(tiles, truth["receiver_latitude"][0, :4], truth["receiver_longitude"][0, :4])
     assert truth["receiver_altitude"][:, :4] == pytest.approx(np.tile(ground + 10, (20, 1)))
-    below = terrain.height_m(tiles, truth["transmitter_latitude"], truth["transmitter_longitude"])
+    below = height_m(tiles, truth["transmitter_latitude"], truth["transmitter_longitude"])
     assert truth["transmitter_altitude"] == pytest.approx(below + 2)
     for scene, receiver in [(0, 0), (7, 2), (19, 3)]:
         ends = [truth[f"{who}_{way}"] for who in ("transmitter", "receiver") for way in ("latitude", "longitude")]
         path = [np.array([end[scene] if end.ndim == 1 else end[scene, receiver]]) for end in ends]
-        distance_km, height_m = terrain.profiles(tiles, *path)
+        distance_km, profile_m = profiles(tiles, *path)
         expected = losses.delta_bullington(
-            distance_km, height_m, 2.0, 10.0, settings.signal.frequency_hz / 1e6, effective_earth_radius_km=4 / 3 * 6371
+            distance_km,
+            profile_m,
+            2.0,
+            10.0,
+            settings.signal.frequency_hz / 1e6,
+            effective_earth_radius_km=4 / 3 * 6371,
         )
         assert truth["diffraction_loss"][scene, receiver] == pytest.approx(expected[0], abs=0.01)
     assert np.nanmedian(truth["diffraction_loss"]) > 20  # mountains

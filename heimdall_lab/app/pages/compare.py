@@ -22,7 +22,8 @@ from panel.viewable import Viewable, Viewer
 from heimdall_lab import plots, report
 from heimdall_lab.app.parts import background, catalogue, look
 from heimdall_lab.datasets import splits, store
-from heimdall_lab.localization import dpd, estimators, leaderboard, learned
+from heimdall_lab.localization import dpd, errors, estimators, leaderboard, learned
+from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
 
 _MEASURE_S = 8e-8  # for each IQ sample, of measuring delays
 _METHOD_S = {"dpd": 8.6e-7}  # for each IQ sample, of methods that take long
@@ -50,7 +51,7 @@ class Compare(Viewer):
     split: Any = param.Selector(default="all", objects=["all", *splits.SHARES], doc="Scenes that are located.")
     scenes = param.Integer(200, bounds=(1, 5000), doc="Most scenes that are located, evenly spread over the split.")
     methods = param.List(item_type=str, doc="Names of the methods that are compared.")
-    by: Any = param.Selector(default="snr", objects=list(leaderboard.BINS), doc="What errors are divided by.")
+    by: Any = param.Selector(default="snr", objects=list(errors.BINS), doc="What errors are divided by.")
     board = param.ClassSelector(class_=xr.Dataset, allow_None=True, doc="The leaderboard; None before comparing.")
 
     def __init__(self, root: Path = Path("data"), **params: Any) -> None:
@@ -190,9 +191,9 @@ class Compare(Viewer):
             sizing_mode="stretch_width",
             layout="fit_data_fill",
             formatters={"method": {"type": "html"}},
-            header_tooltips=report.MEANINGS,
-            text_align=dict.fromkeys(report.MEANINGS, "right"),
-            header_align=dict.fromkeys(report.MEANINGS, "right"),
+            header_tooltips=MEANINGS,
+            text_align=dict.fromkeys(MEANINGS, "right"),
+            header_align=dict.fromkeys(MEANINGS, "right"),
             configuration={"columnDefaults": {"headerSort": False}},
         )
         self._cautions = pmui.Alert(severity="warning", visible=False, sizing_mode="stretch_width")
@@ -288,12 +289,12 @@ class Compare(Viewer):
         self._drawn.clear()
         if self.board is None:
             return
-        table = report.leaderboard_table(self.board)
-        cells = report.leaderboard_cells(table).reset_index(drop=True)
+        table = leaderboard_table(self.board)
+        cells = leaderboard_cells(table).reset_index(drop=True)
         styles = plots.method_styles(str(name) for name in self.board.method.values)
         cells.insert(0, "method", [_swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
-        beware = report.cautions(table)
+        beware = cautions(table)
         self._cautions.param.update(object="<br>".join(map(escape, beware)), visible=bool(beware))
         self._learn_latency(table)
         has_iq = self._located is not None and "iq" in self._located
@@ -377,7 +378,7 @@ class Compare(Viewer):
         """Show the scene whose transmitter is nearest to where the error map was clicked."""
         if x is None or y is None or self._located is None:
             return
-        self._sample.value = leaderboard.nearest_sample(self._located, y, x)
+        self._sample.value = errors.nearest_sample(self._located, y, x)
         self._tabs.active = _SCENE
 
     def _csv(self) -> io.StringIO:

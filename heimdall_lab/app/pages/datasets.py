@@ -16,8 +16,10 @@ from heimdall_lab.app.parts.new_dataset import Creation
 from heimdall_lab.app.parts.preview import Preview
 from heimdall_lab.app.service import jobs
 from heimdall_lab.app.service.watch import Seen, datasets, watch
-from heimdall_lab.core.units import si_text
+from heimdall_lab.core.files import StoreError
+from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import store
+from heimdall_lab.datasets.manifest import dataset_checksum, read_manifest
 
 _BADGES = {"iq_raw": ("IQ", "#1565c0"), "feature_based": ("Features", "#616161")}
 _COLUMNS = {
@@ -146,8 +148,8 @@ class Datasets(Viewer):
 
     def _found(self, folder: str) -> str:
         """What verifying found, if the dataset is still the one that was verified."""
-        checksum, found = self._verified.get(folder, ("", "not checked"))
-        return found if checksum == _checksum(self._root / folder) else "not checked"
+        verified, found = self._verified.get(folder, ("", "not checked"))
+        return found if verified == _checksum(self._root / folder) else "not checked"
 
     def _state(self) -> str:
         """State of the selected dataset."""
@@ -191,7 +193,7 @@ class Datasets(Viewer):
 
     async def _go_on(self, _event: Any) -> None:
         with look.told(self._alert):
-            manifest = await asyncio.to_thread(store.read_manifest, self._root / self.selected)
+            manifest = await asyncio.to_thread(read_manifest, self._root / self.selected)
             if "/" in self.selected:
                 raise ValueError(
                     f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
@@ -247,8 +249,8 @@ class Datasets(Viewer):
 def _checksum(folder: Path) -> str:
     """Checksum of a dataset as its manifest has it; empty where that cannot be read."""
     try:
-        return store.checksum(folder)
-    except store.StoreError:
+        return dataset_checksum(folder)
+    except StoreError:
         return ""
 
 

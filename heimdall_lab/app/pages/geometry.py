@@ -23,8 +23,19 @@ from heimdall_lab import plots
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.look import failure, inked, refusal, section, told
 from heimdall_lab.app.parts.uploads import FileInput, Files
-from heimdall_lab.core import networks
-from heimdall_lab.core.config import MAX_RECEIVERS, Config, ConfigError, Receiver, italian_network, preset
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import MAX_RECEIVERS, Config
+from heimdall_lab.core.presets import preset
+from heimdall_lab.core.receivers import (
+    Receiver,
+    italian_network,
+    load_network,
+    network_file,
+    parse_receivers,
+    receivers_csv,
+    save_network,
+    saved_networks,
+)
 from heimdall_lab.simulation import coverage
 from heimdall_lab.simulation.coverage import Transmitter
 
@@ -284,7 +295,7 @@ class Geometry(Viewer):
 
     def _make_files(self) -> None:
         self._choice = pmui.Select(
-            label="Network", options=[ITALY, *networks.saved(self._root)], size="small", sizing_mode="stretch_width"
+            label="Network", options=[ITALY, *saved_networks(self._root)], size="small", sizing_mode="stretch_width"
         )
         self._choice.param.watch(lambda event: self._load(event.new), "value")
         self._upload = FileInput(
@@ -303,7 +314,7 @@ class Geometry(Viewer):
         )
         self._name.param.watch(lambda _: self._name.param.update(error_state=False, helper_text=""), "value_input")
         self._download = pmui.FileDownload(
-            callback=lambda: io.StringIO(networks.csv_text(self.receivers)),
+            callback=lambda: io.StringIO(receivers_csv(self.receivers)),
             filename="network.csv",
             label="Download CSV",
             size="small",
@@ -313,14 +324,14 @@ class Geometry(Viewer):
 
     def _load(self, name: str) -> None:
         with told(self._alert):
-            receivers = italian_network() if name == ITALY else networks.load(self._root, name)
+            receivers = italian_network() if name == ITALY else load_network(self._root, name)
             self.place([receiver.model_dump() for receiver in receivers], fit=True)
 
     def _read(self, files: Files) -> None:
         """Show the network of an uploaded CSV file."""
         for name, content in files.items():
             with told(self._alert):
-                self.place([receiver.model_dump() for receiver in networks.parse(bytes(content), name)], fit=True)
+                self.place([receiver.model_dump() for receiver in parse_receivers(bytes(content), name)], fit=True)
 
     @contextmanager
     def _told_too(self) -> Iterator[None]:
@@ -337,16 +348,16 @@ class Geometry(Viewer):
         """Save the network under the name in the field, or say beside it why not; ask before one is replaced."""
         name = self._name.value_input or self._name.value
         try:
-            if not replace and networks.location(self._root, name).exists():
+            if not replace and network_file(self._root, name).exists():
                 self._replacing.open = True
                 return
-            networks.save(self.receivers, self._root, name, replace=replace)
+            save_network(self.receivers, self._root, name, replace=replace)
         except (ValueError, OSError) as error:
             self._name.param.update(error_state=True, helper_text=str(error))
             return
         self._name.param.update(error_state=False, helper_text=f"Saved as networks/{name}.csv")
         with param.parameterized.discard_events(self._choice):
-            self._choice.options = [ITALY, *networks.saved(self._root)]
+            self._choice.options = [ITALY, *saved_networks(self._root)]
 
     def _replace(self, _event: Any) -> None:
         self._replacing.open = False

@@ -22,7 +22,7 @@ from heimdall_lab import plots
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.look import failure, inked, section, told
 from heimdall_lab.app.parts.uploads import FileInput, Files, Shelf
-from heimdall_lab.core import networks
+from heimdall_lab.core.receivers import parse_receivers, receivers_csv
 from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import estimators, learned, tables
 from heimdall_lab.localization.geojson import geojson
@@ -134,8 +134,8 @@ class Locate(Viewer):
 
     def _take_receivers(self, files: Files) -> None:
         for name, content in files.items():
-            receivers = networks.parse(bytes(content), name)
-            self._receivers = networks.csv_text(receivers)
+            receivers = parse_receivers(bytes(content), name)
+            self._receivers = receivers_csv(receivers)
             again = "; upload the recordings again to use it" if self._recorded else ""
             self._told_receivers.object = f"{name}: {len(receivers)} receivers{again}"
             table = pd.DataFrame([receiver.model_dump() for receiver in receivers])

@@ -13,7 +13,7 @@ from panel.viewable import Viewer
 from heimdall_lab.app.parts import look
 from heimdall_lab.app.service import jobs
 from heimdall_lab.app.service.watch import Seen, watch
-from heimdall_lab.core.text import duration
+from heimdall_lab.core.text import duration_text
 
 Do = Callable[[str], Awaitable[None]]  # with a job of this identity
 _SHOWN = 3  # failures, the latest
@@ -100,7 +100,7 @@ class _Row:
             slow = progress.rate_per_s < 0.5
             rate = f"{60 * progress.rate_per_s:.3g} {progress.unit}/min" if slow else None
             parts += [rate or f"{progress.rate_per_s:,.3g} {progress.unit}/s"]
-            parts += [f"{duration(progress.left_s)} left{' at most' if progress.unit == 'epochs' else ''}"]
+            parts += [f"{duration_text(progress.left_s)} left{' at most' if progress.unit == 'epochs' else ''}"]
         elif not progress.done:
             parts.append("starting")
         self.note.object = ", ".join(parts)

@@ -14,10 +14,11 @@ from panel.viewable import Viewer
 from heimdall_lab.app.parts import background, look
 from heimdall_lab.app.parts.fields import Fields
 from heimdall_lab.app.service import jobs
-from heimdall_lab.core import config, networks
-from heimdall_lab.core.text import duration
-from heimdall_lab.core.units import si_text
-from heimdall_lab.datasets import store
+from heimdall_lab.core import config
+from heimdall_lab.core.presets import PRESETS, preset
+from heimdall_lab.core.receivers import italian_network, load_network, saved_networks
+from heimdall_lab.core.text import duration_text, si_text
+from heimdall_lab.datasets import size
 from heimdall_lab.simulation import speed
 
 _SETTLED_S = 0.6  # without a change, before a configuration is timed
@@ -29,9 +30,7 @@ class Creation(Viewer):
     def __init__(self, root: Path, asked: Callable[[jobs.Job], Awaitable[None]], **params: Any) -> None:
         super().__init__(**params)
         self._root, self._asked, self._timing = root, asked, 0
-        self._preset = pmui.Select(
-            label="preset", options=list(config.PRESETS), value="iq_test", size="small", width=220
-        )
+        self._preset = pmui.Select(label="preset", options=list(PRESETS), value="iq_test", size="small", width=220)
         self._preset.param.watch(lambda event: self._load(event.new), "value")
         self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
         self._estimate = pmui.Typography("", variant="body2")
@@ -54,7 +53,7 @@ class Creation(Viewer):
     def open(self) -> None:
         """Open the dialog; its fields are made when that happens first."""
         if self._fields is None:
-            networks = {"Italian network (7 receivers)": config.italian_network()}
+            networks = {"Italian network (7 receivers)": italian_network()}
             self._fields = Fields(config.Config, choices={"geometry.receivers": networks})
             self._fields.param.watch(self._changed, "value")
             self._load(self._preset.value)
@@ -70,14 +69,14 @@ class Creation(Viewer):
         if self._fields is None:
             return
         choice = self._fields.widgets["geometry.receivers"]
-        for name in networks.saved(self._root):
+        for name in saved_networks(self._root):
             with look.told(self._alert):
-                receivers = networks.load(self._root, name)
+                receivers = load_network(self._root, name)
                 choice.options = {**choice.options, f"{name} ({len(receivers)} receivers)": receivers}
 
-    def _load(self, preset: str) -> None:
+    def _load(self, name: str) -> None:
         if self._fields is not None:
-            self._fields.load(config.preset(preset))
+            self._fields.load(preset(name))
 
     async def _changed(self, event: Any) -> None:
         """Tell what the dataset will take, as soon as the fields rest."""
@@ -97,12 +96,12 @@ class Creation(Viewer):
                     str(error) or "signal.duration_s: scenes are too large for this machine's memory; shorten it"
                 )
         if mine == self._timing:
-            about = f", about {duration(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
+            about = f", about {duration_text(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
             self._estimate.object = self._size(chosen) + about
 
     def _size(self, chosen: config.Config) -> str:
         free = shutil.disk_usage(self._root).free
-        return f"{si_text(store.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
+        return f"{si_text(size.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
 
     async def _ask(self, _event: Any) -> None:
         if self._fields is None or self._fields.value is None:

@@ -28,9 +28,13 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from heimdall_lab.core.config import NAME, Config, differing_fields
-from heimdall_lab.core.units import si_text
-from heimdall_lab.datasets import store
+from heimdall_lab.core.checked import NAME
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import write_text
+from heimdall_lab.core.presets import differing_fields
+from heimdall_lab.core.text import si_text
+from heimdall_lab.datasets import size, store
+from heimdall_lab.datasets.manifest import MANIFEST, is_whole, read_manifest, samples_written
 from heimdall_lab.learning import experiments, options
 
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
@@ -120,7 +124,7 @@ def dataset_folder(root: Path, name: str) -> Path:
     """
     parts = Path(name).parts
     inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts
-    if not inside or not (root / name / store.MANIFEST).is_file():
+    if not inside or not (root / name / MANIFEST).is_file():
         raise JobError(f"dataset: {name!r} is none of those in {str(root)!r}; choose one that is listed")
     return root / name
 
@@ -226,7 +230,7 @@ def progress(root: Path, found: Job) -> Progress:
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
         return _progress(len(at), _options(found.task).epochs, "epochs", rate)
     attempt = _json(_folder(root, found.id) / "attempt.json")
-    done = store.num_samples(target(root, found.task))
+    done = samples_written(target(root, found.task))
     spent_s = 0.0
     if found.started_at is not None:
         spent_s = ((found.ended_at or datetime.now(UTC)) - found.started_at).total_seconds()
@@ -258,7 +262,7 @@ def log(root: Path, identity: str) -> str:
 
 def begin(root: Path, identity: str) -> None:
     """Note the number of this process, which does a job, so that it can be told to stop."""
-    store.write_atomically(_folder(root, identity) / "pid", lambda path: store.write_text(path, str(os.getpid())))
+    write_text(_folder(root, identity) / "pid", str(os.getpid()))
 
 
 def end(root: Path, identity: str, state: State, message: str = "") -> None:
@@ -283,19 +287,19 @@ def _check_generation(root: Path, task: Generation) -> None:
     if task.folder in RESERVED:
         raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
     folder = root / task.folder
-    if (folder / store.MANIFEST).exists():
-        manifest = store.read_manifest(folder)
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
         if fields := differing_fields(manifest.config, task.config):
             raise JobError(
                 f"folder: {task.folder!r} holds a dataset with another {', '.join(fields)}; choose another name"
             )
-        if store.is_whole(folder, task.config, version("heimdall_lab")):
+        if is_whole(folder, task.config, version("heimdall_lab")):
             raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
     elif folder.exists():
         raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
     root.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
-    needed, free = store.expected_bytes(task.config) - there, shutil.disk_usage(root).free
+    needed, free = size.expected_bytes(task.config) - there, shutil.disk_usage(root).free
     if needed > free:
         raise JobError(
             f"num_samples: {task.config.num_samples} scenes take {si_text(needed)}B and {si_text(free)}B are free; ask "
@@ -306,7 +310,7 @@ def _check_generation(root: Path, task: Generation) -> None:
 def _check_training(root: Path, task: Training) -> None:
     from heimdall_lab.learning import architectures  # imports torch, which takes seconds
 
-    manifest = store.read_manifest(dataset_folder(root, task.dataset))
+    manifest = read_manifest(dataset_folder(root, task.dataset))
     if manifest.num_samples < manifest.config.num_samples:
         raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
     if (target(root, task) / "run.json").exists() and not any(job.task == task for job in jobs(root)):
@@ -340,7 +344,7 @@ def _start(root: Path, identity: str) -> None:
     attempt = {
         "number": _json(folder / "attempt.json").get("number", 0) + 1,
         "started_at": datetime.now(UTC).isoformat(),
-        "samples_before": store.num_samples(target(root, _read(folder).task)),
+        "samples_before": samples_written(target(root, _read(folder).task)),
     }
     _write(folder / "attempt.json", attempt)  # before the process: if this fails, there is none that nobody knows of
     (folder / "pid").unlink(missing_ok=True)
@@ -426,4 +430,4 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    store.write_atomically(path, lambda temporary: store.write_text(temporary, json.dumps(values, indent=1) + "\n"))
+    write_text(path, json.dumps(values, indent=1) + "\n")

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from heimdall_lab.app.service import jobs
 from heimdall_lab.app.service.watch import datasets, known_progress
-from heimdall_lab.core.config import NAME, PRESETS, Config, preset
+from heimdall_lab.core.checked import NAME
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.presets import PRESETS, preset
 
 API = "/api/v1"
 
@@ -140,10 +142,10 @@ def _config(asked: NewDataset) -> Config:
 
 
 def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
-    from heimdall_lab.datasets import store  # imports torch, which takes seconds
+    from heimdall_lab.datasets import manifest  # imports torch, which takes seconds
     from heimdall_lab.learning import architectures, options
 
-    kind = None if dataset is None else store.read_manifest(jobs.dataset_folder(root, dataset)).config.data_type
+    kind = None if dataset is None else manifest.read_manifest(jobs.dataset_folder(root, dataset)).config.data_type
     entries = []
     for name, known in architectures.ARCHITECTURES.items():
         reason = None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from heimdall_lab.app.service import jobs
-from heimdall_lab.datasets import store
+from heimdall_lab.datasets import catalogue
 
 _FRESH_S = 0.5
 
@@ -64,7 +64,7 @@ def watch(root: Path, fresh: bool = False) -> Seen:
 def datasets(root: Path) -> pd.DataFrame:
     """List the datasets below a data folder, which need not be there yet, by their place in it."""
     root.mkdir(parents=True, exist_ok=True)
-    table = store.datasets(root, leave_out=jobs.RESERVED)
+    table = catalogue.datasets(root, leave_out=jobs.RESERVED)
     table.insert(0, "folder", [Path(path).relative_to(root).as_posix() for path in table.path])
     return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core.config import Receiver, read_receivers
+from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import kiwi_wav
 from heimdall_lab.datasets.recordings.common import quantise, transmitter_position

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core.config import Receiver, read_receivers
+from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.common import transmitter_position
 from heimdall_lab.datasets.recordings.sigmf_files import (

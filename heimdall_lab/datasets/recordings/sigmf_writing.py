@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.datasets import schema, store
+from heimdall_lab.core.files import write_atomically, write_text
+from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, NAMESPACE, VERSION, Scalar, SigmfError
 
 _BATCH_IQ_SAMPLES = 2**22
@@ -122,7 +123,7 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
     title = str(receiver.receiver_name.values)
     name = "-".join([f"{index:02d}", *re.findall("[A-Za-z0-9]+", title)])
     data, meta = folder / f"{name}{DATA}", folder / f"{name}{META}"
-    store.write_atomically(data, lambda path: _write_samples(receiver.iq, path))
+    write_atomically(data, lambda path: _write_samples(receiver.iq, path))
     shared = {key: value for key, value in dataset.attrs.items() if key not in _TUNING}
     own = {key: value for key, value in shared.items() if np.shape(value) == (dataset.sizes["receiver"],)}
     about = {
@@ -189,7 +190,7 @@ def _write_samples(iq: xr.DataArray, path: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    store.write_atomically(path, lambda temporary: store.write_text(temporary, text))
+    write_text(path, text)
 
 
 def _json(value: Any) -> Any:

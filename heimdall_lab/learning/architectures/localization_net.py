@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from heimdall_lab.datasets.schema import MEL_BANDS
 from heimdall_lab.learning.architectures.layers import (
     Head,
     Localizer,
@@ -12,7 +13,6 @@ from heimdall_lab.learning.architectures.layers import (
     levels_db,
     size_km,
 )
-from heimdall_lab.signals import chunks
 
 SIZES = {  # blocks and channels of each stage; Liu et al., CVPR 2022, section 3, and for atto Woo et al., CVPR 2023
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
@@ -36,7 +36,7 @@ class LocalizationNet(Localizer):
         if size not in SIZES:
             raise ValueError(f"size: {size!r} is unknown; choose one of {', '.join(SIZES)}")
         depths, channels = SIZES[size]
-        self.standardise_bands = Standardise("bands", chunks.MEL_BANDS)
+        self.standardise_bands = Standardise("bands", MEL_BANDS)
         self.standardise_levels = Standardise("levels", 2)
         self.encoder = _encoder(depths, channels)
         self.dropout = nn.Dropout(dropout)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import observations
+from heimdall_lab.localization import baselines, observations
 from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.observations import Array, Fix, Network
 from heimdall_lab.signals import pairs
@@ -220,7 +220,7 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
     found = known.heard.any(axis=1) & (reach_m < observations.MAX_RANGE_M[known.propagation])
     plane = np.where(found[:, None], position, 0.0) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
-    return observations.or_centroid(Fix(latitude, longitude, covariance, found), known)
+    return baselines.or_centroid(Fix(latitude, longitude, covariance, found), known)
 
 
 def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:

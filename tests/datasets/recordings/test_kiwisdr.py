@@ -12,7 +12,7 @@ import xarray as xr
 
 from heimdall_lab.datasets import recordings
 from heimdall_lab.datasets.recordings import common, kiwi_wav
-from heimdall_lab.localization import estimators, leaderboard
+from heimdall_lab.localization import errors, estimators
 from heimdall_lab.signals import pairs
 
 BLOCK = 512
@@ -375,7 +375,7 @@ def test_real_time_differences_and_fixes(dcf77: xr.Dataset) -> None:
     for method in ("tdoa_ls", "tdoa_robust"):
         fixes = estimators.locate(dcf77, method, measured)
         assert fixes["converged"].all()
-        assert (leaderboard.errors(dcf77, fixes)["error"] < 5_000).all()
+        assert (errors.position_errors(dcf77, fixes)["error"] < 5_000).all()
 
 
 def test_real_recording_of_dcf77(dcf77: xr.Dataset) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import errors
 
 pyproj = pytest.importorskip("pyproj")
 
@@ -76,7 +76,7 @@ def test_exact_arrivals_are_an_exact_fix(tmp_path):
     for method in ("tdoa_ls", "tdoa_robust"):
         fixes = hl.locate(dataset, method)
         assert fixes.converged.all()
-        assert leaderboard.errors(dataset, fixes).error.max() < 1.0
+        assert errors.position_errors(dataset, fixes).error.max() < 1.0
 
 
 def test_a_level_of_zero_is_unknown(tmp_path):
@@ -92,7 +92,7 @@ def test_the_scale_of_strengths_changes_nothing(tmp_path, unit):
     assert dataset.reference.values[1] == dataset.reference.values[0]
     assert dataset.tdoa_s.isel(sample=1).drop_vars("sample").equals(dataset.tdoa_s.isel(sample=0).drop_vars("sample"))
     fixes = hl.locate(dataset, "tdoa_ls")
-    assert leaderboard.errors(dataset, fixes).error.max() < 1.0
+    assert errors.position_errors(dataset, fixes).error.max() < 1.0
 
 
 def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
@@ -156,7 +156,7 @@ def test_aircraft_are_located(tables, method):
     fixes = [hl.locate(table, method) for table in tables]
     error = np.concatenate(
         [
-            leaderboard.errors(table, fix).error.where(fix.converged, np.inf)
+            errors.position_errors(table, fix).error.where(fix.converged, np.inf)
             for table, fix in zip(tables, fixes, strict=True)
         ]
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from heimdall_lab.core import config
+from heimdall_lab.core.receivers import read_receivers
 from heimdall_lab.datasets.recordings import published
 
 POSITIONS = {
@@ -29,7 +29,7 @@ def test_recordings_are_fetched_once_checked_and_equal_to_the_local_ones(real, s
     monkeypatch.delenv("HEIMDALL_LAB_REAL")
     files, receivers = published.dcf77(tmp_path / "cache", url)
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in sorted(local.glob("*.wav"))]
-    assert config.read_receivers(receivers) == config.read_receivers(local / "receivers.csv")
+    assert read_receivers(receivers) == read_receivers(local / "receivers.csv")
     again, _ = published.dcf77(tmp_path / "cache", "http://127.0.0.1:9/")
     assert again == files
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from scipy.stats import chi2
 
 import heimdall_lab as hl
 from heimdall_lab import cli
-from heimdall_lab.datasets import schema, store
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.datasets import schema
+from heimdall_lab.localization import errors
 
 RATE_HZ = 50e3
 PLACES = {"alpha": [7.0, 45.0, 300.0], "bravo": [8.0, 46.0], "charlie": [9.0, 45.5, 100.25]}
@@ -342,7 +343,7 @@ def test_coarse_stamps_make_no_confident_fixes(small_dataset, tmp_path):
         dataset[f"transmitter_{axis}"] = small_dataset[f"transmitter_{axis}"]
     for method in ("tdoa_ls", "tdoa_robust", "dpd"):
         fixes = hl.locate(dataset, method)
-        squared = leaderboard.errors(dataset, fixes).mahalanobis_squared.where(fixes.converged, 0)
+        squared = errors.position_errors(dataset, fixes).mahalanobis_squared.where(fixes.converged, 0)
         assert (squared < chi2.isf(1e-4, 2)).all(), method
 
 
@@ -562,10 +563,10 @@ def test_nothing_is_overwritten(simulated, collection, tmp_path):
 
 
 def test_failure_leaves_nothing_behind(simulated, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         hl.write_sigmf(simulated, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab import report
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import leaderboard, learned
-from heimdall_lab.localization.learned import inputs
+from heimdall_lab.localization.leaderboard import leaderboard_text
+from heimdall_lab.localization.learned import fixes, inputs
 from heimdall_lab.signals import pairs
 
 FACTOR = (2.0, 1.5, 0.5)  # km
@@ -50,7 +50,7 @@ def test_positions_and_covariances_are_those_found(small_dataset):
 
 def test_scenes_come_in_batches_and_in_order(small_dataset, monkeypatch):
     predictor = Fixed(inputs=("features", "position", "present"))
-    monkeypatch.setattr(learned, "_BATCH", 5)
+    monkeypatch.setattr(fixes, "_BATCH", 5)
     hl.locate(small_dataset, predictor)
     assert [len(arrays["present"]) for arrays in predictor.given] == [5, 5, 2]
     expected = inputs.arrays(small_dataset, pairs.pair_features(small_dataset), predictor.inputs)
@@ -157,7 +157,7 @@ def test_scenes_of_the_training_are_counted(small_dataset, small):
     elsewhere = Fixed(name="tdoa_unrolled", about={"dataset_seed": small.seed + 1})
     board = hl.compare(small_dataset, ["centroid", fitted, elsewhere])
     assert list(board.seen.values) == [0, (split != "test").mean(), 0]
-    text = report.leaderboard_text(board).splitlines()
+    text = leaderboard_text(board).splitlines()
     share = f"{100 * (split != 'test').mean():.2g} %"
     assert text[-1] == (
         f"Beware: triangulation was trained with or chosen by {share} of these samples; compare on the test split."
@@ -165,7 +165,7 @@ def test_scenes_of_the_training_are_counted(small_dataset, small):
     assert "Beware" not in "".join(text[:-1])
     tested = hl.compare(splits.select(small_dataset, "test"), [fitted])
     assert tested.seen.item() == 0
-    assert "Beware" not in report.leaderboard_text(tested)
+    assert "Beware" not in leaderboard_text(tested)
 
 
 def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):

@@ -9,7 +9,8 @@ import pytest
 from scipy import special, stats
 from scipy.io import wavfile
 
-from heimdall_lab.core.config import ConfigError, Signal
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import Signal
 from heimdall_lab.core.philox import Streams
 from heimdall_lab.simulation.waveforms import kinds, speech
 

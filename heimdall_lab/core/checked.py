@@ -1,0 +1,67 @@
+"""Checked input: the base of the frozen pydantic models, and in one line what they refuse."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field, its value and the remedy."""
+
+
+class CheckedModel(BaseModel):
+    """Base of the configuration's models: frozen, without unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(message)
+
+    def _require_order(self, lower: str, upper: str) -> None:
+        low, high = getattr(self, lower), getattr(self, upper)
+        self._require(low <= high, f"{lower} {low} exceeds {upper} {high}; swap them or widen the range")
+
+
+def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Say in one line which field pydantic refused first, its value, and what is accepted.
+
+    Parameters
+    ----------
+    error : ValidationError
+    model : type
+        The model that was validated; its fields are listed where an unknown one is given.
+    """
+    return error_text(error.errors(include_url=False)[0], model)
+
+
+def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
+    """Say one of the errors of ``ValidationError.errors`` as ``path: reason``, with the remedy."""
+    path = ".".join(str(part) for part in refused["loc"])
+    field = f"{path}: " if path else ""
+    message = str(refused["msg"]).removeprefix("Value error, ")
+    if refused["type"] == "extra_forbidden":
+        choice = f"choose one of {', '.join(_fields_beside(model, refused['loc']))}" if model else "leave it out"
+        return f"{field}unknown field; {choice}"
+    if refused["type"] == "too_short":
+        return f"{field}{len(refused['input'])} listed, at least {refused['ctx']['min_length']} are needed; add some"
+    if refused["type"] == "missing":
+        return f"{field}is missing; add it"
+    if refused["type"] == "value_error":
+        return f"{field}{message}"
+    shown = repr(refused["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{field}{shown} is refused: {message[:1].lower() + message[1:]}; change it"
+
+
+def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that an unknown field was given to."""
+    for part in location[:-1]:
+        if part in model.model_fields:
+            annotation: Any = model.model_fields[str(part)].annotation
+            kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+            model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)

@@ -1,0 +1,145 @@
+"""Files that are written whole or not at all, and folders that one process at a time writes to."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".dataset.lock"
+
+
+class StoreError(ValueError):
+    """A dataset folder that cannot be used; the message names the file and the remedy."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a temporary file beside the path, sync it to disk, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # hosts may share the folder, and numbers
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[str]:
+    """Make a dataset folder if there is none, and keep other processes from writing to it inside the block.
+
+    The operating system gives the lock back when this process ends, however that happens. Readers are not affected.
+
+    Yields
+    ------
+    str
+        What the lock's file holds, by which another machine can tell that it sees this folder.
+
+    Raises
+    ------
+    StoreError
+        If another process holds the lock, or the folder cannot be written to.
+    """
+    path = folder / LOCK
+    holder = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, holder)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"out: {str(folder)!r} is being written to by {_process(path)}; wait until it is done, or stop it, "
+            "and run the same command again"
+        ) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield holder
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> str:
+    """Return what ``locked`` yields to the process that writes to a folder; empty where there is none."""
+    try:
+        return (folder / LOCK).read_text()
+    except OSError:
+        return ""
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Let those who write to a folder on this process's behalf see, in the lock's file, that no more is wanted."""
+    with suppress(OSError), (folder / LOCK).open("a") as file:  # on a full disk they write what they were given
+        file.write(" stop")
+
+
+def _acquire(path: Path, holder: str) -> int:
+    """Open a lock's file, lock it for as long as the returned descriptor is open, and write the holder into it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):  # else a holder that ended just now removed it between these lines
+                os.truncate(descriptor, 0)
+                os.write(descriptor, holder.encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _process(path: Path) -> str:
+    """Name the process that holds a lock."""
+    with suppress(OSError, ValueError):
+        number, host, *_ = path.read_text().split()
+        return f"process {number} on {host}"
+    return "another process"
+
+
+def unwritable(folder: Path, error: Exception) -> StoreError:
+    """Make the error that says why a folder cannot be written to, and what to do."""
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"out: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has room, "
+        "or make room and run the same command again"
+    )
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(path: str | Path, option: str) -> None:
+    """Raise ValueError, naming the option that asked for it, where no file can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            reason = "it is a folder" if Path(path).is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")

@@ -1,0 +1,145 @@
+"""Receiving stations, and networks of them in CSV files."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
+from heimdall_lab.core.files import write_text
+
+NETWORKS = "networks"  # folder of saved networks, below that of data
+
+
+class Receiver(CheckedModel):
+    """A receiving station."""
+
+    name: str = Field(min_length=1, description="name of the station")
+    latitude_deg: float = Field(ge=-90, le=90, description="WGS84 latitude, degrees north")
+    longitude_deg: float = Field(ge=-180, le=180, description="WGS84 longitude, degrees east")
+    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="antenna altitude above the ellipsoid, m")
+
+
+def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
+    """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, lacks a column or holds a value out of bounds.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error.strerror) from error
+    return parse_receivers(content, str(path))
+
+
+def parse_receivers(content: bytes, source: str) -> tuple[Receiver, ...]:
+    """Read a network from the content of such a file, which errors call by the name of its source.
+
+    Raises
+    ------
+    ConfigError
+        If it is no text in UTF-8, lacks a column or holds a value out of bounds.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="surplus")
+    except UnicodeDecodeError as error:
+        raise _unreadable(source, error) from error
+    receivers: list[Receiver] = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            receiver = Receiver.model_validate({column: text for column, text in row.items() if text})
+        except ValidationError as error:
+            raise ConfigError(f"receivers: {source} line {line}: {first_error(error, Receiver)}") from error
+        if receiver.name in {other.name for other in receivers}:
+            raise ConfigError(f"receivers: {source} line {line}: the name {receiver.name!r} is repeated; change it")
+        receivers.append(receiver)
+    return tuple(receivers)
+
+
+def receivers_csv(receivers: Iterable[Receiver]) -> str:
+    """Write a network as CSV with the columns name, latitude_deg, longitude_deg and altitude_m.
+
+    >>> print(receivers_csv([Receiver(name="Genova", latitude_deg=44.395, longitude_deg=8.956, altitude_m=100)]))
+    name,latitude_deg,longitude_deg,altitude_m
+    Genova,44.395,8.956,100.0
+    <BLANKLINE>
+    """
+    text = io.StringIO()
+    rows = csv.DictWriter(text, list(Receiver.model_fields), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(receiver.model_dump() for receiver in receivers)
+    return text.getvalue()
+
+
+def italian_network() -> tuple[Receiver, ...]:
+    """Return the seven receivers of north-west Italy in ``receivers.csv``."""
+    installed = resources.files("heimdall_lab") / "receivers.csv"
+    in_source_tree = Path(__file__).parents[2] / "data" / "receivers.csv"
+    return read_receivers(Path(str(installed)) if installed.is_file() else in_source_tree)
+
+
+def saved_networks(root: str | Path) -> list[str]:
+    """Names of the networks below a folder of data, in alphabetical order."""
+    return sorted(path.stem for path in (Path(root) / NETWORKS).glob("*.csv"))
+
+
+def network_file(root: str | Path, name: str) -> Path:
+    """File of a network below a folder of data, which need not exist.
+
+    Raises
+    ------
+    ConfigError
+        If the name holds anything but letters, digits, hyphens and underscores.
+    """
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"name: {name!r} is refused: use letters A-Z, a-z, digits, - and _ only, at least one")
+    return Path(root) / NETWORKS / f"{name}.csv"
+
+
+def load_network(root: str | Path, name: str) -> tuple[Receiver, ...]:
+    """Read a saved network.
+
+    Raises
+    ------
+    ConfigError
+        If the name is not allowed, or the file cannot be read or holds a value out of bounds.
+    """
+    return read_receivers(network_file(root, name))
+
+
+def save_network(receivers: Iterable[Receiver], root: str | Path, name: str, *, replace: bool = False) -> Path:
+    """Write a network below a folder of data, and return its file.
+
+    Parameters
+    ----------
+    receivers : iterable of Receiver
+    root : path
+    name : str
+    replace : bool
+        Whether a network of that name may be overwritten.
+
+    Raises
+    ------
+    ConfigError
+        If the name is not allowed, or exists and may not be replaced.
+    OSError
+        If the file cannot be written.
+    """
+    file = network_file(root, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not replace and file.exists():
+        raise ConfigError(f"name: {name!r} exists; choose another name, or replace it")
+    text = receivers_csv(receivers)
+    write_text(file, text)
+    return file
+
+
+def _unreadable(source: str, reason: object) -> ConfigError:
+    return ConfigError(f"receivers: cannot read {source!r} ({reason}); give a readable CSV file")

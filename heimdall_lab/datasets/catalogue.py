@@ -1,0 +1,87 @@
+"""The datasets below a folder."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from heimdall_lab.core.files import StoreError
+from heimdall_lab.datasets.manifest import MANIFEST, read_manifest, shard_name
+
+CATALOGUE = [
+    "path",
+    "name",
+    "data_type",
+    "samples",
+    "of",
+    "receivers",
+    "seed",
+    "megabytes",
+    "acceptance",
+    "created",
+    "state",
+]
+
+
+def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
+    """List the datasets below a folder.
+
+    Parameters
+    ----------
+    root : path
+    leave_out : collection of str
+        Names of folders in it that hold none and are not searched.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each, with the columns of ``CATALOGUE``; ``samples`` are there ``of`` those wanted, ``acceptance``
+        is the share of the drawn scenes that were kept, ``created`` when its first shard was written (local time),
+        ``state`` is complete, unfinished or unreadable (manifest).
+
+    Raises
+    ------
+    StoreError
+        If the folder does not exist.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
+    return pd.DataFrame([_entry(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=CATALOGUE)
+
+
+def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
+    """Yield the folders below a root that hold a manifest; folders may come and go meanwhile."""
+    for name, folders, files in os.walk(root):
+        if MANIFEST in files:
+            yield Path(name)
+            folders.clear()
+        elif Path(name) == root:
+            folders[:] = [folder for folder in folders if folder not in leave_out]
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    """A row of the catalogue."""
+    entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
+    numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
+    config, done = manifest.config, manifest.num_samples
+    first = folder / shard_name(0)
+    return {
+        "path": str(folder),
+        "name": config.name,
+        "data_type": config.data_type,
+        "samples": done,
+        "of": config.num_samples,
+        "receivers": config.geometry.num_receivers[1],
+        "seed": config.seed,
+        "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
+        "acceptance": round(manifest.acceptance, 4),
+        "created": pd.Timestamp.fromtimestamp(first.stat().st_mtime).floor("s") if first.exists() else pd.NaT,
+        "state": "complete" if done == config.num_samples else "unfinished",
+    }

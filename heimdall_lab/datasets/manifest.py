@@ -1,0 +1,262 @@
+"""The manifest of a dataset's folder: its configuration, and the shards that were written."""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable, write_text
+from heimdall_lab.core.presets import differing_fields
+
+MANIFEST = "dataset.json"
+TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
+OWN_FILES = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY.pattern}")
+_MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
+
+
+class Shard(BaseModel):
+    """One finished netCDF file of a dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    rejections: dict[str, int]
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return shard_name(self.number)
+
+
+class Manifest(BaseModel):
+    """What ``dataset.json`` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    package_version: str
+    config: Config
+    folders: dict[str, str] = {}  # digests of what config.folders hold
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        """Scenes written so far."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def rejections(self) -> dict[str, int]:
+        """Candidate scenes turned away so far, by the field of the gate that did it."""
+        reasons = [reason for shard in self.shards for reason in shard.rejections]
+        return {r: sum(shard.rejections.get(r, 0) for shard in self.shards) for r in dict.fromkeys(reasons)}
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the candidate scenes that were kept; NaN before the first shard."""
+        candidates = self.num_samples + sum(self.rejections.values())
+        return self.num_samples / candidates if candidates else float("nan")
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:05d}.nc"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace a folder's manifest.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    text = manifest.model_dump_json(indent=1) + "\n"
+    try:
+        write_text(folder / MANIFEST, text)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that were killed while writing, and a manifest without shards.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be removed.
+    """
+    try:
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        if (folder / MANIFEST).exists() and not any(folder.glob("shard-*.nc")) and not read_manifest(folder).shards:
+            (folder / MANIFEST).unlink()  # what was begun without a shard binds nobody
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def is_whole(folder: Path, config: Config, package_version: str) -> bool:
+    """Say whether a folder holds all of a configuration's dataset, undamaged, so that nothing need be written."""
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return False
+    return (
+        manifest.package_version == package_version
+        and not differing_fields(manifest.config, config)
+        and manifest.num_samples == config.num_samples
+        and all(shard_damage(folder, shard) is None for shard in manifest.shards)
+    )
+
+
+@contextmanager
+def record_shards(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard], None]]:
+    """Let shards be added to a folder's manifest as they are written.
+
+    The file is replaced at every shard, or where that would take more than a twentieth of the time less often, and at
+    the end of the block, however it ends. A shard that a killed process had not recorded yet is generated again.
+
+    Raises
+    ------
+    StoreError
+        If the manifest cannot be written.
+    """
+    shards = {shard.number: shard for shard in manifest.shards}
+    unwritten, due_s = False, 0.0
+
+    def write() -> None:
+        nonlocal unwritten, due_s
+        started_s = time.monotonic()
+        ordered = tuple(shards[number] for number in sorted(shards))
+        write_manifest(folder, manifest.model_copy(update={"shards": ordered}))
+        ended_s = time.monotonic()
+        unwritten, due_s = False, ended_s + (ended_s - started_s) / _MANIFEST_SHARE
+
+    def record(shard: Shard) -> None:
+        nonlocal unwritten
+        shards[shard.number] = shard
+        unwritten = True
+        if time.monotonic() >= due_s:
+            write()
+
+    try:
+        yield record
+    finally:
+        if unwritten:
+            write()
+
+
+def folder_digests(config: Config) -> dict[str, str]:
+    """Digests of the files in the folders that a configuration names, by field; empty for a folder that is not there.
+
+    Names and contents count, not where the folder is nor when its files were written.
+    """
+    digests = {}
+    for field, name in config.folders.items():
+        digest = hashlib.sha256()
+        for path in sorted(Path(name).glob("*")):
+            if path.is_file():
+                digest.update(f"{path.name}\0{file_checksum(path)}\n".encode())
+        digests[field] = digest.hexdigest()
+    return digests
+
+
+def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifest:
+    """Make or reopen a dataset folder for writing.
+
+    Returns
+    -------
+    Manifest
+        With those shards that are whole on disk; the others are to be written (again).
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be made, holds other files or another configuration, or was begun with other terrain or
+        voices.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not TEMPORARY.fullmatch(name)}):
+        raise StoreError(
+            f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
+        )
+    remove_leftovers(folder)
+    if not (folder / MANIFEST).exists():
+        manifest = Manifest(package_version=package_version, config=config, folders=folder_digests(config))
+        write_manifest(folder, manifest)
+        return manifest
+    manifest = read_manifest(folder)
+    if fields := differing_fields(manifest.config, config):
+        raise StoreError(
+            f"out: {str(folder)!r} holds a dataset with another {', '.join(fields)}; "
+            "choose another folder or delete this one"
+        )
+    if manifest.package_version != package_version:
+        raise StoreError(
+            f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
+            "finish it with that version or choose another folder"
+        )
+    found_digests = folder_digests(config)
+    if changed := [field for field, digest in manifest.folders.items() if found_digests.get(field) != digest]:
+        raise StoreError(
+            f"{changed[0]}: {config.folders[changed[0]]!r} holds other files than when {str(folder)!r} was begun; put "
+            "those back, or choose another folder for the dataset"
+        )
+    whole = tuple(shard for shard in manifest.shards if shard_damage(folder, shard) is None)
+    return manifest.model_copy(update={"shards": whole})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a dataset's manifest.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it is not valid.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(
+            f"{str(folder)!r} is no dataset: {MANIFEST} cannot be read ({error.strerror}); "
+            "give a folder that 'heimdall-lab generate' made"
+        ) from error
+    except ValidationError as error:
+        raise StoreError(
+            f"{path}: is not a valid manifest ({error.errors(include_url=False)[0]['msg']}); "
+            "delete the folder and generate it again"
+        ) from error
+
+
+def dataset_checksum(folder: Path) -> str:
+    """Checksum of all shards that a folder's manifest lists."""
+    return hashlib.sha256("".join(shard.sha256 for shard in read_manifest(folder).shards).encode()).hexdigest()
+
+
+def samples_written(folder: Path) -> int:
+    """Scenes that a folder's manifest lists; 0 where there is none yet."""
+    return read_manifest(folder).num_samples if (folder / MANIFEST).exists() else 0
+
+
+def shard_damage(folder: Path, shard: Shard) -> str | None:
+    """Say what is wrong with a shard's file, or None where its bytes are those that were written."""
+    path = folder / shard.file
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != shard.num_bytes:
+        return f"has {path.stat().st_size} bytes instead of {shard.num_bytes}"
+    if file_checksum(path) != shard.sha256:
+        return "has another checksum"
+    return None

@@ -1,0 +1,235 @@
+"""Heights of the ground, at points and along great circles."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, tile_name, tile_samples
+
+SPACING_M = 90.0  # that of SRTM3
+MAX_POINTS = 2000  # reaches 180 km at that spacing
+
+
+def height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Array:
+    """Interpolate the height of the ground bilinearly between the samples around each point.
+
+    Parameters
+    ----------
+    heights : Heights
+        Of ``open_folder``.
+    latitude_deg, longitude_deg : (...) broadcast
+
+    Returns
+    -------
+    (...) m, NaN where a coordinate is NaN
+
+    Raises
+    ------
+    MissingTilesError
+        If a point lies in no tile.
+    ValueError
+        If a tile cannot be read.
+    """
+    latitude, longitude = broadcast_floats(latitude_deg, longitude_deg)
+    height, missing = _ground(heights, latitude.ravel(), longitude.ravel())
+    require_tiles(missing, heights)
+    return height.reshape(latitude.shape)
+
+
+def profiles(
+    heights: Heights,
+    tx_latitude_deg: Array,
+    tx_longitude_deg: Array,
+    rx_latitude_deg: Array,
+    rx_longitude_deg: Array,
+    *,
+    spacing_m: float = SPACING_M,
+    max_points: int = MAX_POINTS,
+) -> tuple[Array, Array]:
+    """Read the height of the ground along the great circle from each transmitter to its receiver.
+
+    Points are equally spaced, ``spacing_m`` apart at most, unless that takes more than ``max_points``; there are at
+    least three. Distances are those on the ellipsoid.
+
+    Parameters
+    ----------
+    heights : Heights
+        Of ``open_folder``.
+    tx_latitude_deg, tx_longitude_deg, rx_latitude_deg, rx_longitude_deg : (L,)
+    spacing_m : float
+    max_points : int
+
+    Returns
+    -------
+    distance_km : (L, P)
+        From the transmitter. A profile with fewer points than the longest one ends in NaN; one with a NaN coordinate
+        is all NaN.
+    height_m : (L, P)
+
+    Raises
+    ------
+    MissingTilesError
+        If a profile leaves the tiles.
+    ValueError
+        If a tile cannot be read.
+    """
+    ends = broadcast_floats(tx_latitude_deg, tx_longitude_deg, rx_latitude_deg, rx_longitude_deg)
+    distance_km, height, missing = sampled_profiles(heights, ends, spacing_m, max_points)
+    require_tiles(missing, heights)
+    return distance_km, height
+
+
+def require_tiles(missing: set[str], heights: Heights) -> None:
+    """Raise an error that names the missing tiles, if there are any, and how to get them."""
+    if missing:
+        names = sorted(missing)
+        raise MissingTilesError(
+            f"terrain tiles: {', '.join(names)} missing from {heights.folder}; fetch them by "
+            f"heimdall_lab.fetch_terrain({names}, {str(heights.folder)!r}), or put SRTM .hgt files of these names, or "
+            "GeoTIFF files that cover them, there"
+        )
+
+
+def broadcast_floats(*arrays: Array) -> list[Array]:
+    """Broadcast arrays against each other, as copies in float64."""
+    return [np.array(array, dtype=float) for array in np.broadcast_arrays(*arrays)]
+
+
+@functools.lru_cache(maxsize=8)
+def _bounds(heights: Heights) -> tuple[Array, Array]:
+    """Grids and reaches of the tiles, (T, 4) each: south, west, north, east."""
+    return np.array([tile.grid for tile in heights.tiles]), np.array([tile.reach for tile in heights.tiles])
+
+
+def _ground(heights: Heights, latitude: Array, longitude: Array) -> tuple[Array, set[str]]:
+    """Height of the ground at points (N,), and the names of the tiles that are missing there."""
+    height = np.full(latitude.size, np.nan)
+    if np.nanmax(np.abs(longitude), initial=0) > 180:
+        longitude = geodesy.wrapped(longitude)
+    known = np.isfinite(latitude) & np.isfinite(longitude)
+    if not known.any():
+        return height, set()
+    owner = _owners(heights, latitude, longitude)
+    lost = known & (owner < 0)
+    if lost.any():  # the meridian of 180 degrees bounds tiles on both sides
+        longitude = np.where(lost & (np.abs(longitude) == 180), -longitude, longitude)
+        owner = _owners(heights, latitude, longitude)
+        lost = known & (owner < 0)
+    if lost.any():
+        cells = np.unique(np.floor(np.stack([latitude[lost], longitude[lost]])), axis=1)
+        return height, {tile_name(south, west) for south, west in cells.T}
+    for number in np.flatnonzero(np.bincount(owner[known])):
+        grid = heights.tiles[number].grid
+        interpolate_tile(tile_samples(heights, int(number)), grid, owner, int(number), latitude, longitude, height)
+    return height, set()
+
+
+def _owners(heights: Heights, latitude: Array, longitude: Array) -> Array:
+    """Number of the tile that each point (N,) is read from, −1 where there is none."""
+    grids, reaches = _bounds(heights)
+    near = np.flatnonzero(
+        (reaches[:, 0] <= np.nanmax(latitude))
+        & (reaches[:, 2] >= np.nanmin(latitude))
+        & (reaches[:, 1] <= np.nanmax(longitude))
+        & (reaches[:, 3] >= np.nanmin(longitude))
+    )
+    owner = np.full(latitude.size, -1)
+    _find(latitude, longitude, grids[near], reaches[near], near, owner)
+    return owner
+
+
+@njit(cache=True)
+def _find(latitude: Array, longitude: Array, grids: Array, reaches: Array, numbers: Array, owner: Array) -> None:
+    """Write the number of the first tile whose grid holds each point, or else whose reach does."""
+    for bounds in (grids, reaches):
+        for point in range(latitude.size):
+            if owner[point] < 0:
+                for tile in range(len(bounds)):
+                    south, west, north, east = bounds[tile]
+                    if south <= latitude[point] <= north and west <= longitude[point] <= east:
+                        owner[point] = numbers[tile]
+                        break
+
+
+def sampled_profiles(
+    heights: Heights, ends: Sequence[Array], spacing_m: float, max_points: int
+) -> tuple[Array, Array, set[str]]:
+    """Distances (km) and heights (m) of profiles, (L, P) each, and the names of the tiles that are missing."""
+    known = np.isfinite(ends[0]) & np.isfinite(ends[1]) & np.isfinite(ends[2]) & np.isfinite(ends[3])
+    tx_latitude, tx_longitude, rx_latitude, rx_longitude = (np.where(known, end, 0.0) for end in ends)
+    length_m, _ = geodesy.geodesic(tx_latitude, tx_longitude, rx_latitude, rx_longitude)
+    points = np.clip(np.ceil(length_m / spacing_m).astype(np.int64) + 1, 3, max_points)
+    points[~known] = 0
+    shape = (points.size, int(points.max(initial=0)))
+    distance_km, latitude, longitude = (np.full(shape, np.nan) for _ in range(3))
+    _great_circle(
+        tx_latitude,
+        tx_longitude,
+        rx_latitude,
+        rx_longitude,
+        length_m / 1e3,
+        points,
+        distance_km,
+        latitude,
+        longitude,
+    )
+    height, missing = _ground(heights, latitude.ravel(), longitude.ravel())
+    return distance_km, height.reshape(shape), missing
+
+
+@njit(cache=True)
+def _great_circle(
+    tx_latitude: Array,
+    tx_longitude: Array,
+    rx_latitude: Array,
+    rx_longitude: Array,
+    length_km: Array,
+    points: Array,
+    distance_km: Array,
+    latitude: Array,
+    longitude: Array,
+) -> None:
+    """Write equally spaced points (L, P) of the great circles between two ends (L,).
+
+    A point is a cos θ + b sin θ of the unit vectors a to the transmitter and b along the path; θ advances by the
+    addition theorems.
+    """
+    for link in range(points.size):
+        last = points[link] - 1
+        if last < 0:
+            continue
+        a, end = _unit(tx_latitude[link], tx_longitude[link]), _unit(rx_latitude[link], rx_longitude[link])
+        normal = _cross(a, end)
+        sine = np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2)
+        angle = np.arctan2(sine, a[0] * end[0] + a[1] * end[1] + a[2] * end[2])
+        b = _cross(normal, a)
+        scale = 1 / sine if sine > 0 else 0.0
+        step_cos, step_sin = np.cos(angle / last), np.sin(angle / last)
+        cos, sin = 1.0, 0.0
+        for k in range(last + 1):
+            x, y, z = (
+                cos * a[0] + sin * scale * b[0],
+                cos * a[1] + sin * scale * b[1],
+                cos * a[2] + sin * scale * b[2],
+            )
+            distance_km[link, k] = length_km[link] * k / last
+            latitude[link, k] = np.degrees(np.arctan2(z, np.sqrt(x * x + y * y)))
+            longitude[link, k] = np.degrees(np.arctan2(y, x))
+            cos, sin = cos * step_cos - sin * step_sin, sin * step_cos + cos * step_sin
+        latitude[link, 0], longitude[link, 0] = tx_latitude[link], tx_longitude[link]
+        latitude[link, last], longitude[link, last] = rx_latitude[link], rx_longitude[link]
+
+
+@njit(cache=True)
+def _unit(latitude_deg: float, longitude_deg: float) -> tuple[float, float, float]:
+    latitude, longitude = np.radians(latitude_deg), np.radians(longitude_deg)
+    return np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
+
+
+@njit(cache=True)
+def _cross(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float, float]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]

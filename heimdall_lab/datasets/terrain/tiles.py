@@ -1,0 +1,300 @@
+"""Tiles of heights, SRTM and GeoTIFF: found in a folder, read, mended, fetched."""
+
+import functools
+import gzip
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+from numba import njit
+from scipy import ndimage
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+
+from heimdall_lab.core.arrays import Array
+
+PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
+_VOID = -32768
+_SIZES = (1201, 3601)  # SRTM3 and SRTM1
+_TILE_NAME = re.compile(r"[NS]\d{2}[EW]\d{3}")
+_SRTM_FILE = re.compile(r"[NS]\d{2}[EW]\d{3}\b.*\.hgt(\.zip|\.gz)?", re.IGNORECASE)
+_CACHED_TILES = 32  # 0.8 GB of SRTM1
+_LOWEST_M, _HIGHEST_M = -500.0, 9000.0  # the Dead Sea's shore, Mount Everest
+
+
+class MissingTilesError(ValueError):
+    """Points lie where a folder has no tile; the message names every missing tile, the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One file of heights, by the outermost samples of its grid and by how far around them it answers."""
+
+    path: Path
+    modified_ns: int
+    grid: tuple[float, float, float, float]  # south, west, north, east
+    reach: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Heights:
+    """The tiles of a folder; where several hold a point, the first is read."""
+
+    folder: Path
+    tiles: tuple[Tile, ...]
+
+
+def tile_name(latitude_deg: float, longitude_deg: float) -> str:
+    """Return the name of the SRTM tile north-east of whose south-west corner a point lies.
+
+    >>> tile_name(43.7, 7.4), tile_name(-0.5, -0.5), tile_name(44.0, 180.0)
+    ('N43E007', 'S01W001', 'N44W180')
+    """
+    south = min(int(np.floor(latitude_deg)), 89)
+    west = int(np.floor((longitude_deg + 180) % 360 - 180))
+    return f"{'S' if south < 0 else 'N'}{abs(south):02d}{'W' if west < 0 else 'E'}{abs(west):03d}"
+
+
+def open_folder(folder: str | Path) -> Heights:
+    """Find the tiles of a folder: SRTM ``.hgt`` (plain, ``.zip`` or ``.gz``), and GeoTIFF in latitude and longitude.
+
+    Heights are read when they are first asked for, and the latest 32 tiles stay in memory. Voids are filled as a tile
+    is read.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be read or holds no tile, or a GeoTIFF is not in latitude and longitude.
+    """
+    root = Path(folder)
+    try:
+        paths = sorted(path for path in root.iterdir() if path.is_file())
+    except OSError as error:
+        raise ValueError(f"terrain folder: cannot read {str(root)!r} ({error.strerror}); name another") from error
+    tiles = [_srtm_tile(path) for path in paths if _SRTM_FILE.fullmatch(path.name)]
+    tiles += [_geotiff_tile(path) for path in paths if path.suffix.lower() in (".tif", ".tiff")]
+    if not tiles:
+        raise ValueError(
+            f"terrain folder: {str(root)!r} holds no tile; put SRTM .hgt or GeoTIFF files there, or fetch some by "
+            "heimdall_lab.fetch_terrain"
+        )
+    return Heights(root, tuple(tiles))
+
+
+def fetch_terrain(tiles: Sequence[str], folder: str | Path, url: str = PUBLIC_URL) -> list[Path]:
+    """Fetch SRTM tiles that a folder lacks, and return the files of all of them.
+
+    A tile is checked and complete, or not there at all. The public tiles carry the sea floor: heights below sea level
+    are stored as 0, so land that lies lower is flattened too.
+
+    Parameters
+    ----------
+    tiles : sequence of str
+        Names such as ``N43E007``.
+    folder : path
+        Made where it does not exist.
+    url : str
+        Where to fetch from; below it, tiles are at ``N43/N43E007.hgt.gz``.
+
+    Returns
+    -------
+    list of Path, one ``.hgt`` a tile
+
+    Raises
+    ------
+    ValueError
+        If a name is not that of a tile, or a tile cannot be fetched or is not one.
+
+    Source
+    ------
+    Terrain Tiles of the AWS open data registry (SRTM and others), 1 arc second, public.
+    """
+    for name in tiles:
+        if not _TILE_NAME.fullmatch(name):
+            raise ValueError(f"terrain tile: {name!r} is no name of a tile; give names such as N43E007")
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    return [_fetched(name, root, f"{url.rstrip('/')}/{name[:3]}/{name}.hgt.gz") for name in tiles]
+
+
+def _fetched(name: str, folder: Path, address: str) -> Path:
+    path = folder / f"{name}.hgt"
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        archive, part = Path(scratch) / f"{name}.hgt.gz", Path(scratch) / path.name
+        try:
+            pooch.HTTPDownloader(timeout=60)(address, str(archive), None)
+            samples = _srtm_samples(archive)
+        except (OSError, ValueError) as error:
+            if (response := getattr(error, "response", None)) is not None:
+                response.close()
+            raise ValueError(
+                f"terrain tile {name}: cannot be fetched from {address} ({error}); connect to the network, or put "
+                f"{name}.hgt into {folder}"
+            ) from error
+        samples[(samples < 0) & (samples != _VOID)] = 0
+        with part.open("wb") as file:
+            file.write(samples.astype(">i2").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    return path
+
+
+def _srtm_tile(path: Path) -> Tile:
+    name = path.name[:7].upper()
+    south = float(name[1:3]) * (-1 if name[0] == "S" else 1)
+    west = float(name[4:7]) * (-1 if name[3] == "W" else 1)
+    grid = (south, west, south + 1, west + 1)
+    return Tile(path, path.stat().st_mtime_ns, grid, grid)
+
+
+def _geotiff_tile(path: Path) -> Tile:
+    with _raster(path) as raster:
+        latitude, longitude = raster["y"].values, raster["x"].values
+    south, north, west, east = latitude.min(), latitude.max(), longitude.min(), longitude.max()
+    half_lat, half_lon = (north - south) / (latitude.size - 1) / 2, (east - west) / (longitude.size - 1) / 2
+    grid = (float(south), float(west), float(north), float(east))
+    reach = (float(south - half_lat), float(west - half_lon), float(north + half_lat), float(east + half_lon))
+    return Tile(path, path.stat().st_mtime_ns, grid, reach)
+
+
+def _raster(path: Path) -> Any:
+    """Open a GeoTIFF of one band in latitude and longitude, as a labelled array; nodata is NaN in it."""
+    import rioxarray  # takes longer to import than all else here, and few folders hold GeoTIFFs
+
+    try:
+        raster: Any = rioxarray.open_rasterio(path, mask_and_scale=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"terrain tile {path}: cannot be read ({error}); fetch it again or remove it") from error
+    if getattr(raster, "ndim", 0) != 3 or raster.sizes["band"] != 1:  # several datasets, or several bands
+        raise ValueError(f"terrain tile {path}: has several bands; keep the one of heights alone")
+    if raster.rio.crs is None or not raster.rio.crs.is_geographic or min(raster.shape[1:]) < 2:
+        raise ValueError(
+            f"terrain tile {path}: is no grid in latitude and longitude (CRS {raster.rio.crs}); reproject it to "
+            "EPSG:4326"
+        )
+    return raster[0]
+
+
+def _srtm_samples(path: Path) -> Array:
+    """Read an SRTM tile (rows from the north, columns), int16, voids and all."""
+    try:
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                members = [name for name in archive.namelist() if name.lower().endswith(".hgt")]
+                content = archive.read(members[0]) if len(members) == 1 else b""
+        else:
+            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+                content = file.read()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"terrain tile {path}: cannot be read ({error}); fetch it again") from error
+    size = next((size for size in _SIZES if len(content) == 2 * size**2), None)
+    if size is None:
+        raise ValueError(
+            f"terrain tile {path}: holds {len(content)} bytes of heights, neither 1201² nor 3601² of two bytes; "
+            "fetch it again"
+        )
+    return np.frombuffer(content, ">i2").reshape(size, size).astype(np.int16)
+
+
+def _own_samples(tile: Tile) -> Array:
+    """Read the heights of a tile (rows from the north, columns from the west), voids filled."""
+    if _SRTM_FILE.fullmatch(tile.path.name):
+        samples = _srtm_samples(tile.path)
+        void = samples == _VOID
+    else:
+        with _raster(tile.path) as raster:
+            samples = raster.sortby("y", ascending=False).sortby("x").values.astype(np.float32)
+        void = ~np.isfinite(samples) | (samples == _VOID)
+    if void.all():
+        raise ValueError(f"terrain tile {tile.path}: holds voids alone; fetch another version of it")
+    filled = _filled(samples, void)
+    lowest, highest = float(filled.min()), float(filled.max())
+    if not (lowest >= _LOWEST_M and highest <= _HIGHEST_M):
+        raise ValueError(
+            f"terrain tile {tile.path}: holds heights of {lowest:g} … {highest:g} m, which no ground has; "
+            "mark its voids as nodata or fetch it again"
+        )
+    return filled
+
+
+def _filled(samples: Array, void: Array) -> Array:
+    """Replace voids by linear interpolation between the samples around them; beyond these, by the nearest."""
+    if not void.any():
+        return samples
+    rim = ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
+    known, wanted = np.argwhere(rim), np.argwhere(void)
+    values = samples[rim].astype(float)
+    estimate = NearestNDInterpolator(known, values)(wanted)
+    if len(known) >= 3 and (np.ptp(known, axis=0) > 0).all():
+        linear = LinearNDInterpolator(known, values)(wanted)
+        estimate = np.where(np.isnan(linear), estimate, linear)
+    filled = samples.copy()
+    filled[void] = np.rint(estimate) if samples.dtype == np.int16 else estimate
+    return filled
+
+
+@functools.lru_cache(maxsize=_CACHED_TILES)
+def tile_samples(heights: Heights, number: int) -> Array:
+    """Heights of a tile with one more sample all around: a neighbour's where it answers there, else the nearest.
+
+    Tiles whose samples are centres of pixels leave a gap of one step to their neighbours, which is bridged so.
+    """
+    tile = heights.tiles[number]
+    own = _own_samples(tile)
+    padded: Array = np.pad(own, 1, mode="edge")
+    if tile.grid == tile.reach:
+        return padded
+    south, west, north, east = tile.grid
+    lat_step, lon_step = (north - south) / (own.shape[0] - 1), (east - west) / (own.shape[1] - 1)
+    around = np.ones(padded.shape, dtype=bool)
+    around[1:-1, 1:-1] = False
+    row, column = np.nonzero(around)
+    latitude, longitude = north - (row - 1) * lat_step, west + (column - 1) * lon_step
+    slack_lat, slack_lon = lat_step * 1e-6, lon_step * 1e-6
+    for other in heights.tiles:
+        s, w, n, e = other.grid
+        inside = (latitude >= s - slack_lat) & (latitude <= n + slack_lat)
+        inside &= (longitude >= w - slack_lon) & (longitude <= e + slack_lon)
+        if inside.any() and other is not tile:
+            value = np.full(row.size, np.nan)
+            owner = np.where(inside, 0, -1)
+            interpolate_tile(
+                np.pad(_own_samples(other), 1, mode="edge"), other.grid, owner, 0, latitude, longitude, value
+            )
+            padded[row[inside], column[inside]] = value[inside]
+    return padded
+
+
+@njit(cache=True)
+def interpolate_tile(
+    samples: Array,
+    grid: tuple[float, float, float, float],
+    owner: Array,
+    number: int,
+    latitude: Array,
+    longitude: Array,
+    height: Array,
+) -> None:
+    """Write the bilinear interpolation at the points of one tile, whose samples have one more all around."""
+    south, west, north, east = grid
+    rows, columns = samples.shape
+    rows_per_deg, columns_per_deg = (rows - 3) / (north - south), (columns - 3) / (east - west)
+    for point in range(latitude.size):
+        if owner[point] == number:
+            row = max(1 + (north - latitude[point]) * rows_per_deg, 0.0)
+            column = max(1 + (longitude[point] - west) * columns_per_deg, 0.0)
+            i, j = min(int(row), rows - 2), min(int(column), columns - 2)
+            v, u = row - i, column - j
+            upper = (1 - u) * samples[i, j] + u * samples[i, j + 1]
+            lower = (1 - u) * samples[i + 1, j] + u * samples[i + 1, j + 1]
+            height[point] = (1 - v) * upper + v * lower

@@ -1,0 +1,132 @@
+"""Errors of fixes against the truth: their statistics, and the conditions by which they are told apart."""
+
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.localization import error_law
+
+_AXES = {"axis": ["east", "north"]}
+BINS = {  # lower edges of what the leaderboard is divided by; each bin ends where the next begins
+    "snr": (-np.inf, 10.0, 20.0, 30.0, 40.0),  # mean of the receivers with signal, dB
+    "gdop": (0.0, 1.5, 2.0, 3.0, 5.0, 10.0),
+    "receivers": (0, 3, 4, 5, 6, 7, 8, 10, 13),  # with signal
+}
+
+
+def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
+    """Compare fixes with the true positions.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With the true transmitter positions.
+    fixes : xr.Dataset
+        As `estimators.locate` returns them; further dims such as ``method`` are kept.
+
+    Returns
+    -------
+    xr.Dataset
+        ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
+        ``mahalanobis_squared``, of the error under the fix's own covariance; ``level``, of the ellipse through the
+        truth: the share of errors that the fix itself expects to be smaller.
+    """
+    truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
+    distance, azimuth = xr.apply_ufunc(
+        geodesy.geodesic,
+        truth.transmitter_latitude,
+        truth.transmitter_longitude,
+        fixes.latitude,
+        fixes.longitude,
+        output_core_dims=[[], []],
+    )
+    direction = np.radians(azimuth)
+    vector = xr.concat([distance * np.sin(direction), distance * np.cos(direction)], dim="axis").assign_coords(_AXES)
+    vector = vector.transpose(..., "axis")
+    squared = xr.apply_ufunc(
+        _mahalanobis_squared,
+        vector,
+        fixes.covariance,
+        input_core_dims=[["axis"], ["axis", "other_axis"]],
+    )
+    level = xr.apply_ufunc(error_law.level, squared, fixes.freedom)
+    return xr.Dataset(
+        {
+            "error": distance.assign_attrs(units="m", long_name="distance from the true position"),
+            "error_vector": vector.assign_attrs(units="m", long_name="fix minus truth"),
+            "mahalanobis_squared": squared.assign_attrs(units="1", long_name="squared error over covariance"),
+            "level": level.assign_attrs(units="1", long_name="level of the ellipse through the truth"),
+        }
+    )
+
+
+def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
+    """Label of the sample whose transmitter is nearest to a position.
+
+    Raises
+    ------
+    ValueError
+        If no true position is known.
+    """
+    latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
+    distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
+    if not np.isfinite(distance_m).any():
+        raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")
+    return int(dataset.sample.values[np.nanargmin(distance_m)])
+
+
+def bin_of(values: np.ndarray, by: str) -> np.ndarray:
+    """Place values, of scenes, in the bins of a leaderboard: positions along ``…_bin``, one beyond the last for NaN.
+
+    >>> bin_of(np.array([9.9, 10.0, 99.0, np.nan]), "snr").tolist()
+    [0, 1, 4, 5]
+    """
+    return np.digitize(values, (*BINS[by], np.inf)) - 1
+
+
+def bin_names(by: str) -> list[str]:
+    """Name each bin by its edges, as ``10 … 20``.
+
+    >>> bin_names("snr")
+    ['< 10', '10 … 20', '20 … 30', '30 … 40', '≥ 40']
+    """
+    edges = BINS[by]
+    if by == "receivers":
+        names = [f"{low:g}" if low == above - 1 else f"{low:g} … {above - 1:g}" for low, above in pairwise(edges)]
+    else:
+        names = [f"{low:g} … {high:g}" for low, high in pairwise(edges)]
+    names[0] = f"< {edges[1]:g}"
+    return [*names, f"≥ {edges[-1]:g}"]
+
+
+def error_statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
+    """Reduce errors over ``sample`` to the statistics of the leaderboard."""
+    error = each.error
+    in_metres = {
+        "median_error": error.median("sample"),
+        "mean_error": error.mean("sample"),
+        **{f"p{p}_error": error.quantile(p / 100, "sample").drop_vars("quantile") for p in (68, 90, 95)},
+        "rmse": np.sqrt((error**2).mean("sample")),
+    }
+    determinant = np.log(_determinant(each.covariance))
+    density = xr.apply_ufunc(error_law.log_density, each.mahalanobis_squared, determinant, each.freedom)
+    shares = {
+        "rmse_over_crlb": np.sqrt(((error / crlb_rmse) ** 2).mean("sample")),
+        **{f"coverage_{level}": (each.level <= level / 100).mean("sample") for level in (68, 95)},
+        "nll": -density.mean("sample"),
+        "failures": 1 - each.converged.mean("sample"),
+    }
+    return xr.Dataset(
+        {name: values.drop_attrs().assign_attrs(units="m") for name, values in in_metres.items()}
+        | {name: values.drop_attrs().assign_attrs(units="1") for name, values in shares.items()}
+    )
+
+
+def _determinant(covariance: xr.DataArray) -> xr.DataArray:
+    return xr.apply_ufunc(np.linalg.det, covariance, input_core_dims=[["axis", "other_axis"]])
+
+
+def _mahalanobis_squared(vector: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    return (vector * np.linalg.solve(covariance, vector[..., None])[..., 0]).sum(axis=-1)
