@@ -1,7 +1,8 @@
 """Values of band-limited signals between their samples, by a windowed sinc."""
 
 import numpy as np
-from numba import njit
+
+from heimdall_lab.core.compiled import njit
 
 TAPS = 16
 PHASES = 1024

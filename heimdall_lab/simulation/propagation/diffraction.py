@@ -8,9 +8,9 @@ batch.
 import math
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 EARTH_RADIUS_KM = 6371.0
