@@ -21,7 +21,9 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = [line for name in ("learn", "app", "notebooks", "dev") for line in EXTRAS[name] if "heimdall_lab" not in line]
+OPTIONAL = [
+    line for name in ("learn", "app", "notebooks", "dev") for line in EXTRAS[name] if "heimdall_lab" not in line
+]
 REQUIRED = [*PROJECT["dependencies"], *OPTIONAL]
 CONDA_NAMES = {"torch": "pytorch"}  # where it differs from that on PyPI
 NOT_ON_CONDA = {"fastapi-offline", "playwright", "schemathesis"}
@@ -40,7 +42,9 @@ def locked():
 def test_conda_environment_is_in_step_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [part["pip"] for part in environment if isinstance(part, dict)]
-    assert pip == ["--editable .[all,dev]"]  # a line of a requirements file: options of pip install itself are not accepted
+    assert pip == [
+        "--editable .[all,dev]"
+    ]  # a line of a requirements file: options of pip install itself are not accepted
     conda = {requirement(line) for line in environment if isinstance(line, str)} - {("pip", "")}
     wanted = [*REQUIRED, f"python{PROJECT['requires-python']}"]
     known = {(name, versions) for name, versions in map(requirement, wanted) if name not in NOT_ON_CONDA}
@@ -69,11 +73,9 @@ def test_all_brings_every_extra_that_users_need():
 
 @pytest.mark.parametrize("extra", ["learn", "app"])
 def test_packages_of_an_extra_are_explained_where_they_are_missing(extra):
-    """By the name of the import, which is that of the package with another hyphen."""
-    for line in EXTRAS[extra]:
-        module = requirement(line)[0].replace("-", "_")
-        if module not in ("heimdall_lab", "httpx", "psutil"):  # base packages bring these two along, or nothing does alone
-            assert "pip install 'heimdall-lab[" in missing_extra(ModuleNotFoundError(name=module))
+    for name in {requirement(line)[0] for line in EXTRAS[extra]} - {"heimdall-lab"}:
+        error = ModuleNotFoundError(name=f"{name.replace('-', '_')}.part")
+        assert missing_extra(error).endswith(f"is not installed; pip install 'heimdall-lab[{extra}]'")
 
 
 def test_what_is_light_imports_neither_torch_nor_pictures():
