@@ -78,15 +78,9 @@ def test_all_brings_every_extra_that_users_need():
 
 @pytest.mark.parametrize("extra", ["learn", "app"])
 def test_packages_of_an_extra_are_explained_where_they_are_missing(extra):
-    """By the name of the import, which is that of the package with another hyphen."""
-    for line in EXTRAS[extra]:
-        module = requirement(line)[0].replace("-", "_")
-        if module not in (
-            "heimdall_lab",
-            "httpx",
-            "psutil",
-        ):  # base packages bring these two along, or nothing does alone
-            assert "pip install 'heimdall-lab[" in missing_extra(ModuleNotFoundError(name=module))
+    for name in {requirement(line)[0] for line in EXTRAS[extra]} - {"heimdall-lab"}:
+        error = ModuleNotFoundError(name=f"{name.replace('-', '_')}.part")
+        assert missing_extra(error).endswith(f"is not installed; pip install 'heimdall-lab[{extra}]'")
 
 
 def test_what_is_light_imports_neither_torch_nor_pictures():

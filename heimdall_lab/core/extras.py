@@ -1,8 +1,8 @@
 """Optional parts of the installation: which extra brings a package that is not there."""
 
-_EXTRAS = {  # import names, by the extra of pyproject.toml that brings them
-    "learn": ("lightning", "mlflow", "onnx", "onnxscript", "torch"),
-    "app": ("bokeh", "fastapi", "fastapi_offline", "holoviews", "jinja2", "panel", "panel_material_ui", "param"),
+_EXTRAS = {  # import names, by the smallest extra of pyproject.toml that brings them
+    "learn": ("bokeh", "holoviews", "jinja2", "lightning", "mlflow", "onnx", "onnxscript", "psutil", "torch"),
+    "app": ("fastapi", "fastapi_offline", "httpx", "panel", "panel_material_ui", "param"),
     "gpu": ("cupy",),
 }
 
