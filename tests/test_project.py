@@ -178,6 +178,17 @@ def test_paths_that_contributing_names_exist():
     assert [path for path in paths if not ((ROOT / "heimdall_lab" / path).exists() or (ROOT / path).exists())] == []
 
 
+def test_registries_that_contributing_names_exist():
+    """Names in capitals and those of classes, in the table of changes; they stand in the package with that spelling."""
+    table = "\n".join(re.findall(r"^\|.*", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"`(_?[A-Z]\w+)`", table)) - {"NAME_ratio"}
+    assert len(named) > 15
+    sources = "\n".join(path.read_text() for path in (ROOT / "heimdall_lab").rglob("*.py"))
+    assert [
+        name for name in named if not re.search(rf"^(class )?{name}\b|import .*\b{name}\b", sources, re.MULTILINE)
+    ] == []
+
+
 def test_commands_of_the_pages_have_the_options_that_they_name():
     from typer.main import get_command
 
