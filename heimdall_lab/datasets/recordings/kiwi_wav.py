@@ -5,21 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import i0
+
+from heimdall_lab.core.interpolation import interpolate
 
 SAMPLE_RATE_HZ = 12_000
 MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to estimate its scatter
-HALF_WIDTH = 16  # input samples on either side of an instant that interpolation needs
 
 WEEK_S = 604_800.0
 _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below one lost block (43 ms)
 _OUTLIER_SIGMAS = 6.0
 _CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
 _INT16_MAX = 32_767
-
-# 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.
-# Source: Oppenheim & Schafer, Discrete-Time Signal Processing, 3rd ed., eqs. (7.75) and (7.76)
-_KAISER_BETA = 10.05
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -202,22 +198,3 @@ def resample(iq: ComplexArray, clock: Clock, start_s: float, length: int) -> Com
     """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k < `length`."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
     return interpolate(iq, (begin_s + np.arange(length) / SAMPLE_RATE_HZ) * clock.rate_hz)
-
-
-def interpolate(samples: ComplexArray, position: FloatArray) -> ComplexArray:
-    """Interpolate (N,) uniform samples at (M,) fractional positions by a Kaiser-windowed sinc.
-
-    Positions lie at least 16 samples inside both ends. The error is below −80 dB for frequencies within ±0.4 of the
-    sample rate.
-    """
-    # Source: Smith & Gossett, "A flexible sampling-rate conversion method", ICASSP 1984
-    whole = np.floor(position).astype(np.intp)
-    fraction = position - whole
-    sine = np.sin(np.pi * fraction) / np.pi  # sin(π(f − k)) = (−1)^k sin(πf)
-    total = np.zeros(position.shape, dtype=np.complex128)
-    for tap in range(1 - HALF_WIDTH, HALF_WIDTH + 1):
-        distance = fraction - tap
-        sinc = np.divide(-sine if tap % 2 else sine, distance, out=np.ones_like(sine), where=distance != 0.0)
-        window = i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (distance / HALF_WIDTH) ** 2))) / i0(_KAISER_BETA)
-        total += samples[whole + tap] * (sinc * window)
-    return total

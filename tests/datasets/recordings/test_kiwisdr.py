@@ -155,20 +155,6 @@ def test_samples_after_a_lost_block_are_not_trusted() -> None:
     assert clock.stop == 260 * BLOCK
 
 
-@pytest.mark.parametrize("frequency_hz", [-4_800.0, -1_234.5, 0.0, 3_000.0, 4_800.0])
-def test_interpolation_error_of_a_tone_is_below_minus_80_db(frequency_hz: float) -> None:
-    rng = np.random.Generator(np.random.Philox(11))
-    position = rng.uniform(20.0, 980.0, 2_000)
-    samples = np.exp(2j * np.pi * frequency_hz / 12_000 * np.arange(1_000))
-    error = kiwi_wav.interpolate(samples, position) - np.exp(2j * np.pi * frequency_hz / 12_000 * position)
-    assert 20 * np.log10(np.abs(error).max()) < -80.0
-
-
-def test_interpolation_at_whole_positions_returns_the_samples() -> None:
-    samples = np.exp(1j * np.arange(100.0))
-    np.testing.assert_allclose(kiwi_wav.interpolate(samples, np.arange(20.0, 80.0)), samples[20:80], atol=1e-12)
-
-
 def test_tone_comes_out_on_the_common_gps_time_axis(paths: list[Path], table: Path) -> None:
     dataset = recordings.read_kiwi(paths, table, window_s=0.5)
     expected = tone(1_000.0)(instants(dataset))[:, None, :]
