@@ -42,8 +42,8 @@ def test_the_full_path_takes_at_most_four_times_the_noise_alone(name, benchmark,
 
 def test_a_core_gates_a_hundred_thousand_scenes_per_second(benchmark):
     config = hl.preset("iq_test")
-    streams = scenes.candidates(config, np.arange(8192), np.zeros(8192, dtype=int))
-    verdict = benchmark.pedantic(lambda: scenes.judge(config, streams), rounds=10, warmup_rounds=1)
+    streams = scenes.candidate_streams(config, np.arange(8192), np.zeros(8192, dtype=int))
+    verdict = benchmark.pedantic(lambda: scenes.gate_outcome(config, streams), rounds=10, warmup_rounds=1)
     rate = len(verdict) / benchmark.stats.stats.min
     benchmark.extra_info["scenes per second"] = round(rate)
     assert rate >= 100_000

@@ -13,7 +13,7 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import BACKENDS
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.files import StoreError, check_target, write_atomically
+from heimdall_lab.core.files import StoreError, check_writable, write_atomically
 from heimdall_lab.core.presets import PRESETS, preset, read_config
 from heimdall_lab.datasets import catalogue, recordings, splits, store
 from heimdall_lab.datasets.manifest import MANIFEST, read_manifest
@@ -188,7 +188,7 @@ def features_command(
 ) -> None:
     """Measure the features of every receiver's signal, and show how each is spread."""
     if out is not None:
-        check_target(out, "out")
+        check_writable(out, "out")
     measured = features(store.open_dataset(folder))
     if out is not None:
         write_atomically(out, measured.to_netcdf)
@@ -227,7 +227,7 @@ def compare_command(
     if split is not None:
         split = _known("split", split, list(splits.SHARES))
     if report is not None:
-        check_target(report, "report")
+        check_writable(report, "report")
     if out is not None:
         _check_folder(out)
     dataset = store.open_dataset(folder)
@@ -411,7 +411,7 @@ def export_command(
     target = out or file.with_suffix(learned.SUFFIX)
     if target.suffix != learned.SUFFIX:
         raise ConfigError(f"out: {str(target)!r} does not end in {learned.SUFFIX}; rename it")
-    check_target(target, "out")
+    check_writable(target, "out")
     loaded = trained.load(file)
     scenes = None if dataset is None else learned.arrays(loaded, splits.select(store.open_dataset(dataset), "test"))
     about = onnx_model.open_model(export.export_onnx(loaded, target, scenes)).about
@@ -460,7 +460,7 @@ def _check_folder(out: Path) -> None:
         kind = "a dataset" if out.is_dir() else "a file"
         raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
     out.mkdir(parents=True, exist_ok=True)
-    check_target(out / "leaderboard.nc", "out")
+    check_writable(out / "leaderboard.nc", "out")
 
 
 def _known(option: str, name: str, names: Sequence[str]) -> str:

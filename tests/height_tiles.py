@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from heimdall_lab.datasets.terrain.tiles import open_folder
+from heimdall_lab.datasets.terrain.tiles import open_terrain
 
 SIZE = 1201
 
@@ -32,7 +32,7 @@ def grid(name):
 
 @pytest.fixture(scope="module")
 def riviera(real):
-    return open_folder(real / "srtm")
+    return open_terrain(real / "srtm")
 
 
 def raw_riviera(real):
@@ -53,6 +53,6 @@ def plane_folder(tmp_path):
         south, west = corner(names[0])
         for name in names:
             write_hgt(tmp_path, name, np.rint(plane_m(*grid(name), south, west)))
-        return open_folder(tmp_path), lambda latitude, longitude: plane_m(latitude, longitude, south, west)
+        return open_terrain(tmp_path), lambda latitude, longitude: plane_m(latitude, longitude, south, west)
 
     return write

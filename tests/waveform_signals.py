@@ -19,7 +19,7 @@ def streams(count: int, seed: int) -> Streams:
 
 
 def synthesize(kind: int, count: int, num_time: int, seed: int = 3, **fields: float) -> np.ndarray:
-    waveform = kinds.synthesize(Signal(**fields), np.full(count, kind), streams(count, seed), num_time)
+    waveform = kinds.synthesize_waveforms(Signal(**fields), np.full(count, kind), streams(count, seed), num_time)
     assert waveform.shape == (count, num_time)
     assert waveform.dtype == np.complex64
     return waveform.astype(complex)

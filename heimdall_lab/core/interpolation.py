@@ -40,7 +40,7 @@ def interpolate(samples: npt.NDArray[np.complex128], position: npt.NDArray[np.fl
 
 
 def interpolate_between(samples: npt.NDArray[np.complex128], fraction: float) -> npt.NDArray[np.complex128]:
-    """Interpolate a fraction of 0 … 1 after all of (N,) samples that have enough neighbours: (N − 2 HALF_WIDTH + 1,)."""
+    """Interpolate (N,) samples a fraction of 0 … 1 after each that has enough neighbours: (N − 2 HALF_WIDTH + 1,)."""
     impulse = np.zeros(4 * HALF_WIDTH + 1, dtype=np.complex128)
     impulse[2 * HALF_WIDTH] = 1
     offset = np.arange(1.0 - HALF_WIDTH, HALF_WIDTH + 1.0)

@@ -123,7 +123,7 @@ def test_blocks_follow_fading_as_closely_as_stated():
     rate_hz, num_time, doppler_hz = 50e3, 20_000, 84.6
     block = receiver.block_length(rate_hz, doppler_hz, 0.0)
     shape = (4, 2, 1)
-    paths = fading.Paths(np.zeros(shape), np.ones(shape), np.zeros(shape), np.full(shape[:2], doppler_hz))
+    paths = fading.Multipath(np.zeros(shape), np.ones(shape), np.zeros(shape), np.full(shape[:2], doppler_hz))
     full_scale = np.full(shape[:2], 10**1.0)
     codes = {}
     for step in (2, block):
@@ -267,7 +267,7 @@ def test_a_scene_alone_is_the_same_to_the_last_bit():
     ],
 )
 def test_clock_errors_have_the_distribution_of_their_class(clock, sigma_s, distribution):
-    offset = receiver.clock_offset(clock, sigma_s, streams(15_000), 7)
+    offset = receiver.draw_clock_offset(clock, sigma_s, streams(15_000), 7)
     assert offset.shape == (15_000, 7)
     assert stats.kstest(offset.ravel(), distribution.cdf).pvalue > P_VALUE
     assert offset.std() == pytest.approx(sigma_s, rel=5 / (2 * offset.size) ** 0.5)

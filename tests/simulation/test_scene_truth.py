@@ -8,14 +8,14 @@ from scipy import stats
 
 from heimdall_lab.core.config import MAX_EXPONENTIAL
 from heimdall_lab.datasets.terrain.heights import height_m, profiles
-from heimdall_lab.datasets.terrain.tiles import open_folder
+from heimdall_lab.datasets.terrain.tiles import open_terrain
 from heimdall_lab.simulation import scenes
 from heimdall_lab.simulation.propagation import losses
 
 
 def test_nuisances_have_their_distributions():
     settings = config(OPEN, channel={"shadowing_sigma_db": 6.0, "frequency_offset_max_hz": 80.0})
-    truth = scenes.draw(settings, np.arange(2000)).variables
+    truth = scenes.draw_scenes(settings, np.arange(2000)).variables
     signal, channel, geometry = settings.signal, settings.channel, settings.geometry
 
     def uniform(values, low, high):
@@ -68,7 +68,7 @@ def full():
         geometry={"placement": "random", "transmitter_speed_max_m_s": 50.0},
         signal={"duration_s": 0.02},
     )
-    return settings, scenes.draw(settings, np.arange(8000)).variables
+    return settings, scenes.draw_scenes(settings, np.arange(8000)).variables
 
 
 def test_links_out_of_sight_and_their_excess_delays(full):
@@ -84,11 +84,11 @@ def test_links_out_of_sight_and_their_excess_delays(full):
     assert (truth["excess_delay"][sight] == 0).all()
     assert stats.kstest(truth["excess_delay"][blocked], stats.expon(scale=3e-6).cdf).pvalue > P_VALUE
     everyone = config(OPEN, channel={"nlos_ratio": 1.0, "nlos_excess_mean_s": 50e-6})
-    excess_s = scenes.draw(everyone, np.arange(15_000)).variables["excess_delay"]
+    excess_s = scenes.draw_scenes(everyone, np.arange(15_000)).variables["excess_delay"]
     assert stats.kstest(excess_s.ravel(), stats.expon(scale=50e-6).cdf).pvalue > P_VALUE
     assert excess_s.max() < MAX_EXPONENTIAL * 50e-6
     assert np.abs(np.corrcoef(excess_s.T) - np.eye(7)).max() < 5 / 15_000**0.5
-    assert scenes.draw(config(OPEN), np.arange(100)).variables["line_of_sight"].all()
+    assert scenes.draw_scenes(config(OPEN), np.arange(100)).variables["line_of_sight"].all()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_links_out_of_sight_and_their_excess_delays(full):
 )
 def test_clocks_of_scenes_are_those_of_their_class(clock, distribution):
     settings = config(OPEN, channel={"clock": clock})
-    offset_s = scenes.draw(settings, np.arange(15_000)).variables["clock_offset"]
+    offset_s = scenes.draw_scenes(settings, np.arange(15_000)).variables["clock_offset"]
     assert stats.kstest(offset_s.ravel(), distribution.cdf).pvalue > P_VALUE
     assert settings.channel.clock_sigma_s == pytest.approx(distribution.std())
     assert offset_s.std() == pytest.approx(distribution.std(), rel=5 / (2 * offset_s.size) ** 0.5)
@@ -129,7 +129,7 @@ def test_powers_and_losses_add_up(full):
 
 def test_diffraction_is_a_part_of_the_loss():
     settings = config({}, channel={"diffraction": "smooth_earth"}, max_receivers=9)
-    truth = scenes.draw(settings, np.arange(200)).variables
+    truth = scenes.draw_scenes(settings, np.arange(200)).variables
     free_space = 20 * np.log10(4 * np.pi * truth["propagation_delay"] * settings.signal.frequency_hz)
     parts = truth["diffraction_loss"] + truth["shadowing"] + truth["environment_loss"]
     assert truth["path_loss"] == pytest.approx(free_space + parts, abs=1e-6, nan_ok=True)
@@ -150,7 +150,7 @@ def test_echoes_are_told_where_there_are_some(full):
     found = np.isfinite(delay_s)
     assert stats.kstest(delay_s[found], stats.uniform(0.5e-6, 4.5e-6).cdf).pvalue > P_VALUE
     assert stats.kstest(power_db[found], stats.uniform(-25, 15).cdf).pvalue > P_VALUE
-    plain = scenes.draw(config(OPEN), np.arange(3)).variables
+    plain = scenes.draw_scenes(config(OPEN), np.arange(3)).variables
     assert not {"echo_delay", "echo_power"} & set(plain)
     assert (plain["fading"] == 0).all()
     assert (plain["fading_doppler"] == 0).all()
@@ -202,8 +202,8 @@ def test_an_absent_receiver_has_no_truth_at_all(full):
 
 def test_padding_holds_nothing():
     settings = config({}, max_receivers=10)
-    drawn = scenes.draw(settings, np.arange(20)).variables
-    plain = scenes.draw(config({}), np.arange(20)).variables
+    drawn = scenes.draw_scenes(settings, np.arange(20)).variables
+    plain = scenes.draw_scenes(config({}), np.arange(20)).variables
     assert drawn["receiver_present"].tolist() == [[True] * 7 + [False] * 3] * 20
     for name, values in drawn.items():
         if values.ndim == 2 and name not in ("receiver_present", "line_of_sight"):
@@ -229,8 +229,8 @@ def test_scenes_over_terrain_stand_on_it_and_lose_what_its_profiles_take(real):
         geometry={"receivers": receivers, "margin_deg": 0.0},
         channel=over,
     )
-    truth = scenes.draw(settings, np.arange(20)).variables
-    tiles = open_folder(real / "srtm")
+    truth = scenes.draw_scenes(settings, np.arange(20)).variables
+    tiles = open_terrain(real / "srtm")
     ground = height_m(tiles, truth["receiver_latitude"][0, :4], truth["receiver_longitude"][0, :4])
     assert truth["receiver_altitude"][:, :4] == pytest.approx(np.tile(ground + 10, (20, 1)))
     below = height_m(tiles, truth["transmitter_latitude"], truth["transmitter_longitude"])
@@ -254,4 +254,4 @@ def test_scenes_over_terrain_stand_on_it_and_lose_what_its_profiles_take(real):
 def test_missing_tiles_are_named_with_the_way_to_get_them(real):
     over = {"diffraction": "terrain", "terrain_folder": str(real / "srtm")}
     with pytest.raises(ValueError, match=r"N44E007.*N45E008.*heimdall_lab\.fetch_terrain"):
-        scenes.draw(config({}, channel=over), np.arange(4))
+        scenes.draw_scenes(config({}, channel=over), np.arange(4))

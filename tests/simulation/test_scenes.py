@@ -48,7 +48,7 @@ def judge(settings: hl.Config, truth) -> list[tuple[int, float, float]]:
 @pytest.mark.parametrize("gate", [{}, STRICT], ids=["default", "strict"])
 def test_every_kept_scene_passes_the_gate(gate):
     settings = config(gate)
-    drawn = scenes.draw(settings, np.arange(300))
+    drawn = scenes.draw_scenes(settings, np.arange(300))
     for number, mean_snr_db, dilution in judge(settings, drawn.variables):
         assert number >= settings.gate.min_receivers
         assert mean_snr_db >= settings.gate.min_mean_snr_db - 1e-3  # -173.9752 dBm/Hz is rounded
@@ -59,13 +59,13 @@ def test_scenes_are_the_first_candidates_that_pass():
     """One candidate at a time, in order; their rejections are the ones that were counted."""
     settings = config(STRICT)
     samples = np.array([3, 0, 41, 7, 199, 4_000_000_000, 12, 13, 14, 15])
-    drawn = scenes.draw(settings, samples)
+    drawn = scenes.draw_scenes(settings, samples)
     rejections = dict.fromkeys(scenes.REASONS, 0)
     for row, sample in enumerate(samples):
         attempt = 0
         while True:
-            streams = scenes.candidates(settings, np.array([sample]), np.array([attempt]))
-            truth, verdict = scenes._truth(settings, streams), int(scenes.judge(settings, streams)[0])
+            streams = scenes.candidate_streams(settings, np.array([sample]), np.array([attempt]))
+            truth, verdict = scenes._truth(settings, streams), int(scenes.gate_outcome(settings, streams)[0])
             number, mean_snr_db, dilution = judge(settings, truth)[0]
             failed = [
                 number < settings.gate.min_receivers,
@@ -87,10 +87,10 @@ def test_scenes_are_the_first_candidates_that_pass():
 @pytest.mark.parametrize("gate", [{}, STRICT], ids=["default", "strict"])
 def test_a_scene_does_not_depend_on_the_scenes_drawn_with_it(gate):
     settings = config(gate)
-    together = scenes.draw(settings, np.arange(64))
+    together = scenes.draw_scenes(settings, np.arange(64))
     rejections = dict.fromkeys(scenes.REASONS, 0)
     for part in (np.array([17]), np.array([63, 0, 5]), np.setdiff1d(np.arange(64), [63, 0, 5, 17])):
-        alone = scenes.draw(settings, part)
+        alone = scenes.draw_scenes(settings, part)
         assert np.array_equal(alone.streams.attempt, together.streams.attempt[part])
         for name, values in alone.variables.items():
             assert np.array_equal(values, together.variables[name][part], equal_nan=True), name
@@ -100,7 +100,7 @@ def test_a_scene_does_not_depend_on_the_scenes_drawn_with_it(gate):
 
 
 def test_another_seed_draws_other_scenes():
-    first, second = (scenes.draw(config({}, seed=seed), np.arange(50)).variables for seed in (1, 2))
+    first, second = (scenes.draw_scenes(config({}, seed=seed), np.arange(50)).variables for seed in (1, 2))
     for name in ("transmitter_latitude", "transmitter_power", "clock_offset", "frequency_offset", "path_loss"):
         assert not np.isin(first[name], second[name]).any()
 
@@ -110,7 +110,7 @@ def test_inside_ratio_and_uniform_positions(ratio):
     """A share is uniform in the receivers' box; the rest is uniform in the box widened by the margin."""
     count, margin = 4000, 0.3
     settings = config(OPEN, geometry={"inside_ratio": ratio, "margin_deg": margin})
-    drawn = scenes.draw(settings, np.arange(count))
+    drawn = scenes.draw_scenes(settings, np.arange(count))
     assert sum(drawn.rejections.values()) == 0
     latitudes = [receiver.latitude_deg for receiver in settings.geometry.receivers]
     longitudes = [receiver.longitude_deg for receiver in settings.geometry.receivers]
@@ -134,7 +134,7 @@ def test_inside_ratio_and_uniform_positions(ratio):
 
 def test_longest_delay_spread_bounds_every_difference():
     settings = config(OPEN, geometry={"margin_deg": 2.0, "inside_ratio": 0.0})
-    delay_s = scenes.draw(settings, np.arange(2000)).variables["propagation_delay"]
+    delay_s = scenes.draw_scenes(settings, np.arange(2000)).variables["propagation_delay"]
     spread_s = np.ptp(delay_s, axis=1).max()
     bound_s = placement.longest_delay_spread_s(settings)
     assert 0.8 * bound_s < spread_s < bound_s
@@ -155,17 +155,17 @@ def test_a_gate_that_lets_nothing_pass_is_an_error_that_names_it(gate, field):
     settings = config(gate)
     value = getattr(settings.gate, field)
     with pytest.raises(ConfigError, match=rf"^gate\.{field}: {value} rejects") as caught:
-        scenes.draw(settings, np.arange(8))
+        scenes.draw_scenes(settings, np.arange(8))
     assert "1 in 10,000" in str(caught.value)
 
 
 def test_a_rare_scene_is_found():
     """An acceptance of about 1 in 500 is no error, and is what the rejections say."""
     settings = config({"min_mean_snr_db": 40.0, "min_receivers": 5})
-    drawn = scenes.draw(settings, np.arange(40))
+    drawn = scenes.draw_scenes(settings, np.arange(40))
     candidates = 40 + sum(drawn.rejections.values())
     assert sum(drawn.rejections.values()) == drawn.streams.attempt.sum()
-    verdict = scenes.judge(settings, scenes.candidates(settings, np.full(40_000, 999), np.arange(40_000)))
+    verdict = scenes.gate_outcome(settings, scenes.candidate_streams(settings, np.full(40_000, 999), np.arange(40_000)))
     accepted = int((verdict == len(scenes.REASONS)).sum())
     assert 10 < accepted < 400
     # 40 successes take a negative binomial number of candidates: 40 / p ± 40^0.5 / p.

@@ -56,7 +56,7 @@ class Clock:
     stop: int
 
 
-def parse(content: bytes, name: str) -> Blocks:
+def parse_wav(content: bytes, name: str) -> Blocks:
     """Parse the bytes of one KiwiSDR WAV: ``fmt``, then pairs of ``kiwi`` (stamp) and ``data`` (samples) chunks."""
     if len(content) < 12 or content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV that kiwirecorder wrote")
@@ -117,7 +117,7 @@ def _parse_format(content: bytes, name: str) -> tuple[int, int]:
     return header_rate_hz, position
 
 
-def _fresh(fix_age_s: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+def _fresh_stamps(fix_age_s: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """Return the blocks whose stamp comes from a new fix, (F,).
 
     The block at which the fix age falls still carries the extrapolation of the fix before; the jump of the stamp to
@@ -135,13 +135,13 @@ def week_wrapped(seconds: FloatArray) -> FloatArray:
 def fit_clock(blocks: Blocks, name: str) -> Clock:
     """Fit GPS time against the sample number, by least squares on the fresh stamps that agree on one line."""
     index = np.arange(blocks.stamp_s.size, dtype=np.float64) * blocks.block_length  # (B,) sample number of each stamp
-    fresh = _fresh(blocks.fix_age_s)
+    fresh = _fresh_stamps(blocks.fix_age_s)
     fresh = fresh[blocks.stamp_s[fresh] > 0.0]
-    fresh = fresh[_agreeing(index[fresh], blocks.stamp_s[fresh], blocks.header_rate_hz)]
+    fresh = fresh[_consensus(index[fresh], blocks.stamp_s[fresh], blocks.header_rate_hz)]
     _check_fresh(fresh.size, name)
     origin = blocks.stamp_s[fresh[0]]
     elapsed = week_wrapped(blocks.stamp_s - origin)  # (B,)
-    fresh = fresh[_close(index[fresh], elapsed[fresh])]
+    fresh = fresh[_inliers(index[fresh], elapsed[fresh])]
     _check_fresh(fresh.size, name)
     slope, intercept = np.polyfit(index[fresh], elapsed[fresh], 1)
     residual = elapsed - (intercept + slope * index)  # (B,)
@@ -156,7 +156,7 @@ def fit_clock(blocks: Blocks, name: str) -> Clock:
     )
 
 
-def _close(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
+def _inliers(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which stamps, of (F,), lie within six sigmas of the line of median slope and median offset."""
     # The slopes of pairs half a recording apart: Theil's incomplete method, F / 2 of them instead of F² / 2
     half = index.size // 2
@@ -175,7 +175,7 @@ def _check_fresh(count: int, name: str) -> None:
         )
 
 
-def _agreeing(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:
+def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:
     """Return the stamps, of (F,), on the line through two of them that most stamps agree with.
 
     Lines through pairs a quarter of the recording apart, with a rate within 0.1 % of the header's, are candidates.

@@ -189,7 +189,7 @@ def _read_recording(file: Path, receiver: Receiver) -> _Recording:
         content = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording") from error
-    blocks = kiwi_wav.parse(content, file.name)
+    blocks = kiwi_wav.parse_wav(content, file.name)
     clock = kiwi_wav.fit_clock(blocks, file.name)
     return _Recording(receiver, started, float(matched["frequency"]), blocks.iq, clock)
 

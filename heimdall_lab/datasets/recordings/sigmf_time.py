@@ -10,7 +10,7 @@ import numpy as np
 from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_between
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets.recordings.common import quantise
-from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, numbers
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, as_numbers
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Sp
         raise SigmfError(f"{file}: core:datetime of capture {capture} is missing, but others have it; give all or none")
     latest, rate = max(stamps), Fraction(rate_hz)
     tolerance = max(segment.resolution_s for segment in segments) * rate
-    begin = [_near_whole((latest - start_s) * rate, tolerance) for start_s in stamps]
+    begin = [_snapped_to_sample((latest - start_s) * rate, tolerance) for start_s in stamps]
     margin = HALF_WIDTH if any(offset.denominator > 1 for offset in begin) else 0  # samples for interpolation
     begin = [offset + margin for offset in begin]
     ends = [len(segment.samples) - floor(offset) for segment, offset in zip(segments, begin, strict=True)]
@@ -67,7 +67,7 @@ def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Sp
     return Span(tuple(begin), length, latest + margin / rate)
 
 
-def _near_whole(offset: Fraction, tolerance: Fraction) -> Fraction:
+def _snapped_to_sample(offset: Fraction, tolerance: Fraction) -> Fraction:
     nearest = Fraction(round(offset))
     return nearest if abs(offset - nearest) <= tolerance else offset
 
@@ -89,7 +89,9 @@ def window_length(spans: Sequence[Span], window_s: float | None, rate_hz: float)
     return round(window_s * rate_hz)
 
 
-def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_windows(
+    stream: Stream, capture: int, begin: Fraction, window: int, windows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut windows of int16 (W, 2, N) and their full scales (W,) out of one capture.
 
     Whole offsets leave 8 and 16 bits as they are; all else is quantised anew.
@@ -100,7 +102,7 @@ def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int
     half_range = 2.0 ** (8 * size - 1) if kind in "iu" else 1.0
     middle = half_range if kind == "u" else 0.0
     nominal = ADC_MAX / half_range if size <= 2 else 1.0
-    scale = numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
+    scale = as_numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
     if scale.shape or scale <= 0:
         raise SigmfError(f"{stream.recording.file}: iq_full_scale: is {scale}; give one positive number")
     margin = HALF_WIDTH if fraction else 0

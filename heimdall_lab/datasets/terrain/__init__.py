@@ -1,14 +1,14 @@
 """Height of the ground, from SRTM and GeoTIFF tiles."""
 
 from heimdall_lab.datasets.terrain.heights import height_m, profiles
-from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, fetch_terrain, open_folder, tile_name
+from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, fetch_terrain, open_terrain, tile_name
 
 __all__ = [
     "Heights",
     "MissingTilesError",
     "fetch_terrain",
     "height_m",
-    "open_folder",
+    "open_terrain",
     "profiles",
     "tile_name",
 ]

@@ -10,7 +10,7 @@ import xarray as xr
 from height_tiles import SIZE, grid, plane_m, points, raw_riviera, write_hgt
 
 from heimdall_lab.datasets.terrain.heights import height_m
-from heimdall_lab.datasets.terrain.tiles import MissingTilesError, fetch_terrain, open_folder
+from heimdall_lab.datasets.terrain.tiles import MissingTilesError, fetch_terrain, open_terrain
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray, of affine 3
 
@@ -23,7 +23,7 @@ def test_tiles_may_be_plain_zipped_or_gzipped(real, riviera, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-        assert (height_m(open_folder(folder), latitude, longitude) == expected).all()
+        assert (height_m(open_terrain(folder), latitude, longitude) == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -40,21 +40,21 @@ def test_tiles_may_be_plain_zipped_or_gzipped(real, riviera, tmp_path):
 def test_a_corrupt_tile_is_refused_by_name(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        height_m(open_folder(tmp_path), 43.5, 7.5)
+        height_m(open_terrain(tmp_path), 43.5, 7.5)
 
 
 def test_folders_without_tiles_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no tile; put SRTM .hgt or GeoTIFF files there"):
-        open_folder(tmp_path)
+        open_terrain(tmp_path)
     with pytest.raises(ValueError, match=r"cannot read .*nowhere.*No such file"):
-        open_folder(tmp_path / "nowhere")
+        open_terrain(tmp_path / "nowhere")
 
 
 def test_a_tile_that_was_replaced_is_read_again(plane_folder, tmp_path):
     heights, _ = plane_folder("N43E007")
     before = height_m(heights, 43.5, 7.5)
     write_hgt(tmp_path, "N43E007", np.full((SIZE, SIZE), 7))
-    assert height_m(open_folder(tmp_path), 43.5, 7.5) == 7 != before
+    assert height_m(open_terrain(tmp_path), 43.5, 7.5) == 7 != before
 
 
 def test_voids_in_a_plane_are_filled_to_the_plane(tmp_path):
@@ -63,7 +63,7 @@ def test_voids_in_a_plane_are_filled_to_the_plane(tmp_path):
     void = np.hypot(row - 600, column - 500) < 40
     void |= np.hypot(row - 300, column - 900) < 1.5
     write_hgt(tmp_path, "N43E007", np.where(void, -32768, samples))
-    height = height_m(open_folder(tmp_path), *np.broadcast_arrays(*grid("N43E007")))
+    height = height_m(open_terrain(tmp_path), *np.broadcast_arrays(*grid("N43E007")))
     assert np.abs(height - samples).max() < 1e-6
 
 
@@ -72,7 +72,7 @@ def test_voids_at_an_edge_stay_between_their_neighbours(tmp_path):
     holed = samples.copy()
     holed[:, :3] = holed[0, :] = holed[-30:, -30:] = -32768
     write_hgt(tmp_path, "N43E007", holed)
-    height = height_m(open_folder(tmp_path), *np.broadcast_arrays(*grid("N43E007")))
+    height = height_m(open_terrain(tmp_path), *np.broadcast_arrays(*grid("N43E007")))
     known = holed != -32768
     assert height.min() >= holed[known].min() - 1e-6
     assert height.max() <= holed[known].max() + 1e-6
@@ -90,7 +90,7 @@ def test_geotiff_agrees_with_srtm(real, riviera, tmp_path):
     latitude, longitude = (axis.ravel() for axis in grid("N43E007"))
     write_geotiff(tmp_path / "riviera.tif", raw, latitude, longitude, nodata=-32768)
     at = points(50_000)
-    found = height_m(open_folder(tmp_path), *at)
+    found = height_m(open_terrain(tmp_path), *at)
     # Voids are filled to whole metres in SRTM alone, and the raster's transform is rounded.
     assert found == pytest.approx(height_m(riviera, *at), abs=0.51)
     known = np.abs(found - height_m(riviera, *at)) < 1e-3
@@ -103,7 +103,7 @@ def test_geotiff_nodata_is_never_depth(tmp_path):
     holed = samples.copy()
     holed[100:140, 50:90] = -9999
     write_geotiff(tmp_path / "a.tif", holed, latitude, longitude, nodata=-9999)
-    height = height_m(open_folder(tmp_path), *np.meshgrid(latitude, longitude, indexing="ij"))
+    height = height_m(open_terrain(tmp_path), *np.meshgrid(latitude, longitude, indexing="ij"))
     assert np.abs(height - samples).max() < 0.01
 
 
@@ -115,7 +115,7 @@ def test_geotiffs_of_pixels_meet_without_a_step(tmp_path):
             latitude, longitude = south + 1 - steps, west + steps
             samples = plane_m(latitude[:, None], longitude[None], 43, 7).astype(np.float32)
             write_geotiff(tmp_path / f"{south}_{west}.tif", samples, latitude, longitude)
-    heights = open_folder(tmp_path)
+    heights = open_terrain(tmp_path)
     latitude, longitude = points(20_000, south=43.002, west=7.002, span=1.996)
     assert height_m(heights, latitude, longitude) == pytest.approx(plane_m(latitude, longitude, 43, 7), abs=0.01)
     near = np.linspace(-0.003, 0.003, 61)
@@ -131,10 +131,10 @@ def test_geotiffs_that_are_no_heights_in_latitude_and_longitude_are_refused(tmp_
     axis = np.arange(10.0)
     write_geotiff(tmp_path / "a.tif", np.zeros((10, 10), np.float32), 5e6 - axis, 3e5 + axis, crs="EPSG:32632")
     with pytest.raises(ValueError, match=r"a.tif: is no grid in latitude and longitude \(CRS EPSG:32632\)"):
-        open_folder(tmp_path)
+        open_terrain(tmp_path)
     (tmp_path / "a.tif").write_bytes(b"II*\0 nothing")
     with pytest.raises(ValueError, match=r"a.tif: cannot be read"):
-        open_folder(tmp_path)
+        open_terrain(tmp_path)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_fetched_tiles_are_read_with_the_sea_at_its_level(public, tmp_path):
     assert list(cache.iterdir()) == paths
     stored = np.frombuffer(paths[0].read_bytes(), ">i2").reshape(SIZE, SIZE)
     assert (stored == np.where((samples < 0) & (samples > -32768), 0, samples)).all()
-    heights = open_folder(cache)
+    heights = open_terrain(cache)
     assert height_m(heights, 43.01, 7.5) == 0
     shutil.rmtree(folder)
     assert fetch_terrain(["N43E007"], cache, url.rstrip("/")) == paths  # what is there needs no network

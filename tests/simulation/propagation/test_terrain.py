@@ -7,7 +7,7 @@ from height_tiles import SIZE, grid, points, write_hgt
 from scipy.interpolate import RegularGridInterpolator
 
 from heimdall_lab.datasets.terrain.heights import height_m
-from heimdall_lab.datasets.terrain.tiles import MissingTilesError, open_folder
+from heimdall_lab.datasets.terrain.tiles import MissingTilesError, open_terrain
 from heimdall_lab.simulation.propagation import losses, terrain
 
 
@@ -75,7 +75,7 @@ def test_loss_does_not_depend_on_the_batch(riviera):
 
 def test_loss_over_the_open_sea_is_that_of_a_smooth_earth(tmp_path):
     write_hgt(tmp_path, "N43E007", np.zeros((SIZE, SIZE)))
-    heights = open_folder(tmp_path)
+    heights = open_terrain(tmp_path)
     loss_db = terrain.diffraction_loss_db(heights, 43.05, 7.1, 30.0, 43.95, 7.5, np.array([5.0, 20.0, -3.0]), 145e6)
     distance_m = pyproj.Geod(ellps="WGS84").inv(7.1, 43.05, 7.5, 43.95)[2]
     smooth_db = losses.smooth_earth_loss_db(distance_m, 30.0, np.array([5.0, 20.0, 1.0]), 145e6)
@@ -87,7 +87,7 @@ def test_a_ridge_between_stations_costs_what_it_hides(tmp_path):
     samples = np.zeros((SIZE, SIZE))
     samples[:, 600:603] = 800
     write_hgt(tmp_path, "N43E007", samples)
-    heights = open_folder(tmp_path)
+    heights = open_terrain(tmp_path)
     rx_altitude = np.array([10.0, 300.0, 800.0, 3000.0])
     loss_db = terrain.diffraction_loss_db(heights, 43.5, 7.3, 10.0, 43.5, 7.7, rx_altitude, 145e6)
     assert (np.diff(loss_db) < 0).all()

@@ -25,7 +25,7 @@ def streams(count: int, seed: int = 3) -> Streams:
 
 def voice(folder: Path, count: int, num_time: int, seed: int = 3) -> np.ndarray:
     signal = Signal(voice_folder=str(folder))
-    return kinds.synthesize(signal, np.zeros(count, dtype=int), streams(count, seed), num_time)
+    return kinds.synthesize_waveforms(signal, np.zeros(count, dtype=int), streams(count, seed), num_time)
 
 
 def frequency_hz(waveform: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_excerpts_differ_and_come_again(tmp_path):
     waveform = voice(tmp_path, 200, 5000)
     assert np.array_equal(waveform, voice(tmp_path, 200, 5000))
     assert not np.array_equal(waveform, voice(tmp_path, 200, 5000, seed=4))
-    one = kinds.synthesize(
+    one = kinds.synthesize_waveforms(
         Signal(voice_folder=str(tmp_path)), np.zeros(1, dtype=int), streams(200).select(np.array([77])), 5000
     )
     assert np.array_equal(one[0], waveform[77])

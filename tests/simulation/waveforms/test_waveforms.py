@@ -48,9 +48,11 @@ def test_noise_has_unit_power_in_expectation():
 
 @pytest.mark.parametrize("kind", range(6), ids=kinds.KINDS)
 def test_each_scene_has_its_own_waveform_whatever_is_made_with_it(kind):
-    together = kinds.synthesize(Signal(), np.full(13, kind), streams(13, 3), 4096)
+    together = kinds.synthesize_waveforms(Signal(), np.full(13, kind), streams(13, 3), 4096)
     for rows in ([0], [12], [4, 5], [7, 2, 9], [11, 1, 3, 6, 8]):
-        part = kinds.synthesize(Signal(), np.full(len(rows), kind), streams(13, 3).select(np.array(rows)), 4096)
+        part = kinds.synthesize_waveforms(
+            Signal(), np.full(len(rows), kind), streams(13, 3).select(np.array(rows)), 4096
+        )
         assert np.array_equal(part, together[rows])
     correlation = np.abs(together @ together.conj().T) / 4096
     assert (correlation - np.diag(np.diag(correlation))).max() < 0.95
@@ -58,9 +60,9 @@ def test_each_scene_has_its_own_waveform_whatever_is_made_with_it(kind):
 
 def test_kinds_do_not_touch_each_other():
     kind = np.tile(np.arange(6), 3)
-    mixed = kinds.synthesize(Signal(), kind, streams(18, 3), 2048)
+    mixed = kinds.synthesize_waveforms(Signal(), kind, streams(18, 3), 2048)
     for row in range(18):
-        alone = kinds.synthesize(Signal(), kind[[row]], streams(18, 3).select(np.array([row])), 2048)
+        alone = kinds.synthesize_waveforms(Signal(), kind[[row]], streams(18, 3).select(np.array([row])), 2048)
         assert np.array_equal(alone[0], mixed[row])
 
 
@@ -89,7 +91,7 @@ def test_any_window_and_rate_is_finite_and_has_power(kind, num_time, sample_rate
     signal = Signal(
         sample_rate_hz=sample_rate_hz, channel_bandwidth_hz=channel_hz, duration_s=min(60, 300 / sample_rate_hz)
     )
-    waveform = kinds.synthesize(signal, np.array([kind, kind]), streams(2, seed), num_time)
+    waveform = kinds.synthesize_waveforms(signal, np.array([kind, kind]), streams(2, seed), num_time)
     assert waveform.shape == (2, num_time)
     assert np.isfinite(waveform).all()
     power = (np.abs(waveform.astype(complex)) ** 2).mean(axis=1)
@@ -125,7 +127,7 @@ def test_rate_of_the_waveform_does_not_change_it():
 def test_ratios_of_kinds_are_honoured(ratios):
     names = ("voice_ratio", "tone_ratio", "dual_tone_ratio", "noise_ratio", "fsk4_ratio", "afsk1200_ratio")
     signal = Signal(**dict(zip(names, ratios, strict=True)))
-    kind = kinds.kinds(signal, streams(20_000, 8))
+    kind = kinds.draw_kinds(signal, streams(20_000, 8))
     counts = np.bincount(kind, minlength=6)
     assert len(counts) == 6
     expected = 20_000 * np.array(ratios)
