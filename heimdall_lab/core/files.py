@@ -48,7 +48,7 @@ def locked(folder: Path) -> Iterator[str]:
     Yields
     ------
     str
-        What the lock's file holds, by which another machine can tell that it sees this folder.
+        Text of the lock's file, by which another machine can check that it sees this folder.
 
     Raises
     ------

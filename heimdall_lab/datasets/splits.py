@@ -1,4 +1,4 @@
-"""Scenes for training, validation and test, told apart by a hash of each scene's seed."""
+"""Scenes for training, validation and test, split by a hash of each scene's seed."""
 
 from hashlib import blake2b
 
@@ -55,7 +55,7 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
 
 
 def evenly_spaced(dataset: xr.Dataset, most: int) -> xr.Dataset:
-    """Keep at most so many scenes, evenly spread over all.
+    """Keep at most ``most`` scenes, evenly spaced over all.
 
     Raises
     ------

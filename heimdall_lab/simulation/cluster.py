@@ -234,7 +234,7 @@ def connect_to_cluster(scheduler: str) -> Iterator[Any]:
     with _logs_silenced():
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
-        except Exception as error:  # a name that is none, a port nobody listens at, another protocol, another version
+        except Exception as error:  # an unknown host, a closed port, another protocol, another version
             raise StoreError(
                 f"scheduler: {scheduler!r} does not answer ({error}); start one with 'dask scheduler' and give its "
                 "address, as tcp://host:8786, or use workers"

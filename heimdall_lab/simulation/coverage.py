@@ -1,4 +1,4 @@
-"""What a network can locate: the bound over an area, and the best place for one more receiver."""
+"""The error bound of a network over an area, and the best site for one more receiver."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ _PAIRS = 200_000  # of sites and points that are computed at a time
 
 @dataclass(frozen=True)
 class Transmitter:
-    """What is to be located: by default a handheld radio with the bandwidths of the package's voices."""
+    """Transmitter to be located: by default a handheld radio with the bandwidths of the package's voices."""
 
     power_dbm: float = 37.0
     altitude_m: float = 300.0
@@ -112,10 +112,10 @@ def best_site(
 ) -> xr.Dataset:
     """Where one more receiver lowers the bound most, on the mean over all points of a grid.
 
-    So that the mean exists where a position is not observable, the bound is that of somebody who knows the area: prior
-    knowledge as wide as the grid adds to the information of the measurements (Van Trees' bound). A point that nothing
-    observes counts with the spread of the area, and a site that makes it observable gains nearly all of that; where the
-    Cramér-Rao bound is small against the area, both bounds agree.
+    So that the mean exists where a position is not observable, the bound includes prior knowledge of the area: the
+    information of a distribution as wide as the grid is added to that of the measurements (Van Trees' bound). A point
+    that nothing observes counts with the spread of the area, and a site that makes it observable gains nearly all of
+    that; where the Cramér-Rao bound is small against the area, both bounds agree.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ def _write_missing(job: GenerationJob, folder: Path, progress: bool, workers: in
                         record(shard)
                         advance(shard.num_samples, sum(shard.rejections.values()))
         finally:
-            if scheduler is None:  # else a worker may still be writing what nobody waits for
+            if scheduler is None:  # else a worker may still be writing a shard
                 remove_leftovers(folder)
     if stop.is_set():
         raise KeyboardInterrupt

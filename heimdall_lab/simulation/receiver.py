@@ -30,7 +30,7 @@ MARGIN = _LONGEST_BLOCK + TAPS  # samples needed of a waveform before and after 
 
 @dataclass(frozen=True)
 class Links:
-    """What happens to the waveform on its way to each receiver.
+    """Delays, gains, oscillators and noise of every link from the transmitters to the receivers.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Links:
     full_scale: np.ndarray
 
     def select(self, rows: slice) -> "Links":
-        """Return the links of some scenes."""
+        """Links of some scenes."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return Links(**{name: value if name == "block" else value[rows] for name, value in arrays.items()})
 

@@ -27,7 +27,7 @@ _MIN_CANDIDATES_JUDGED = 500_000  # candidates after which an acceptance below M
 
 @dataclass(frozen=True)
 class Scenes:
-    """Kept scenes and what it took to find them.
+    """Kept scenes, and how many candidates were rejected before them.
 
     Attributes
     ----------
@@ -311,10 +311,8 @@ def _check_tiles(config: Config) -> None:
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:
     candidates = kept + int(counts.sum())
-    wanted = MIN_ACCEPTANCE * candidates
-    if (
-        candidates < _MIN_CANDIDATES_JUDGED or kept >= wanted - 4 * wanted**0.5
-    ):  # four standard deviations: not by chance
+    required = MIN_ACCEPTANCE * candidates
+    if candidates < _MIN_CANDIDATES_JUDGED or kept >= required - 4 * required**0.5:  # four standard deviations
         return
     reason = REASONS[int(counts.argmax())]
     raise ConfigError(

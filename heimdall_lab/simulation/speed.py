@@ -28,7 +28,7 @@ COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "bytes_per_s"]
 VERSIONS = ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")
 
 _GATED_CANDIDATES = 8192
-_TIMED_SCENES = (2, 10)  # in the two runs that tell the time of a shard from that of a scene
+_TIMED_SCENES = (2, 10)  # of two runs: their difference is the time of eight scenes without that of a shard
 _MIN_TIMED_S = 0.5  # a step is repeated until it has run for so long
 
 
@@ -140,7 +140,7 @@ def _run_s(step: Callable[[], Any]) -> float:
 
 
 def _fastest_run(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the fastest of several runs, after one that compiles and warms up; and what the last one returned."""
+    """Seconds of the fastest of several runs, after one that compiles and warms up; and the last one's result."""
     step()
     fastest, total = float("inf"), 0.0
     while total < _MIN_TIMED_S:
@@ -181,7 +181,7 @@ def _read(path: Path) -> xr.Dataset:
 
 
 def _processor() -> str:
-    """Name of the processor as the system tells it."""
+    """Name of the processor, as the operating system gives it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():

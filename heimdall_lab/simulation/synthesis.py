@@ -40,7 +40,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     dataset : xr.Dataset
         With every variable of the contract that its type of data holds.
     rejections : dict of str to int
-        Candidate scenes turned away, by the field of the gate that did it.
+        Candidate scenes rejected, by the field of the gate that did it.
     """
     namespace = backend_namespace(backend)
     receive = receiver.upsample_and_receive if namespace is np else partial(receiver_cuda.receive, namespace)
@@ -106,7 +106,7 @@ def _waveform_length(config: Config) -> tuple[int, int]:
 
 
 def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_scale: np.ndarray) -> receiver.Links:
-    """What happens to the waveform on its way to each receiver, in samples, turns and √mW."""
+    """Delays, gains, oscillators and noise of every link, in samples, turns and √mW."""
     rate_hz, num_receivers = config.signal.sample_rate_hz, config.max_receivers
     paths = fading.draw_multipath(config.channel, streams, truth["line_of_sight"])
     block = receiver.block_length(rate_hz, config.channel.max_fading_hz, config.channel.frequency_drift_max_hz_per_s)
@@ -128,7 +128,7 @@ def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_
 
 
 def _window(signal: Signal, waveform: np.ndarray, guard: int) -> np.ndarray:
-    """What the first receiver that is reached sees of waveforms, at their own rate; at least 64 samples."""
+    """Part of waveforms, at their own rate, that the first receiver reached records; at least 64 samples."""
     first = interpolation.LEAD + guard // signal.interpolation
     count = max(_SHORTEST_SPECTRUM, signal.num_time // signal.interpolation)
     first = min(first, waveform.shape[1] - count)
@@ -162,7 +162,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
 
 
 def _attributes(config: Config) -> dict[str, Any]:
-    """What a user of the receivers knows, and where the dataset comes from."""
+    """Attributes of the contract, and where the dataset comes from."""
     fading_sigma_db = fading.level_sigma_db(config.channel, config.signal.duration_s)
     return {
         "title": f"Simulated multi-receiver IQ: {config.name}",

@@ -1,4 +1,4 @@
-"""Recordings of any kind, told by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
+"""Recordings of any kind, by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
 
 import tarfile
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def read_files(
     window_s: float | None = None,
     transmitter: Sequence[float] | None = None,
 ) -> xr.Dataset:
-    """Read the recordings of one network, of the kind that the names of the files tell.
+    """Read the recordings of one network; their kind follows from the files' names.
 
     Parameters
     ----------

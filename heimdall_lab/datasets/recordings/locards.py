@@ -146,7 +146,7 @@ def _measured_variables(
     received = np.isfinite(arrival_ns)
     heard = received & synchronised
     level_db = 2 * linear_to_db(np.where(strength > 0, strength, np.nan))
-    lowest_db = np.finfo(np.float64).min  # any known level goes before an unknown one, and this before silence
+    lowest_db = np.finfo(np.float64).min  # a known level is preferred to an unknown one, and this to silence
     reference = np.where(heard, np.nan_to_num(level_db, nan=lowest_db), -np.inf).argmax(axis=1)
     noise_s = np.where(received, TIMESTAMP_SIGMA_S, np.nan)
     is_reference = np.arange(arrival_ns.shape[1]) == reference[:, None]

@@ -193,15 +193,15 @@ def _dataset(
 
 def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fraction) -> dict[str, object]:
     """Return the coordinate of the time of every sample's first value, if all captures have stamps."""
-    begun = [
+    starts = [
         np.datetime64(round((span.start_s + n * window_s) * 10**9), "ns")
         for span, count in zip(spans, counts, strict=True)
         if span.start_s is not None
         for n in range(count)
     ]
-    if len(begun) < sum(counts):
+    if len(starts) < sum(counts):
         return {}
-    return {"start_time": ("sample", begun, {"long_name": "UTC of the first value in time"})}
+    return {"start_time": ("sample", starts, {"long_name": "UTC of the first value in time"})}
 
 
 def _channels(recording: Recording) -> list[Channel]:

@@ -26,7 +26,7 @@ NAMESPACE = "heimdall"  # of what the specification has no field for
 _DATATYPE = re.compile(r"[cr](?:(f32|f64|i32|i16|u32|u16)_(le|be)|(i8|u8))")
 _DATETIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?Z", re.ASCII | re.IGNORECASE)
 _FILE_NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
-_NANOSECONDS = 2**63 - 1  # before and after 1970 that NumPy's datetime64[ns] can tell
+_NANOSECONDS = 2**63 - 1  # before and after 1970 that NumPy's datetime64[ns] can hold
 
 
 class SigmfError(ValueError):

@@ -232,11 +232,11 @@ def _fill_voids(samples: Array, void: Array) -> Array:
     if not void.any():
         return samples
     rim = ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
-    known, wanted = np.argwhere(rim), np.argwhere(void)
+    known, unknown = np.argwhere(rim), np.argwhere(void)
     values = samples[rim].astype(float)
-    estimate = NearestNDInterpolator(known, values)(wanted)
+    estimate = NearestNDInterpolator(known, values)(unknown)
     if len(known) >= 3 and (np.ptp(known, axis=0) > 0).all():
-        linear = LinearNDInterpolator(known, values)(wanted)
+        linear = LinearNDInterpolator(known, values)(unknown)
         estimate = np.where(np.isnan(linear), estimate, linear)
     filled = samples.copy()
     filled[void] = np.rint(estimate) if samples.dtype == np.int16 else estimate

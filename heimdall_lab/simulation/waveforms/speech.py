@@ -1,4 +1,4 @@
-"""What an FM voice transmitter hands to its modulator: synthesised or recorded speech, processed."""
+"""The modulating audio of an FM voice transmitter: synthesised or recorded speech, processed."""
 
 import warnings
 from functools import lru_cache
@@ -48,7 +48,7 @@ _RECORDED_RATE_HZ = (1_000, 1_000_000)
 def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
     """Make the modulator's input: speech, pre-emphasis of 6 dB an octave, peak limiter, splatter filter.
 
-    The filters are circular, so that some milliseconds at either end hear each other.
+    The filters are circular: some milliseconds at either end leak into each other.
 
     Parameters
     ----------
