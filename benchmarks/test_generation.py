@@ -1,9 +1,8 @@
 """How long datasets take to make, as ratios of what else runs in the same minute: machines are noisy."""
 
-import time
-
 import numpy as np
 import pytest
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import store
@@ -11,12 +10,6 @@ from heimdall_lab.simulation import scenes, synthesis
 from heimdall_lab.simulation.speed import draw_noise
 
 PRESETS = {"default": ("iq_test", 64), "iq_production": ("iq_production", 8)}
-
-
-def seconds(step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("name", PRESETS)

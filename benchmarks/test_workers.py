@@ -3,12 +3,11 @@
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
 from psutil import cpu_count
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.core.files import locked
@@ -40,12 +39,6 @@ def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
         benchmark.extra_info["rate of two workers over one"] = round(min(alone_s) / min(together_s), 2)
         benchmark.pedantic(together, rounds=1)
     assert min(alone_s) >= 1.6 * min(together_s)
-
-
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("num_samples", [32, 96])

@@ -68,14 +68,7 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
 def locards(cache: str | Path | None = None, url: str = _LOCARDS_URL) -> tuple[list[Path], Path]:
     """Return four tables of aircraft messages that up to five sensors time-stamped, and the table of the sensors.
 
-    Found or fetched (0.3 MB) as `dcf77`.
-
-    Parameters
-    ----------
-    cache : path, optional
-        By default the user's cache folder.
-    url : str
-        Where to fetch from.
+    Found or fetched (0.3 MB) as `dcf77`, with the same parameters and errors.
 
     Returns
     -------
@@ -83,11 +76,6 @@ def locards(cache: str | Path | None = None, url: str = _LOCARDS_URL) -> tuple[l
         CSV files for `recordings.read_locards`.
     sensors : Path
         CSV file.
-
-    Raises
-    ------
-    ValueError
-        If a file can be neither found nor fetched, or is not the published one.
 
     Source
     ------

@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 from scipy import special, stats
 from scipy.io import wavfile
+from waveform_signals import streams
 
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import Signal
-from heimdall_lab.core.philox import Streams
 from heimdall_lab.simulation.waveforms import kinds, speech
 
 RATE_HZ, DEVIATION_HZ = 50e3, 2500.0
 TONE_HZ = 1250.0  # its third harmonic, from the limiter, is above the telephone band
-
-
-def streams(count: int, seed: int = 3) -> Streams:
-    samples = np.arange(count, dtype=np.uint64)
-    return Streams(seed, samples, np.zeros_like(samples))
 
 
 def voice(folder: Path, count: int, num_time: int, seed: int = 3) -> np.ndarray:
