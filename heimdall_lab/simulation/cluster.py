@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
@@ -22,6 +22,7 @@ import numpy as np
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, lock_holder, request_stop
+from heimdall_lab.core.progress import quiet_loggers
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
 
@@ -178,7 +179,7 @@ def start_local_cluster(workers: int) -> Iterator[Any]:
     import distributed
 
     with ExitStack() as stack:
-        stack.enter_context(_logs_silenced())
+        stack.enter_context(_quiet())
         stack.enter_context(_environment_restored())
         stack.enter_context(_script_not_imported())
         stack.enter_context(
@@ -231,7 +232,7 @@ def connect_to_cluster(scheduler: str) -> Iterator[Any]:
 
     if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
         raise StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
-    with _logs_silenced():
+    with _quiet():
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
         except Exception as error:  # an unknown host, a closed port, another protocol, another version
@@ -349,19 +350,10 @@ def _kill_workers(cluster: Any) -> None:
     cluster.close()
 
 
-@contextmanager
-def _logs_silenced() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Keep Dask's own log, about workers that come and go, from standard error; what matters is raised."""
-    names = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")  # each with its level
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    with_own_levels = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
+    return quiet_loggers(*with_own_levels, level=logging.CRITICAL + 1)
 
 
 @contextmanager
