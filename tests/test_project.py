@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import distributions
 from itertools import pairwise
@@ -14,9 +15,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from heimdall_lab.core.extras import missing_extra
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXTRAS = PROJECT["optional-dependencies"]
+OPTIONAL = [
+    line for name in ("learn", "app", "notebooks", "dev") for line in EXTRAS[name] if "heimdall_lab" not in line
+]
+REQUIRED = [*PROJECT["dependencies"], *OPTIONAL]
 CONDA_NAMES = {"torch": "pytorch"}  # where it differs from that on PyPI
 NOT_ON_CONDA = {"fastapi-offline", "playwright", "schemathesis"}
 
@@ -34,9 +42,11 @@ def locked():
 def test_conda_environment_is_in_step_with_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [part["pip"] for part in environment if isinstance(part, dict)]
-    assert pip == ["--editable .[dev]"]  # a line of a requirements file: options of pip install itself are not accepted
+    assert pip == [
+        "--editable .[all,dev]"
+    ]  # a line of a requirements file: options of pip install itself are not accepted
     conda = {requirement(line) for line in environment if isinstance(line, str)} - {("pip", "")}
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], f"python{PROJECT['requires-python']}"]
+    wanted = [*REQUIRED, f"python{PROJECT['requires-python']}"]
     known = {(name, versions) for name, versions in map(requirement, wanted) if name not in NOT_ON_CONDA}
     assert conda == {(CONDA_NAMES.get(name, name), versions) for name, versions in known}
 
@@ -44,7 +54,7 @@ def test_conda_environment_is_in_step_with_pyproject():
 def test_lock_pins_torch_and_meets_every_requirement():
     pins = locked()
     assert pins["torch"] == "2.13.0"
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    for line in REQUIRED:
         wanted = Requirement(line)
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
 
@@ -53,7 +63,26 @@ def test_setup_installed_the_locked_versions():
     """Of packages that are locked; others that somebody added are nobody's business, nor is which build one is of."""
     installed = {canonicalize_name(d.metadata["Name"]): Version(d.version).public for d in distributions()}
     assert {name: (installed[name], v) for name, v in locked().items() if installed.get(name, v) != v} == {}
-    assert {requirement(line)[0] for line in PROJECT["dependencies"]} <= set(installed)
+    assert {requirement(line)[0] for line in REQUIRED} <= set(installed)
+
+
+def test_all_brings_every_extra_that_users_need():
+    assert EXTRAS["all"] == ["heimdall_lab[learn,app,notebooks]"]
+    assert set(EXTRAS) == {"learn", "app", "notebooks", "gpu", "all", "dev"}
+
+
+@pytest.mark.parametrize("extra", ["learn", "app"])
+def test_packages_of_an_extra_are_explained_where_they_are_missing(extra):
+    for name in {requirement(line)[0] for line in EXTRAS[extra]} - {"heimdall-lab"}:
+        error = ModuleNotFoundError(name=f"{name.replace('-', '_')}.part")
+        assert missing_extra(error).endswith(f"is not installed; pip install 'heimdall-lab[{extra}]'")
+
+
+def test_what_is_light_imports_neither_torch_nor_pictures():
+    script = "import sys, heimdall_lab, heimdall_lab.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert "heimdall_lab.cli" in loaded
+    assert not {"torch", "panel", "holoviews", "bokeh", "xarray", "pandas", "numba"} & set(loaded)
 
 
 def test_receiver_list_is_the_published_network():

@@ -6,8 +6,9 @@ single precision from a table.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.special import i0
+
+from heimdall_lab.core.compiled import njit
 
 HALF_WIDTH = 16  # samples on either side of a position that `interpolate` needs
 # 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
+
+from heimdall_lab.core.compiled import njit
 
 Word = np.uint32
 Single = np.float32

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 import xarray as xr
-from numba import njit
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import phasor
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.interpolation import LEAD, PHASES, TABLE, TAPS
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema

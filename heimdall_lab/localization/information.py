@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 _LEAST_COLUMN = 1e-20  # squared norm of a nuisance beside the others, below which it is a combination of them

@@ -16,6 +16,8 @@ from heimdall_lab.localization import bounds, estimators, learned
 from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
 from heimdall_lab.localization.estimators import Method
 from heimdall_lab.localization.learned import Predictor
+from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 
 
@@ -32,7 +34,7 @@ def compare(
     dataset : xr.Dataset
         With truth, and IQ or what was measured of it.
     methods : method or iterable of methods, optional
-        As `estimators.locate` takes them; by default all of `estimators.methods` that the dataset allows. Trained
+        As `estimators.locate` takes them; by default all of `methods` that the dataset allows. Trained
         ones are named as `learned.labels` says.
     progress : callable, optional
         Called before each method with the number of those that are done and the name of the next, and before the
@@ -58,7 +60,7 @@ def compare(
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    chosen = _chosen(estimators.methods(dataset) if methods is None else methods)
+    chosen = _chosen(methods_for(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
@@ -128,14 +130,11 @@ def _chosen(methods: Any) -> dict[str, str | Predictor]:
     one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
     given: list[Any] = [methods] if one else list(methods)
     distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
-    classical = estimators.methods()
     names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
-    if unknown := [name for name in names if name not in classical]:
-        raise ValueError(
-            f"methods: {unknown[0]!r} is unknown; choose from {', '.join(classical)}, or give an .onnx file"
-        )
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file")
     if not distinct:
-        raise ValueError(f"methods: none is given; choose from {', '.join(classical)}, or give an .onnx file")
+        raise ValueError(f"methods: none is given; choose from {', '.join(METHODS)}, or give an .onnx file")
     trained = {key: learned.predictor(each) for key, each in distinct.items() if key not in names}
     labels = learned.labels([distinct[key] for key in trained], list(trained.values()))
     named = dict(zip(trained, labels, strict=True))

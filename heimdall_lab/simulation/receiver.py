@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.interpolation import LEAD, TABLE, TAPS, kernel, upsample
 from heimdall_lab.core.philox import (
     MAX_NORMAL,

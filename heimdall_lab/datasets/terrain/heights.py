@@ -4,10 +4,10 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, padded_tile, tile_name
 
 SPACING_M = 90.0  # that of SRTM3

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pooch
-from numba import njit
 from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 _VOID = -32768

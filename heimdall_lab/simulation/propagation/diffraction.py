@@ -8,9 +8,9 @@ batch.
 import math
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT
 
 EFFECTIVE_EARTH_RADIUS_KM = 4 / 3 * EARTH_RADIUS_KM  # standard atmosphere, ITU-R P.310-10 definition B1

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import DOPPLER_BY_COHERENCE, MAX_TAPS, Channel
 from heimdall_lab.core.philox import Stage, Streams, complex_normal, lane_word, philox4x32
 from heimdall_lab.core.units import db_to_linear

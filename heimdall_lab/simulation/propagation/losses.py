@@ -6,9 +6,9 @@ Diffraction and shadowing are compiled for the CPU (NumPy arrays only), and comp
 import math
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import BOLTZMANN, SPEED_OF_LIGHT, STANDARD_TEMPERATURE_K, linear_to_db
 from heimdall_lab.simulation.propagation.diffraction import delta_bullington_links, smooth_earth_links
 

@@ -5,8 +5,8 @@ They are made with NumPy on the CPU whatever the backend, so that the truth is t
 
 import numpy as np
 import scipy.fft
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import AFSK_HZ, DTMF_HIGH_HZ, DTMF_LOW_HZ, Signal
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.simulation.waveforms.modulation import (

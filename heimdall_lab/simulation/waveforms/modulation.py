@@ -10,7 +10,8 @@ from functools import cache
 from math import factorial
 
 import numpy as np
-from numba import njit
+
+from heimdall_lab.core.compiled import njit
 
 _COEFFICIENTS = 8  # of a pulse's polynomials; degree 7 follows 0.6 cycle an interval to 3e-5
 _BLOCK = 256  # samples whose phase is summed before it is reduced to a turn

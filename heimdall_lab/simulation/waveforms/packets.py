@@ -1,8 +1,8 @@
 """The line signal of a stream of AX.25 packets, as APRS sends them."""
 
 import numpy as np
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.philox import Stage, Streams
 
 # Destination APRS-0 and source N0CALL-x: characters and station numbers are shifted left by one bit, and the last bit

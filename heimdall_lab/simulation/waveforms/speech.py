@@ -9,9 +9,9 @@ import numpy as np
 import scipy.fft
 import scipy.io.wavfile
 import scipy.signal
-from numba import njit
 
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import VOICE_BAND_HZ
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.simulation.waveforms.modulation import cos_sin
