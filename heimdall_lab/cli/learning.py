@@ -18,7 +18,7 @@ from heimdall_lab.cli.arguments import (
     settings_of,
 )
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.files import check_target
+from heimdall_lab.core.files import check_writable
 from heimdall_lab.learning.options import Options
 
 
@@ -108,7 +108,7 @@ def export(
     target = out or file.with_suffix(learned.SUFFIX)
     if target.suffix != learned.SUFFIX:
         raise ConfigError(f"out: {str(target)!r} does not end in {learned.SUFFIX}; rename it")
-    check_target(target, "out")
+    check_writable(target, "out")
     loaded = trained.load(file)
     scenes = None if dataset is None else learned.arrays(loaded, splits.select(hl.open_dataset(dataset), "test"))
     about = onnx_model.open_model(export.export_onnx(loaded, target, scenes)).about

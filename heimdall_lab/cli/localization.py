@@ -9,7 +9,7 @@ import typer
 import heimdall_lab as hl
 from heimdall_lab.cli.arguments import Folder, Json, known_name, method_name, position, print_table, settings_of
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.files import check_target, write_atomically
+from heimdall_lab.core.files import check_writable, write_atomically
 from heimdall_lab.core.text import json_records
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS
@@ -89,7 +89,7 @@ def features(
     from heimdall_lab.signals.features import summary
 
     if out is not None:
-        check_target(out, "out")
+        check_writable(out, "out")
     measured = hl.features(hl.open_dataset(folder))
     if out is not None:
         write_atomically(out, measured.to_netcdf)
@@ -128,7 +128,7 @@ def compare(
     if split is not None:
         split = known_name("split", split, list(splits.SHARES))
     if report is not None:
-        check_target(report, "report")
+        check_writable(report, "report")
     if out is not None:
         _check_folder(out)
     dataset = hl.open_dataset(folder)
@@ -162,7 +162,7 @@ def _check_folder(out: Path) -> None:
         kind = "a dataset" if out.is_dir() else "a file"
         raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
     out.mkdir(parents=True, exist_ok=True)
-    check_target(out / "leaderboard.nc", "out")
+    check_writable(out / "leaderboard.nc", "out")
 
 
 def _pretrained(dataset: "xr.Dataset") -> tuple[list[Path], dict[str, str]]:

@@ -27,7 +27,7 @@ class Variable(NamedTuple):
         Value of the ``units`` attribute; empty for bool and text, which carry none.
     long_name : str
     required : bool
-        False for truth that a recording may lack and that NaN cannot stand for.
+        False for truth that a recording may lack and for which NaN is no placeholder.
     """
 
     dims: tuple[str, ...]
@@ -185,7 +185,7 @@ def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: di
 
 
 def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:
-    """Make every number that the contract requires, NaN: where a reader starts from."""
+    """Arrays of NaN of every number that the contract requires, for readers to fill with what they know."""
     shapes = {_SCENE: (samples,), _LINK: (samples, receivers)}
     return {
         name: np.full(shapes[variable.dims], np.nan)

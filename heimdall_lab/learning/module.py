@@ -147,7 +147,7 @@ class Keeper(Checkpoint):
     tell : callable
         Called with each epoch's figures.
     stop : threading.Event
-        Whether a stop was asked for; so does what `store.ask_to_stop` writes.
+        Whether a stop was asked for; so does what `files.request_stop` writes.
     """
 
     def __init__(self, folder: Path, model: Localizer, tell: Callable[[Epoch], None], stop: threading.Event) -> None:
@@ -188,7 +188,7 @@ class Keeper(Checkpoint):
 
 
 def heeding(folder: Path, stop: threading.Event) -> Callable[[], None]:
-    """Make a function that raises `Stopped` once a stop was asked for, by the event or by `store.ask_to_stop`."""
+    """Make a function that raises `Stopped` once a stop was asked for, by the event or by `files.request_stop`."""
     looked_s = time.monotonic()
 
     def heed() -> None:

@@ -114,7 +114,7 @@ class OnDisk:
 
     def _variable(self, shard: int) -> Any:
         if shard not in self._handles:
-            self._handles[shard] = netcdf.handle(self.files[shard])
+            self._handles[shard] = netcdf.shared_file(self.files[shard])
             self._held.enter_context(self._handles[shard].acquire_context(needs_lock=False))
         variable = self._handles[shard].acquire(needs_lock=False).variables[self.name]
         variable.set_auto_maskandscale(False)

@@ -194,7 +194,7 @@ def test_nothing_finds_much_more_in_levels(placement, max_receivers):
 
 def simulated(config, count):
     """Scenes of a configuration with levels as they arrive, and where the transmitters are."""
-    truth = scene_draws.draw(config, np.arange(count)).variables
+    truth = scene_draws.draw_scenes(config, np.arange(count)).variables
     channel = config.channel
     noise_dbm = losses.noise_power_dbm(config.signal.channel_bandwidth_hz, channel.noise_figure_db)
     environment_db = (channel.environment_loss_max_db - channel.environment_loss_min_db) / 12**0.5

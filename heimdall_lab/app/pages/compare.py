@@ -126,7 +126,7 @@ class Compare(Viewer):
 
         try:
             with look.told(self._alert):
-                located = splits.spread(_split(self._opened, self.split), self.scenes)
+                located = splits.evenly_spaced(_split(self._opened, self.split), self.scenes)
                 chosen = [self.offered[name] for name in self.methods]
                 work = asyncio.ensure_future(background.run(leaderboard.compare, located, chosen, advanced))
                 while not work.done():

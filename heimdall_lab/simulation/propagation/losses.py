@@ -279,7 +279,7 @@ def _cholesky(distance_m: Array, correlation_distance_m: float, factor: Array) -
     """Factor exp(−d / d_corr) into L Lᵀ, written to the lower triangle (R, R).
 
     Source: Golub and Van Loan, Matrix Computations, 4th ed., section 4.2.5. A pivot of 0, that of a receiver where
-    another one stands, takes no part in what follows (section 4.2.8).
+    another one stands, is left out of what follows (section 4.2.8).
     """
     for i in range(len(factor)):
         remainder = 1.0
