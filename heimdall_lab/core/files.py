@@ -134,6 +134,11 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_folder(root: str | Path | None = None) -> Path:
+    """Folder of datasets, runs and networks: what is given, else ``HEIMDALL_LAB_DATA``, else ``data`` here."""
+    return Path(root or os.environ.get("HEIMDALL_LAB_DATA") or "data")
+
+
 def check_target(path: str | Path, option: str) -> None:
     """Raise ValueError, naming the option that asked for it, where no file can be written."""
     try:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
@@ -22,6 +22,7 @@ import numpy as np
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, ask_to_stop, lock_holder
+from heimdall_lab.core.progress import quiet_loggers
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
 
@@ -353,25 +354,10 @@ def _end(cluster: Any) -> None:
     cluster.close()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Keep Dask's own log, about workers that come and go, from standard error; what matters is raised."""
-    names = (
-        "distributed",
-        "distributed.client",
-        "tornado",
-        "tornado.application",
-        "asyncio",
-    )  # with levels of their own
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    with_own_levels = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
+    return quiet_loggers(*with_own_levels, level=logging.CRITICAL + 1)
 
 
 @contextmanager
