@@ -333,7 +333,7 @@ def train_command(
     as_json: _Json = False,
 ) -> None:
     """Train a localizer on a dataset; Ctrl-C stops after the batch under way, twice at once."""
-    from heimdall_lab.learning.training import is_first
+    from heimdall_lab.learning.run_folder import is_rank_zero
     from heimdall_lab.report.runs import train  # imports torch, which takes seconds
 
     given = {
@@ -356,7 +356,7 @@ def train_command(
         run = train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **given)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
-    if not is_first():
+    if not is_rank_zero():
         return
     if as_json:
         print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1, allow_nan=False))
