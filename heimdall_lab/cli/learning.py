@@ -48,14 +48,14 @@ def train(
     **options: Any,
 ) -> None:
     """Train a localizer on a dataset; Ctrl-C stops after the batch under way, twice at once."""
-    from heimdall_lab.learning.training import is_first
+    from heimdall_lab.learning.run_folder import is_rank_zero
 
     parameters = settings_of(settings or [], "width=64")
     try:
         run = hl.train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **options)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
-    if not is_first():
+    if not is_rank_zero():
         return
     if as_json:
         print(json.dumps({"folder": str(run.folder), "metrics": run.metrics}, indent=1, allow_nan=False))
