@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import locked, write_atomically, write_text
 from heimdall_lab.core.progress import display, stop_requests
 from heimdall_lab.datasets import manifest
@@ -43,7 +44,6 @@ from heimdall_lab.learning.options import OF_MACHINE, Options, options_for
 from heimdall_lab.learning.signals_on_disk import HEAVY
 from heimdall_lab.learning.trained import Trained, load, save
 from heimdall_lab.localization import bounds, error_law
-from heimdall_lab.localization.observations import Array
 
 RUN, MODEL, ONNX, ERRORS = "run.json", "model.pt", "model.onnx", "errors.nc"
 

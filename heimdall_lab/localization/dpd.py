@@ -11,12 +11,12 @@ import xarray as xr
 from numba import njit
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.arrays import phasor
+from heimdall_lab.core.arrays import Array, phasor
 from heimdall_lab.core.interpolation import LEAD, PHASES, TABLE, TAPS
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import baselines, bounds, observations
-from heimdall_lab.localization.observations import MAX_RANGE_M, Array, Fix, Network
+from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 from heimdall_lab.signals import pairs, spectra
 
 _BATCH_IQ_SAMPLES = 2**20
@@ -56,7 +56,7 @@ class _Signals(NamedTuple):
     duration: int
 
 
-def dpd(known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+def dpd(observed: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     """Most likely position given the IQ of all receivers; waveform, phases and frequency offsets are unknown.
 
     For every position the delays that it implies are taken off the whitened signals. The largest eigenvalue of their
@@ -77,14 +77,12 @@ def dpd(known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     receiver's own.
     """
     _require_iq(dataset)
-    per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
-    parts = []
-    for first in range(0, dataset.sizes["sample"], per_batch):
-        rows = slice(first, first + per_batch)
-        batch = Network._make(a[rows] if isinstance(a, np.ndarray) else a for a in known)
-        parts.append(_fix(batch, dataset.isel(sample=rows).load(), measured.fdoa_hz.values[rows]))
-    fix = Fix(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    return baselines.or_centroid(fix, known)
+    per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
+    fix = Fix.concatenate(
+        _fix(batch, dataset.isel(sample=rows).load(), measured.fdoa_hz.values[rows])
+        for rows, batch in observed.batches(per_batch)
+    )
+    return baselines.or_centroid(fix, observed)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
@@ -115,10 +113,12 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
         raise ValueError(f"side: {side} positions span no map; give at least 2")
     dataset = scene.expand_dims("sample").transpose("sample", "receiver", ...)
     measured = pairs.pair_features(dataset)
-    known = observations.from_dataset(dataset, measured)
-    _, table, _ = _joint(known, dataset, _signals(dataset), measured.fdoa_hz.values)
-    plane, axis_m = _grid(known, side)
-    value = _eigenvalues(table, _delays(known, plane, dataset.attrs["sample_rate_hz"]), _FARROW)[0].reshape(side, side)
+    observed = observations.from_dataset(dataset, measured)
+    _, table, _ = _joint(observed, dataset, _signals(dataset), measured.fdoa_hz.values)
+    plane, axis_m = _grid(observed, side)
+    value = _eigenvalues(table, _delays(observed, plane, dataset.attrs["sample_rate_hz"]), _FARROW)[0].reshape(
+        side, side
+    )
     return xr.DataArray(
         value - value.max(),
         {name: (name, axis_m[0], {"units": "m"}) for name in ("north", "east")},
@@ -134,17 +134,17 @@ def _require_iq(dataset: xr.Dataset) -> None:
         raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
 
 
-def _fix(known: Network, batch: xr.Dataset, fdoa_hz: Array) -> Fix:
+def _fix(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> Fix:
     """Fixes of one batch of scenes."""
     rate_hz = batch.attrs["sample_rate_hz"]
     signals = _signals(batch)
     sigma_s = _model_sigma_s(batch)
-    start, table, found = _joint(known, batch, signals, fdoa_hz)
-    latitude, longitude, covariance, value = _climb(known, table, start, sigma_s * rate_hz, rate_hz)  # (S, K, ...)
-    centre = baselines.centroid(known)
+    start, table, found = _joint(observed, batch, signals, fdoa_hz)
+    latitude, longitude, covariance, value = _climb(observed, table, start, sigma_s * rate_hz, rate_hz)  # (S, K, ...)
+    centre = baselines.centroid(observed)
     distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
     spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
-    value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[known.propagation], value, -np.inf)
+    value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation], value, -np.inf)
     # Of summits less than half a nat apart, equally likely ones, the one nearest the receivers is taken.
     equal = value >= value.max(axis=1, keepdims=True) - 0.5
     best = np.arange(len(start)), np.where(equal, distance, np.inf).argmin(axis=1)
@@ -185,7 +185,7 @@ def _signals(batch: xr.Dataset) -> _Signals:
     return _Signals(half_rate, share, rms_hz, num_time)
 
 
-def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array) -> tuple[Array, Array, Array]:
+def _joint(observed: Observations, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array) -> tuple[Array, Array, Array]:
     """Search the tangent plane with frequency offsets unknown, and correlate all pairs with those found.
 
     Against the reference alone, the likelihood is the sum of the pairs' squared cross-ambiguities, each at its best
@@ -201,14 +201,14 @@ def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array)
         At least three receivers agree better than by chance.
     """
     rate_hz = batch.attrs["sample_rate_hz"]
-    rows = np.arange(len(known.reference))
-    plane, axis_m = _grid(known, _SIDE)
-    delay = _delays(known, plane, rate_hz)  # (S, G, R)
-    present = np.isfinite(known.latitude_deg)[:, None]
-    relative = np.where(present, delay - delay[rows, :, known.reference][..., None], 0.0)
+    rows = np.arange(len(observed.reference))
+    plane, axis_m = _grid(observed, _SIDE)
+    delay = _delays(observed, plane, rate_hz)  # (S, G, R)
+    present = np.isfinite(observed.latitude_deg)[:, None]
+    relative = np.where(present, delay - delay[rows, :, observed.reference][..., None], 0.0)
     widest = int(np.abs(relative).max()) // 2 + 2
     max_hz = 2 * batch.attrs["max_frequency_offset_hz"]
-    power, bins = _power_over_noise(signals, known.reference, widest, max_hz, rate_hz)
+    power, bins = _power_over_noise(signals, observed.reference, widest, max_hz, rate_hz)
 
     place = relative / 2 + widest  # two samples a lag
     below = place.astype(int)
@@ -224,40 +224,42 @@ def _joint(known: Network, batch: xr.Dataset, signals: _Signals, fdoa_hz: Array)
     starts = np.take_along_axis(heads, order, axis=1)
     best = at_grid[rows, starts[:, 0]]  # (S, R)
     lag = np.rint(relative[rows, starts[:, 0]] / 2).astype(int)
-    frequency_hz = _frequencies(signals, known.reference, lag, max_hz, rate_hz)
+    frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
     exact = np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2  # the peak that a pair found alone is this
-    table = _correlations(signals, np.where(exact, fdoa_hz, frequency_hz), _longest_lag(known, batch), rate_hz)
+    table = _correlations(signals, np.where(exact, fdoa_hz, frequency_hz), _longest_lag(observed, batch), rate_hz)
 
     # The strongest pair alone is a hyperbola; what the others add must be more than noise would.
     others = present.sum(axis=(1, 2)) - 2
     excess = best.sum(axis=1) - best.max(axis=1) - others * (np.log(bins) + _GUMBEL_MEAN)
     found = (others > 0) & (excess > _CHANCE_SIGMAS * _GUMBEL_SIGMA * np.sqrt(np.maximum(others, 1)))
     # Close to the strongest receiver the likelihood turns faster than the grid sees, and behind it lies a flat ridge.
-    latitude, longitude = (degrees[rows, known.reference] for degrees in (known.latitude_deg, known.longitude_deg))
+    latitude, longitude = (
+        degrees[rows, observed.reference] for degrees in (observed.latitude_deg, observed.longitude_deg)
+    )
     station = observations.Fix(latitude, longitude, None, None)
     around = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    around = observations.tangent_plane(known, station)[:, None] + around
+    around = observations.tangent_plane(observed, station)[:, None] + around
     return np.concatenate([plane[rows[:, None], starts], around], axis=1), table, found
 
 
-def _grid(known: Network, side: int) -> tuple[Array, Array]:
+def _grid(observed: Observations, side: int) -> tuple[Array, Array]:
     """Positions (S, side², 2) m in a square on the tangent plane, rows northward; and one axis (S, side) m."""
-    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (known.latitude_deg, known.longitude_deg))
-    position = geodesy.ecef(known.latitude_deg, known.longitude_deg, known.altitude_m)
+    latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     radius = np.nanmax(geodesy.length(geodesy.enu(position, latitude, longitude)), axis=1)
     axis = _REACH * radius[:, None] * np.linspace(-1, 1, side)
     east, north = np.broadcast_arrays(axis[:, None, :], axis[:, :, None])
     return np.stack([east, north], axis=-1).reshape(len(axis), -1, 2), axis
 
 
-def _delays(known: Network, plane: Array, rate_hz: float) -> Array:
+def _delays(observed: Observations, plane: Array, rate_hz: float) -> Array:
     """Delays (S, G, R) from positions on the tangent plane, in samples; 0 where no receiver is."""
-    return np.nan_to_num(observations.grid_distances(known, plane)) / SPEED_OF_LIGHT * rate_hz
+    return np.nan_to_num(observations.grid_distances(observed, plane)) / SPEED_OF_LIGHT * rate_hz
 
 
-def _longest_lag(known: Network, batch: xr.Dataset) -> int:
+def _longest_lag(observed: Observations, batch: xr.Dataset) -> int:
     """Samples that the signals of two receivers can be apart, by baseline, clocks and paths, up to 1 ms of those."""
-    position = geodesy.ecef(known.latitude_deg, known.longitude_deg, known.altitude_m)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     baseline_m = np.nanmax(geodesy.length(position[:, :, None] - position[:, None]))
     error_s = min(10 * _model_sigma_s(batch).max(), 1e-3)
     # Over ground the arc is longer than the chord, by 0.1 % at 1,000 km and 3 % at 5,000 km.
@@ -450,7 +452,7 @@ def _power_iteration(matrix: Array, vector: Array, image: Array) -> float:
 
 
 def _climb(
-    known: Network, table: Array, start: Array, sigma: Array, rate_hz: float
+    observed: Observations, table: Array, start: Array, sigma: Array, rate_hz: float
 ) -> tuple[Array, Array, Array, Array]:
     """Positions that are most likely with the most likely delay errors, by parabolas in the delays.
 
@@ -471,9 +473,9 @@ def _climb(
     """
     scenes, count, _ = start.shape
     both = sigma[..., None] * sigma[:, None]  # (1, R, R)
-    latitude, longitude = (degrees.ravel() for degrees in observations.from_tangent_plane(known, start))
-    known = observations.repeated(known, count)
-    delay, _ = _delays_and_gradient(known, latitude, longitude, rate_hz)
+    latitude, longitude = (degrees.ravel() for degrees in observations.from_tangent_plane(observed, start))
+    observed = observed.repeat(count)
+    delay, _ = _delays_and_gradient(observed, latitude, longitude, rate_hz)
     error = np.zeros_like(delay)
     for _ in range(_PARABOLAS):
         _, slope, curvature = _parabola(table, delay + error)
@@ -490,9 +492,9 @@ def _climb(
         pull = slope + np.einsum("srq,sq->sr", curvature, error)
         origin = delay
         latitude, longitude, information, moved_m = _top(
-            known, weight, np.einsum("srq,sq->sr", inverse, pull) / sigma**2, latitude, longitude, rate_hz
+            observed, weight, np.einsum("srq,sq->sr", inverse, pull) / sigma**2, latitude, longitude, rate_hz
         )
-        delay, _ = _delays_and_gradient(known, latitude, longitude, rate_hz)
+        delay, _ = _delays_and_gradient(observed, latitude, longitude, rate_hz)
         left = pull - np.einsum("srq,sq->sr", curvature, delay - origin)
         error = np.einsum("srq,sq->sr", inverse, left)
     likelihood, _, _ = _parabola(table, delay + error)
@@ -504,7 +506,7 @@ def _climb(
 
 
 def _top(
-    known: Network, weight: Array, pull: Array, latitude: Array, longitude: Array, rate_hz: float
+    observed: Observations, weight: Array, pull: Array, latitude: Array, longitude: Array, rate_hz: float
 ) -> tuple[Array, Array, Array, Array]:
     """Climb the parabola −½ xᵀWx + bᵀx of delays x from those of the start, by Levenberg-Marquardt steps.
 
@@ -515,7 +517,7 @@ def _top(
     moved : (S,) m
         From the start.
     """
-    origin, gradient = _delays_and_gradient(known, latitude, longitude, rate_hz)
+    origin, gradient = _delays_and_gradient(observed, latitude, longitude, rate_hz)
     moved = np.zeros((len(latitude), 2))
     offset, value = np.zeros_like(origin), np.zeros(len(origin))
     damping, step_m = np.full(len(origin), 1e-3), np.full(len(origin), np.inf)
@@ -525,7 +527,7 @@ def _top(
         step = _solve(information * (1 + damping[:, None, None] * np.eye(2)), uphill[..., None])[..., 0]
         trial = geodesy.displace(latitude, longitude, step[:, 0], step[:, 1])
         trial = trial[0].clip(-89.9, 89.9), trial[1]
-        delay, slope = _delays_and_gradient(known, *trial, rate_hz)
+        delay, slope = _delays_and_gradient(observed, *trial, rate_hz)
         found = delay - origin
         height = (pull * found).sum(axis=1) - np.einsum("sr,srq,sq->s", found, weight, found) / 2
         better = height >= value
@@ -544,9 +546,11 @@ def _top(
     return latitude, longitude, information, np.fmax(np.hypot(moved[:, 0], moved[:, 1]), step_m)
 
 
-def _delays_and_gradient(known: Network, latitude: Array, longitude: Array, rate_hz: float) -> tuple[Array, Array]:
+def _delays_and_gradient(
+    observed: Observations, latitude: Array, longitude: Array, rate_hz: float
+) -> tuple[Array, Array]:
     """Delays (S, R), and their gradient (S, R, 2) along east and north in 1/m, in samples; 0 where no receiver is."""
-    distance, gradient = observations.distances(known, latitude, longitude)
+    distance, gradient = observations.distances(observed, latitude, longitude)
     scale = rate_hz / SPEED_OF_LIGHT
     return np.nan_to_num(distance) * scale, np.nan_to_num(gradient) * scale
 

@@ -6,12 +6,10 @@ much larger than a normal law's the ellipses of higher levels are.
 Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
 """
 
-from typing import Any
-
 import numpy as np
 import scipy.optimize
 
-Array = Any  # numpy.ndarray
+from heimdall_lab.core.arrays import Array
 
 _SHARED, _FAR = 0.68, 0.95  # level of the ellipse that is a normal law's, and the one that tells degrees of freedom
 _LEAST, _MOST = 0.3, 1e4  # degrees of freedom that are told from fewer, and from a normal law

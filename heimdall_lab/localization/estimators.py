@@ -18,7 +18,7 @@ from heimdall_lab.localization import baselines, learned, observations
 from heimdall_lab.localization.dpd import dpd
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.levels import rss_ml
-from heimdall_lab.localization.observations import Fix, Network
+from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.localization.tdoa import tdoa_ls, tdoa_robust
 from heimdall_lab.signals import pairs
 
@@ -93,7 +93,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix], float]:
+def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset, xr.Dataset], Fix], float]:
     """Name of a method, what it does, and the degrees of freedom of its errors."""
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
@@ -103,7 +103,7 @@ def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.D
     return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known)), np.inf
 
 
-_FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
+_FROM_MEASURED: dict[str, Callable[[Observations], Fix]] = {
     "centroid": baselines.centroid,
     "strongest": baselines.strongest,
     "rss_ml": rss_ml,
@@ -111,6 +111,6 @@ _FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
     "tdoa_robust": tdoa_robust,
 }
 
-_FROM_IQ: dict[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]] = {
+_FROM_IQ: dict[str, Callable[[Observations, xr.Dataset, xr.Dataset], Fix]] = {
     "dpd": dpd,
 }

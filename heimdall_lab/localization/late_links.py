@@ -12,7 +12,8 @@ import scipy.special
 import scipy.stats
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization.observations import Array, Fix, Network, normal_matrix
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization.observations import Fix, Observations, normal_matrix
 
 _BATCH = 64  # scenes at a time: some 30 MB
 _POINTS = 1024
@@ -25,7 +26,7 @@ _PRIOR_SIGMAS = 3.0  # of the fix that is refined: how far around it
 _ODD_RATIO = 0.02  # of links on time, share with any error at all, by Cauchy's law
 
 
-def posterior(network: Network, fix: Fix) -> Fix:
+def posterior(observed: Observations, fix: Fix) -> Fix:
     """Refine fixes by the law of excess delays, in the surroundings of the fix.
 
     Importance sampling over east, north and the common range offset, from a sum of distributions, one for each likely
@@ -36,29 +37,21 @@ def posterior(network: Network, fix: Fix) -> Fix:
     fix : Fix
         Of delays that all have the variance ``sigma_m``².
     """
-    batches = [slice(first, first + _BATCH) for first in range(0, len(fix.converged), _BATCH)]
-    parts = [
-        _refined(
-            Network._make(known[rows] if isinstance(known, np.ndarray) else known for known in network),
-            Fix._make(values[rows] for values in fix),
-        )
-        for rows in batches
-    ]
-    return Fix._make(np.concatenate(values) for values in zip(*parts, strict=True))
+    return Fix.concatenate(_refined(batch, fix.select(rows)) for rows, batch in observed.batches(_BATCH))
 
 
-def _refined(network: Network, fix: Fix) -> Fix:
+def _refined(observed: Observations, fix: Fix) -> Fix:
     """Refine the fixes of one batch of scenes."""
-    used = network.heard & np.isfinite(network.sigma_m)
-    sigma = np.where(used, network.sigma_m, 1.0)
-    ratio, excess_m = network.nlos_ratio, network.nlos_excess_m
+    used = observed.heard & np.isfinite(observed.sigma_m)
+    sigma = np.where(used, observed.sigma_m, 1.0)
+    ratio, excess_m = observed.nlos_ratio, observed.nlos_excess_m
     on_time = np.sqrt(np.maximum(sigma**2 - ratio * (2 - ratio) * excess_m**2, 1.0))
-    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     receiver = np.where(used[..., None], geodesy.enu(position, fix.latitude_deg, fix.longitude_deg), 0.0)
-    climb = network.transmitter_altitude_m[:, None] - receiver[..., 2]
+    climb = observed.transmitter_altitude_m[:, None] - receiver[..., 2]
     ranges = np.sqrt((receiver[..., :2] ** 2).sum(axis=-1) + climb**2)
     gradient = -receiver[..., :2] / np.maximum(ranges, 1.0)[..., None]
-    delay = np.where(used, network.pseudorange_m - ranges, 0.0)
+    delay = np.where(used, observed.pseudorange_m - ranges, 0.0)
     delay = np.where(used, delay - (np.sum(delay, axis=1) / np.maximum(used.sum(axis=1), 1))[:, None], 0.0)
     information, _ = normal_matrix(gradient, np.ones_like(sigma), used, sigma)
     found = fix.converged[:, None, None]

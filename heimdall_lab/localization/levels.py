@@ -3,14 +3,13 @@
 import numpy as np
 from scipy.special import log_ndtr
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization.baselines import centroid, or_centroid
 from heimdall_lab.localization.observations import (
-    Array,
     Fix,
-    Network,
+    Observations,
     from_tangent_plane,
     grid_distances,
-    ordered,
     tangent_plane,
 )
 
@@ -20,7 +19,7 @@ _LEVELS = 4  # each grid spans the spread that the one before has found
 _BATCH = 2**20  # values (scene, position, receiver) that are in memory at once
 
 
-def rss_ml(network: Network) -> Fix:
+def rss_ml(observed: Observations) -> Fix:
     """Mean position under the likelihood of the levels: free space with log-normal shadowing, any transmitter power.
 
     A maximum of the likelihood alone is of no use: with 8 dB of shadowing it lies at infinity or on top of a receiver.
@@ -33,24 +32,23 @@ def rss_ml(network: Network) -> Fix:
     Source: Patwari et al., IEEE Trans. Signal Process. 51 (2003), eq. (4) and (5), with receivers that hear nothing as
     censored measurements: Tobin, Econometrica 26 (1958).
     """
-    telling = network.heard & np.isfinite(network.rssi_dbm)
+    telling = observed.heard & np.isfinite(observed.rssi_dbm)
     usable = telling.sum(axis=1) >= 3
-    if np.isnan(network.link_sigma_db):
-        return centroid(network)._replace(converged=np.zeros_like(usable))
-    needed = telling | np.isfinite(network.silent_dbm)
-    near = ordered(network._replace(heard=telling), np.where(needed, 0, 1), needed)
-    per_batch = max(1, _BATCH // (_SIDE**2 * near.heard.shape[1]))
-    rows = np.split(np.arange(len(usable)), range(per_batch, len(usable), per_batch))
-    parts = [_posterior(Network._make(a[r] if isinstance(a, np.ndarray) else a for a in near)) for r in rows]
+    if np.isnan(observed.link_sigma_db):
+        return centroid(observed)._replace(converged=np.zeros_like(usable))
+    needed = telling | np.isfinite(observed.silent_dbm)
+    near = observed._replace(heard=telling).order_receivers(np.where(needed, 0, 1), needed)
+    per_batch = _BATCH // (_SIDE**2 * near.heard.shape[1])
+    parts = [_posterior(batch) for _, batch in near.batches(per_batch)]
     latitude, longitude, covariance = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return or_centroid(Fix(latitude, longitude, covariance, usable), network)
+    return or_centroid(Fix(latitude, longitude, covariance, usable), observed)
 
 
-def _posterior(network: Network) -> tuple[Array, Array, Array]:
+def _posterior(observed: Observations) -> tuple[Array, Array, Array]:
     """Mean (S,) latitude, (S,) longitude in degrees and covariance (S, 2, 2) m² of the posterior distribution."""
-    prior = centroid(network)
-    centre = tangent_plane(network, prior)
-    count = network.heard.sum(axis=1)
+    prior = centroid(observed)
+    centre = tangent_plane(observed, prior)
+    count = observed.heard.sum(axis=1)
     # Of one more draw from a round normal distribution of which n are known: scatter with n − 1 degrees of freedom, and
     # the error of the mean. Round, because few receivers on a line do not confine the transmitter to it.
     variance = np.trace(prior.covariance, axis1=1, axis2=2) / 2 * (count + 1) / np.maximum(count - 1, 1)
@@ -63,7 +61,7 @@ def _posterior(network: Network) -> tuple[Array, Array, Array]:
         offset = plane - centre[:, None]
         cell = (steps[1] - steps[0]) ** 2 / 12 * spread  # variance of positions within one square of the grid
         across_m = np.sqrt(np.trace(cell, axis1=1, axis2=2) / 2)
-        log_density = _log_likelihood(network, grid_distances(network, plane), across_m)
+        log_density = _log_likelihood(observed, grid_distances(observed, plane), across_m)
         log_density -= (offset**2).sum(axis=-1) / (2 * variance[:, None])
         weight = np.exp(log_density - log_density.max(axis=1, keepdims=True))
         weight /= weight.sum(axis=1, keepdims=True)
@@ -71,11 +69,11 @@ def _posterior(network: Network) -> tuple[Array, Array, Array]:
         deviation = plane - mean[:, None]
         covariance = np.einsum("sg,sgi,sgj->sij", weight, deviation, deviation, optimize=True)
         spread = covariance + cell
-    latitude, longitude = from_tangent_plane(network, mean[:, None])
+    latitude, longitude = from_tangent_plane(observed, mean[:, None])
     return latitude[:, 0], longitude[:, 0], covariance
 
 
-def _log_likelihood(network: Network, distance_m: Array, across_m: Array) -> Array:
+def _log_likelihood(observed: Observations, distance_m: Array, across_m: Array) -> Array:
     """Log likelihood of all levels at distances (S, G, R): (S, G); any power is as likely as any other.
 
     Positions stand for squares with ``across_m`` (S,) of standard deviation, which is one more error of the distances:
@@ -83,18 +81,18 @@ def _log_likelihood(network: Network, distance_m: Array, across_m: Array) -> Arr
     """
     loss_db = 20 * np.log10(np.maximum(distance_m, 1.0))  # ITU-R P.525, but for a constant
     slope_db = 20 / np.log(10) * across_m[:, None, None] / np.maximum(distance_m, across_m[:, None, None])
-    variance = network.link_sigma_db**2 + slope_db**2
-    heard = network.heard[:, None]
+    variance = observed.link_sigma_db**2 + slope_db**2
+    heard = observed.heard[:, None]
     weight = np.where(heard, 1 / variance, 0.0)
     total = weight.sum(axis=-1, keepdims=True)
     total = np.where(total > 0, total, 1.0)
-    power_dbm = np.where(heard, network.rssi_dbm[:, None] + loss_db, 0.0)
+    power_dbm = np.where(heard, observed.rssi_dbm[:, None] + loss_db, 0.0)
     mean_dbm = (weight * power_dbm).sum(axis=-1, keepdims=True) / total
     squares = weight * (power_dbm - mean_dbm) ** 2
     # The power has a normal distribution of variance 1 / Σ σ⁻² about its mean. Integrated over it, the chance that one
     # receiver's level is below its threshold is again normal; of several, this leaves out that the power is common.
-    silent = np.isfinite(network.silent_dbm)[:, None]
-    below = np.where(silent, network.silent_dbm[:, None] + loss_db - mean_dbm, 0.0)
+    silent = np.isfinite(observed.silent_dbm)[:, None]
+    below = np.where(silent, observed.silent_dbm[:, None] + loss_db - mean_dbm, 0.0)
     chance = log_ndtr(below / np.sqrt(variance + 1 / total))
     # The levels' densities and the integral over the power: of any weight, since it depends on the position.
     scale = np.where(heard, np.log(weight + ~heard), 0.0).sum(axis=-1) / 2 - np.log(total[..., 0]) / 2

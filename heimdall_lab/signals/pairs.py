@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.units import ADC_MAX, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
@@ -63,9 +64,8 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 
 def batches(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
     """Load the scenes of a dataset with IQ, some at a time, so that a large one does not fill the memory."""
-    per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
-    for first in range(0, dataset.sizes["sample"], per_batch):
-        yield dataset.isel(sample=slice(first, first + per_batch)).load()
+    per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
+    return (dataset.isel(sample=rows).load() for rows in batch_slices(dataset.sizes["sample"], per_batch))
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:

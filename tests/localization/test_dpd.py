@@ -124,7 +124,7 @@ def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
     for far_m in (1e6, 3e6, 4.5e6, 6.3e6):
         plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
         latitude, longitude = (degrees[0] for degrees in observations.from_tangent_plane(known, plane[None]))
-        many = observations.repeated(known, 3)
+        many = known.repeat(3)
         assert observations.tangent_plane(many, observations.Fix(latitude, longitude, None, None)) == pytest.approx(
             plane, abs=0.1
         )
