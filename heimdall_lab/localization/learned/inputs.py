@@ -10,7 +10,6 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import observations
 from heimdall_lab.localization.observations import Fix, Observations
@@ -103,9 +102,9 @@ def voltage(dataset: xr.Dataset, window: slice | None = None) -> Array:
     if "iq" not in dataset:
         raise ValueError("iq: is not in the dataset; generate one with data_type iq_raw, which keeps the samples")
     code = dataset["iq"].transpose("sample", "receiver", "component", "time")
-    scale = np.nan_to_num(dataset["iq_full_scale"].values) / ADC_MAX
+    scale = schema.converter_step(np.nan_to_num(dataset["iq_full_scale"].values))
     chosen = code if window is None else code.isel(time=window)
-    return chosen.values * scale[..., None, None].astype(np.float32)
+    return chosen.values * scale[..., None, None]
 
 
 def _placed(known: Observations, present: Array) -> Array:
