@@ -329,7 +329,7 @@ def _finish(job: _Job, log: Tracked | None, history: list[Epoch], best: dict[str
 
     model = job.learner.model.cpu()
     model.load_state_dict(best)
-    spread, freedom = error_law.fitted(_located(model, job.scenes, "validation").squared)
+    spread, freedom = error_law.fit(_located(model, job.scenes, "validation").squared)
     model.spread.fill_(spread)
     model.freedom.fill_(freedom)
     finite = freedom if math.isfinite(freedom) else None  # JSON has no infinity

@@ -6,13 +6,13 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization.observations import Fix, Observations
 
-_FEWEST_FOR_SCATTER = 3  # receivers whose scatter says how far the transmitter may be
+_LEAST_FOR_SCATTER = 3  # receivers whose scatter bounds how far the transmitter may be
 
 
 def centroid(observed: Observations) -> Fix:
     """Mean position of the receivers that hear the signal; the covariance is their scatter.
 
-    One or two say nothing of it: then it is the scatter of all receivers about that position.
+    Of one or two it is the scatter of all receivers about that position.
     """
     present = np.isfinite(observed.latitude_deg)
     heard = observed.heard | ~observed.heard.any(axis=1, keepdims=True) & present
@@ -21,10 +21,10 @@ def centroid(observed: Observations) -> Fix:
         np.where(heard, degrees, 0.0).sum(axis=1) / count for degrees in (observed.latitude_deg, observed.longitude_deg)
     )
     position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
-    scattered: Array = np.where(count[:, None] >= _FEWEST_FOR_SCATTER, heard, present)
+    scattered: Array = np.where(count[:, None] >= _LEAST_FOR_SCATTER, heard, present)
     offset = np.where(scattered[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
     covariance = np.einsum("sri,srj->sij", offset, offset) / scattered.sum(axis=1)[:, None, None]
-    return Fix(latitude, longitude, _never_flat(covariance), observed.heard.any(axis=1))
+    return Fix(latitude, longitude, _with_least_spread(covariance), observed.heard.any(axis=1))
 
 
 def strongest(observed: Observations) -> Fix:
@@ -32,11 +32,11 @@ def strongest(observed: Observations) -> Fix:
 
     Where fewer than three do, to all others.
     """
-    known = observed.heard & np.isfinite(observed.rssi_dbm)
-    best = np.where(known, observed.rssi_dbm, -np.inf).argmax(axis=1)
+    measured = observed.heard & np.isfinite(observed.rssi_dbm)
+    best = np.where(measured, observed.rssi_dbm, -np.inf).argmax(axis=1)
     position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     rows = np.arange(len(best))
-    few = observed.heard.sum(axis=1, keepdims=True) < _FEWEST_FOR_SCATTER
+    few = observed.heard.sum(axis=1, keepdims=True) < _LEAST_FOR_SCATTER
     scattered: Array = np.where(few, np.isfinite(observed.latitude_deg), observed.heard)
     squared = np.where(scattered, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
     others = np.maximum(scattered.sum(axis=1) - 1, 1)
@@ -44,24 +44,24 @@ def strongest(observed: Observations) -> Fix:
     fix = Fix(
         observed.latitude_deg[rows, best],
         observed.longitude_deg[rows, best],
-        _never_flat(covariance),
-        known.any(axis=1),
+        _with_least_spread(covariance),
+        measured.any(axis=1),
     )
-    return or_centroid(fix, observed)
+    return centroid_where_failed(fix, observed)
 
 
-def or_centroid(fix: Fix, observed: Observations) -> Fix:
+def centroid_where_failed(fix: Fix, observed: Observations) -> Fix:
     """Put the centroid where a method failed, still marked as not converged."""
-    simplest = centroid(observed)
-    found = fix.converged
+    fallback = centroid(observed)
+    converged = fix.converged
     return Fix(
-        np.where(found, fix.latitude_deg, simplest.latitude_deg),
-        np.where(found, fix.longitude_deg, simplest.longitude_deg),
-        np.where(found[:, None, None], fix.covariance, simplest.covariance),
-        found,
+        np.where(converged, fix.latitude_deg, fallback.latitude_deg),
+        np.where(converged, fix.longitude_deg, fallback.longitude_deg),
+        np.where(converged[:, None, None], fix.covariance, fallback.covariance),
+        converged,
     )
 
 
-def _never_flat(covariance: Array) -> Array:
+def _with_least_spread(covariance: Array) -> Array:
     """Add 1 km of standard deviation to either axis, for receivers on a line or a single one."""
     return covariance + 1e6 * np.eye(2)

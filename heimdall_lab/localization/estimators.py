@@ -1,7 +1,7 @@
 """Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
 
 Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
-Positions are solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and
+Positions are solved on the ellipsoid, for networks of any size; covariances are along east and
 north at the fix. Trained ones are of `learned`.
 """
 
@@ -52,7 +52,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     xr.Dataset
         Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
         centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
-        freedom of the law of errors (`student`), infinite for a normal one; ``converged``, False where the method
+        freedom of the law of errors (`error_law`), infinite for a normal one; ``converged``, False where the method
         failed and the centroid of the receivers that hear the signal stands in for its fix.
 
     Raises
@@ -65,9 +65,9 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     measured = pairs.pair_features(dataset) if measured is None else measured
-    known = observations.from_dataset(dataset, measured)
-    fix = estimate(known, dataset, measured)
-    east, north = observations.tangent_plane(known, fix).T
+    observed = observations.from_dataset(dataset, measured)
+    fix = estimate(observed, dataset, measured)
+    east, north = observations.tangent_plane(observed, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
     return xr.Dataset(
@@ -100,7 +100,7 @@ def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset,
         return predictor.name, partial(learned.fix, predictor), predictor.freedom
     if method not in methods():
         raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}, or an .onnx file")
-    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known)), np.inf
+    return method, _FROM_IQ.get(method) or (lambda observed, _, __: _FROM_MEASURED[method](observed)), np.inf
 
 
 _FROM_MEASURED: dict[str, Callable[[Observations], Fix]] = {

@@ -4,8 +4,8 @@ import numpy as np
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization.baselines import centroid, or_centroid
-from heimdall_lab.localization.late_links import posterior
+from heimdall_lab.localization.baselines import centroid, centroid_where_failed
+from heimdall_lab.localization.late_links import posterior_mean
 from heimdall_lab.localization.observations import (
     MAX_RANGE_M,
     Fix,
@@ -15,39 +15,39 @@ from heimdall_lab.localization.observations import (
 )
 
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
-_STEPS = 40
-_GRID = 5  # starts of the robust estimator along each side of the receivers' box
-_RIVAL = 2 * np.log(19)  # χ² by which a fix is 95 % certain against one other
-_APART = 5.0  # standard deviations, of both together, from which two fixes are two
-_AGREES = 5.0  # standard deviations within which a delay agrees with a fix
-_ENOUGH = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to;
+_MAX_STEPS = 40
+_GRID_SIDE = 5  # starts of the robust estimator along each side of the receivers' box
+_RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
+_SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
+_AGREEMENT_SIGMAS = 5.0  # within which a delay agrees with a fix
+_ENOUGH_DELAYS = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to;
 _MAJORITY = 2 / 3  # and this share of them, because among many some four agree by chance
-_SINGULAR = 1e-9  # smallest eigenvalue of a balanced information from which a direction is not observed
-_MISFIT = 25.0  # χ² a degree of freedom from which delays and model contradict each other: five standard deviations
+_LEAST_EIGENVALUE = 1e-9  # smallest eigenvalue of a balanced information from which a direction is not observed
+_MISFIT_CHI_SQUARED = 25.0  # a degree of freedom, from which delays contradict the model: five standard deviations
 
 
 def tdoa_ls(observed: Observations) -> Fix:
     """Weighted least squares on the time differences: closed form, then Gauss-Newton; of two solutions, by levels."""
-    near = _heard_only(observed)
-    return or_centroid(_best_fit(near, _closed_form(near), robust=False), observed)
+    compact = _with_delays(observed)
+    return centroid_where_failed(_best_fit(compact, _closed_form(compact), robust=False), observed)
 
 
 def tdoa_robust(observed: Observations) -> Fix:
-    """Cauchy-weighted time differences from many starts, so that single false ones neither pull nor trap the fix.
+    """Cauchy-weighted time differences from many starts, so that single outliers neither bias nor trap the fix.
 
-    Where a share of the links is known to be late, `late_paths.posterior` refines it.
+    Where a share of the links is known to be late, `late_links.posterior_mean` refines it.
     """
-    near = _heard_only(observed)
-    centre = centroid(near)
-    known = np.stack([centre.latitude_deg, centre.longitude_deg], axis=-1)[:, None]
-    starts = np.concatenate([_closed_form(near), known, _grid(near)], axis=1)
-    fix = _best_fit(near, starts, robust=True)
+    compact = _with_delays(observed)
+    centre = centroid(compact)
+    at_centroid = np.stack([centre.latitude_deg, centre.longitude_deg], axis=-1)[:, None]
+    starts = np.concatenate([_closed_form(compact), at_centroid, _start_grid(compact)], axis=1)
+    fix = _best_fit(compact, starts, robust=True)
     late = observed.nlos_ratio > 0 and observed.nlos_excess_m > 0 and observed.propagation == "line_of_sight"
-    return or_centroid(posterior(near, fix) if late else fix, observed)
+    return centroid_where_failed(posterior_mean(compact, fix) if late else fix, observed)
 
 
-def _heard_only(observed: Observations) -> Observations:
-    """Drop receivers that hear nothing or whose delay is not known, as far as the dimension of all scenes allows.
+def _with_delays(observed: Observations) -> Observations:
+    """Drop receivers that hear nothing or have no known delay, as far as the scene with the most others allows.
 
     The reference comes first, whether it is heard or not.
     """
@@ -57,9 +57,9 @@ def _heard_only(observed: Observations) -> Observations:
     return compact._replace(reference=np.zeros_like(observed.reference))
 
 
-def _grid(observed: Observations) -> Array:
+def _start_grid(observed: Observations) -> Array:
     """Starts on a grid over the receivers' box, widened by half on each side: (S, _GRID², 2) degrees."""
-    steps = np.stack(np.meshgrid(*[np.linspace(-0.5, 1.5, _GRID)] * 2), axis=-1).reshape(-1, 2)
+    steps = np.stack(np.meshgrid(*[np.linspace(-0.5, 1.5, _GRID_SIDE)] * 2), axis=-1).reshape(-1, 2)
     counted = observed.heard | (np.arange(observed.heard.shape[1]) == observed.reference[:, None])
     positions = np.stack([observed.latitude_deg, observed.longitude_deg], axis=-1)
     positions = np.where(counted[..., None], positions, np.nan)
@@ -106,7 +106,7 @@ def _closed_form(observed: Observations) -> Array:
 def _best_fit(observed: Observations, starts: Array, *, robust: bool) -> Fix:
     """Descend from every start (S, K, 2) and keep the fix of lowest cost; of equals the one nearest the receivers.
 
-    Levels have no part in a fix, but in the choice between several: for ranges of kilometres they tell enough.
+    Levels do not shape a fix, but help to choose between several: for ranges of kilometres they are precise enough.
     Not converged: no usable fix, one that contradicts its delays, or another one elsewhere that is nearly as likely.
     """
     scenes, count, _ = starts.shape
@@ -119,8 +119,8 @@ def _best_fit(observed: Observations, starts: Array, *, robust: bool) -> Fix:
     )
     spread = np.sqrt(np.trace(covariance, axis1=1, axis2=2)).reshape(by_start)
     heard = at_starts.heard.sum(axis=1)
-    enough = np.maximum(np.minimum(heard, _ENOUGH), np.ceil(_MAJORITY * heard))
-    fits = agreeing >= enough if robust else cost <= _MISFIT * np.maximum(heard - 3, 1)
+    enough = np.maximum(np.minimum(heard, _ENOUGH_DELAYS), np.ceil(_MAJORITY * heard))
+    fits = agreeing >= enough if robust else cost <= _MISFIT_CHI_SQUARED * np.maximum(heard - 3, 1)
     cost = np.where(fits, cost, np.inf)
     cost = cost + _level_cost(at_starts, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation])
@@ -130,9 +130,15 @@ def _best_fit(observed: Observations, starts: Array, *, robust: bool) -> Fix:
     best = np.where(equal, distance, np.inf).argmin(axis=1)
     scene = np.arange(scenes)
     row = scene * count + best
-    apart = _distance_m(latitude.reshape(by_start), longitude.reshape(by_start), latitude[row], longitude[row])
+    distance_to_best = _distance_m(
+        latitude.reshape(by_start), longitude.reshape(by_start), latitude[row], longitude[row]
+    )
     uncertainty = np.hypot(spread, spread[scene, best][:, None])
-    rival = usable & (cost < cost[scene, best][:, None] + _RIVAL) & (apart > _APART * uncertainty)
+    rival = (
+        usable
+        & (cost < cost[scene, best][:, None] + _RIVAL_CHI_SQUARED)
+        & (distance_to_best > _SEPARATE_SIGMAS * uncertainty)
+    )
     return Fix(latitude[row], longitude[row], covariance[row], usable[scene, best] & ~rival.any(axis=1))
 
 
@@ -146,7 +152,7 @@ def _level_cost(observed: Observations, latitude: Array, longitude: Array) -> Ar
     ranges, _ = distances(observed, latitude, longitude)
     used = observed.heard & np.isfinite(observed.rssi_dbm) & np.isfinite(observed.link_sigma_db)
     power = np.where(used, observed.rssi_dbm + 20 * np.log10(np.maximum(ranges, 1.0)), np.nan)
-    square = np.where(used, (power - _median(power)[:, None]) / observed.link_sigma_db, 0.0) ** 2
+    square = np.where(used, (power - _lower_median(power)[:, None]) / observed.link_sigma_db, 0.0) ** 2
     return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
 
 
@@ -178,15 +184,15 @@ def _gauss_newton(observed: Observations, start: Array, *, robust: bool) -> tupl
 
     ranges, _ = distances(observed, latitude, longitude)
     difference = np.where(used, measured - ranges, np.nan)
-    offset = np.nan_to_num(_median(difference))
+    offset = np.nan_to_num(_lower_median(difference))
     normalised, gradient, influence, cost = residuals(latitude, longitude, offset)
     damping = np.full(len(start), 1e-3)
     step_m = np.full(len(start), np.inf)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         information, jacobian = normal_matrix(gradient, influence, used, sigma)
         scaled = information * (1 + damping[:, None, None] * np.eye(3))
         right = np.einsum("srk,sr->sk", jacobian, influence * normalised)
-        step = _step(scaled, right)
+        step = _solve_damped(scaled, right)
         trial = *geodesy.displace(latitude, longitude, step[:, 0], step[:, 1]), offset + step[:, 2]
         trial = trial[0].clip(-89.9, 89.9), trial[1], trial[2]
         outcome = residuals(*trial)
@@ -203,11 +209,11 @@ def _gauss_newton(observed: Observations, start: Array, *, robust: bool) -> tupl
             break
     information, _ = normal_matrix(gradient, influence, used, sigma)
     balanced, scale = _balance(information)
-    observable = np.linalg.eigvalsh(balanced)[:, 0] > _SINGULAR
+    observable = np.linalg.eigvalsh(balanced)[:, 0] > _LEAST_EIGENVALUE
     inverse = np.linalg.inv(np.where(observable[:, None, None], balanced, np.eye(3)))
     covariance = (inverse * scale[:, :, None] * scale[:, None, :])[:, :2, :2]
     settled = observable & (step_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2)))
-    agreeing = (used & (np.abs(normalised) < _AGREES)).sum(axis=1)
+    agreeing = (used & (np.abs(normalised) < _AGREEMENT_SIGMAS)).sum(axis=1)
     return latitude, longitude, covariance, np.where(settled & (used.sum(axis=1) >= 3), cost, np.inf), agreeing
 
 
@@ -217,16 +223,16 @@ def _balance(matrix: Array) -> tuple[Array, Array]:
     return matrix * scale[:, :, None] * scale[:, None, :], scale
 
 
-def _step(matrix: Array, right: Array) -> Array:
+def _solve_damped(matrix: Array, right: Array) -> Array:
     """Solve damped (S, 3, 3) systems for (S, 3); zeros where nothing is measured."""
     balanced, scale = _balance(matrix)
     regular = balanced + 1e-12 * np.eye(3)
     return np.linalg.solve(regular, (right * scale)[..., None])[..., 0] * scale
 
 
-def _median(values: Array) -> Array:
+def _lower_median(values: Array) -> Array:
     """Lower median along receivers without the NaN, NaN where all are."""
-    ordered = np.sort(values, axis=1)  # NaN last
+    ascending = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(axis=1)
     middle = np.maximum(count - 1, 0) // 2
-    return np.take_along_axis(ordered, middle[:, None], axis=1)[:, 0]
+    return np.take_along_axis(ascending, middle[:, None], axis=1)[:, 0]

@@ -241,7 +241,7 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
 
 def _made(links: _Links) -> list[Measurements]:
     """Arrival times and levels, the measurements of every receiver."""
-    seen = information.sight(links.receivers, links.transmitter)
+    seen = information.lines_of_sight(links.receivers, links.transmitter)
     return [information.times(seen, links.toa_sigma_s), information.levels(seen, links.rss_sigma_db)]
 
 

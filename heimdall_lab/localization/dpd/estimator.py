@@ -44,7 +44,7 @@ def dpd(observed: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fi
         _locate_batch(batch, dataset.isel(sample=rows).load(), measured.fdoa_hz.values[rows])
         for rows, batch in observed.batches(per_batch)
     )
-    return baselines.or_centroid(fix, observed)
+    return baselines.centroid_where_failed(fix, observed)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:

@@ -221,7 +221,7 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured
     found = known.heard.any(axis=1) & (reach_m < observations.MAX_RANGE_M[known.propagation])
     plane = np.where(found[:, None], position, 0.0) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
-    return baselines.or_centroid(Fix(latitude, longitude, covariance, found), known)
+    return baselines.centroid_where_failed(Fix(latitude, longitude, covariance, found), known)
 
 
 def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:
