@@ -82,7 +82,7 @@ class EpochCheckpoint(Checkpoint):
 
 
 def stop_check(folder: Path, stop: threading.Event) -> Callable[[], None]:
-    """Make a function that raises `StopRequested` once the event is set, or `files.request_stop` wrote to the folder."""
+    """Make a function that raises `StopRequested` once the event is set or `files.request_stop` was called."""
     checked_s = time.monotonic()
 
     def raise_if_stopped() -> None:

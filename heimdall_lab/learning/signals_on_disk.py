@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets import manifest, netcdf
-
-Array = Any  # numpy.ndarray
 
 SIGNAL_DIMS = {  # dims of the variables that are too large for memory in some datasets
     "iq": ("sample", "receiver", "component", "time"),

@@ -1,7 +1,7 @@
 """Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
 
 Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
-Positions are solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and
+Positions are solved on the ellipsoid, for networks of any size; covariances are along east and
 north at the fix. Trained ones are of `learned`.
 """
 
@@ -18,7 +18,7 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.localization import learned, observations
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
-from heimdall_lab.localization.observations import Fix, Network
+from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals import pairs
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
@@ -42,7 +42,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     xr.Dataset
         Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
         centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
-        freedom of the law of errors (`student`), infinite for a normal one; ``converged``, False where the method
+        freedom of the law of errors (`error_law`), infinite for a normal one; ``converged``, False where the method
         failed and the centroid of the receivers that hear the signal stands in for its fix.
 
     Raises
@@ -55,9 +55,9 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     measured = pairs.pair_features(dataset) if measured is None else measured
-    known = observations.from_dataset(dataset, measured)
-    fix = estimate(known, dataset, measured)
-    east, north = observations.tangent_plane(known, fix).T
+    observed = observations.from_dataset(dataset, measured)
+    fix = estimate(observed, dataset, measured)
+    east, north = observations.tangent_plane(observed, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
     return xr.Dataset(
@@ -83,7 +83,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix], float]:
+def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset, xr.Dataset], Fix], float]:
     """Name of a method, what it does, and the degrees of freedom of its errors."""
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
@@ -91,4 +91,4 @@ def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.D
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
     estimate = getattr(import_module(f"heimdall_lab.localization.{METHODS[method]}"), method)
-    return method, estimate if method in NEEDING_IQ else lambda known, _, __: estimate(known), np.inf
+    return method, estimate if method in NEEDING_IQ else lambda observed, _, __: estimate(observed), np.inf

@@ -241,7 +241,7 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
 
 def _measurements(links: _LinkErrors) -> list[Measurements]:
     """Arrival times and levels, the measurements of every receiver."""
-    sight = information.sight(links.receivers, links.transmitter)
+    sight = information.lines_of_sight(links.receivers, links.transmitter)
     return [information.times(sight, links.toa_sigma_s), information.levels(sight, links.rss_sigma_db)]
 
 

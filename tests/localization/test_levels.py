@@ -51,7 +51,7 @@ def scenes(count, sigma_db, propagation, *, radius_m=80e3, seed=1, like_receiver
     ]
     distance_m = geodesic_m if propagation == "ground_wave" else np.linalg.norm(ends[1] - ends[0], axis=-1)
     power_dbm = rng.uniform(10, 37, (count, 1))
-    known = observations.Network(
+    known = observations.Observations(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=np.zeros_like(latitude),
@@ -198,7 +198,7 @@ def simulated(config, count):
     channel = config.channel
     noise_dbm = losses.noise_power_dbm(config.signal.channel_bandwidth_hz, channel.noise_figure_db)
     environment_db = (channel.environment_loss_max_db - channel.environment_loss_min_db) / 12**0.5
-    known = observations.Network(
+    known = observations.Observations(
         latitude_deg=truth["receiver_latitude"],
         longitude_deg=truth["receiver_longitude"],
         altitude_m=truth["receiver_altitude"],
