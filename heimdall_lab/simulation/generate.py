@@ -12,7 +12,7 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import locked
+from heimdall_lab.core.files import data_folder, locked
 from heimdall_lab.core.progress import Report, display, stop_requests
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import schema, size, store
@@ -99,14 +99,16 @@ def generate(
     return store.open_dataset(folder)
 
 
-def load_or_generate(config: Config, root: str | Path = "data", progress: bool = True) -> xr.Dataset:
+def load_or_generate(config: Config, root: str | Path | None = None, progress: bool = True) -> xr.Dataset:
     """Open the dataset of a configuration from its own folder below ``root``, generating what is missing of it.
+
+    By default ``root`` is the data folder: ``HEIMDALL_LAB_DATA``, else ``data`` here.
 
     The folder's name holds a hash of the configuration and of the package version, so that others get other folders.
     """
     identity = version("heimdall_lab") + config.model_dump_json()
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return generate(config, Path(root) / f"{config.name}-{digest}", progress=progress)
+    return generate(config, data_folder(root) / f"{config.name}-{digest}", progress=progress)
 
 
 def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
