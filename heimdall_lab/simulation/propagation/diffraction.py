@@ -11,9 +11,8 @@ import numpy as np
 from numba import njit
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT
 
-EARTH_RADIUS_KM = 6371.0
 EFFECTIVE_EARTH_RADIUS_KM = 4 / 3 * EARTH_RADIUS_KM  # standard atmosphere, ITU-R P.310-10 definition B1
 
 _LAND = (22.0, 0.003)  # relative permittivity and conductivity (S/m) of average land, section 4.3.3
