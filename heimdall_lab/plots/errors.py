@@ -33,7 +33,7 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
 
     Returns
     -------
@@ -99,9 +99,9 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
     by : str
-        Of `metrics.BINS`: snr, gdop or receivers.
+        Of `localization.errors.BINS`: snr, gdop or receivers.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     dataset : xr.Dataset
         With the true positions; receivers are drawn where they are the same in all samples.
     board : xr.Dataset
-        Result of `metrics.compare` for it.
+        Result of `leaderboard.compare` for it.
     method : str
         On the board.
 

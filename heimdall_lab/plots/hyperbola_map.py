@@ -86,7 +86,7 @@ def hyperbolas(
     measured : xr.Dataset
         Result of `pairs.pair_features`; one line for each receiver that hears the signal.
     fixes : xr.Dataset, optional
-        As `estimators.locate` or `metrics.compare` return them.
+        As `estimators.locate` or `leaderboard.compare` return them.
     traced : Hyperbolas, optional
         Result of `trace_hyperbolas` for the same, if at hand.
 

@@ -52,7 +52,7 @@ def link_rows(table: pd.DataFrame) -> ColumnDataSource:
     Parameters
     ----------
     table : pandas.DataFrame
-        Result of `links.links`.
+        Result of `link_table.links`.
 
     Returns
     -------

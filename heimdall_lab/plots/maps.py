@@ -40,7 +40,7 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
     sample : int
         Label of the scene along ``sample``.
     fixes : xr.Dataset, optional
-        As `estimators.locate` or `metrics.compare` return them.
+        As `estimators.locate` or `leaderboard.compare` return them.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     sample : int
         Label of the scene along ``sample``.
     fixes : xr.Dataset
-        As `estimators.locate` or `metrics.compare` return them; ``crlb_covariance`` is drawn if it is there.
+        As `estimators.locate` or `leaderboard.compare` return them; ``crlb_covariance`` is drawn if it is there.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def likelihood_map(
     likelihood : xr.DataArray
         Result of `dpd.likelihood` for it.
     fixes : xr.Dataset, optional
-        As `estimators.locate` or `metrics.compare` return them; drawn without their ellipses.
+        As `estimators.locate` or `leaderboard.compare` return them; drawn without their ellipses.
 
     Returns
     -------

@@ -11,7 +11,7 @@ import xarray as xr
 import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.localization.leaderboard import leaderboard_table
-from heimdall_lab.report.page import _representative, write_report
+from heimdall_lab.report.page import _best_method, _median_sample, write_report
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,8 @@ def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> 
 
 
 def test_report_shows_the_median_sample(page: str, board: xr.Dataset) -> None:
-    method, sample = _representative(board)
+    method = _best_method(board)
+    sample = _median_sample(board, method)
     errors = board.error.sel({"method": method})
     assert errors.sel(sample=sample) == errors.median()
     assert f"sample {sample}</h2>" in page
