@@ -1,15 +1,27 @@
 """Pictures of scenes, signals, measurements and errors: pure functions that return HoloViews objects (Bokeh).
 
-Those of links return Bokeh figures, which share what is selected.
+`maps` (one scene), `hyperbola_map` and `bound_maps` (an area) draw maps, from the parts in `scene_layers` and `labels`;
+`signals` draws IQ and its correlation, `links` the features of links as Bokeh figures that share their selection,
+`errors` a leaderboard, `training` a run, `goodness_of_fit` statistics beside their law. Colours, fonts and the markers
+of methods are in `style`. A new picture goes to the module of its subject, and its function into the list below.
 """
 
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
 
 from heimdall_lab.core.text import length_text, position_text
-from heimdall_lab.plots.coverage import bound_ellipses, bound_map, site_map
-from heimdall_lab.plots.error_maps import error_map
-from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf
-from heimdall_lab.plots.laws import curves, distribution
+from heimdall_lab.plots.bound_maps import (
+    bound_ellipses,
+    bound_map,
+    network_area,
+    network_map,
+    point_text,
+    redraw_network,
+    site_map,
+    site_text,
+)
+from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf, error_map
+from heimdall_lab.plots.goodness_of_fit import curves, distribution
+from heimdall_lab.plots.hyperbola_map import hyperbolas, trace_hyperbolas
 from heimdall_lab.plots.links import (
     COLOUR_BY,
     feature_label,
@@ -20,8 +32,7 @@ from heimdall_lab.plots.links import (
     link_scatter,
     link_truth,
 )
-from heimdall_lab.plots.maps import fix_map, hyperbolas, likelihood_map, scene_map, trace_hyperbolas
-from heimdall_lab.plots.network import network_area, network_map, point_text, redraw_network, site_text
+from heimdall_lab.plots.maps import fix_map, likelihood_map, scene_map
 from heimdall_lab.plots.signals import constellation, cross_correlations, envelopes, spectrograms, waterfall
 from heimdall_lab.plots.style import method_styles
 from heimdall_lab.plots.training import error_curve, learning_curves

@@ -1,12 +1,15 @@
-"""Pictures of errors: how large, against what the Cramér-Rao bound allows, and how well foretold."""
+"""Pictures of errors: how large, where, against the Cramér-Rao bound, and against the ellipses of the fixes."""
 
 import holoviews as hv
 import numpy as np
 import xarray as xr
 from scipy.optimize import brentq
 
-from heimdall_lab.localization import errors
-from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, method_styles
+from heimdall_lab.core.text import length_text
+from heimdall_lab.localization.errors import bin_of
+from heimdall_lab.plots.labels import longitude_scale, map_axes, receiver_layers
+from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, log_colours, map_limits, method_styles
+from heimdall_lab.signals import link_table
 
 _ERROR_AXES = (
     hv.Dimension("error_m", label="error", unit="m"),
@@ -18,7 +21,8 @@ _LEVEL_AXES = (
     hv.Dimension("inside", label="true positions inside", unit="%"),
 )
 _CONDITIONS = {"snr": "mean SNR, dB", "gdop": "TDOA GDOP", "receivers": "receivers with signal"}
-_BAND_SIGMAS = 1.96  # that hold 95 % of what sampling does
+_BAND_SIGMAS = 1.96  # of a normal distribution, that hold 95 %
+_LEAST_M = 1e-3  # a logarithmic scale has no 0
 
 
 def error_cdf(board: xr.Dataset) -> hv.Overlay:
@@ -29,7 +33,7 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
     """
     board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
     curves = [
-        _steps(board.error.sel({"method": method}).values, method).opts(
+        _error_steps(board.error.sel({"method": method}).values, method).opts(
             color=colour, line_dash=line_dash(method), backend="bokeh"
         )
         for method, (colour, _) in method_styles(board.method.values).items()
@@ -61,7 +65,7 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
 
     Returns
     -------
@@ -95,9 +99,9 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     Parameters
     ----------
     board : xr.Dataset
-        Result of `metrics.compare`.
+        Result of `leaderboard.compare`.
     by : str
-        Of `metrics.BINS`: snr, gdop or receivers.
+        Of `localization.errors.BINS`: snr, gdop or receivers.
 
     Returns
     -------
@@ -120,7 +124,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     )
     median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
     known = board.error.notnull().any("method").values
-    member = np.where(known, errors.bin_of(board[f"scene_{by}"].values, by), -1)
+    member = np.where(known, bin_of(board[f"scene_{by}"].values, by), -1)
     ideal_m = [_ideal_median(board.crlb_covariance.values[member == place]) for place in shown]
     lines = [
         (method, median_m.sel({"method": method}).values, colour, marker, line_dash(method), 1.5)
@@ -131,7 +135,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
         *lines,
         ("ideal (CRLB)", np.array(ideal_m), TRUTH, "dash", "dashed", 2),
     ]:
-        at = (names, np.maximum(error_m, 1e-3))  # a logarithmic axis has no 0
+        at = (names, np.maximum(error_m, _LEAST_M))
         line = {"color": colour, "line_dash": dash, "line_width": width}
         points = {"color": colour, "marker": marker, "size": 11, "fill_alpha": 0, "line_width": 2, "tools": ["hover"]}
         layers.append(hv.Curve(at, *axes, label=label).opts(**line, backend="bokeh"))
@@ -141,9 +145,53 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
 
 
-def _steps(error_m: np.ndarray, label: str) -> hv.Curve:
+def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay:
+    """Draw the true positions, coloured by the error of one method on a logarithmic scale.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        With the true positions; receivers are drawn where they are the same in all samples.
+    board : xr.Dataset
+        Result of `leaderboard.compare` for it.
+    method : str
+        On the board.
+
+    Returns
+    -------
+    hv.Overlay
+        Where a fix did not converge there is a cross.
+
+    Raises
+    ------
+    ValueError
+        If the method is not on the board, or no true position is known.
+    """
+    if method not in board.method.values:
+        on_board = ", ".join(str(name) for name in board.method.values)
+        raise ValueError(f"method: {method!r} is not on the board; choose one of {on_board}")
+    place = np.stack([dataset[f"transmitter_{name}"].values for name in ("longitude", "latitude")], axis=-1)
+    known = np.isfinite(place).all(axis=-1)
+    if not known.any():
+        raise ValueError("transmitter_latitude: is unknown in every sample; an error map needs the true positions")
+    each = board[["error", "converged"]].sel({"method": method}).isel(sample=known)
+    common = link_table.common_receivers(dataset)
+    receivers = np.array(list(common.values())).reshape(-1, 2)
+    shown = np.concatenate([place[known], receivers])
+    x_scale = longitude_scale(float(shown[:, 1].mean()))
+    x_range, y_range = map_limits(shown, margin=0.06, x_scale=x_scale)
+    layers = _error_layers(place[known], each)
+    if common:
+        layers += receiver_layers(receivers, list(common), x_range, x_scale, size=12)
+    median = length_text(float(each.error.median()))
+    title = f"{method}: errors at {known.sum()} true positions, median {median}"
+    options = MAP_OPTIONS | {"xlim": x_range, "ylim": y_range, "show_legend": False}
+    return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
+
+
+def _error_steps(error_m: np.ndarray, label: str) -> hv.Curve:
     """Cumulative distribution of errors (S,); unknown ones count as larger than any."""
-    ordered = np.maximum(np.sort(error_m[np.isfinite(error_m)]), 1e-3)  # a logarithmic axis has no 0
+    ordered = np.maximum(np.sort(error_m[np.isfinite(error_m)]), _LEAST_M)
     share = 100 * np.arange(1, len(ordered) + 1) / max(1, error_m.size)
     curve = hv.Curve((ordered, share), *_ERROR_AXES, label=label)
     return curve.opts(interpolation="steps-post", line_width=2, tools=["hover"], backend="bokeh")
@@ -155,7 +203,7 @@ def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
     The squared length of the whitened error exceeds x with probability exp(−x/2).
     """
     label = "ideal (CRLB)"
-    stretch = _stretch(covariance)
+    stretch = _squared_stretch(covariance)
     if not len(stretch):
         return hv.Curve([], *_ERROR_AXES, label=label)
     error = np.geomspace(np.sqrt(stretch.min()) / 30, 4 * np.sqrt(stretch.max()), 400)
@@ -166,14 +214,14 @@ def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
 
 def _ideal_median(covariance: np.ndarray) -> float:
     """Median length of normal errors with covariances (S, 2, 2) m², m; NaN if no scene has a bound."""
-    stretch = _stretch(covariance)
+    stretch = _squared_stretch(covariance)
     if not len(stretch):
         return np.nan
     limits = np.sqrt(2 * np.log(2) * np.array([stretch.min(), stretch.max()])) * [0.99, 1.01]
     return float(brentq(lambda error: np.exp(-(error**2) / 2 / stretch).mean() - 0.5, *limits))
 
 
-def _stretch(covariance: np.ndarray) -> np.ndarray:
+def _squared_stretch(covariance: np.ndarray) -> np.ndarray:
     """Squared length of errors over that of whitened ones, by direction (S, angles) m²; only of scenes with a bound.
 
     Along the direction φ of the whitened error z, |error|² = |z|² (a² cos² φ + b² sin² φ) with a and b the standard
@@ -183,3 +231,21 @@ def _stretch(covariance: np.ndarray) -> np.ndarray:
     a_squared, b_squared = np.linalg.eigvalsh(known).T[..., None]  # (S, 1)
     angle = (np.arange(360) + 0.5) * np.pi / 360
     return a_squared * np.cos(angle) ** 2 + b_squared * np.sin(angle) ** 2
+
+
+def _error_layers(place: np.ndarray, each: xr.Dataset) -> list[hv.Element]:
+    """Points at true positions (S, 2) in the colours of their errors."""
+    error_m = np.maximum(each.error.values, _LEAST_M)
+    low, high = np.percentile(error_m, [1, 99]) * [0.99, 1.01]  # apart, even if all are equal
+    colours = log_colours(low, high, "error, m")
+    axes, error = map_axes(), hv.Dimension("error_m", label="error", unit="m")
+    layers = []
+    converged = each.converged.values
+    for rows, label, marker in ((converged, "fix", "circle"), (~converged, "failed", "x")):
+        if rows.any():
+            columns = (*place[rows].T, error_m[rows], each.sample.values[rows])
+            points = hv.Points(columns, axes, [error, "sample"], label=label)
+            style = {"color": "error_m", "marker": marker, "size": 7, "line_width": 1.5 if marker == "x" else 0}
+            layers.append(points.opts(**style, **colours, tools=["hover"], backend="bokeh"))
+            colours = {name: colours[name] for name in ("cmap", "clim", "logz")}  # one bar is for both
+    return layers

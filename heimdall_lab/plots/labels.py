@@ -1,12 +1,19 @@
-"""Names beside the places of a map, and its axes in degrees."""
+"""What maps share: axes in degrees, triangles at receivers, and names beside them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import holoviews as hv
 import numpy as np
 
-from heimdall_lab.plots.style import INK, MAP_PX
+from heimdall_lab.plots.style import INK, MAP_PX, TRUTH
+
+TRIANGLE: dict[str, Any] = {"marker": "triangle", "size": 11, "line_width": 1.5}
+OPEN_TRIANGLE = TRIANGLE | {"color": "white", "line_color": INK}
+
+_PADDED = {"left": "   {}", "right": "{}   ", "top": " \n{}", "bottom": "{}\n "}  # by side of the text at the place
+_DIRECTIONS = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}
 
 
 def map_axes() -> list[hv.Dimension]:
@@ -14,57 +21,108 @@ def map_axes() -> list[hv.Dimension]:
     return [hv.Dimension(f"{name}_deg", label=name, unit="°") for name in ("longitude", "latitude")]
 
 
-def place_labels(
-    place: np.ndarray, names: Sequence[str], x_range: tuple[float, float], width_px: int = MAP_PX[0]
-) -> list[tuple[Any, ...]]:
+def longitude_scale(latitude_deg: float) -> float:
+    """Length of a degree of longitude over that of a degree of latitude.
+
+    >>> round(longitude_scale(60.0), 3)
+    0.5
+    """
+    return math.cos(math.radians(latitude_deg))
+
+
+def receiver_layers(
+    place: np.ndarray,
+    names: Sequence[str],
+    x_range: tuple[float, float],
+    x_scale: float,
+    *,
+    halo: bool = False,
+    **style: Any,
+) -> list[hv.Element]:
+    """Draw white triangles at receivers (P, 2) in degrees, and their names; ``style`` is of the triangles."""
+    triangles = hv.Points((*place.T, names), map_axes(), "receiver", label="receiver")
+    columns = label_columns(place, names, map_axes(), x_range, x_scale)
+    style = OPEN_TRIANGLE | style
+    return [triangles.opts(**style, backend="bokeh"), *label_layers(columns, map_axes(), halo=halo)]
+
+
+def label_columns(
+    place: np.ndarray,
+    names: Sequence[str],
+    axes: Sequence[hv.Dimension],
+    x_range: tuple[float, float],
+    x_scale: float = 1.0,
+    width_px: int = MAP_PX[0],
+) -> dict[str, np.ndarray]:
+    """Columns of names beside places (P, 2): blanks of the text make a distance that zooming does not change."""
+    sides = label_sides(place, names, x_range, x_scale, width_px)
+    beside = [side in ("left", "right") for side in sides]
+    return {
+        axes[0].name: place[:, 0],
+        axes[1].name: place[:, 1],
+        "name": np.array([_PADDED[side].format(name) for name, side in zip(names, sides, strict=True)]),
+        "align": np.array([side if level else "center" for side, level in zip(sides, beside, strict=True)]),
+        "baseline": np.array(["middle" if level else side for side, level in zip(sides, beside, strict=True)]),
+    }
+
+
+def label_layers(
+    columns: Mapping[str, np.ndarray], axes: Sequence[hv.Dimension], *, halo: bool = False
+) -> list[hv.Labels]:
+    """Names of `label_columns` as one layer; with a halo, as its layer and that of the names above it."""
+    written = hv.Labels(columns, list(axes), ["name", "align", "baseline"])
+    text = {"text_align": "align", "text_baseline": "baseline", "text_font_size": "9pt", "backend": "bokeh"}
+    if not halo:
+        return [written.opts(**text, text_color=INK)]
+    outline = {"text_color": "white", "text_outline_color": "white"}  # an outline covers its own text
+    return [written.opts(**text, **style, clone=True) for style in (outline, {"text_color": TRUTH})]
+
+
+def label_sides(
+    place: np.ndarray,
+    names: Sequence[str],
+    x_range: tuple[float, float],
+    x_scale: float = 1.0,
+    width_px: int = MAP_PX[0],
+) -> list[str]:
     """Choose a side for every receiver's name on which it covers no other receiver or name.
 
     Parameters
     ----------
     place : (P, 2)
-        Map coordinates, with one scale on both axes.
+        Map coordinates.
     names : sequence of str
     x_range : (left, right)
         Of the map.
+    x_scale : float
+        Length of a step in x over that of the same step in y.
     width_px : int
         Of the map's frame.
 
     Returns
     -------
-    list of (x, y, text, horizontal alignment, vertical alignment)
+    list of str
+        Side of the text at which its receiver is: left, right, top or bottom.
     """
-    per_px = (x_range[1] - x_range[0]) / width_px
-    boxes = [np.array([*(at - 7 * per_px), *(at + 7 * per_px)]) for at in place]  # left, bottom, right, top
-    labels = []
-    sides = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}  # text's own side
-    for own, (at, name) in enumerate(zip(place, names, strict=True)):
+    scaled = place * [x_scale, 1.0]
+    left, right = x_range[0] * x_scale, x_range[1] * x_scale
+    per_px = (right - left) / width_px
+    boxes = [np.array([*(at - 7 * per_px), *(at + 7 * per_px)]) for at in scaled]  # left, bottom, right, top
+    sides = []
+    for own, (at, name) in enumerate(zip(scaled, names, strict=True)):
         half = np.array([3.2 * len(name), 7.0]) * per_px
-        crowded = []
-        for side, (right, up) in sides.items():
-            middle = at + np.array([right, up]) * (2 * half + 18 * per_px)
+        choices = []
+        for side, direction in _DIRECTIONS.items():
+            middle = at + np.array(direction) * (2 * half + 18 * per_px)
             box = np.array([*(middle - half), *(middle + half)])
             others = [other for i, other in enumerate(boxes) if i != own]
-            overlap = sum(
+            overlaps = sum(
                 max(0.0, min(box[2], o[2]) - max(box[0], o[0])) > 0 < min(box[3], o[3]) - max(box[1], o[1])
                 for o in others
             )
-            outside = middle[0] - half[0] < x_range[0] or middle[0] + half[0] > x_range[1]
-            crowded.append((overlap + outside, side, box))
-        _, side, box = min(crowded, key=lambda choice: choice[0])
+            outside = middle[0] - half[0] < left or middle[0] + half[0] > right
+            choices.append((overlaps + outside, side, box))
+        _, side, box = min(choices, key=lambda choice: choice[0])
         boxes.append(box)
-        labels.append((*at, name, side))
-    return labels
-
-
-def label_layers(labels: Sequence[tuple[Any, ...]], kdims: list[hv.Dimension]) -> list[hv.Element]:
-    """Names beside the receivers, at a distance that zooming does not change: blanks of the text make it."""
-    padded = {"left": "   {}", "right": "{}   ", "top": " \n{}", "bottom": "{}\n "}
-    layers = []
-    for side, pattern in padded.items():
-        rows = [(x, y, pattern.format(name)) for x, y, name, chosen in labels if chosen == side]
-        if rows:
-            align = side if side in ("left", "right") else "center"
-            baseline = side if side in ("top", "bottom") else "middle"
-            style = {"text_align": align, "text_baseline": baseline, "text_font_size": "9pt", "text_color": INK}
-            layers.append(hv.Labels(rows, kdims, "name").opts(**style, backend="bokeh"))
-    return layers
+        sides.append(side)
+    return sides

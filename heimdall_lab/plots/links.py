@@ -1,6 +1,5 @@
 """Features of links, in Bokeh figures that share their rows: what is selected in one is selected in all."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
 from heimdall_lab.datasets import schema
-from heimdall_lab.plots.style import INK, view
+from heimdall_lab.plots.labels import OPEN_TRIANGLE, longitude_scale
+from heimdall_lab.plots.style import map_limits
 
 COLOUR_BY = ("waveform", "snr", "line_of_sight")
 
@@ -52,7 +52,7 @@ def link_rows(table: pd.DataFrame) -> ColumnDataSource:
     Parameters
     ----------
     table : pandas.DataFrame
-        Result of `links.links`.
+        Result of `link_table.links`.
 
     Returns
     -------
@@ -121,16 +121,16 @@ def link_map(
     shown = shown[np.isfinite(shown).all(axis=1)]
     shown = shown if len(shown) else np.zeros((1, 2))
     frame = (size[0] - 70, size[1] - 90)
-    shrink = math.cos(math.radians(float(shown[:, 1].mean())))
-    picture = _figure(size, *view(shown, margin=0.06, shrink=shrink, frame_px=frame), "longitude, °", "latitude, °")
+    x_scale = longitude_scale(float(shown[:, 1].mean()))
+    limits = map_limits(shown, margin=0.06, x_scale=x_scale, frame_px=frame)
+    picture = _figure(size, *limits, "longitude, °", "latitude, °")
     picture.frame_width, picture.frame_height = frame
     tips = [("SNR", "@snr{0.0} dB"), ("waveform", "@waveform")]
     _points(picture, rows, "transmitter_longitude", "transmitter_latitude", colour_by, tips)
     if receivers:
         longitude, latitude = zip(*receivers.values(), strict=True)
         stations = ColumnDataSource({"longitude": longitude, "latitude": latitude, "name": list(receivers)})
-        style = {"marker": "triangle", "size": 11, "fill_color": "white", "line_color": INK, "line_width": 1.5}
-        drawn = picture.scatter("longitude", "latitude", source=stations, **style)
+        drawn = picture.scatter("longitude", "latitude", source=stations, **OPEN_TRIANGLE)
         picture.add_tools(HoverTool(renderers=[drawn], tooltips=[("receiver", "@name")]))
     return picture
 

@@ -15,19 +15,12 @@ from heimdall_lab.plots.style import FONT, INK, load_scene, receiver_names
 from heimdall_lab.signals import correlation, spectra
 
 _SEGMENT = 256  # IQ samples of one spectrum
-
 _MAX_FRAMES = 120
-
 _MAX_BINS = 400
-
 _MAX_POINTS = 2000
-
-_FREQUENCY = hv.Dimension("frequency_khz", label="frequency", unit="kHz")
-
-_DENSITY = hv.Dimension("density", label="power density", unit="dBm/Hz")
-
 _LEAST_MW = 1e-30  # digital silence is drawn at the level of this power
-
+_FREQUENCY = hv.Dimension("frequency_khz", label="frequency", unit="kHz")
+_DENSITY = hv.Dimension("density", label="power density", unit="dBm/Hz")
 _PANEL_OPTIONS: dict[str, Any] = {
     "active_tools": ["pan"],
     "fontsize": FONT | {"title": "9pt", "labels": "9pt", "ticks": "8pt"},
@@ -105,7 +98,7 @@ def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
     """
     scene = load_scene(dataset, sample)
     voltage, unit, scale = _present_voltage(scene)
-    at, frequency_khz, level = _levels(voltage, scene.attrs["sample_rate_hz"])
+    at, frequency_khz, level = _power_densities(voltage, scene.attrs["sample_rate_hz"])
     colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
     axes = [_time_axis(unit), _FREQUENCY]
     panels, columns = [], min(4, len(level))
@@ -136,7 +129,8 @@ def waterfall(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Image:
     """
     scene = load_scene(dataset, sample)
     voltage, unit, scale = _present_voltage(scene)
-    at, frequency_khz, level = _levels(voltage[[_row_of(scene, receiver)]], scene.attrs["sample_rate_hz"])
+    row = _receiver_row(scene, receiver)
+    at, frequency_khz, level = _power_densities(voltage[[row]], scene.attrs["sample_rate_hz"])
     image = hv.Image((frequency_khz, at * scale, level[0].T), [_FREQUENCY, _time_axis(unit)], _DENSITY, rtol=1e-3)
     colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
     options = {"frame_width": 400, "frame_height": 320, "invert_yaxis": True, "colorbar": True, "clabel": "dBm/Hz"}
@@ -164,7 +158,7 @@ def constellation(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Points:
         If the sample is not in the dataset, or the receiver not in the sample.
     """
     scene = load_scene(dataset, sample)
-    voltage = _present_voltage(scene)[0][_row_of(scene, receiver)]
+    voltage = _present_voltage(scene)[0][_receiver_row(scene, receiver)]
     rms = max(float(np.sqrt(np.mean(np.abs(voltage) ** 2))), _LEAST_MW)
     shown = voltage[:: -(-len(voltage) // _MAX_POINTS)] / rms
     axes = [hv.Dimension("in_phase", label="I over rms amplitude"), hv.Dimension("quadrature", label="Q over rms")]
@@ -202,9 +196,9 @@ def envelopes(dataset: xr.Dataset, sample: int) -> hv.Layout:
     group = -(-voltage.shape[-1] // _MAX_BINS)
     bins = voltage.shape[-1] // group
     power = np.abs(voltage[:, : bins * group].reshape(len(voltage), bins, group)) ** 2
-    decibels = [np.percentile(power, 5, axis=-1), power.mean(axis=-1), np.percentile(power, 95, axis=-1)]
-    low, middle, high = (linear_to_db(np.maximum(values, _LEAST_MW)) for values in decibels)
-    time = hv.Dimension(f"time_{unit}", label="time", unit=unit)
+    statistics = [np.percentile(power, 5, axis=-1), power.mean(axis=-1), np.percentile(power, 95, axis=-1)]
+    low, middle, high = (linear_to_db(np.maximum(values, _LEAST_MW)) for values in statistics)
+    time = _time_axis(unit)
     level = hv.Dimension("power", label="power", unit="dBm")
     at = (np.arange(bins) + 0.5) * group / scene.attrs["sample_rate_hz"] * scale
     panels = []
@@ -230,13 +224,7 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
         layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
     if math.isfinite(measured_s - true_s):
         text += f", off by {microseconds_text(measured_s - true_s)}"
-    options = {
-        "frame_width": 250,
-        "frame_height": 150,
-        "title": text,
-        "ylim": (0, 1.05),
-        "show_legend": False,
-    }
+    options = {"frame_width": 250, "frame_height": 150, "title": text, "ylim": (0, 1.05), "show_legend": False}
     return hv.Overlay(layers).opts(**options, **_PANEL_OPTIONS, show_grid=True, backend="bokeh")
 
 
@@ -251,7 +239,7 @@ def _time_axis(unit: str) -> hv.Dimension:
     return hv.Dimension(f"time_{unit}", label="time", unit=unit)
 
 
-def _row_of(scene: xr.Dataset, receiver: str) -> int:
+def _receiver_row(scene: xr.Dataset, receiver: str) -> int:
     """Number of a receiver among the present ones."""
     names = receiver_names(scene)
     if receiver not in names:
@@ -259,7 +247,7 @@ def _row_of(scene: xr.Dataset, receiver: str) -> int:
     return names.index(receiver)
 
 
-def _levels(voltage: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _power_densities(voltage: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times (T,) s, frequencies (F,) kHz and power densities (R, F, T) dBm/Hz of receivers (R, N)."""
     segment = min(_SEGMENT, voltage.shape[-1])
     frequency_hz, time_s, density = scipy.signal.spectrogram(

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, and how lengths and times are written."""
+"""What all pictures share: colours, fonts, markers of methods, and the limits of maps."""
 
 import math
 import zlib
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from bokeh.models import NumeralTickFormatter
 from bokeh.palettes import Viridis256
 
 INK, TRUTH = "#444444", "#000000"
@@ -102,19 +103,32 @@ def receiver_names(scene: xr.Dataset) -> list[str]:
     return [str(name) for name in scene.receiver_name.values[scene.receiver_present.values]]
 
 
-def view(
-    place: np.ndarray, *, margin: float = 0.12, shrink: float = 1.0, frame_px: tuple[int, int] = MAP_PX
+def map_limits(
+    place: np.ndarray, *, margin: float = 0.12, x_scale: float = 1.0, frame_px: tuple[int, int] = MAP_PX
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Limits in x and y of a map that holds all places (P, 2) with a margin, in the shape of its frame.
 
-    ``shrink`` is the length of a step in x over that of the same step in y.
+    ``x_scale`` is the length of a step in x over that of the same step in y.
     """
     low, high = place.min(axis=0), place.max(axis=0)
     middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-6) * (1 + 2 * margin)
-    frame = np.array(frame_px) / np.array([shrink, 1.0])
+    frame = np.array(frame_px) / np.array([x_scale, 1.0])
     half = (half / frame).max() * frame
     (left, bottom), (right, top) = middle - half, middle + half
     return (float(left), float(right)), (float(bottom), float(top))
+
+
+def log_colours(low: float, high: float, title: str) -> dict[str, Any]:
+    """Options of a layer whose colours are a map's on a logarithmic scale, with a titled bar."""
+    return {
+        "colorbar": True,
+        "clabel": title,
+        "cmap": COLOURS,
+        "cticks": log_ticks(low, high),
+        "cformatter": NumeralTickFormatter(format="0,0.[0]"),
+        "clim": (low, high),
+        "logz": True,
+    }
 
 
 def log_ticks(low: float, high: float) -> list[float]:

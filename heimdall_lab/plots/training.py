@@ -1,4 +1,4 @@
-"""Pictures of how a network learns."""
+"""Curves of a training run over its epochs: the losses, and the error of the validation scenes."""
 
 from typing import Any
 
@@ -50,4 +50,4 @@ def error_curve(data: pd.DataFrame) -> hv.Curve:
 
 def _curve(data: pd.DataFrame, column: str, value: hv.Dimension) -> hv.Curve:
     curve = hv.Curve((data.index.to_numpy(float), data[column].to_numpy(np.float64)), _EPOCH, value)
-    return curve.opts(framewise=True, backend="bokeh")  # axes follow what is learned
+    return curve.opts(framewise=True, backend="bokeh")  # axes follow the data

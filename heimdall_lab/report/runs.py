@@ -1,4 +1,4 @@
-"""Train with pictures: what `hl.train` and the command do, one layer above training, which draws nothing."""
+"""Training with pictures of the result: `hl.train` and the command, one layer above training, which draws nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def train(dataset: xr.Dataset | str | Path, architecture: str, **options: Any) -
     dataset : xr.Dataset or path
         Simulated.
     architecture : str
-        Of `models.ARCHITECTURES`.
+        Of `architectures.ARCHITECTURES`.
     **options
         ``out``, the folder of the run; ``parameters`` of the architecture; ``tracking`` in MLflow, True by default;
         ``progress``; and the fields of `options.Options`: ``epochs``, ``batch_size``, ``learning_rate``, ``patience``,
@@ -38,14 +38,10 @@ def train(dataset: xr.Dataset | str | Path, architecture: str, **options: Any) -
 
 
 def pictures(run: Run) -> dict[str, str]:
-    """Draw how a run learned, how far its fixes are off, and how far they say they are, as HTML by file name."""
+    """Draw the losses of a run, the errors of its fixes and the calibration of their ellipses, as HTML by file name."""
     drawn = {
         "losses.html": plots.learning_curves(run.history.set_index("epoch")),
         "error_cdf.html": plots.error_cdf(run.errors),
         "calibration.html": plots.calibration(run.errors),
     }
-    return {name: _page(picture) for name, picture in drawn.items()}
-
-
-def _page(picture: Any) -> str:
-    return hv.renderer("bokeh").static_html(picture)
+    return {name: hv.renderer("bokeh").static_html(picture) for name, picture in drawn.items()}

@@ -96,3 +96,25 @@ def test_samples_of_unknown_truth_are_in_no_statistic(dataset, board, axis):
     assert partly.sizes["sample"] == dataset.sizes["sample"]
     table, expected = (leaderboard.table(each).drop(columns="latency") for each in (partly, alone))
     pd.testing.assert_frame_equal(table, expected, rtol=1e-3)
+
+
+def test_leaderboard_table_holds_the_statistics(board):
+    table = leaderboard.leaderboard_table(board)
+    assert list(table.median_error_m) == sorted(table.median_error_m)
+    row = board.sel({"method": "tdoa_ls"})
+    assert table.rmse_m["tdoa_ls"] == row.rmse.item()
+    assert table.coverage_68_percent["tdoa_ls"] == 100 * row.coverage_68.item()
+    assert table.latency_ms["tdoa_ls"] == 1e3 * row.latency.item()
+    assert isinstance(table, pd.DataFrame)
+
+
+def test_leaderboard_text_is_aligned(board):
+    lines = leaderboard.leaderboard_text(board).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= 120 - len("tdoa_unrolled_nlos_sync") + len("tdoa_robust")
+    assert {line.split()[0] for line in lines[2:]} == set(board.method.values)
+
+
+def test_leaderboard_text_shows_unknown_as_a_dash(board):
+    text = leaderboard.leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
+    assert all("–" in line for line in text.splitlines()[2:])

@@ -1,4 +1,4 @@
-"""Measured statistics beside the law that they should follow."""
+"""Measured statistics beside the law that they should follow: a distribution, or curves over a parameter."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _SIZE = {"frame_width": 340, "frame_height": 230}
 
 
 def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> hv.Overlay:
-    """Histogram of values, with the density of the law that they should follow as a line.
+    """Draw a histogram of values, with the density of the law that they should follow as a line.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def curves(
     ylabel: str,
     title: str = "",
 ) -> hv.Overlay:
-    """Laws as lines and what was measured as points, over the same x.
+    """Draw laws as lines and measured values as points, over the same x.
 
     Parameters
     ----------

@@ -1,0 +1,131 @@
+"""The hyperbolas of measured time differences on the map of one scene."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from bokeh.plotting.contour import contour_data
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import microseconds_text
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.plots.labels import label_columns, label_layers, longitude_scale, map_axes
+from heimdall_lab.plots.scene_layers import (
+    Projection,
+    drawn_fixes,
+    fix_layers,
+    mean_position,
+    projected_places,
+    receiver_positions,
+    scene_receiver_layers,
+    truth_layers,
+)
+from heimdall_lab.plots.style import MAP_OPTIONS, load_scene, map_limits, receiver_names
+
+_LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
+_LINE_DASHES = ("solid", "dashed", "dotted")
+_GRID = 240  # points along each side of the grid that hyperbolas are traced on
+_DEGREES = Projection(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), map_axes())
+
+
+class Hyperbolas(NamedTuple):
+    """Limits of a map in degrees, and by receiver the line (points, 2) of each measured time difference on it."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    lines: dict[int, np.ndarray]
+
+
+def trace_hyperbolas(
+    dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None
+) -> Hyperbolas:
+    """Compute the lines that `hyperbolas` draws, which takes a third of a second of geodesics.
+
+    Parameters
+    ----------
+    dataset, sample, measured, fixes
+        As `hyperbolas` takes them.
+
+    Returns
+    -------
+    Hyperbolas
+    """
+    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    places = projected_places(scene, drawn_fixes(scene, fixes), _DEGREES)
+    x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
+    x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
+    reference = int(pairs.reference)
+    range_m = _distance_to(scene, x, y)
+    reference_m = range_m(reference)
+    lines = {}
+    for index in np.flatnonzero(pairs.heard.values & (np.arange(len(pairs.heard)) != reference)):
+        mismatch_m = range_m(int(index)) - reference_m - float(pairs.tdoa_s[index]) * SPEED_OF_LIGHT
+        zero = contour_data(x, y, mismatch_m, [0.0], want_fill=False).line_data
+        line = np.stack([zero.xs[0], zero.ys[0]], axis=-1) if zero and len(zero.xs) else np.full((1, 2), np.nan)
+        lines[int(index)] = line
+    return Hyperbolas(x_range, y_range, lines)
+
+
+def hyperbolas(
+    dataset: xr.Dataset,
+    sample: int,
+    measured: xr.Dataset,
+    fixes: xr.Dataset | None = None,
+    traced: Hyperbolas | None = None,
+) -> hv.Overlay:
+    """Draw the lines on which a transmitter would cause each measured time difference; they cross where it stands.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract; ``propagation`` decides between geodesic and straight distances.
+    sample : int
+        Label of the scene along ``sample``.
+    measured : xr.Dataset
+        Result of `pairs.pair_features`; one line for each receiver that hears the signal.
+    fixes : xr.Dataset, optional
+        As `estimators.locate` or `leaderboard.compare` return them.
+    traced : Hyperbolas, optional
+        Result of `trace_hyperbolas` for the same, if at hand.
+
+    Returns
+    -------
+    hv.Overlay
+        On latitude and longitude, with the scale of both made equal at the middle.
+
+    Raises
+    ------
+    ValueError
+        If the sample is not in the dataset.
+    """
+    x_range, y_range, lines = traced or trace_hyperbolas(dataset, sample, measured, fixes)
+    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    names, reference = scene.receiver_name.values, int(pairs.reference)
+    layers: list[hv.Element] = []
+    for index, line in lines.items():
+        label = f"{names[index]} − {names[reference]}: {microseconds_text(float(pairs.tdoa_s[index]))}"
+        style = {
+            "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
+            "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
+        }
+        layers.append(hv.Curve(line, *_DEGREES.axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
+    place = _DEGREES.project(receiver_positions(scene))
+    columns = label_columns(place, receiver_names(scene), _DEGREES.axes, x_range)
+    layers += scene_receiver_layers(scene, _DEGREES)
+    layers += label_layers(columns, _DEGREES.axes)
+    layers += truth_layers(scene, _DEGREES)
+    for fix in drawn_fixes(scene, fixes):
+        layers += fix_layers(fix, _DEGREES, ellipse=False)
+    title = f"Sample {sample}: lines of constant measured time difference"
+    return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+
+
+def _distance_to(scene: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Distance in m from each point of a grid to a receiver, (latitude, longitude), along the links' kind of path."""
+    receiver = [scene[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")]
+    if scene.attrs["propagation"] == "ground_wave":
+        return lambda r: geodesy.geodesic(latitude[:, None], longitude[None], receiver[0][r], receiver[1][r])[0]
+    position, grid = geodesy.ecef(*receiver), geodesy.ecef(latitude[:, None], longitude[None], mean_position(scene)[2])
+    return lambda r: np.linalg.norm(grid - position[r], axis=-1)

@@ -1,0 +1,154 @@
+"""The layers of one scene's map: its receivers, its true transmitter, and the fixes of methods."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import length_text
+from heimdall_lab.localization import bounds
+from heimdall_lab.plots.labels import TRIANGLE
+from heimdall_lab.plots.style import INK, TRUTH, method_styles, receiver_names
+
+ELLIPSE_LEVEL = 0.95
+
+
+class Projection(NamedTuple):
+    """Axes of a map, and the function from ECEF positions (P, 3) m to coordinates (P, 2) on it."""
+
+    project: Callable[[np.ndarray], np.ndarray]
+    axes: list[hv.Dimension]
+
+
+class DrawnFix(NamedTuple):
+    """One method's fix: ECEF position (3,) m, the law of its errors along east and north, and how it is drawn."""
+
+    method: str
+    label: str
+    position: np.ndarray
+    covariance: np.ndarray
+    freedom: float
+    colour: str
+    marker: str
+    error_m: float
+    converged: bool
+
+
+def receiver_positions(scene: xr.Dataset) -> np.ndarray:
+    """ECEF positions (P, 3) m of the present receivers."""
+    present = scene.receiver_present.values
+    return geodesy.ecef(*(scene[f"receiver_{name}"].values[present] for name in ("latitude", "longitude", "altitude")))
+
+
+def mean_position(scene: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean latitude, longitude (degrees) and altitude (m) of the present receivers."""
+    present = scene.receiver_present.values
+    latitude, longitude, altitude = (
+        scene[f"receiver_{name}"].values[present] for name in ("latitude", "longitude", "altitude")
+    )
+    return *geodesy.tangent_plane_origin(latitude, longitude), altitude.mean()
+
+
+def transmitter_position(scene: xr.Dataset) -> np.ndarray | None:
+    """ECEF position (3,) m of the transmitter, None where it is unknown."""
+    latitude, longitude, altitude = (
+        scene[f"transmitter_{name}"].values for name in ("latitude", "longitude", "altitude")
+    )
+    return geodesy.ecef(latitude, longitude, np.nan_to_num(altitude)) if np.isfinite(latitude + longitude) else None
+
+
+def projected_places(scene: xr.Dataset, drawn: list[DrawnFix], projection: Projection) -> np.ndarray:
+    """Map coordinates (P, 2) of the receivers, of the fixes, and of the transmitter if it is known."""
+    truth = transmitter_position(scene)
+    positions = [receiver_positions(scene), *(fix.position[None] for fix in drawn)]
+    return projection.project(np.concatenate(positions if truth is None else [*positions, truth[None]]))
+
+
+def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
+    """Read the fixes of one scene, with or without the dim ``method``."""
+    if fixes is None:
+        return []
+    each = fixes.sel(sample=scene.sample.item())
+    if "method" not in each.dims:
+        each = each.expand_dims(method=[each.attrs.get("method", "fix")])
+    altitude_m = mean_position(scene)[2]
+    truth_known = transmitter_position(scene) is not None
+    styles = method_styles(str(name) for name in each.method.values)
+    drawn = []
+    for name, (colour, marker) in styles.items():
+        fix = each.sel({"method": name})  # as a keyword, method is the inexact look-up
+        distance, _ = geodesy.geodesic(
+            fix.latitude.values, fix.longitude.values, scene.transmitter_latitude, scene.transmitter_longitude
+        )
+        error_m = distance.item() if truth_known else math.nan
+        converged = bool(fix.converged)
+        label = f"{name}: {length_text(error_m)} off" if math.isfinite(error_m) else name
+        label += "" if converged else " (failed)"
+        position = geodesy.ecef(fix.latitude.values, fix.longitude.values, altitude_m)
+        law = fix.covariance.values, fix.freedom.item()
+        drawn.append(DrawnFix(name, label, position, *law, colour, marker, error_m, converged))
+    return drawn
+
+
+def fix_ellipse(fix: DrawnFix) -> np.ndarray:
+    """Outline of the 95 % ellipse on the tangent plane at the fix, ECEF (points, 3) m."""
+    latitude, longitude, _ = geodesy.geodetic(fix.position)
+    outline = bounds.ellipse(fix.covariance, ELLIPSE_LEVEL, freedom=fix.freedom)
+    return fix.position + outline @ geodesy.enu_axes(latitude, longitude)[:2]
+
+
+def fix_layers(
+    fix: DrawnFix, projection: Projection, label: str | None = None, *, ellipse: bool = True
+) -> list[hv.Element]:
+    """Marker and ellipse of one fix, under one legend entry: its own label unless another is given."""
+    label = label or fix.label
+    row = [(*projection.project(fix.position[None])[0], fix.method, length_text(fix.error_m))]
+    marker = hv.Points(row, projection.axes, ["method", "error"], label=label).opts(
+        marker=fix.marker,
+        size=13,
+        color=fix.colour,
+        fill_alpha=0,
+        line_width=2.5,
+        tools=["hover"],
+        hover_tooltips=["method", "error"],
+        backend="bokeh",
+    )
+    if not ellipse:
+        return [marker]
+    outline = hv.Curve(projection.project(fix_ellipse(fix)), *projection.axes, label=label)
+    dash = "solid" if fix.converged else "dotted"
+    return [outline.opts(color=fix.colour, line_width=1.5, line_dash=dash, backend="bokeh"), marker]
+
+
+def scene_receiver_layers(scene: xr.Dataset, projection: Projection) -> list[hv.Element]:
+    """Receivers as triangles: filled with signal, hollow without."""
+    present = scene.receiver_present.values
+    with_signal = scene.signal_present.values[present] if "signal_present" in scene else present[present]
+    place, names = projection.project(receiver_positions(scene)), np.array(receiver_names(scene))
+    snr = scene.snr.values[present]
+    snr_text = np.array([f"{value:.1f} dB" if math.isfinite(value) else "unknown" for value in snr])
+    layers = []
+    for chosen, label, alpha in (
+        (with_signal, "receiver with signal", 1.0),
+        (~with_signal, "receiver without signal", 0.0),
+    ):
+        if chosen.any():
+            columns = (*place[chosen].T, names[chosen], snr_text[chosen])
+            points = hv.Points(columns, projection.axes, ["receiver", "snr"], label=label)
+            options = TRIANGLE | {"color": INK, "fill_alpha": alpha}
+            hover = {"tools": ["hover"], "hover_tooltips": ["receiver", ("SNR", "@snr")]}
+            layers.append(points.opts(**options, **hover, backend="bokeh"))
+    return layers
+
+
+def truth_layers(scene: xr.Dataset, projection: Projection) -> list[hv.Element]:
+    """The true transmitter as a black star."""
+    position = transmitter_position(scene)
+    if position is None:
+        return []
+    star = hv.Points(projection.project(position[None]), projection.axes, label="transmitter")
+    return [star.opts(marker="star", size=17, color=TRUTH, backend="bokeh")]

@@ -1,0 +1,27 @@
+"""What tests of pictures read of them."""
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from bokeh.models import Plot
+
+UNKNOWN = ("transmitter_latitude", "transmitter_longitude", "propagation_delay", "excess_delay", "clock_offset")
+
+
+def without_truth(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.assign({name: dataset[name] * np.nan for name in UNKNOWN})
+
+
+def layers(overlay: hv.Overlay, kind: type, label: str = "") -> list[hv.Element]:
+    return [layer for layer in overlay if type(layer) is kind and label in layer.label]
+
+
+def columns(element: hv.Element) -> np.ndarray:
+    return np.stack([element.dimension_values(d) for d in range(2)], axis=-1)
+
+
+def axis_labels(picture: hv.Element | hv.Layout) -> set[str]:
+    """All axis labels, None and hidden ones left out."""
+    root = hv.renderer("bokeh").get_plot(picture).state
+    figures = root.select({"type": Plot})
+    return {axis.axis_label for figure in figures for axis in [*figure.below, *figure.left] if axis.visible} - {""}

@@ -1,0 +1,149 @@
+"""Maps of one scene: places, ellipses and hyperbolas are where the truth and the measurements put them."""
+
+import holoviews as hv
+import numpy as np
+import pytest
+import xarray as xr
+from pictures import axis_labels, columns, layers, without_truth
+
+import heimdall_lab as hl
+from heimdall_lab import plots
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import bounds
+from heimdall_lab.plots.labels import label_sides
+
+
+def distances_m(dataset: xr.Dataset, sample: int, latitude: float, longitude: float) -> np.ndarray:
+    scene = dataset.sel(sample=sample)
+    return geodesy.geodesic(
+        np.full(dataset.sizes["receiver"], latitude),
+        longitude,
+        scene.receiver_latitude.values,
+        scene.receiver_longitude.values,
+    )[0]
+
+
+def test_scene_map_distances_are_those_on_the_ellipsoid(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.scene_map(dataset, 2, board)
+    receivers = np.concatenate([columns(points) for points in layers(picture, hv.Points, "receiver")])
+    transmitter = columns(layers(picture, hv.Points, "transmitter")[0])
+    scene = dataset.sel(sample=2)
+    truth = distances_m(dataset, 2, scene.transmitter_latitude.item(), scene.transmitter_longitude.item())
+    drawn = np.hypot(*(receivers - transmitter).T) * 1e3
+    # a plane at altitude 0 against geodesics: altitudes stretch by h/R ≤ 1e-4, the tangent foreshortens by d²/6R²
+    np.testing.assert_allclose(np.sort(drawn), np.sort(truth), rtol=2e-4)
+    for method in board.method.values:
+        east_north = board[["east", "north"]].sel({"method": method, "sample": 2}).to_array().values
+        np.testing.assert_allclose(columns(layers(picture, hv.Points, f"{method}:")[0])[0], east_north / 1e3, atol=1e-3)
+
+
+def test_scene_map_shows_who_hears_the_signal(dataset: xr.Dataset) -> None:
+    deaf = dataset.assign(signal_present=dataset.signal_present & (dataset.receiver != 3))
+    picture = plots.scene_map(deaf, 0)
+    (hollow,) = layers(picture, hv.Points, "receiver without signal")
+    (filled,) = layers(picture, hv.Points, "receiver with signal")
+    assert list(hollow.dimension_values("receiver")) == ["Coazze"]
+    assert len(filled) == 6
+    names = {name.strip() for labels in layers(picture, hv.Labels) for name in labels.dimension_values("name")}
+    assert names == set(dataset.receiver_name.values)
+
+
+def test_scene_map_leaves_out_what_is_unknown_or_absent(dataset: xr.Dataset) -> None:
+    absent = dataset.receiver != 0
+    positions = {name: dataset[name].where(absent) for name in dataset if str(name).startswith("receiver_l")}
+    fewer = without_truth(dataset).assign(receiver_present=dataset.receiver_present & absent, **positions)
+    picture = plots.scene_map(fewer, 0, hl.locate(fewer, "centroid"))
+    assert not layers(picture, hv.Points, "transmitter")
+    assert len(layers(picture, hv.Points, "receiver with signal")[0]) == 6
+    assert len(layers(picture, hv.Points, "centroid")) == 1
+
+
+def test_scene_map_view_ignores_huge_ellipses(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    limits = [
+        plots.scene_map(dataset, 1, board.assign(covariance=board.covariance * scale)).opts.get("plot").kwargs["xlim"]
+        for scale in (1.0, 1e6)
+    ]
+    assert limits[0] == limits[1]
+    assert limits[0][1] - limits[0][0] < 600
+
+
+def test_fix_map_ellipse_has_the_covariance_of_the_fix(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.fix_map(dataset, 2, board)
+    (dimension, _) = layers(picture, hv.Points, "tdoa_ls")[0].kdims
+    scale = {"m": 1.0, "km": 1e3}[dimension.unit]
+    covariance = board.covariance.sel({"method": "tdoa_ls", "sample": 2}).values
+    centre = columns(layers(picture, hv.Points, "tdoa_ls")[0])[0]
+    ellipse = (columns(layers(picture, hv.Curve, "tdoa_ls")[0]) - centre) * scale
+    squared = (ellipse @ np.linalg.inv(covariance) * ellipse).sum(axis=1)
+    np.testing.assert_allclose(squared, -2 * np.log(0.05), rtol=1e-2)
+    assert np.hypot(*centre) * scale == pytest.approx(
+        board.error.sel({"method": "tdoa_ls", "sample": 2}).item(), rel=2e-4, abs=0.05
+    )
+    bound = columns(layers(picture, hv.Curve, "Cramér-Rao")[0]) * scale
+    np.testing.assert_allclose(bound, bounds.ellipse(board.crlb_covariance.sel(sample=2).values), atol=1e-6)
+
+
+def test_fix_map_says_which_fixes_lie_outside(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    picture = plots.fix_map(dataset, 2, board)
+    limits = picture.opts.get("plot").kwargs
+    for points in layers(picture, hv.Points, "off"):
+        inside = all(
+            low < v < high for v, (low, high) in zip(columns(points)[0], (limits["xlim"], limits["ylim"]), strict=True)
+        )
+        assert inside != ("(outside)" in points.label)
+    assert layers(picture, hv.Points, "(outside)")
+
+
+def test_fix_map_without_truth_is_around_the_surest_fix(dataset: xr.Dataset) -> None:
+    fixes = hl.locate(dataset, "tdoa_ls")
+    picture = plots.fix_map(without_truth(dataset), 1, fixes)
+    np.testing.assert_allclose(columns(layers(picture, hv.Points, "tdoa_ls")[0]), 0, atol=1e-6)
+    assert "fix of tdoa_ls" in picture.opts.get("plot").kwargs["title"]
+
+
+def test_failed_fixes_are_named(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    failed = board.assign(converged=board.converged & (board.method != "tdoa_ls"))
+    (points,) = layers(plots.scene_map(dataset, 0, failed), hv.Points, "(failed)")
+    assert points.label.startswith("tdoa_ls")
+
+
+@pytest.mark.parametrize("propagation", ["line_of_sight", "ground_wave"])
+def test_hyperbolas_are_where_the_time_difference_is_the_measured_one(
+    dataset: xr.Dataset, measured: xr.Dataset, propagation: str
+) -> None:
+    scene = dataset.assign_attrs(propagation=propagation)
+    picture = plots.hyperbolas(scene, 0, measured)
+    reference = measured.reference.sel(sample=0).item()
+    lines = layers(picture, hv.Curve)
+    assert len(lines) == int(measured.heard.sel(sample=0).sum()) - 1
+    names = list(dataset.receiver_name.values)
+    for line in lines:
+        receiver = names.index(line.label.split(" − ")[0])
+        points = columns(line)
+        for longitude, latitude in points[np.isfinite(points).all(axis=1)][::40]:
+            ranges = distances_m(dataset, 0, latitude, longitude)
+            tdoa_s = (ranges[receiver] - ranges[reference]) / SPEED_OF_LIGHT
+            # altitudes and the linear interpolation of the contour on a grid of about 1 km
+            assert tdoa_s == pytest.approx(measured.tdoa_s.sel(sample=0).values[receiver], abs=1e-6)
+
+
+def test_unknown_sample_is_refused(dataset: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match=r"sample: 99 is not in the dataset; choose one of its labels, 0 … 4"):
+        plots.scene_map(dataset, 99)
+
+
+def test_names_beside_receivers_do_not_overlap() -> None:
+    place = np.array([[0.0, 0.0], [0.5, 0.4], [30.0, 0.0]])
+    sides = label_sides(place, ["Aquila di Giaveno", "Coazze", "Torino"], (-60.0, 60.0))
+    assert sides[0] != sides[1]
+    text_height = 14 * 120 / 700  # in map units
+    above = np.array([[0.0, 0.0], [0.0, 0.8 * text_height]])
+    sides = label_sides(above, ["Torino", "Genova"], (-60.0, 60.0))
+    assert sides[0] != sides[1]
+
+
+def test_axes_of_maps_have_units(dataset: xr.Dataset, measured: xr.Dataset, board: xr.Dataset) -> None:
+    assert axis_labels(plots.scene_map(dataset, 0, board)) == {"east (km)", "north (km)"}
+    assert axis_labels(plots.fix_map(dataset, 0, board)) in ({"east (m)", "north (m)"}, {"east (km)", "north (km)"})
+    assert axis_labels(plots.hyperbolas(dataset, 0, measured)) == {"longitude (°)", "latitude (°)"}
