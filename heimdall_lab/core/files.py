@@ -17,6 +17,11 @@ class StoreError(ValueError):
     """A dataset folder that cannot be used; the message names the file and the remedy."""
 
 
+def data_folder(root: str | Path | None = None) -> Path:
+    """Folder of datasets, runs and networks: what is given, else ``HEIMDALL_LAB_DATA``, else ``data`` here."""
+    return Path(root or os.environ.get("HEIMDALL_LAB_DATA") or "data")
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a temporary file beside the path, sync it to disk, and rename it into place."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # hosts may share the folder, and numbers
