@@ -307,10 +307,10 @@ def test_downloads_hold_the_board(root, wait):
 
 
 def test_progress_names_each_method_before_it_runs(root):
-    told = []
+    reported = []
     dataset = store.open_dataset(root / "los").isel(sample=slice(3))
-    leaderboard.compare(dataset, FAST, lambda done, note: told.append((done, note)))
-    assert told == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
+    leaderboard.compare(dataset, FAST, lambda done, note: reported.append((done, note)))
+    assert reported == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
 
 
 def test_ideal_median_is_that_of_drawn_errors(board):

@@ -19,7 +19,7 @@ MOST_S = 120  # for what a process of its own does, on a busy machine
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A data folder, where also MLflow keeps what it is told; no job of it outlives the test."""
+    """A data folder, where MLflow keeps its runs, too; no job of it outlives the test."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data"
     yield folder
@@ -76,9 +76,9 @@ def busy(root):
 
 
 def test_a_job_writes_the_dataset_that_generate_writes(root, small, tmp_path):
-    told = settled(root, jobs.submit(root, generation(small)))
-    assert (told.state, told.message) == ("finished", "")
-    assert told.ended_at > told.started_at > told.asked_at
+    job = settled(root, jobs.submit(root, generation(small)))
+    assert (job.state, job.message) == ("finished", "")
+    assert job.ended_at > job.started_at > job.asked_at
     hl.generate(small, out=tmp_path / "expected", progress=False)
     assert manifest.dataset_checksum(root / "made") == manifest.dataset_checksum(tmp_path / "expected")
 
@@ -133,10 +133,10 @@ def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, smal
     assert "without a word" in found.message
 
 
-def test_a_failure_is_told_in_its_own_words(root, small):
-    told = settled(root, jobs.submit(root, generation(small, gate=small.gate.model_copy(update={"max_gdop": 1e-6}))))
-    assert told.state == "failed"
-    assert "gate.max_gdop" in told.message
+def test_a_failed_job_has_the_message_of_its_error(root, small):
+    job = settled(root, jobs.submit(root, generation(small, gate=small.gate.model_copy(update={"max_gdop": 1e-6}))))
+    assert job.state == "failed"
+    assert "gate.max_gdop" in job.message
 
 
 @pytest.mark.usefixtures("busy")
@@ -177,18 +177,18 @@ def test_names_that_leave_the_data_folder_are_refused(small, name):
 
 @pytest.mark.parametrize("identity", ["", "..", "../jobs", "nothing", "20200101T000000000000-0001"])
 def test_an_unknown_job_is_refused(root, identity):
-    for look in (jobs.find_job, jobs.cancel, jobs.read_log):
+    for function in (jobs.find_job, jobs.cancel, jobs.read_log):
         with pytest.raises(tasks.JobError, match="is unknown"):
-            look(root, identity)
+            function(root, identity)
 
 
-def test_training_is_told_by_mlflow(root, small):
+def test_progress_of_training_comes_from_mlflow(root, small):
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)
     options = {"epochs": 3, "patience": 3}
     task = tasks.Training(folder="quick", dataset="scenes", architecture="triangulation", options=options)
-    told = settled(root, jobs.submit(root, task))
-    assert (told.state, told.message) == ("finished", "")
-    assert jobs.progress(root, told).model_dump(include={"done", "total", "unit"}) == {
+    job = settled(root, jobs.submit(root, task))
+    assert (job.state, job.message) == ("finished", "")
+    assert jobs.progress(root, job).model_dump(include={"done", "total", "unit"}) == {
         "done": 3,
         "total": 3,
         "unit": "epochs",
@@ -214,7 +214,7 @@ def test_a_dataset_that_is_being_written_is_not_deleted(root, small):
     assert not (root / "whole").exists()
 
 
-def test_a_cancel_that_comes_before_the_process_heeds_it_counts(root, small):
+def test_a_job_cancelled_before_its_process_handles_signals_is_cancelled(root, small):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background processes have it, and pass it on
     try:
         job = jobs.submit(root, generation(small, num_samples=4000))
