@@ -63,7 +63,7 @@ def test_methods_that_do_not_fit_say_why(root):
     assert "iq_raw" in viewer.unfit["iq_resnet18_los_sync"]
     assert "damaged or not an ONNX file" in viewer.unfit["runs/torn"]
     assert "dpd" not in viewer.methods
-    boxes = {box.label: box for box in viewer._choice[0]}
+    boxes = {box.label: box for box in viewer._boxes[0]}
     assert boxes["dpd"].disabled
     assert not boxes["runs/mine"].disabled
     boxes["runs/mine"].value = True
@@ -127,14 +127,14 @@ def test_cancelled_between_methods(root, wait):
 
 def test_a_dataset_switched_meanwhile_is_the_one_that_is_loaded(root, wait, monkeypatch):
     viewer = made(root, methods=FAST)
-    allowed, late = compare._allowed, threading.Event()
+    find, late = compare._find_methods, threading.Event()
 
     def slow(folder, name):
         if name.endswith("los"):
             late.wait(20)
-        return allowed(folder, name)
+        return find(folder, name)
 
-    monkeypatch.setattr(compare, "_allowed", slow)
+    monkeypatch.setattr(compare, "_find_methods", slow)
 
     async def steps():
         first = asyncio.ensure_future(viewer.load())
@@ -149,7 +149,7 @@ def test_a_dataset_switched_meanwhile_is_the_one_that_is_loaded(root, wait, monk
     wait(steps())
     assert "dpd" in viewer.unfit
     assert "iq" not in viewer._opened
-    assert not viewer._choice.loading
+    assert not viewer._boxes.loading
     assert not viewer._start.disabled
 
 
@@ -161,7 +161,7 @@ def test_a_dataset_switched_while_comparing_shows_no_board_of_the_old(root, wait
         await asyncio.sleep(0)
         viewer.dataset = str(root / "bare")
         await running
-        while viewer._choice.loading:
+        while viewer._boxes.loading:
             await asyncio.sleep(0.05)
 
     wait(steps())
@@ -200,8 +200,8 @@ def test_a_likelihood_that_comes_late_is_not_shown(root, wait, monkeypatch):
     viewer.dark = True
     monkeypatch.setattr(pn.state, "execute", lambda *_: None)
     viewer._view.value = compare._LIKELIHOOD
-    inked = []
-    monkeypatch.setattr(compare.look, "inked", lambda picture, dark: inked.append(dark) or picture)
+    themes = []
+    monkeypatch.setattr(compare, "apply_theme", lambda picture, dark: themes.append(dark) or picture)
     before = viewer._panes[compare._SCENE].object
 
     async def steps():
@@ -215,7 +215,7 @@ def test_a_likelihood_that_comes_late_is_not_shown(root, wait, monkeypatch):
     assert not viewer._panes[compare._SCENE].loading
     wait(viewer._draw_likelihood())
     assert viewer._panes[compare._SCENE].object is not before
-    assert inked == [True]
+    assert themes == [True]
 
 
 def test_datasets_that_are_complete_by_now_are_offered(root, wait, tmp_path):
@@ -278,7 +278,7 @@ def test_a_click_on_the_map_opens_the_nearest_scene(root, wait):
     viewer = made(root, methods=FAST)
     wait(viewer.compare())
     scene = store.open_dataset(root / "los").sel(sample=7)
-    viewer._look_at(float(scene.transmitter_longitude) + 1e-4, float(scene.transmitter_latitude))
+    viewer._show_nearest_scene(float(scene.transmitter_longitude) + 1e-4, float(scene.transmitter_latitude))
     assert (viewer._sample.value, viewer._tabs.active) == (7, compare._SCENE)
 
 
@@ -298,19 +298,19 @@ def test_nearest_is_by_metres_not_degrees(root):
 def test_downloads_hold_the_board(root, wait):
     viewer = made(root, methods=FAST)
     wait(viewer.compare())
-    lines = viewer._csv().getvalue().splitlines()
+    lines = viewer._leaderboard_csv().getvalue().splitlines()
     assert lines[0].startswith("method,by,bin,samples,median_error")
     assert {line.split(",")[0] for line in lines[1:]} == set(FAST)
-    page = wait(viewer._report()).getvalue().decode()
+    page = wait(viewer._html_report()).getvalue().decode()
     assert "<h2>Leaderboard</h2>" in page
     assert "tdoa_ls" in page
 
 
 def test_progress_names_each_method_before_it_runs(root):
-    told = []
+    reported = []
     dataset = store.open_dataset(root / "los").isel(sample=slice(3))
-    leaderboard.compare(dataset, FAST, lambda done, note: told.append((done, note)))
-    assert told == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
+    leaderboard.compare(dataset, FAST, lambda done, note: reported.append((done, note)))
+    assert reported == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
 
 
 def test_ideal_median_is_that_of_drawn_errors(board):

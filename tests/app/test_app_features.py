@@ -16,7 +16,7 @@ import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.app.pages import features
 from heimdall_lab.app.pages.features import Features
-from heimdall_lab.app.parts import catalogue
+from heimdall_lab.app.parts.dataset_choice import complete_datasets, requested_dataset
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.signals import link_table
 
@@ -128,14 +128,14 @@ def test_colours_of_the_key_are_those_of_the_points(dataset):
 def test_a_selection_in_any_picture_is_one_of_links(viewer):
     figures = [pane.object for pane in (viewer._scatter, viewer._map, *viewer._truths.values())]
     sources = {figure.select_one({"name": "links"}).data_source.id for figure in figures}
-    assert sources == {viewer._rows.id}
+    assert sources == {viewer._source.id}
     of_scene = np.flatnonzero(viewer.table["sample"] == 2).tolist()
-    viewer._rows.selected.indices = of_scene
+    viewer._source.selected.indices = of_scene
     assert viewer.selected == of_scene
-    assert viewer._readout.object == f"**{len(of_scene)}** of {len(viewer.table)} links, of **1** scenes"
+    assert viewer._selection_text.object == f"**{len(of_scene)}** of {len(viewer.table)} links, of **1** scenes"
     viewer._select([])
     assert viewer.selected == []
-    assert viewer._readout.object.startswith("Nothing is selected")
+    assert viewer._selection_text.object.startswith("Nothing is selected")
     assert viewer._clear.disabled
 
 
@@ -150,7 +150,7 @@ def test_a_new_colour_keeps_the_figure_and_its_zoom(viewer):
 
 
 def test_other_features_keep_the_selection(viewer):
-    viewer._rows.selected.indices = [1, 2]
+    viewer._source.selected.indices = [1, 2]
     viewer.x = "rssi_dbm"
     viewer.histograms = ["snr_db"]
     assert viewer._scatter.object.xaxis.axis_label == "RSSI, dBm"
@@ -158,15 +158,15 @@ def test_other_features_keep_the_selection(viewer):
     assert viewer.selected == [1, 2]
 
 
-def test_words_tell_what_is_not_known(viewer, dataset):
+def test_agreement_says_what_is_not_known(viewer, dataset):
     unknown = dataset.assign(snr=dataset.snr * np.nan)
-    viewer._draw(unknown, link_table.links(unknown))
-    assert "<b>SNR</b>: the truth is not known" in viewer._words.object
-    assert "<b>RSSI</b>: 0.0" in viewer._words.object
+    viewer._show_dataset((unknown, link_table.links(unknown)))
+    assert "<b>SNR</b>: the truth is not known" in viewer._agreement.object
+    assert "<b>RSSI</b>: 0.0" in viewer._agreement.object
 
 
 def test_a_dataset_switched_meanwhile_is_the_one_that_is_drawn(root, viewer, monkeypatch):
-    read, late = features._read, threading.Event()
+    read, late = features._read_links, threading.Event()
 
     def slow(folder, statistic):
         if folder.name == "los":
@@ -174,7 +174,7 @@ def test_a_dataset_switched_meanwhile_is_the_one_that_is_drawn(root, viewer, mon
             raise ValueError("los: is refused")
         return read(folder, statistic)
 
-    monkeypatch.setattr(features, "_read", slow)
+    monkeypatch.setattr(features, "_read_links", slow)
 
     async def steps():
         first = asyncio.ensure_future(viewer.load())
@@ -188,7 +188,7 @@ def test_a_dataset_switched_meanwhile_is_the_one_that_is_drawn(root, viewer, mon
     asyncio.new_event_loop().run_until_complete(steps())
     expected = link_table.links(store.open_dataset(root / "bare"))
     assert viewer.table.snr_db.tolist() == expected.snr_db.tolist()
-    assert not viewer._pictures.loading
+    assert not viewer._loading_area.loading
     assert not viewer._alert.visible
 
 
@@ -215,17 +215,17 @@ def test_a_page_without_datasets_works_as_soon_as_there_is_one(root, tmp_path):
 
 
 def test_only_complete_datasets_are_offered(root, tmp_path, monkeypatch):
-    assert sorted(catalogue.complete(root)) == ["bare", "los"]
+    assert sorted(complete_datasets(root)) == ["bare", "los"]
     with pytest.raises(ValueError, match="holds no complete one; generate a dataset first"):
-        catalogue.complete(tmp_path)
+        complete_datasets(tmp_path)
     assert "generate a dataset first" in Features(tmp_path)._alert.object
-    offered = catalogue.complete(root)
-    assert catalogue.asked(offered) == offered["bare"]
-    for asked, expected in (("los", offered["los"]), ("gone", None)):
-        location = SimpleNamespace(query_params={"dataset": asked})
+    folders = complete_datasets(root)
+    assert requested_dataset(folders) == folders["bare"]
+    for requested, expected in (("los", folders["los"]), ("gone", None)):
+        location = SimpleNamespace(query_params={"dataset": requested})
         monkeypatch.setattr(type(pn.state), "location", location)
         if expected:
-            assert catalogue.asked(offered) == expected
+            assert requested_dataset(folders) == expected
         else:
             with pytest.raises(ValueError, match="dataset: 'gone' is not a complete one; choose one of bare, los"):
-                catalogue.asked(offered)
+                requested_dataset(folders)

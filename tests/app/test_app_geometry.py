@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("one_loop")
 
 
 @pytest.fixture(autouse=True)
-def calm(monkeypatch):
+def no_debounce(monkeypatch):
     """Do not wait for further changes where there are none."""
-    monkeypatch.setattr(geometry, "_CALM_S", 0.0)
+    monkeypatch.setattr(geometry, "_DEBOUNCE_S", 0.0)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_receiver_dragged_too_far_goes_back_and_says_why(page):
     ],
 )
 def test_a_cell_that_is_refused_is_told_and_put_back(page, column, value, message):
-    page._edited(0, column, value)
+    page._on_edit(0, column, value)
     assert message in page._alert.object
     assert page._table_alert.visible
     assert page._table_alert.object == page._alert.object
@@ -128,7 +128,7 @@ def test_networks_have_3_to_15_receivers(page):
 
 
 def test_receivers_at_two_places_are_refused(page):
-    page.place([receiver.model_dump() for receiver in italian_network()[:3]])
+    page.set_receivers([receiver.model_dump() for receiver in italian_network()[:3]])
     dragged(page, "Torino", 7.27, 45.03)
     assert "stand at 2 places" in page._alert.object
     assert len({(r.latitude_deg, r.longitude_deg) for r in page.receivers}) == 3
@@ -141,7 +141,7 @@ def test_the_best_site_is_that_of_the_package_and_is_added(page):
     found = coverage.best_site(page._config, *area)
     assert place == (float(found.best_latitude), float(found.best_longitude))
     gain = 1 - float(found.mean_rmse.min() / found.mean_rmse_now)
-    assert f"{gain:.0%}" in page._told_site.object
+    assert f"{gain:.0%}" in page._site_note.object
     before = np.nanmean(shown(page))
     page._add_best.clicks += 1
     assert len(page.receivers) == 8
@@ -152,8 +152,8 @@ def test_the_best_site_is_that_of_the_package_and_is_added(page):
 def test_a_click_tells_the_numbers_of_a_point(page):
     page._figure._trigger_event(Tap(page._figure, x=8.1, y=44.9))
     point = coverage.bound_map(page._config, np.array([44.9]), np.array([8.1]))
-    assert f"GDOP {float(point.gdop[0, 0]):.2f}" in page._told_point.object
-    assert "7 of 7 receivers with signal" in page._told_point.object
+    assert f"GDOP {float(point.gdop[0, 0]):.2f}" in page._point_note.object
+    assert "7 of 7 receivers with signal" in page._point_note.object
     outline = layer(page, "ellipse").data_source.data
     assert len(outline["longitude_deg"]) > 10
     assert min(outline["longitude_deg"]) < 8.1 < max(outline["longitude_deg"])
@@ -173,7 +173,7 @@ def test_clicks_add_and_remove(page):
 def test_the_area_follows_on_demand(page):
     dragged(page, "Torino", 6.0, 45.0)
     before = page._area
-    page.place(page._rows(), fit=True)
+    page.set_receivers(page._rows(), fit=True)
     assert page._area[0][0] < 6.0 < before[0][0]
     assert page._figure.x_range.start == page._area[0][0]
 
@@ -190,10 +190,10 @@ def test_saving_asks_before_it_replaces_and_refuses_names_beside_the_field(page,
     assert load_network(tmp_path, "mine") == italian_network()
     page.remove("Torino")
     page.save()
-    assert page._replacing.open
+    assert page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 7
     page._replace(None)
-    assert not page._replacing.open
+    assert not page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 6
 
 
@@ -208,9 +208,9 @@ def test_saved_networks_are_chosen_and_fitted(tmp_path):
 
 
 def test_an_uploaded_network_is_shown_or_refused_by_the_line_at_fault(page):
-    page._read({"mine.csv": bytearray(receivers_csv(italian_network()[:4]).encode())})
+    page._on_upload({"mine.csv": bytearray(receivers_csv(italian_network()[:4]).encode())})
     assert len(page.receivers) == 4
-    page._read({"bad.csv": bytearray(b"name,latitude_deg,longitude_deg\nA,45,seven\n")})
+    page._on_upload({"bad.csv": bytearray(b"name,latitude_deg,longitude_deg\nA,45,seven\n")})
     assert "bad.csv line 2: longitude_deg" in page._alert.object
     assert len(page.receivers) == 4
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_drawn_or_sought_is_told(page, monkeypatch):
     page.power_dbm = 36.0
     assert page._alert.object == "bound: is refused; change it"
     assert page._alert.visible
-    assert "could not be found" in page._told_site.object
+    assert "could not be found" in page._site_note.object
     assert page._add_best.disabled
     page._alert.visible = False
     monkeypatch.setattr(geometry.plots, "redraw_network", refused)
@@ -255,7 +255,7 @@ def test_the_best_site_is_sought_once_after_changes_end(tmp_path, monkeypatch):
     sought = []
     best_site = coverage.best_site
     monkeypatch.setattr(coverage, "best_site", lambda *arguments: sought.append(arguments) or best_site(*arguments))
-    monkeypatch.setattr(geometry, "_CALM_S", 0.3)
+    monkeypatch.setattr(geometry, "_DEBOUNCE_S", 0.3)
 
     async def steps():
         page = Geometry(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab.app.pages.locate import MAX_UPLOAD_BYTES, Locate
 from heimdall_lab.app.parts import uploads
-from heimdall_lab.app.parts.uploads import FileInput, Shelf, safe_name
+from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
 from heimdall_lab.localization import errors
 
 pytestmark = pytest.mark.usefixtures("one_loop")
@@ -32,9 +32,9 @@ def located(page, files, receivers=None):
     """Upload files and press Locate."""
 
     async def steps():
-        await page.put(files)
+        await page.set_recordings(files)
         if receivers is not None:
-            page.put_receivers({"receivers.csv": bytearray(receivers)})
+            page.set_receivers({"receivers.csv": bytearray(receivers)})
         await page.locate()
 
     asyncio.run(steps())
@@ -113,10 +113,10 @@ def test_an_archive_that_ends_early_is_refused_alike_each_time(page, recorded):
 
 
 def test_what_a_page_leaves_does_not_take_the_folder_from_another(tmp_path, monkeypatch):
-    one, other = Shelf(tmp_path), Shelf(tmp_path)
-    sweep = other._sweep
-    monkeypatch.setattr(other, "_sweep", lambda: (one.clear(), sweep()))
-    assert other.put({"a": bytearray(b"x")})[0].read_bytes() == b"x"
+    one, other = UploadFolder(tmp_path), UploadFolder(tmp_path)
+    remove_old = other._remove_old
+    monkeypatch.setattr(other, "_remove_old", lambda: (one.clear(), remove_old()))
+    assert other.replace({"a": bytearray(b"x")})[0].read_bytes() == b"x"
 
 
 def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
@@ -240,10 +240,10 @@ def test_files_that_are_no_recordings_are_told(page, files, message):
 
 def test_new_recordings_take_the_place_of_the_old(page, recorded, tmp_path):
     located(page, recorded[0])
-    asyncio.run(page.put({"a.wav": bytearray(b"x")}))
+    asyncio.run(page.set_recordings({"a.wav": bytearray(b"x")}))
     assert page.fixes is None
     assert page._download.disabled
-    asyncio.run(page.put({"b.wav": bytearray(b"x")}))
+    asyncio.run(page.set_recordings({"b.wav": bytearray(b"x")}))
     assert [path.name for path in tmp_path.rglob("*.wav")] == ["b.wav"]
 
 
@@ -252,7 +252,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="rename the file"):
         safe_name(name)
     with pytest.raises(ValueError, match="rename the file"):
-        Shelf(tmp_path / "inner").put({name: bytearray(b"x")})
+        UploadFolder(tmp_path / "inner").replace({name: bytearray(b"x")})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -283,7 +283,7 @@ def test_files_that_are_too_large_together_are_refused_and_forgotten():
     browser.send(("a", b"123456"), ("b", b"78901"), ("b", b"2"))
     assert browser.received == []
     assert browser.refused == ["upload: the files are larger than 1e-05 MB together; use less"]
-    assert browser.widget._arrived == {}
+    assert browser.widget._contents == {}
     browser.send(("a", b"1234567890"))
     assert browser.received == [{"a": b"1234567890"}]
 
@@ -298,11 +298,11 @@ def test_what_a_killed_server_left_is_removed_after_a_day(tmp_path, monkeypatch)
     old = tmp_path / "uploads" / "old"
     old.mkdir(parents=True)
     (old / "x.wav").write_bytes(b"x")
-    shelf = Shelf(tmp_path)
-    shelf.put({"a": bytearray(b"x")})
+    uploaded = UploadFolder(tmp_path)
+    uploaded.replace({"a": bytearray(b"x")})
     assert old.exists()
-    monkeypatch.setattr(uploads, "_OLD_S", -1.0)
-    shelf.put({"a": bytearray(b"x")})
+    monkeypatch.setattr(uploads, "_MAX_AGE_S", -1.0)
+    uploaded.replace({"a": bytearray(b"x")})
     assert not old.exists()
-    shelf.clear()
+    uploaded.clear()
     assert left(tmp_path) == []

@@ -9,7 +9,7 @@ import pytest
 from dashboards import occupied
 
 import heimdall_lab as hl
-from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.core.files import StoreError, locked
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.learning import experiments
@@ -19,25 +19,25 @@ MOST_S = 120  # for what a process of its own does, on a busy machine
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A data folder, where also MLflow keeps what it is told; no job of it outlives the test."""
+    """A data folder, where MLflow keeps its runs, too; no job of it outlives the test."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data"
     yield folder
-    for started in jobs._STARTED:
+    for started in jobs._PROCESSES:
         started.kill()
         started.wait()
 
 
 def generation(small, folder="made", **changes):
-    return jobs.Generation(folder=folder, config=small.model_copy(update=changes))
+    return tasks.Generation(folder=folder, config=small.model_copy(update=changes))
 
 
 def settled(root, job, seconds=MOST_S):
     """Wait until a job has ended, starting the next one whenever its turn has come."""
     deadline = time.monotonic() + seconds
-    while (found := jobs.job(root, job.id)).is_active:
-        assert time.monotonic() < deadline, jobs.log(root, job.id)
-        jobs.advance(root)
+    while (found := jobs.find_job(root, job.id)).is_active:
+        assert time.monotonic() < deadline, jobs.read_log(root, job.id)
+        jobs.start_next(root)
         time.sleep(0.05)
     return found
 
@@ -45,8 +45,8 @@ def settled(root, job, seconds=MOST_S):
 def under_way(root, job):
     """Wait until a job has written something."""
     deadline = time.monotonic() + MOST_S
-    while not jobs.progress(root, jobs.job(root, job.id)).done:
-        assert time.monotonic() < deadline, jobs.log(root, job.id)
+    while not jobs.progress(root, jobs.find_job(root, job.id)).done:
+        assert time.monotonic() < deadline, jobs.read_log(root, job.id)
         time.sleep(0.02)
 
 
@@ -71,24 +71,24 @@ def ended(root, job):
 @pytest.fixture
 def busy(root):
     """Let a job seem to run, so that all others wait."""
-    with occupied(root, jobs.Generation(folder="other", config=hl.preset("los_sync"))) as folder:
+    with occupied(root, tasks.Generation(folder="other", config=hl.preset("los_sync"))) as folder:
         yield folder
 
 
 def test_a_job_writes_the_dataset_that_generate_writes(root, small, tmp_path):
-    told = settled(root, jobs.ask(root, generation(small)))
-    assert (told.state, told.message) == ("finished", "")
-    assert told.ended_at > told.started_at > told.asked_at
+    job = settled(root, jobs.submit(root, generation(small)))
+    assert (job.state, job.message) == ("finished", "")
+    assert job.ended_at > job.started_at > job.asked_at
     hl.generate(small, out=tmp_path / "expected", progress=False)
     assert manifest.dataset_checksum(root / "made") == manifest.dataset_checksum(tmp_path / "expected")
 
 
 def test_one_job_runs_at_a_time_and_the_others_wait_in_order(root, small):
-    asked = [jobs.ask(root, generation(small, name, seed=number)) for number, name in enumerate("abc")]
+    asked = [jobs.submit(root, generation(small, name, seed=number)) for number, name in enumerate("abc")]
     running = 0
-    while any(job.is_active for job in jobs.jobs(root)):
-        jobs.advance(root)
-        states = [job.state for job in jobs.jobs(root)]
+    while any(job.is_active for job in jobs.list_jobs(root)):
+        jobs.start_next(root)
+        states = [job.state for job in jobs.list_jobs(root)]
         assert states.count("running") <= 1
         running += "running" in states
         assert states == sorted(states, key=["finished", "running", "queued"].index)
@@ -99,53 +99,53 @@ def test_one_job_runs_at_a_time_and_the_others_wait_in_order(root, small):
 
 @pytest.mark.usefixtures("busy")
 def test_a_waiting_job_is_cancelled_at_once(root, small):
-    job = jobs.ask(root, generation(small))
+    job = jobs.submit(root, generation(small))
     assert job.state == "queued"
     assert jobs.cancel(root, job.id).state == "cancelled"
     assert not (root / "made").exists()
-    with pytest.raises(jobs.JobError, match="is cancelled already"):
+    with pytest.raises(tasks.JobError, match="is cancelled already"):
         jobs.cancel(root, job.id)
 
 
 def test_a_running_job_is_cancelled_after_its_shard_and_goes_on_when_asked_again(root, small):
-    job = jobs.ask(root, generation(small, num_samples=400))
+    job = jobs.submit(root, generation(small, num_samples=400))
     under_way(root, job)
     jobs.cancel(root, job.id)
     ended(root, job)
     done = manifest.samples_written(root / "made")
-    assert jobs.job(root, job.id).state == "cancelled"
+    assert jobs.find_job(root, job.id).state == "cancelled"
     assert 0 < done < 400
-    again = jobs.ask(root, generation(small, num_samples=400))
+    again = jobs.submit(root, generation(small, num_samples=400))
     assert settled(root, again).state == "finished"
     assert json.loads((root / "jobs" / again.id / "attempt.json").read_text())["samples_before"] == done
 
 
 def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, small):
-    job = jobs.ask(root, generation(small, num_samples=4000))
+    job = jobs.submit(root, generation(small, num_samples=4000))
     for attempt in (1, 2, 3):
-        jobs.advance(root)
+        jobs.start_next(root)
         assert json.loads((root / "jobs" / job.id / "attempt.json").read_text())["number"] == attempt
         os.kill(process_of(root, job), signal.SIGKILL)
         ended(root, job)
-    jobs.advance(root)
-    found = jobs.job(root, job.id)
+    jobs.start_next(root)
+    found = jobs.find_job(root, job.id)
     assert found.state == "failed"
     assert "without a word" in found.message
 
 
-def test_a_failure_is_told_in_its_own_words(root, small):
-    told = settled(root, jobs.ask(root, generation(small, gate=small.gate.model_copy(update={"max_gdop": 1e-6}))))
-    assert told.state == "failed"
-    assert "gate.max_gdop" in told.message
+def test_a_failed_job_has_the_message_of_its_error(root, small):
+    job = settled(root, jobs.submit(root, generation(small, gate=small.gate.model_copy(update={"max_gdop": 1e-6}))))
+    assert job.state == "failed"
+    assert "gate.max_gdop" in job.message
 
 
 @pytest.mark.usefixtures("busy")
 def test_what_cannot_be_done_is_refused_before_it_is_queued(root, small):
-    jobs.ask(root, generation(small))
+    jobs.submit(root, generation(small))
     refused = {
         "already; wait for it": generation(small),
         "keeps other things": generation(small, "runs"),
-        "is none of those": jobs.Training(folder="r", dataset="../data/made", architecture="triangulation"),
+        "is none of those": tasks.Training(folder="r", dataset="../data/made", architecture="triangulation"),
     }
     (root / "photos").mkdir()
     refused["holds no dataset"] = generation(small, "photos")
@@ -154,15 +154,17 @@ def test_what_cannot_be_done_is_refused_before_it_is_queued(root, small):
     refused["num_samples: 4000000000 scenes take"] = generation(small, "huge", num_samples=4_000_000_000)
     (root / "runs" / "mine").mkdir(parents=True)
     (root / "runs" / "mine" / "run.json").write_text("{}")
-    refused["holds another run"] = jobs.Training(folder="mine", dataset="whole", architecture="triangulation")
+    refused["holds another run"] = tasks.Training(folder="mine", dataset="whole", architecture="triangulation")
     refused["another seed"] = generation(small, "whole", seed=99)
-    refused["localization_net"] = jobs.Training(folder="r", dataset="whole", architecture="localization_net")
-    refused["epochs"] = jobs.Training(folder="r", dataset="whole", architecture="triangulation", options={"epochs": 0})
-    refused["depth"] = jobs.Training(folder="r", dataset="whole", architecture="triangulation", parameters={"depth": 2})
+    refused["localization_net"] = tasks.Training(folder="r", dataset="whole", architecture="localization_net")
+    refused["epochs"] = tasks.Training(folder="r", dataset="whole", architecture="triangulation", options={"epochs": 0})
+    refused["depth"] = tasks.Training(
+        folder="r", dataset="whole", architecture="triangulation", parameters={"depth": 2}
+    )
     for words, task in refused.items():
         with pytest.raises(ValueError, match=words):
-            jobs.ask(root, task)
-    assert len(jobs.jobs(root)) == 2
+            jobs.submit(root, task)
+    assert len(jobs.list_jobs(root)) == 2
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", "", "a b", "x" * 65, ".."])
@@ -170,23 +172,23 @@ def test_names_that_leave_the_data_folder_are_refused(small, name):
     with pytest.raises(ValueError, match="folder"):
         generation(small, name)
     with pytest.raises(ValueError, match="folder"):
-        jobs.Training(folder=name, dataset="d", architecture="triangulation")
+        tasks.Training(folder=name, dataset="d", architecture="triangulation")
 
 
 @pytest.mark.parametrize("identity", ["", "..", "../jobs", "nothing", "20200101T000000000000-0001"])
 def test_an_unknown_job_is_refused(root, identity):
-    for look in (jobs.job, jobs.cancel, jobs.log):
-        with pytest.raises(jobs.JobError, match="is unknown"):
-            look(root, identity)
+    for function in (jobs.find_job, jobs.cancel, jobs.read_log):
+        with pytest.raises(tasks.JobError, match="is unknown"):
+            function(root, identity)
 
 
-def test_training_is_told_by_mlflow(root, small):
+def test_progress_of_training_comes_from_mlflow(root, small):
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)
     options = {"epochs": 3, "patience": 3}
-    task = jobs.Training(folder="quick", dataset="scenes", architecture="triangulation", options=options)
-    told = settled(root, jobs.ask(root, task))
-    assert (told.state, told.message) == ("finished", "")
-    assert jobs.progress(root, told).model_dump(include={"done", "total", "unit"}) == {
+    task = tasks.Training(folder="quick", dataset="scenes", architecture="triangulation", options=options)
+    job = settled(root, jobs.submit(root, task))
+    assert (job.state, job.message) == ("finished", "")
+    assert jobs.progress(root, job).model_dump(include={"done", "total", "unit"}) == {
         "done": 3,
         "total": 3,
         "unit": "epochs",
@@ -212,15 +214,15 @@ def test_a_dataset_that_is_being_written_is_not_deleted(root, small):
     assert not (root / "whole").exists()
 
 
-def test_a_cancel_that_comes_before_the_process_heeds_it_counts(root, small):
+def test_a_job_cancelled_before_its_process_handles_signals_is_cancelled(root, small):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background processes have it, and pass it on
     try:
-        job = jobs.ask(root, generation(small, num_samples=4000))
+        job = jobs.submit(root, generation(small, num_samples=4000))
     finally:
         signal.signal(signal.SIGINT, before)
     jobs.cancel(root, job.id)
     ended(root, job)
-    assert jobs.job(root, job.id).state == "cancelled"
+    assert jobs.find_job(root, job.id).state == "cancelled"
     assert manifest.samples_written(root / "made") < 4000
 
 
@@ -230,14 +232,14 @@ def test_no_process_is_started_that_cannot_be_noted(root, small, monkeypatch):
 
     job = None
     with occupied(root, generation(small, "other")):
-        job = jobs.ask(root, generation(small))
+        job = jobs.submit(root, generation(small))
     (root / "jobs" / "20200101T000000000000-0000" / "cancelled").touch()
-    started = len(jobs._STARTED)
+    started = len(jobs._PROCESSES)
     monkeypatch.setattr(jobs, "write_text", full)
     for _ in range(3):
         with pytest.raises(OSError, match="No space"):
-            jobs.advance(root)
-    assert len(jobs._STARTED) <= started
+            jobs.start_next(root)
+    assert len(jobs._PROCESSES) <= started
     monkeypatch.undo()
     monkeypatch.chdir(root.parent)
     assert settled(root, job).state == "finished"
@@ -245,19 +247,19 @@ def test_no_process_is_started_that_cannot_be_noted(root, small, monkeypatch):
 
 @pytest.mark.usefixtures("busy")
 def test_a_job_of_another_version_hides_no_other(root, small, caplog):
-    job = jobs.ask(root, generation(small))
+    job = jobs.submit(root, generation(small))
     older = root / "jobs" / "20200101T000000000000-0001"
     older.mkdir()
     (older / "task.json").write_text('{"asked_at": "2020-01-01T00:00:00+00:00", "task": {"kind": "dig"}}')
-    assert job.id in [each.id for each in jobs.jobs(root)]
+    assert job.id in [each.id for each in jobs.list_jobs(root)]
     assert str(older) in caplog.text
 
 
 @pytest.mark.usefixtures("busy")
 def test_a_dataset_that_a_job_needs_is_not_deleted(root, small):
     hl.generate(small, out=root / "whole", progress=False)
-    job = jobs.ask(root, jobs.Training(folder="r", dataset="whole", architecture="triangulation"))
-    with pytest.raises(jobs.JobError, match="cancel it first"):
+    job = jobs.submit(root, tasks.Training(folder="r", dataset="whole", architecture="triangulation"))
+    with pytest.raises(tasks.JobError, match="cancel it first"):
         jobs.delete_dataset(root, "whole")
     jobs.cancel(root, job.id)
     jobs.delete_dataset(root, "whole")
@@ -266,8 +268,8 @@ def test_a_dataset_that_a_job_needs_is_not_deleted(root, small):
 
 def test_folders_outside_of_the_data_are_not_read(root, small):
     voices = small.signal.model_copy(update={"voice_folder": "/etc"})
-    with pytest.raises(jobs.JobError, match=r"signal\.voice_folder: '/etc' is outside"):
-        jobs.ask(root, generation(small, signal=voices))
+    with pytest.raises(tasks.JobError, match=r"signal\.voice_folder: '/etc' is outside"):
+        jobs.submit(root, generation(small, signal=voices))
 
 
 @pytest.mark.usefixtures("root")

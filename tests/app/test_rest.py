@@ -10,7 +10,7 @@ import pytest
 from dashboards import dashboard, occupied
 
 import heimdall_lab as hl
-from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.learning import architectures
 
@@ -20,7 +20,7 @@ def root(tmp_path, monkeypatch, small):
     """A data folder with a dataset, in which a job seems to run, so that all that are asked for wait."""
     monkeypatch.chdir(tmp_path)
     hl.generate(small, out=tmp_path / "data" / "scenes", progress=False)
-    with occupied(tmp_path / "data", jobs.Generation(folder="other", config=small)):
+    with occupied(tmp_path / "data", tasks.Generation(folder="other", config=small)):
         yield tmp_path / "data"
 
 
@@ -75,9 +75,9 @@ def test_a_dataset_is_queued_by_preset_or_whole(client, root, small):
     assert answer.status_code == 202, answer.text
     assert answer.json()["state"] == "queued"
     expected = hl.preset("los_sync", name="new", num_samples=8, signal={"duration_s": 0.02})
-    assert jobs.job(root, answer.json()["id"]).task.config == expected
+    assert jobs.find_job(root, answer.json()["id"]).task.config == expected
     whole = client.post(f"{API}/datasets", json={"folder": "more", "config": small.model_dump(mode="json")})
-    assert jobs.job(root, whole.json()["id"]).task.config == small
+    assert jobs.find_job(root, whole.json()["id"]).task.config == small
 
 
 def test_training_is_queued_and_cancelled(client):

@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
 from dashboards import dashboard, free_port
+
+import heimdall_lab as hl
 
 
 def log_in(client, url, name, password):
@@ -75,3 +78,29 @@ def test_a_port_that_is_taken_is_refused_by_name(tmp_path):
     assert second.returncode == 2
     assert f"port: cannot listen at 127.0.0.1:{httpx.URL(url).port}" in second.stderr
     assert "choose another --port" in second.stderr
+
+
+def test_all_that_training_writes_is_below_the_root(tmp_path, small):
+    root, here = tmp_path / "elsewhere", tmp_path / "here"
+    here.mkdir()
+    hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)
+    options = {"epochs": 1, "batch_size": 16}
+    task = {
+        "kind": "train",
+        "folder": "quick",
+        "dataset": "scenes",
+        "architecture": "triangulation",
+        "options": options,
+    }
+    with dashboard(here, "--root", "../elsewhere") as (_, url):
+        job = httpx.post(f"{url}api/v1/jobs", json=task, timeout=60).json()
+        deadline = time.monotonic() + 240
+        while job["state"] in ("queued", "running"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            job = httpx.get(f"{url}api/v1/jobs/{job['id']}").json()
+    assert job["state"] == "finished", job["message"]
+    assert (root / "mlflow.db").is_file()
+    assert (root / "mlruns").is_dir()
+    assert (root / "runs" / "quick" / "model.onnx").is_file()
+    assert [path.name for path in here.iterdir()] == ["server.log"]

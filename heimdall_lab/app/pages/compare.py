@@ -17,10 +17,12 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 import xarray as xr
-from panel.viewable import Viewable, Viewer
+from panel.viewable import Viewable
 
 from heimdall_lab import plots, report
-from heimdall_lab.app.parts import background, catalogue, look
+from heimdall_lab.app.parts import background
+from heimdall_lab.app.parts.dataset_choice import DatasetViewer
+from heimdall_lab.app.parts.layout import apply_theme, section, show_errors, swatch
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
@@ -42,96 +44,70 @@ _MAP = {"frame_width": 485, "frame_height": 360}  # in the shape of the maps' ow
 
 
 class _Cancelled(Exception):
-    """The reader does not want the result any more."""
+    """The comparison was cancelled."""
 
 
-class Compare(Viewer):
+class Compare(DatasetViewer):
     """Leaderboard of methods on scenes of a dataset, pictures of their errors, and each scene in detail."""
 
-    dark = param.Boolean(False, doc="Whether pictures are for a dark page.")
-    dataset: Any = param.Selector(doc="Folder of the dataset, below the root.")
     split: Any = param.Selector(default="all", objects=["all", *splits.SHARES], doc="Scenes that are located.")
     scenes = param.Integer(200, bounds=(1, 5000), doc="Most scenes that are located, evenly spread over the split.")
     methods = param.List(item_type=str, doc="Names of the methods that are compared.")
     by: Any = param.Selector(default="snr", objects=list(errors.BINS), doc="What errors are divided by.")
     board = param.ClassSelector(class_=xr.Dataset, allow_None=True, doc="The leaderboard; None before comparing.")
 
-    def __init__(self, root: Path = Path("data"), **params: Any) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path | None = None, **params: Any) -> None:
         self.offered: dict[str, str | Path] = {}
         self.unfit: dict[str, str] = {}
         self._opened: xr.Dataset | None = None
         self._located: xr.Dataset | None = None
-        self._own_s: dict[str, float] = {}
+        self._latencies_s: dict[str, float] = {}
         self._cancel = threading.Event()
         self._running = False
-        self._likelihoods = 0  # under way
+        self._likelihoods_running = 0
         self._drawn: set[int] = set()
-        self._alert = look.failure()
-        with look.told(self._alert):
-            folders = catalogue.complete(self.root)
-            self.param.dataset.objects = folders
-            params = {"dataset": catalogue.asked(folders), **params}
-        super().__init__(**params)
-        self._layout = self._arranged()
+        super().__init__(root, **params)
         if pn.state.curdoc is not None:
             pn.state.on_session_destroyed(lambda _context: self._cancel.set())
-        pn.state.onload(self.load)
-
-    def __panel__(self) -> Viewable:
-        """Lay the page out."""
-        return self._layout
 
     async def load(self) -> None:
-        """Find out which methods the chosen dataset allows, unless another is chosen meanwhile."""
-        dataset = self.dataset
-        if dataset is None:
-            return
+        """Find the methods that the chosen dataset allows, unless another is chosen meanwhile."""
         self._cancel.set()
         self._opened = self._located = self.board = None
-        self._start.disabled = self._choice.loading = True
-        try:
-            with look.told(self._alert):
-                try:
-                    allowed = await asyncio.to_thread(_allowed, self.root, dataset)
-                except (ValueError, OSError):
-                    if dataset == self.dataset:
-                        raise
-                if dataset == self.dataset:
-                    self._opened, self.offered, self.unfit = allowed
-                    classical = methods_for(self._opened)
-                    self.methods = [name for name in self.methods if name in self.offered] or classical
-                    self._list_methods()
-        finally:
-            if dataset == self.dataset:
-                self._choice.loading = False
+        self._start.disabled = True
+        await super().load()
 
-    async def refresh(self) -> None:
-        """Offer the datasets that are complete by now."""
-        await catalogue.renew(self, self.root, self._alert)
+    def _reading(self) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
+        return _find_methods, self.root, self.dataset
+
+    def _show_dataset(self, read: tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]) -> None:
+        self._opened, self.offered, self.unfit = read
+        classical = methods_for(self._opened)
+        self.methods = [name for name in self.methods if name in self.offered] or classical
+        self._show_methods()
 
     async def compare(self) -> None:
-        """Locate with the chosen methods and show the leaderboard; what is refused is told in the page."""
+        """Locate with the chosen methods and show the leaderboard; errors are shown in the page."""
         if self._opened is None or self._start.disabled:
             return
         cancel = self._cancel = threading.Event()
         self._running = True
         self._start.disabled, self._stop.disabled, self._bar.visible = True, False, True
-        dataset, told = self.dataset, list[Any]([0, "reading"])
+        dataset, progress = self.dataset, list[Any]([0, "reading"])
 
-        def advanced(done: int, note: str) -> None:
-            told[:] = done, note
+        def report_progress(done: int, note: str) -> None:
+            progress[:] = done, note
             if cancel.is_set():
                 raise _Cancelled
 
         try:
-            with look.told(self._alert):
+            with show_errors(self._alert):
                 located = splits.evenly_spaced(_split(self._opened, self.split), self.scenes)
                 chosen = [self.offered[name] for name in self.methods]
-                work = asyncio.ensure_future(background.run(leaderboard.compare, located, chosen, advanced))
+                work = asyncio.ensure_future(background.run(leaderboard.compare, located, chosen, report_progress))
                 while not work.done():
-                    self._bar.value = round(100 * told[0] / max(1, len(chosen)))
-                    self._status.object = f"{told[0]} of {len(chosen)} methods done, now {told[1]} …"
+                    self._bar.value = round(100 * progress[0] / max(1, len(chosen)))
+                    self._status.object = f"{progress[0]} of {len(chosen)} methods done, now {progress[1]} …"
                     await asyncio.wait([work], timeout=0.2)
                 board = await work
                 if cancel.is_set():
@@ -144,7 +120,7 @@ class Compare(Viewer):
             self._running = False
             self._start.disabled, self._stop.disabled, self._bar.visible = self._opened is None, True, False
             if not cancel.is_set() or dataset != self.dataset:
-                self._tell_time()
+                self._show_estimate()
 
     def estimated_s(self) -> float:
         """Time that comparing the chosen methods is going to take on this machine, roughly."""
@@ -152,18 +128,18 @@ class Compare(Viewer):
             return 0.0
         sizes = self._opened.sizes
         iq_samples = sizes["receiver"] * sizes["time"] if "iq" in self._opened else 0
-        of_methods = sum(self._method_s(name, iq_samples) for name in self.methods)
-        return min(self.scenes, _count(self._opened, self.split)) * (iq_samples * _MEASURE_S + of_methods)
+        of_methods = sum(self._method_time_s(name, iq_samples) for name in self.methods)
+        return min(self.scenes, _count_scenes(self._opened, self.split)) * (iq_samples * _MEASURE_S + of_methods)
 
-    def _method_s(self, name: str, iq_samples: int) -> float:
-        if name in self._own_s:
-            return self._own_s[name]
+    def _method_time_s(self, name: str, iq_samples: int) -> float:
+        if name in self._latencies_s:
+            return self._latencies_s[name]
         if name in _METHOD_S:
             return _METHOD_S[name] * iq_samples
         return _FIX_S.get(name, 0.001 if name in METHODS else _TRAINED_S)
 
-    def _arranged(self) -> Viewable:
-        self._choice = pn.Column(sizing_mode="stretch_width", min_height=56)
+    def _make_layout(self) -> tuple[Viewable, Viewable]:
+        self._boxes = pn.Column(sizing_mode="stretch_width", min_height=56)
         self._start = pmui.Button(label="Compare", icon="leaderboard", disabled=True, on_click=self._on_start)
         self._stop = pmui.Button(label="Cancel", icon="close", variant="outlined", disabled=True)
         self._stop.on_click(lambda _: self._cancel.set())
@@ -174,15 +150,15 @@ class Compare(Viewer):
             pmui.Select.from_param(self.param.split, label="Split", size="small", width=150),
             pmui.IntInput.from_param(self.param.scenes, label="Scenes, at most", size="small", width=150),
         ]
-        question = look.section(
+        question = section(
             "Which method is how far off?",
             pn.Row(*fields, pn.Row(self._start, self._stop, margin=(0, 0)), sizing_mode="stretch_width"),
-            self._choice,
+            self._boxes,
             self._status,
             self._bar,
         )
         self._results = self._pictures()
-        return pn.Column(self._alert, question, self._results, sizing_mode="stretch_width")
+        return self._boxes, pn.Column(self._alert, question, self._results, sizing_mode="stretch_width")
 
     def _leaderboard(self) -> Viewable:
         self._table = pn.widgets.Tabulator(
@@ -200,18 +176,18 @@ class Compare(Viewer):
         )
         self._cautions = pmui.Alert(severity="warning", visible=False, sizing_mode="stretch_width")
         downloads = pn.Row(
-            pmui.FileDownload(callback=self._csv, filename="leaderboard.csv", label="Leaderboard (CSV)"),
-            pmui.FileDownload(callback=self._report, filename="report.html", label="Report (HTML)"),
+            pmui.FileDownload(callback=self._leaderboard_csv, filename="leaderboard.csv", label="Leaderboard (CSV)"),
+            pmui.FileDownload(callback=self._html_report, filename="report.html", label="Report (HTML)"),
         )
         return pn.Column(self._table, self._cautions, downloads, sizing_mode="stretch_width")
 
     def _pictures(self) -> Viewable:
         tabs = _CDF, _ELLIPSES, _BINS, _ERROR_MAP, _SCENE
         self._panes = {tab: pn.pane.HoloViews(None, min_height=420) for tab in tabs}
-        self._mapped = pmui.Select(label="Errors of", options=[], size="small", width=270)
+        self._map_method = pmui.Select(label="Errors of", options=[], size="small", width=270)
         self._sample = pmui.Select(label="Scene", options=[], size="small", width=270, filter_on_search=True)
         self._view = pmui.RadioButtonGroup(options=[_AROUND, _NETWORK], value=_AROUND, size="small", sx=_ONE_LINE)
-        self._mapped.param.watch(lambda _: self._redraw(_ERROR_MAP), "value")
+        self._map_method.param.watch(lambda _: self._redraw(_ERROR_MAP), "value")
         for widget in (self._sample, self._view):
             widget.param.watch(lambda _: self._redraw(_SCENE), "value")
         cdf, calibration, by_bin, on_map, scene = self._panes.values()
@@ -227,7 +203,7 @@ class Compare(Viewer):
             ("By conditions", pn.Column(conditions, by_bin)),
             (
                 "Error map",
-                pn.Column(pn.Row(self._mapped, hint, margin=top), on_map),
+                pn.Column(pn.Row(self._map_method, hint, margin=top), on_map),
             ),
             (
                 "Scene",
@@ -247,16 +223,16 @@ class Compare(Viewer):
         await self.load()
 
     @param.depends("split", "scenes", "methods", watch=True)
-    def _tell_time(self) -> None:
+    def _show_estimate(self) -> None:
         if self._opened is None or self._running:
             return
-        scenes, seconds = min(self.scenes, _count(self._opened, self.split)), self.estimated_s()
+        scenes, seconds = min(self.scenes, _count_scenes(self._opened, self.split)), self.estimated_s()
         self._start.disabled = not (self.methods and scenes)
         about = f"about {seconds:.0f} s" if seconds >= 1.5 else "about a second"
         text = f"{scenes} scenes, {len(self.methods)} methods: {about}."
         self._status.object = text if self.methods and scenes else "Choose at least one method and one scene."
 
-    def _list_methods(self) -> None:
+    def _show_methods(self) -> None:
         """Offer the methods as boxes to tick; those that do not fit cannot be, and say why."""
         boxes = []
         for name in [*self.offered, *self.unfit]:
@@ -269,7 +245,7 @@ class Compare(Viewer):
                 size="small",
                 margin=(0, 8),
             )
-            box.param.watch(lambda event, name=name: self._tick(name, event.new), "value")
+            box.param.watch(lambda event, name=name: self._choose(name, event.new), "value")
             boxes.append(box)
         together: dict[str, list[str]] = {}
         for name, why in self.unfit.items():
@@ -278,15 +254,15 @@ class Compare(Viewer):
             pmui.Typography(f"{', '.join(names)}: {why}", variant="caption", margin=(0, 10))
             for why, names in together.items()
         ]
-        self._choice.objects = [pn.FlexBox(*boxes, sizing_mode="stretch_width"), *reasons]
-        self._tell_time()
+        self._boxes.objects = [pn.FlexBox(*boxes, sizing_mode="stretch_width"), *reasons]
+        self._show_estimate()
 
-    def _tick(self, name: str, chosen: bool) -> None:
+    def _choose(self, name: str, chosen: bool) -> None:
         self.methods = [each for each in self.offered if (chosen if each == name else each in self.methods)]
 
     @param.depends("board", watch=True)
-    def _show(self) -> None:
-        """Show a new leaderboard, and draw what is looked at."""
+    def _show_board(self) -> None:
+        """Show a new leaderboard, and draw the picture of the open tab."""
         self._results.visible = self.board is not None
         self._drawn.clear()
         if self.board is None:
@@ -294,26 +270,26 @@ class Compare(Viewer):
         table = leaderboard_table(self.board)
         cells = leaderboard_cells(table).reset_index(drop=True)
         styles = plots.method_styles(str(name) for name in self.board.method.values)
-        cells.insert(0, "method", [_swatch(str(name), styles[str(name)][0]) for name in table.index])
+        cells.insert(0, "method", [swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
         beware = cautions(table)
         self._cautions.param.update(object="<br>".join(map(escape, beware)), visible=bool(beware))
-        self._learn_latency(table)
+        self._remember_latencies(table)
         has_iq = self._located is not None and "iq" in self._located
         best = [str(name) for name in table.index]
-        with param.parameterized.discard_events(self._mapped):
-            self._mapped.options, self._mapped.value = best, best[0]
-        self._mapped.param.trigger("options", "value")
+        with param.parameterized.discard_events(self._map_method):
+            self._map_method.options, self._map_method.value = best, best[0]
+        self._map_method.param.trigger("options", "value")
         labels = {f"sample {label}": int(label) for label in self.board.sample.values}
         self._sample.param.update(options=labels, value=next(iter(labels.values())))
         self._view.options = [_AROUND, _NETWORK, *([_LIKELIHOOD] if has_iq else [])]
         self._draw()
 
-    def _learn_latency(self, table: pd.DataFrame) -> None:
+    def _remember_latencies(self, table: pd.DataFrame) -> None:
         """Remember how long methods take here, without what measuring takes, which they share."""
         least_ms = table.latency_ms.min()
         for name, latency_ms in table.latency_ms.items():
-            self._own_s[str(name)] = max(latency_ms - least_ms, 0.5) / 1e3
+            self._latencies_s[str(name)] = max(latency_ms - least_ms, 0.5) / 1e3
 
     @param.depends("dark", watch=True)
     def _redraw_all(self) -> None:
@@ -337,7 +313,7 @@ class Compare(Viewer):
         if tab == _SCENE and self._view.value == _LIKELIHOOD:
             pn.state.execute(self._draw_likelihood)
             return
-        with look.told(self._alert):
+        with show_errors(self._alert):
             self._panes[tab].object = self._picture(tab, self.board, self._located)
 
     def _picture(self, tab: int, board: xr.Dataset, located: xr.Dataset) -> Any:
@@ -345,12 +321,12 @@ class Compare(Viewer):
             _CDF: lambda: plots.error_cdf(board).opts(**_WIDE),
             _ELLIPSES: lambda: plots.calibration(board).opts(**_SQUARE),
             _BINS: lambda: plots.error_by_bin(board, self.by).opts(**_BELOW_BUTTONS),
-            _ERROR_MAP: lambda: plots.error_map(located, board, self._mapped.value).opts(**_MAP),
+            _ERROR_MAP: lambda: plots.error_map(located, board, self._map_method.value).opts(**_MAP),
             _SCENE: lambda: self._scene_picture(board, located),
         }
-        picture = look.inked(drawings[tab](), self.dark)
+        picture = apply_theme(drawings[tab](), self.dark)
         if tab == _ERROR_MAP:
-            hv.streams.SingleTap(source=picture).add_subscriber(self._look_at)
+            hv.streams.SingleTap(source=picture).add_subscriber(self._show_nearest_scene)
         return picture
 
     def _scene_picture(self, board: xr.Dataset, located: xr.Dataset) -> Any:
@@ -361,32 +337,32 @@ class Compare(Viewer):
         located, board, sample = self._located, self.board, self._sample.value
         if located is None or board is None:
             return
-        self._likelihoods += 1
+        self._likelihoods_running += 1
         self._panes[_SCENE].loading = True
         try:
-            with look.told(self._alert):
+            with show_errors(self._alert):
                 scene = located.sel(sample=sample)
                 likelihood = await background.run(lambda: dpd.likelihood(scene.load()))
                 if board is not self.board or (sample, _LIKELIHOOD) != (self._sample.value, self._view.value):
                     return
                 shown = board.sel({"method": ["dpd"]}) if "dpd" in board.method else None
                 picture = plots.likelihood_map(located, sample, likelihood, shown).opts(**_SQUARE)
-                self._panes[_SCENE].object = look.inked(picture, self.dark)
+                self._panes[_SCENE].object = apply_theme(picture, self.dark)
         finally:
-            self._likelihoods -= 1
-            self._panes[_SCENE].loading = self._likelihoods > 0
+            self._likelihoods_running -= 1
+            self._panes[_SCENE].loading = self._likelihoods_running > 0
 
-    def _look_at(self, x: float | None = None, y: float | None = None) -> None:
+    def _show_nearest_scene(self, x: float | None = None, y: float | None = None) -> None:
         """Show the scene whose transmitter is nearest to where the error map was clicked."""
         if x is None or y is None or self._located is None:
             return
         self._sample.value = errors.nearest_sample(self._located, y, x)
         self._tabs.active = _SCENE
 
-    def _csv(self) -> io.StringIO:
+    def _leaderboard_csv(self) -> io.StringIO:
         return io.StringIO("" if self.board is None else leaderboard.table(self.board).to_csv(index=False))
 
-    async def _report(self) -> io.BytesIO:
+    async def _html_report(self) -> io.BytesIO:
         """Write the report in a process of its own: drawing for seconds would stop all pages."""
         located, board = self._located, self.board
         if located is None or board is None:
@@ -398,8 +374,8 @@ class Compare(Viewer):
             return io.BytesIO(path.read_bytes())
 
 
-def _allowed(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]:
-    """Open a dataset; name the methods that it allows, and why others do not fit."""
+def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]:
+    """Open a dataset; return it, the methods that it allows, and why others do not fit."""
     dataset = store.open_dataset(folder)
     fit: dict[str, str | Path] = {name: name for name in methods_for(dataset)}
     unfit = {name: "needs IQ, which this dataset does not keep" for name in METHODS if name not in fit}
@@ -420,14 +396,9 @@ def _split(dataset: xr.Dataset, split: str) -> xr.Dataset:
     return dataset if split == "all" else splits.select(dataset, split)
 
 
-def _count(dataset: xr.Dataset, split: str) -> int:
+def _count_scenes(dataset: xr.Dataset, split: str) -> int:
     """Scenes of a split; 0 where there is none."""
     try:
         return int(_split(dataset, split).sizes["sample"])
     except ValueError:
         return 0
-
-
-def _swatch(method: str, colour: str) -> str:
-    dot = f"display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:8px;background:{colour}"
-    return f"<span style='{dot}'></span>{escape(method)}"

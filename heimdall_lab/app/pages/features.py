@@ -1,7 +1,6 @@
 """Features: what the signals tell, and how that depends on conditions."""
 
-import asyncio
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,22 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 import xarray as xr
-from panel.viewable import Viewable, Viewer
+from panel.viewable import Viewable
 
 from heimdall_lab import plots
-from heimdall_lab.app.parts import catalogue, look
+from heimdall_lab.app.parts.dataset_choice import DatasetViewer
+from heimdall_lab.app.parts.layout import section, swatch
 from heimdall_lab.datasets import schema, store
 from heimdall_lab.signals import link_table
 
-_MOST_LINKS = 5_000  # that a browser draws and selects among without waiting
+_MAX_LINKS = 5_000  # that a browser draws and selects among without waiting
 _HALF_PX, _HISTOGRAM_PX, _TRUTH_PX = (374, 310), (249, 215), (249, 250)  # width and height of pictures
 _COLOUR_NAMES = {"waveform": "waveform", "snr": "SNR", "line_of_sight": "line of sight"}
 
 
-class Features(Viewer):
+class Features(DatasetViewer):
     """What the features of links look like, by conditions, in space and against the truth."""
 
-    dark = param.Boolean(False, doc="Whether pictures are for a dark page.")
-    dataset: Any = param.Selector(doc="Folder of the dataset, below the root.")
     statistic: Any = param.Selector(
         default="mean", objects=list(schema.STATISTICS), doc="Of the five chunks of a window."
     )
@@ -40,59 +38,22 @@ class Features(Viewer):
     colour_by: Any = param.Selector(default="waveform", objects=list(plots.COLOUR_BY), doc="What the colours tell.")
     selected = param.List([], item_type=int, doc="Rows of `table` that are selected; empty for none.")
 
-    def __init__(self, root: Path = Path("data"), **params: Any) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path | None = None, **params: Any) -> None:
         self.table: pd.DataFrame | None = None
-        self._rows: Any = None
-        self._alert = look.failure()
-        self._readout = pmui.Typography("", variant="body2")
+        self._source: Any = None
+        self._selection_text = pmui.Typography("", variant="body2")
         self._key = pn.pane.HTML("", sizing_mode="stretch_width")
         self._note = pmui.Typography("", variant="body2")
-        self._words = pn.pane.HTML("", sizing_mode="stretch_width")
+        self._agreement = pn.pane.HTML("", sizing_mode="stretch_width")
         self._scatter, self._map = (pn.pane.Bokeh(None, height=_HALF_PX[1]) for _ in range(2))
         self._histograms = [pn.pane.Bokeh(None, height=_HISTOGRAM_PX[1]) for _ in range(3)]
         self._truths = {name: pn.pane.Bokeh(None, height=_TRUTH_PX[1]) for name in link_table.FEATURE_TRUTH}
-        with look.told(self._alert):
-            folders = catalogue.complete(self.root)
-            self.param.dataset.objects = folders
-            params = {"dataset": catalogue.asked(folders), **params}
-        super().__init__(**params)
-        self._layout = self._arranged()
-        pn.state.onload(self.load)
+        super().__init__(root, **params)
 
-    def __panel__(self) -> Viewable:
-        """Lay the page out."""
-        return self._layout
+    def _reading(self) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
+        return _read_links, Path(self.dataset), self.statistic
 
-    async def load(self) -> None:
-        """Read the links of the chosen dataset and draw them, unless another is chosen meanwhile."""
-        if self.dataset is None:
-            return
-        chosen = self._chosen
-        self._pictures.loading = True
-        try:
-            with look.told(self._alert):
-                try:
-                    opened, table = await asyncio.to_thread(_read, Path(self.dataset), self.statistic)
-                except (ValueError, OSError):
-                    if chosen == self._chosen:
-                        raise
-                if chosen == self._chosen:
-                    self._draw(opened, table)
-        finally:
-            if chosen == self._chosen:
-                self._pictures.loading = False
-
-    async def refresh(self) -> None:
-        """Offer the datasets that are complete by now."""
-        await catalogue.renew(self, self.root, self._alert)
-
-    @property
-    def _chosen(self) -> tuple[Any, Any]:
-        """What is read."""
-        return self.dataset, self.statistic
-
-    def _arranged(self) -> Viewable:
+    def _make_layout(self) -> tuple[Viewable, Viewable]:
         features = {plots.feature_label(name): name for name in schema.FEATURES}
         controls = [
             pmui.Select.from_param(self.param.dataset, label="Dataset", size="small"),
@@ -113,41 +74,43 @@ class Features(Viewer):
         self._clear.on_click(lambda _: self._select([]))
         self._clear.disabled = True
         left = pn.Column(
-            look.section("Links", *controls),
-            look.section("Selection", self._readout, self._clear, self._note),
+            section("Links", *controls),
+            section("Selection", self._selection_text, self._clear, self._note),
             width=280,
         )
         linked = pn.Column(
             pn.Row(self._scatter, self._map), self._key, pn.Row(*self._histograms), sizing_mode="stretch_width"
         )
         panes = list(self._truths.values())
-        truth = pn.Column(pn.Row(*panes[:3]), pn.Row(*panes[3:], self._words), sizing_mode="stretch_width")
-        self._pictures = pmui.Tabs(
+        truth = pn.Column(pn.Row(*panes[:3]), pn.Row(*panes[3:], self._agreement), sizing_mode="stretch_width")
+        pictures = pmui.Tabs(
             ("Features and map", linked), ("Against the truth", truth), sizing_mode="stretch_width", min_height=560
         )
-        return pn.Column(
+        layout = pn.Column(
             self._alert,
-            pn.Row(left, pn.Column(self._pictures, sizing_mode="stretch_width"), sizing_mode="stretch_width"),
+            pn.Row(left, pn.Column(pictures, sizing_mode="stretch_width"), sizing_mode="stretch_width"),
             sizing_mode="stretch_width",
         )
+        return pictures, layout
 
-    def _draw(self, dataset: xr.Dataset, table: pd.DataFrame) -> None:
-        self.table, self._rows = table, plots.link_rows(table)
-        self._rows.selected.on_change("indices", lambda _name, _old, new: self.param.update(selected=list(new)))
+    def _show_dataset(self, read: tuple[xr.Dataset, pd.DataFrame]) -> None:
+        dataset, table = read
+        self.table, self._source = table, plots.link_rows(table)
+        self._source.selected.on_change("indices", lambda _name, _old, new: self.param.update(selected=list(new)))
         receivers = link_table.common_receivers(dataset)
         pictures = {  # all are made before one is shown: rows that a page shows can be changed under its lock only
-            self._scatter: plots.link_scatter(self._rows, self.x, self.y, self.colour_by, _HALF_PX),
-            self._map: plots.link_map(self._rows, receivers, self.colour_by, _HALF_PX),
+            self._scatter: plots.link_scatter(self._source, self.x, self.y, self.colour_by, _HALF_PX),
+            self._map: plots.link_map(self._source, receivers, self.colour_by, _HALF_PX),
             **dict(zip(self._histograms, self._distributions(), strict=True)),
         }
         for name, pane in self._truths.items():
-            pictures[pane] = plots.link_truth(self._rows, name, self.colour_by, _TRUTH_PX)
+            pictures[pane] = plots.link_truth(self._source, name, self.colour_by, _TRUTH_PX)
         for pane, picture in pictures.items():
             pane.object = picture
         self.selected = []
-        self._words.object = _agreement_text(table)
-        self._tell_key()
-        self._tell_selection()
+        self._agreement.object = _agreement_text(table)
+        self._show_key()
+        self._show_selection()
         count = table.attrs["links"]
         drawn = f"Drawn are {len(table):,} of {count:,}, evenly spread." if len(table) < count else ""
         self._note.object = f"A point is a link: one transmission as one receiver with signal heard it. {drawn}"
@@ -158,18 +121,18 @@ class Features(Viewer):
 
     @param.depends("x", "y", watch=True)
     def _draw_scatter(self) -> None:
-        if self._rows is not None:
-            self._scatter.object = plots.link_scatter(self._rows, self.x, self.y, self.colour_by, _HALF_PX)
+        if self._source is not None:
+            self._scatter.object = plots.link_scatter(self._source, self.x, self.y, self.colour_by, _HALF_PX)
 
     @param.depends("histograms", watch=True)
     def _draw_histograms(self) -> None:
-        if self._rows is not None:
+        if self._source is not None:
             for pane, picture in zip(self._histograms, self._distributions(), strict=True):
                 pane.object = picture
 
     def _distributions(self) -> list[Any]:
         """Histograms, and None for each of the places that are left."""
-        drawn = plots.link_histograms(self._rows, self.histograms, _HISTOGRAM_PX)
+        drawn = plots.link_histograms(self._source, self.histograms, _HISTOGRAM_PX)
         return [*drawn, *[None] * (len(self._histograms) - len(drawn))]
 
     @param.depends("colour_by", watch=True)
@@ -178,49 +141,44 @@ class Features(Viewer):
         for pane in (self._scatter, self._map, *self._truths.values()):
             if pane.object is not None:
                 pane.object.select_one({"name": "links"}).glyph.fill_color = f"colour_by_{self.colour_by}"
-                _push(pane)
-        self._tell_key()
+                _push_to_notebook(pane)
+        self._show_key()
 
     def _select(self, rows: list[int]) -> None:
-        if self._rows is not None:
-            self._rows.selected.indices = rows
-            _push(self._scatter)
+        if self._source is not None:
+            self._source.selected.indices = rows
+            _push_to_notebook(self._scatter)
 
     @param.depends("selected", watch=True)
-    def _tell_selection(self) -> None:
+    def _show_selection(self) -> None:
         if self.table is None:
             return
         rows = self.table.iloc[self.selected]
         self._clear.disabled = rows.empty
         text = f"**{len(rows):,}** of {len(self.table):,} links, of **{rows['sample'].nunique():,}** scenes"
         nothing = "Nothing is selected. Drag a box in any picture: the same links are marked in all of them."
-        self._readout.object = nothing if rows.empty else text
+        self._selection_text.object = nothing if rows.empty else text
 
-    def _tell_key(self) -> None:
+    def _show_key(self) -> None:
         if self.table is not None:
             key = plots.link_colours(self.table, self.colour_by)
-            swatches = "".join(_swatch(name, colour) for name, colour in key.items())
+            swatches = "".join(swatch(name, colour) for name, colour in key.items())
             self._key.object = f"<div style='font-size:13px'>{_COLOUR_NAMES[self.colour_by]}: {swatches}</div>"
 
 
-def _read(folder: Path, statistic: str) -> tuple[xr.Dataset, pd.DataFrame]:
+def _read_links(folder: Path, statistic: str) -> tuple[xr.Dataset, pd.DataFrame]:
     dataset = store.open_dataset(folder)
-    return dataset, link_table.links(dataset, statistic, _MOST_LINKS)
+    return dataset, link_table.links(dataset, statistic, _MAX_LINKS)
 
 
-def _push(pane: pn.pane.Bokeh) -> None:
-    """Show a figure that was changed in place in a notebook, too; a server's session does so by itself."""
+def _push_to_notebook(pane: pn.pane.Bokeh) -> None:
+    """Show a figure that was changed in place in a notebook; a server's session does so by itself."""
     if pn.state.curdoc is None:
         pane.param.trigger("object")
 
 
-def _swatch(name: str, colour: str) -> str:
-    dot = f"display:inline-block;width:10px;height:10px;border-radius:5px;background:{colour};margin:0 5px 0 12px"
-    return f"<span style='white-space:nowrap'><span style='{dot}'></span>{escape(name)}</span>"
-
-
 def _agreement_text(table: pd.DataFrame) -> str:
-    """Say in words how far features are from the truth."""
+    """Describe in words how far features are from the truth, as HTML."""
     lines = []
     for name, unit, count, bias, spread in link_table.agreement(table).itertuples(index=False, name=None):
         label = plots.feature_label(name).split(",")[0]

@@ -1,4 +1,4 @@
-"""The frame of every page: its name, the way to the others, light and dark."""
+"""The frame of every page: title, navigation, light and dark theme."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,20 +30,12 @@ _REFRESH_MS = 1000
 
 
 def page(name: str, root: Path) -> Callable[[], Page]:
-    """Make the function that makes a page for each visitor.
-
-    Parameters
-    ----------
-    name : str
-        Of ``PAGES``.
-    root : Path
-        The data folder.
-    """
+    """Return the function that makes a page of ``PAGES`` over a data folder, for each visitor anew."""
     return lambda: _page(name, root)
 
 
 def _page(name: str, root: Path) -> Page:
-    _, make = PAGES[name]
+    _, viewer_class = PAGES[name]
     frame = Page(
         title=f"{_TITLE}: {name}",
         sidebar=[_navigation(name)],
@@ -52,11 +44,11 @@ def _page(name: str, root: Path) -> Page:
         busy_indicator=None,
         main=[],
     )
-    viewer = make(root=root, dark=frame.dark_theme)
+    viewer = viewer_class(root=root, dark=frame.dark_theme)
     frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
     frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
     if hasattr(viewer, "refresh"):
-        # Not before the page is there: what is changed while it travels would be lost.
+        # Not before the page has loaded: earlier changes would be lost.
         pn.state.onload(partial(_refresh_regularly, viewer.refresh))
     return frame
 

@@ -1,10 +1,8 @@
-"""What can a network locate, and where would one more receiver help?"""
+"""Geometry: a map of what a network of receivers can locate, and the best place for one more."""
 
 import asyncio
 import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,11 @@ from panel.viewable import Viewer
 
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
-from heimdall_lab.app.parts.look import failure, inked, refusal, section, told
+from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_errors
 from heimdall_lab.app.parts.uploads import FileInput, Files
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import MAX_RECEIVERS, Config
+from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.presets import preset
 from heimdall_lab.core.receivers import (
     Receiver,
@@ -44,15 +43,14 @@ CLICKS = ("Inspect", "Add", "Remove")
 ITALY = "Italian network"
 
 _POINTS = 100  # of the map along each side
-_COARSE = 25  # of the points and of the sites among which the best is sought
-_REACH = 0.02  # of the width of the map, from a click to the receiver that it means
+_COARSE_POINTS = 25  # of the points and of the sites among which the best is sought
+_CLICK_RADIUS = 0.02  # of the width of the map, from a click to the receiver that it means
 _MAX_CSV_BYTES = 1_000_000
-_CALM_S = 0.3  # without changes, before the best site is sought
+_DEBOUNCE_S = 0.3  # without changes, before the best site is sought
 
 _HINT = "Click a point of the map for its numbers. Drag receivers to move them. Blank: not observable."
 _PICTURE_PX = (760, 490)  # fixed: Bokeh fails where a new picture resizes what holds it
-_TIGHT = "p { margin: 2px 0; }"
-_COLUMNS = {"name": "name", "latitude_deg": "latitude, °", "longitude_deg": "longitude, °", "altitude_m": "altitude, m"}
+_TITLES = {"name": "name", "latitude_deg": "latitude, °", "longitude_deg": "longitude, °", "altitude_m": "altitude, m"}
 
 
 class Geometry(Viewer):
@@ -79,23 +77,20 @@ class Geometry(Viewer):
 
     _revision = param.Integer(0, doc="Counts changes of what the best site depends on.")
 
-    def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
+    def __init__(self, root: str | Path | None = None, **params: Any) -> None:
         super().__init__(**params)
-        self._root = Path(root)
-        self._alert, self._table_alert = failure(), failure()  # the same, where somebody edits the table
+        self._root = data_folder(root)
+        self._alert, self._table_alert = error_alert(), error_alert()  # the same, where somebody edits the table
         self._alert.link(self._table_alert, object="object", visible="visible")
         self._pane = pn.pane.Bokeh()
-        self._told_point = pn.pane.Markdown(_HINT, stylesheets=[_TIGHT], sizing_mode="stretch_width")
-        self._told_site = pn.pane.Markdown(
-            "Looking for the best site …", stylesheets=[_TIGHT], sizing_mode="stretch_width"
-        )
+        self._point_note, self._site_note = note(_HINT), note("Looking for the best site …")
         self._make_table()
         self._make_files()
         self._area: tuple[tuple[float, float], ...] = ()
         self._point: xr.Dataset | None = None
         self._site: tuple[float, float] | None = None
-        self._layout = self._laid_out()
-        self.place([receiver.model_dump() for receiver in italian_network()], fit=True)
+        self._layout = self._make_layout()
+        self.set_receivers([receiver.model_dump() for receiver in italian_network()], fit=True)
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page."""
@@ -111,8 +106,8 @@ class Geometry(Viewer):
         """What the map shows, as `coverage.bound_map` returns it."""
         return self._bound
 
-    def place(self, rows: list[dict[str, Any]], *, fit: bool = False) -> None:
-        """Show another network, or say why not and keep the one on the map.
+    def set_receivers(self, rows: list[dict[str, Any]], *, fit: bool = False) -> None:
+        """Show another network, or show the error and keep the one on the map.
 
         Parameters
         ----------
@@ -121,20 +116,20 @@ class Geometry(Viewer):
         fit : bool
             Whether the area of the map follows.
         """
-        with told(self._alert):
-            config = self._configured(rows)
+        with show_errors(self._alert):
+            config = self._make_config(rows)
             area = plots.network_area(config.geometry.receivers) if fit else self._area
-            bound = self._mapped(config, *_grid(area, _POINTS))
+            bound = self._bound_map(config, *_grid(area, _POINTS))
             if self._point is not None:
-                self._point = self._mapped(config, self._point.latitude.values, self._point.longitude.values)
+                self._point = self._bound_map(config, self._point.latitude.values, self._point.longitude.values)
             self._config, self._area, self._bound = config, area, bound
             if fit:
                 self._draw()
             self._revision += 1
         self._redraw()
-        self._table.value = pd.DataFrame(self._rows(), columns=list(_COLUMNS))
+        self._table.value = pd.DataFrame(self._rows(), columns=list(_TITLES))
 
-    def _configured(self, rows: list[dict[str, Any]]) -> Config:
+    def _make_config(self, rows: list[dict[str, Any]]) -> Config:
         if len(rows) > MAX_RECEIVERS:
             raise ConfigError(f"receivers: {len(rows)} are more than {MAX_RECEIVERS}; remove one first")
         return preset(
@@ -160,41 +155,41 @@ class Geometry(Viewer):
             occupied_bandwidth_hz=self.bandwidth_khz * 1e3,
         )
 
-    def _mapped(self, config: Config, latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> xr.Dataset:
+    def _bound_map(self, config: Config, latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> xr.Dataset:
         return coverage.bound_map(config, latitude_deg, longitude_deg, self._transmitter)
 
     @property
-    def _content(self) -> tuple[Any, ...]:
+    def _map_content(self) -> tuple[Any, ...]:
         """What the map shows."""
         return self._bound, self.quantity, self.receivers, self._area, self._point, self._site
 
     @param.depends("dark", watch=True)
     def _draw(self) -> None:
         """Make the map, whose sources are then updated in place."""
-        picture = inked(plots.network_map(*self._content), self.dark)
+        picture = apply_theme(plots.network_map(*self._map_content), self.dark)
         self._figure = hv.renderer("bokeh").get_plot(picture).state
         receivers = next(layer for layer in self._figure.renderers if layer.name == "receivers")
         self._figure.sizing_mode = None  # its frame is what has a size
         mover = PointDrawTool(renderers=[receivers], add=False, description="Drag receivers")
         self._figure.add_tools(mover)
         self._figure.toolbar.active_drag = mover
-        receivers.data_source.on_change("data", lambda _attr, _old, new: self._dragged(new))
-        self._figure.on_event(Tap, lambda event: self._clicked(event.x, event.y))
+        receivers.data_source.on_change("data", lambda _attr, _old, new: self._on_drag(new))
+        self._figure.on_event(Tap, lambda event: self._on_click(event.x, event.y))
         self._pane.object = self._figure
 
     @param.depends("quantity", watch=True)
     def _redraw(self) -> None:
-        """Put what is to be shown into the map as it is."""
-        with self._told_too():
-            plots.redraw_network(self._figure, *self._content)
+        """Update the sources of the map in place."""
+        with show_errors(self._alert, keep=True):
+            plots.redraw_network(self._figure, *self._map_content)
             if self._point is not None:
-                self._told_point.object = plots.point_text(self._point, self._area)
+                self._point_note.object = plots.point_text(self._point, self._area)
             pn.io.push_notebook(self._pane)
 
     def _rows(self) -> list[dict[str, Any]]:
         return [receiver.model_dump() for receiver in self.receivers]
 
-    def _dragged(self, data: dict[str, Any]) -> None:
+    def _on_drag(self, data: dict[str, Any]) -> None:
         places = dict(zip(data["receiver"], zip(data["longitude_deg"], data["latitude_deg"], strict=True), strict=True))
         rows = [
             row | {"longitude_deg": float(places[row["name"]][0]), "latitude_deg": float(places[row["name"]][1])}
@@ -202,17 +197,17 @@ class Geometry(Viewer):
             if row["name"] in places
         ]
         if rows != self._rows():
-            self.place(rows)
+            self.set_receivers(rows)
 
-    def _clicked(self, x: float, y: float) -> None:
+    def _on_click(self, x: float, y: float) -> None:
         """Inspect the point, add a receiver there or remove the one that stands there."""
         if self.click == "Add":
             self.add(y, x)
         elif self.click == "Remove":
             self._remove_near(x, y)
         else:
-            with told(self._alert):
-                self._point = self._mapped(self._config, np.array([y]), np.array([x]))
+            with show_errors(self._alert):
+                self._point = self._bound_map(self._config, np.array([y]), np.array([x]))
                 self._redraw()
 
     def add(self, latitude_deg: float, longitude_deg: float) -> None:
@@ -222,43 +217,43 @@ class Geometry(Viewer):
         name = next(name for number in range(1, MAX_RECEIVERS + 2) if (name := f"R{number}") not in taken)
         altitude_m = round(float(np.mean([row["altitude_m"] for row in rows])))
         place = {"latitude_deg": round(latitude_deg, 5), "longitude_deg": round(longitude_deg, 5)}
-        self.place([*rows, {"name": name, **place, "altitude_m": altitude_m}])
+        self.set_receivers([*rows, {"name": name, **place, "altitude_m": altitude_m}])
 
     def remove(self, name: str) -> None:
         """Remove a receiver."""
-        self.place([row for row in self._rows() if row["name"] != name])
+        self.set_receivers([row for row in self._rows() if row["name"] != name])
 
     def _remove_near(self, x: float, y: float) -> None:
         west, east = self._area[0]
         distance = [math.hypot(receiver.longitude_deg - x, receiver.latitude_deg - y) for receiver in self.receivers]
-        if min(distance) <= _REACH * (east - west):
+        if min(distance) <= _CLICK_RADIUS * (east - west):
             self.remove(self.receivers[int(np.argmin(distance))].name)
 
     @param.depends(
         "clock", "diffraction", "power_dbm", "bandwidth_khz", "rms_bandwidth_khz", "duration_s",
         "min_snr_db", watch=True,
     )  # fmt: skip
-    def _follow(self) -> None:
-        self.place(self._rows())
+    def _recompute(self) -> None:
+        self.set_receivers(self._rows())
 
     @param.depends("_revision", watch=True)
-    async def _seek(self) -> None:
-        """Look for the best site beside the page, and show it if nothing has changed meanwhile."""
-        revision, config, grid = self._revision, self._config, _grid(self._area, _COARSE)
+    async def _find_best_site(self) -> None:
+        """Find the best site in a thread, and show it if nothing has changed meanwhile."""
+        revision, config, grid = self._revision, self._config, _grid(self._area, _COARSE_POINTS)
         transmitter = self._transmitter
-        await asyncio.sleep(_CALM_S)
+        await asyncio.sleep(_DEBOUNCE_S)
         if revision != self._revision:
             return
         site, text = None, f"{MAX_RECEIVERS} receivers are the most that a network has here."
         if len(config.geometry.receivers) < MAX_RECEIVERS:
             text = "The best place for one more receiver could not be found."
-            with self._told_too():
+            with show_errors(self._alert, keep=True):
                 found = await background.run(coverage.best_site, config, *grid, transmitter)
                 site, text = (float(found.best_longitude), float(found.best_latitude)), plots.site_text(found)
         if revision != self._revision:
             return
         self._site = site
-        self._told_site.object = text
+        self._site_note.object = text
         self._add_best.disabled = site is None
         pn.state.execute(self._redraw, schedule=True)  # under the lock of the page, which awaiting gave away
 
@@ -268,8 +263,8 @@ class Geometry(Viewer):
 
     def _make_table(self) -> None:
         self._table = pn.widgets.Tabulator(
-            pd.DataFrame(columns=list(_COLUMNS)),
-            titles=_COLUMNS,
+            pd.DataFrame(columns=list(_TITLES)),
+            titles=_TITLES,
             show_index=False,
             buttons={"remove": "✕"},
             editors={
@@ -285,13 +280,13 @@ class Geometry(Viewer):
             height=290,
             sizing_mode="stretch_width",
         )
-        self._table.on_edit(lambda event: self._edited(event.row, event.column, event.value))
+        self._table.on_edit(lambda event: self._on_edit(event.row, event.column, event.value))
         self._table.on_click(lambda event: self.remove(self.receivers[event.row].name), column="remove")
 
-    def _edited(self, row: int, column: str, value: Any) -> None:
+    def _on_edit(self, row: int, column: str, value: Any) -> None:
         rows = self._rows()
         rows[row] = rows[row] | {column: value}
-        self.place(rows)
+        self.set_receivers(rows)
 
     def _make_files(self) -> None:
         self._choice = pmui.Select(
@@ -299,8 +294,8 @@ class Geometry(Viewer):
         )
         self._choice.param.watch(lambda event: self._load(event.new), "value")
         self._upload = FileInput(
-            self._read,
-            self._refuse,
+            self._on_upload,
+            self._show_error,
             _MAX_CSV_BYTES,
             "a network of 15 receivers is smaller, so check the file",
             label="Load CSV",
@@ -320,36 +315,30 @@ class Geometry(Viewer):
             size="small",
             sizing_mode="stretch_width",
         )
-        self._replacing = pmui.Dialog(title="Replace the saved network?", width_option="xs")
+        self._replace_dialog = pmui.Dialog(title="Replace the saved network?", width_option="xs")
 
     def _load(self, name: str) -> None:
-        with told(self._alert):
+        with show_errors(self._alert):
             receivers = italian_network() if name == ITALY else load_network(self._root, name)
-            self.place([receiver.model_dump() for receiver in receivers], fit=True)
+            self.set_receivers([receiver.model_dump() for receiver in receivers], fit=True)
 
-    def _read(self, files: Files) -> None:
+    def _on_upload(self, files: Files) -> None:
         """Show the network of an uploaded CSV file."""
         for name, content in files.items():
-            with told(self._alert):
-                self.place([receiver.model_dump() for receiver in parse_receivers(bytes(content), name)], fit=True)
+            with show_errors(self._alert):
+                self.set_receivers(
+                    [receiver.model_dump() for receiver in parse_receivers(bytes(content), name)], fit=True
+                )
 
-    @contextmanager
-    def _told_too(self) -> Iterator[None]:
-        """Show what is refused inside the block; what was told before stays where nothing is."""
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            self._refuse(refusal(error))
-
-    def _refuse(self, message: str) -> None:
+    def _show_error(self, message: str) -> None:
         self._alert.param.update(object=message, visible=True)
 
     def save(self, *, replace: bool = False) -> None:
-        """Save the network under the name in the field, or say beside it why not; ask before one is replaced."""
+        """Save the network under the name in the field, or show the error beside it; ask before one is replaced."""
         name = self._name.value_input or self._name.value
         try:
             if not replace and network_file(self._root, name).exists():
-                self._replacing.open = True
+                self._replace_dialog.open = True
                 return
             save_network(self.receivers, self._root, name, replace=replace)
         except (ValueError, OSError) as error:
@@ -360,16 +349,16 @@ class Geometry(Viewer):
             self._choice.options = [ITALY, *saved_networks(self._root)]
 
     def _replace(self, _event: Any) -> None:
-        self._replacing.open = False
+        self._replace_dialog.open = False
         self.save(replace=True)
 
-    def _laid_out(self) -> pn.viewable.Viewable:
-        self._replacing.objects = [
+    def _make_layout(self) -> pn.viewable.Viewable:
+        self._replace_dialog.objects = [
             pmui.Typography("A network of this name is in the folder; its receivers would be lost."),
             pmui.Row(
                 pmui.Button(label="Replace", color="error", on_click=self._replace),
                 pmui.Button(
-                    label="Keep", variant="outlined", on_click=lambda _: self._replacing.param.update(open=False)
+                    label="Keep", variant="outlined", on_click=lambda _: self._replace_dialog.param.update(open=False)
                 ),
             ),
         ]
@@ -395,7 +384,7 @@ class Geometry(Viewer):
                 icon="fit_screen",
                 variant="outlined",
                 size="small",
-                on_click=lambda _: self.place(self._rows(), fit=True),
+                on_click=lambda _: self.set_receivers(self._rows(), fit=True),
             ),
         )
         left = pmui.Column(section("Network", self._choice, self._upload), controls, width=270)
@@ -403,8 +392,8 @@ class Geometry(Viewer):
             self._alert,
             chosen,
             pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
-            self._told_point,
-            pmui.Row(self._told_site, self._add_best),
+            self._point_note,
+            pmui.Row(self._site_note, self._add_best),
             sizing_mode="stretch_width",
         )
         files = section(
@@ -414,7 +403,7 @@ class Geometry(Viewer):
                 label="Save", icon="save", size="small", sizing_mode="stretch_width", on_click=lambda _: self.save()
             ),
             self._download,
-            self._replacing,
+            self._replace_dialog,
             width=270,
             sizing_mode=None,
         )

@@ -1,4 +1,4 @@
-"""How well does a network learn to locate? Train one on a dataset, watch it, and keep the best."""
+"""Training: a neural network is trained on a dataset, followed by its curves, and the best one is promoted."""
 
 import asyncio
 from io import BytesIO
@@ -16,15 +16,17 @@ from panel.viewable import Viewer
 from pydantic import BaseModel, create_model
 
 from heimdall_lab import plots
-from heimdall_lab.app.parts import look
 from heimdall_lab.app.parts.fields import Fields
 from heimdall_lab.app.parts.job_list import JobList
-from heimdall_lab.app.service import jobs
-from heimdall_lab.app.service.watch import Seen, watch
+from heimdall_lab.app.parts.layout import apply_theme, error_alert, show_errors
+from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
+from heimdall_lab.app.service import jobs, tasks
+from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
+from heimdall_lab.core.files import data_folder
 from heimdall_lab.learning import experiments
 from heimdall_lab.learning.options import Options, options_for
 
-_COLUMNS = {
+_TITLES = {
     "run": "run",
     "architecture": "architecture",
     "dataset": "dataset",
@@ -34,12 +36,12 @@ _COLUMNS = {
     "registered": "registered",
 }
 _WIDTHS = {"architecture": 140, "dataset": 130, "status": 105, "began": 150, "median": 130, "registered": 130}
-_OF_RUN = ("train_loss", "validation_loss", "validation_median_error_km")
+_CURVES = ("train_loss", "validation_loss", "validation_median_error_km")
 _WIDE = {"sizing_mode": "stretch_width"}
 _STATES = {"KILLED": "stopped", "SCHEDULED": "queued"}  # of MLflow, in the words of jobs
-_NAMED = "name of its folder in data/runs"
-_ROWS = 5  # of the table, on a page of it
-_HISTORY_S = 3.0  # between looks into the tracking store while nothing is trained
+_NAME_HINT = "name of its folder in data/runs"
+_PAGE_SIZE = 5
+_RUNS_PERIOD_S = 3.0  # between queries of the tracking store while nothing is trained
 
 
 class Train(Viewer):
@@ -50,108 +52,98 @@ class Train(Viewer):
     run = param.String("", doc="Identity in MLflow of the run whose curves are shown.")
     dark = param.Boolean(False, doc="Whether pictures are drawn for a dark page.")
 
-    def __init__(self, root: str | Path = Path("data"), **params: Any) -> None:
+    def __init__(self, root: str | Path | None = None, **params: Any) -> None:
         super().__init__(**params)
-        self._root = Path(root)
+        self._root = data_folder(root)
         self._types: dict[str, str] = {}
         self._runs = pd.DataFrame(columns=experiments.RUNS)
-        self._looked_s = 0.0
-        self._suggested, self._awaited = "", set[str]()
-        self._alert, self._history_alert, self._store_alert = look.failure(), look.failure(), look.failure()
+        self._queried_s = 0.0
+        self._suggested, self._pending = "", set[str]()
+        self._alert, self._history_alert, self._store_alert = error_alert(), error_alert(), error_alert()
         self._jobs = JobList(self._root, "train")
         self._choice = pmui.Select(label="dataset", options=[], size="small", sizing_mode="stretch_width")
         self._choice.param.watch(self._on_dataset, "value")
-        self._cards: dict[str, _Card] = {}
-        self._offer = pn.Column(pmui.LinearProgress(variant="indeterminate"), sizing_mode="stretch_width")
-        self._name = pmui.TextInput(label="run", size="small", helper_text=_NAMED, width=300)
+        self._cards: dict[str, _ArchitectureCard] = {}
+        self._architectures = pn.Column(pmui.LinearProgress(variant="indeterminate"), sizing_mode="stretch_width")
+        self._name = pmui.TextInput(label="run", size="small", helper_text=_NAME_HINT, width=300)
         self._start = pmui.Button(label="Train", icon="play_arrow", color="primary", disabled=True)
-        self._start.on_click(self._ask)
+        self._start.on_click(self._submit)
         self._options: Fields | None = None
         self._parameters: Fields | None = None
         self._settings = pmui.Accordion(title_variant="subtitle1", **_WIDE)
         self._tabs = pmui.Tabs(**_WIDE)
-        self._curves = Pipe(data=pd.DataFrame(columns=list(_OF_RUN)))
+        self._curves = Pipe(data=pd.DataFrame(columns=list(_CURVES)))
         self._pictures = pn.Row(sizing_mode="stretch_width")
-        self._draw()
-        self._table = pn.widgets.Tabulator(
-            pd.DataFrame(columns=list(_COLUMNS)),
-            titles=_COLUMNS,
-            widths=_WIDTHS,
-            selectable=1,
-            disabled=True,
-            show_index=False,
-            layout="fit_columns",
-            page_size=_ROWS,
-            sizing_mode="stretch_width",
-        )
+        self._draw_curves()
+        self._table = make_table(_TITLES, _PAGE_SIZE, widths=_WIDTHS, selectable=1, layout="fit_columns")
         self._table.param.watch(self._on_selection, "selection")
         self._export = pmui.FileDownload(
-            label="Export ONNX", callback=self._exported, filename="model.onnx", disabled=True
+            label="Export ONNX", callback=self._onnx_file, filename="model.onnx", disabled=True
         )
         self._promote = pmui.Button(label="Promote to champion", icon="star", disabled=True, variant="outlined")
-        self._promote.on_click(self._promoted)
+        self._promote.on_click(self._promote_run)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", disabled=True, variant="outlined")
-        self._resume.on_click(self._go_on)
+        self._resume.on_click(self._resume_run)
         self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
         self._about = pmui.Typography("Select a run to see how it learned.", variant="body2")
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
-        asked = pn.Column(
-            self._choice, self._offer, self._settings, pn.Row(self._name, self._start), self._alert, **_WIDE
+        new_run = pn.Column(
+            self._choice, self._architectures, self._settings, pn.Row(self._name, self._start), self._alert, **_WIDE
         )
         buttons = pn.Row(self._export, self._promote, self._resume, self._compare)
         history = pn.Column(
             self._store_alert, self._history_alert, self._table, self._about, self._pictures, buttons, **_WIDE
         )
-        self._tabs[:] = [("New run", asked), ("Runs", history)]
+        self._tabs[:] = [("New run", new_run), ("Runs", history)]
         return pn.Column(self._jobs, self._tabs, **_WIDE)
 
     async def refresh(self) -> None:
         """Show what has changed in the data folder and in MLflow."""
-        seen = await asyncio.to_thread(watch, self._root)
-        self._tell(seen)
+        snapshot = await asyncio.to_thread(take_snapshot, self._root)
+        self._update(snapshot)
         if not self._cards:
-            await self._offer_architectures()
-        await self._look_up_runs(any(job.state == "running" and job.task.kind == "train" for job in seen.jobs))
+            await self._list_architectures()
+        await self._update_runs(any(job.state == "running" and job.task.kind == "train" for job in snapshot.jobs))
 
-    def _tell(self, seen: Seen) -> None:
-        self._jobs.tell(seen)
-        self._awaited = {job.task.folder for job in seen.jobs if job.is_active and job.task.kind == "train"}
-        complete = seen.datasets[seen.datasets.state == "complete"]
+    def _update(self, snapshot: Snapshot) -> None:
+        self._jobs.update(snapshot)
+        self._pending = {job.task.folder for job in snapshot.jobs if job.is_active and job.task.kind == "train"}
+        complete = snapshot.datasets[snapshot.datasets.state == "complete"]
         types = dict(zip(complete.folder, complete.data_type, strict=True))
         if types != self._types:
             self._types = types
             chosen = self.dataset if self.dataset in types else next(iter(types), "")
             self._choice.param.update(options=list(types), value=chosen or None)
-            self._judge()
+            self._check_compatibility()
         self._choice.helper_text = "" if types else "no dataset is complete: make one on the page Datasets first"
 
-    async def _offer_architectures(self) -> None:
+    async def _list_architectures(self) -> None:
         """List the architectures; counting their weights imports torch, which takes seconds."""
         table = await asyncio.to_thread(_architectures)
-        self._cards = {str(row.architecture): _Card(row, self._choose) for row in table.itertuples()}
-        self._judge()
-        self._offer.objects = [card.layout for card in self._cards.values()]
+        self._cards = {str(row.architecture): _ArchitectureCard(row, self._choose) for row in table.itertuples()}
+        self._check_compatibility()
+        self._architectures.objects = [card.layout for card in self._cards.values()]
 
     def _on_dataset(self, event: Any) -> None:
         self.dataset = event.new or ""
-        self._judge()
+        self._check_compatibility()
 
-    def _judge(self) -> None:
-        """Say of each architecture whether the dataset fits, and how many do."""
+    def _check_compatibility(self) -> None:
+        """Show with each architecture whether the dataset fits, and how many do."""
         kind = self._types.get(self.dataset)
         for card in self._cards.values():
-            card.judge(kind, list(self._types.values()))
+            card.set_dataset_type(kind, list(self._types.values()))
         chosen = self._cards.get(self.architecture)
         if chosen is None or not chosen.fits:
             self._choose(next((name for name, card in self._cards.items() if card.fits), ""))
-        self._suggest()
+        self._suggest_name()
 
     def _choose(self, architecture: str) -> None:
         self.architecture = architecture
         for name, card in self._cards.items():
-            card.mark(name == architecture)
+            card.set_chosen(name == architecture)
         if not architecture:
             self._start.disabled = True
             return
@@ -164,43 +156,43 @@ class Train(Viewer):
             fields.param.watch(self._on_fields, "value")
         self._settings[:] = [("Training", self._options), (f"Parameters of {architecture}", self._parameters)]
         self._on_fields()
-        self._suggest()
+        self._suggest_name()
 
     def _on_fields(self, *_: Any) -> None:
         fields = (self._options, self._parameters)
         self._start.disabled = not self.dataset or any(each is None or each.value is None for each in fields)
 
-    def _suggest(self) -> None:
+    def _suggest_name(self) -> None:
         """Name the run after what it is, with a number that is free, unless somebody named it."""
         if not self.architecture or not self.dataset or self._name.value != self._suggested:
             return
         plain = f"{self.architecture}-{self.dataset.replace('/', '-')}"
         names = [plain, *(f"{plain}-{number}" for number in range(2, 1000))]
-        self._suggested = next((name for name in names if name not in self._taken()), plain)
+        self._suggested = next((name for name in names if name not in self._names_in_use()), plain)
         self._name.value = self._suggested
 
-    def _taken(self) -> set[str]:
-        """Folders of runs that there are, or will be."""
-        return {path.name for path in (self._root / "runs").glob("*")} | self._awaited
+    def _names_in_use(self) -> set[str]:
+        """Folders of runs that exist, or are queued."""
+        return {path.name for path in (self._root / "runs").glob("*")} | self._pending
 
-    async def _ask(self, _event: Any) -> None:
+    async def _submit(self, _event: Any) -> None:
         if self._options is None or self._parameters is None or not self.architecture:
             return
-        self._name.param.update(error_state=False, helper_text=_NAMED)
+        self._name.param.update(error_state=False, helper_text=_NAME_HINT)
         self._start.loading = True
         try:
-            with look.told(self._alert):
-                task = jobs.Training(
+            with show_errors(self._alert):
+                task = tasks.Training(
                     folder=self._name.value,
                     dataset=self.dataset,
                     architecture=self.architecture,
                     parameters=_differing(self._parameters.value, self._cards[self.architecture].parameters()),
                     options=_differing(self._options.value, options_for(self.architecture, {})),
                 )
-                await asyncio.to_thread(jobs.ask, self._root, task)
-                self._tell(await asyncio.to_thread(watch, self._root, fresh=True))
+                await asyncio.to_thread(jobs.submit, self._root, task)
+                self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
                 self._suggested = self._name.value  # the next one needs another name
-                self._suggest()
+                self._suggest_name()
                 self._tabs.active = 1
         finally:
             self._start.loading = False
@@ -208,49 +200,45 @@ class Train(Viewer):
             self._name.param.update(error_state=True, helper_text=self._alert.object)
             self._alert.visible = False
 
-    async def _look_up_runs(self, training: bool) -> None:
+    async def _update_runs(self, training: bool) -> None:
         now_s = asyncio.get_running_loop().time()
-        if not training and now_s - self._looked_s < _HISTORY_S and self._looked_s:
+        if not training and now_s - self._queried_s < _RUNS_PERIOD_S and self._queried_s:
             return
-        self._looked_s = now_s
-        with look.told(self._store_alert):
+        self._queried_s = now_s
+        with show_errors(self._store_alert):
             runs = await asyncio.to_thread(experiments.runs)
             if not runs.equals(self._runs):
                 self._runs = runs
-                self._table.param.update(value=_table(runs), pagination="local" if len(runs) > _ROWS else None)
+                show_rows(self._table, _as_texts(runs))
                 under_way = runs[runs.status == "RUNNING"].run_id
                 if len(under_way) and (not self.run or self.run not in set(under_way)):
                     self.run = under_way.iloc[0]
-                self._mark()
-                self._about_run()
+                select_row(self._table, list(self._runs.run_id), self.run)
+                self._describe_run()
             if training or not len(self._curves.data):
-                await self._look_at_curves()
-
-    def _mark(self) -> None:
-        found = list(self._runs.run_id)
-        self._table.selection = [found.index(self.run)] if self.run in found else []
+                await self._update_curves()
 
     async def _on_selection(self, event: Any) -> None:
         if event.new and (chosen := str(self._runs.run_id.iloc[event.new[0]])) != self.run:
             self.run = chosen
-            self._about_run()
-            with look.told(self._history_alert):
-                await self._look_at_curves()
+            self._describe_run()
+            with show_errors(self._history_alert):
+                await self._update_curves()
 
-    async def _look_at_curves(self) -> None:
-        if mine := self.run:
-            curves = await asyncio.to_thread(experiments.curves, mine)
-            if mine == self.run:
-                self._curves.send(curves.reindex(columns=list(_OF_RUN)))
+    async def _update_curves(self) -> None:
+        if run := self.run:
+            curves = await asyncio.to_thread(experiments.curves, run)
+            if run == self.run:
+                self._curves.send(curves.reindex(columns=list(_CURVES)))
 
-    def _about_run(self) -> None:
-        row = self._chosen()
+    def _describe_run(self) -> None:
+        row = self._selected_run()
         if row is None:
             return
         finished = row.status == "FINISHED" and (Path(row.folder) / "model.onnx").is_file()
         self._export.param.update(disabled=not finished, filename=f"{Path(row.folder).name}.onnx")
         task = self._task_of(row)
-        self._compare.param.update(disabled=not finished or task is None, href=_comparison(task))
+        self._compare.param.update(disabled=not finished or task is None, href=_compare_address(task))
         self._promote.disabled = not row.version or bool(row.champion)
         self._resume.disabled = row.status not in ("KILLED", "FAILED") or task is None
         best = f", median error {plots.length_text(1e3 * row.median_error_km)} on its test scenes"
@@ -258,42 +246,44 @@ class Train(Viewer):
         text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {state}"
         self._about.object = text + (best if pd.notna(row.median_error_km) else "")
 
-    def _chosen(self) -> Any:
+    def _selected_run(self) -> Any:
         rows = self._runs[self._runs.run_id == self.run]
         return None if rows.empty else rows.iloc[0]
 
-    def _task_of(self, row: Any) -> jobs.Training | None:
-        """What was asked for when a run was begun here."""
-        for job in jobs.jobs(self._root)[::-1]:
-            if isinstance(job.task, jobs.Training) and jobs.target(self._root, job.task).absolute() == Path(row.folder):
+    def _task_of(self, row: Any) -> tasks.Training | None:
+        """The task by which a run was started here."""
+        for job in jobs.list_jobs(self._root)[::-1]:
+            if isinstance(job.task, tasks.Training) and tasks.output_folder(self._root, job.task).absolute() == Path(
+                row.folder
+            ):
                 return job.task
         return None
 
-    async def _go_on(self, _event: Any) -> None:
-        with look.told(self._history_alert):
-            if (row := self._chosen()) is not None and (task := self._task_of(row)) is not None:
-                await asyncio.to_thread(jobs.ask, self._root, task)
-                self._tell(await asyncio.to_thread(watch, self._root, fresh=True))
+    async def _resume_run(self, _event: Any) -> None:
+        with show_errors(self._history_alert):
+            if (row := self._selected_run()) is not None and (task := self._task_of(row)) is not None:
+                await asyncio.to_thread(jobs.submit, self._root, task)
+                self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
 
-    def _exported(self) -> BytesIO:
-        return BytesIO((Path(self._chosen().folder) / "model.onnx").read_bytes())
+    def _onnx_file(self) -> BytesIO:
+        return BytesIO((Path(self._selected_run().folder) / "model.onnx").read_bytes())
 
-    async def _promoted(self, _event: Any) -> None:
-        with look.told(self._history_alert):
+    async def _promote_run(self, _event: Any) -> None:
+        with show_errors(self._history_alert):
             await asyncio.to_thread(experiments.promote, self.run)
-            self._looked_s = 0.0
-            await self._look_up_runs(False)
+            self._queried_s = 0.0
+            await self._update_runs(False)
 
     @param.depends("dark", watch=True)
-    def _draw(self) -> None:
-        """Make the pictures, which then follow the figures of the run in place."""
+    def _draw_curves(self) -> None:
+        """Make the pictures, which are then updated in place."""
         self._pictures.objects = [
-            pn.pane.HoloViews(look.inked(hv.DynamicMap(draw, streams=[self._curves]), self.dark), linked_axes=False)
+            pn.pane.HoloViews(apply_theme(hv.DynamicMap(draw, streams=[self._curves]), self.dark), linked_axes=False)
             for draw in (plots.learning_curves, plots.error_curve)
         ]
 
 
-class _Card:
+class _ArchitectureCard:
     """One architecture that can be chosen, or why it cannot."""
 
     def __init__(self, row: Any, choose: Any) -> None:
@@ -307,15 +297,15 @@ class _Card:
         self._about = f"{row.description}; {row.num_parameters:,} weights"
         self.layout = pn.Row(self._button, self._text, sizing_mode="stretch_width")
 
-    def judge(self, kind: str | None, kinds: list[str]) -> None:
-        """Say whether a dataset of this type can be learned from, and how many of all can."""
+    def set_dataset_type(self, kind: str | None, kinds: list[str]) -> None:
+        """Show whether a dataset of this type can be learned from, and how many of all can."""
         self.fits = kind in self._types
         fitting = sum(each in self._types for each in kinds)
         reason = "" if kind is None or self.fits else f". Not for this dataset: it takes {' or '.join(self._types)}"
         self._text.object = f"{self._about}. {fitting} of {len(kinds)} datasets compatible{reason}."
         self._button.disabled = not self.fits
 
-    def mark(self, chosen: bool) -> None:
+    def set_chosen(self, chosen: bool) -> None:
         """Show whether this is the chosen one."""
         self._button.param.update(variant="contained" if chosen else "outlined", color="primary")
 
@@ -326,7 +316,7 @@ def _architectures() -> pd.DataFrame:
     return architectures.architectures()
 
 
-def _comparison(task: jobs.Training | None) -> str:
+def _compare_address(task: tasks.Training | None) -> str:
     """Address of the page that compares methods on what a run learned from."""
     return "" if task is None else f"compare?{urlencode({'dataset': task.dataset})}"
 
@@ -335,7 +325,7 @@ def _differing(value: BaseModel, default: BaseModel) -> dict[str, Any]:
     return {k: v for k, v in value.model_dump().items() if v != getattr(default, k)}
 
 
-def _table(runs: pd.DataFrame) -> pd.DataFrame:
+def _as_texts(runs: pd.DataFrame) -> pd.DataFrame:
     """Write runs as texts."""
     aliases = [
         f"v{version}{', champion' if champion else ''}" if version else "–"
@@ -350,4 +340,4 @@ def _table(runs: pd.DataFrame) -> pd.DataFrame:
         "median": [plots.length_text(1e3 * error) for error in runs.median_error_km],
         "registered": aliases,
     }
-    return pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object).reset_index(drop=True)
+    return pd.DataFrame(rows, columns=list(_TITLES), dtype=object).reset_index(drop=True)

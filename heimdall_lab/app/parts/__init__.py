@@ -1,1 +1,6 @@
-"""What several pages of the dashboard are made of."""
+"""Parts of several pages: layout and errors, tables, forms of pydantic models, uploads, the choice of a dataset.
+
+``layout`` has sections, notes, themes and alerts; ``tables``, ``pictures`` and ``uploads`` one kind of widget each;
+``fields`` the form of any model; ``dataset_choice`` the base of pages about one dataset; ``background`` the threads for
+long computations. ``job_list``, ``new_dataset`` and ``preview`` are larger parts of single pages.
+"""

@@ -1,4 +1,4 @@
-"""Heavy work beside the pages: in threads of its own, so that short looks at the data folder need not wait for it."""
+"""Long computations of pages run in threads of their own, so that short reads of the data folder need not wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_MOST = 2  # at a time, of all pages together
+_MAX_THREADS = 2  # of all pages together
 
-_threads = ThreadPoolExecutor(_MOST, thread_name_prefix="heavy")
+_pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="background")
 
 
 async def run(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in one of few threads, as soon as one of them is free."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, function, *arguments)
+    """Call a function in one of these threads, as soon as one is free."""
+    return await asyncio.get_running_loop().run_in_executor(_pool, function, *arguments)

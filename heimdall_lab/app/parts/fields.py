@@ -1,4 +1,4 @@
-"""A widget for every field of a pydantic model, with its description and bounds; what is refused is told beside it."""
+"""A widget for every field of a pydantic model, with its description, its bounds and what is wrong with its value."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,9 @@ import param
 from panel.viewable import Viewer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+
+from heimdall_lab.app.parts.layout import error_alert
+from heimdall_lab.core.checked import error_text
 
 _UNITS = {
     "_hz_per_s": "Hz/s",
@@ -40,8 +43,8 @@ class Fields(Viewer):
         Dotted paths that have no widget.
     """
 
-    value = param.Parameter(doc="The validated model; None while a field is refused.")
-    message = param.String("", doc="What is refused of all, where no field can be named.")
+    value = param.Parameter(doc="The validated model; None while a field is invalid.")
+    message = param.String("", doc="The error, where no field can be named.")
 
     def __init__(
         self,
@@ -55,9 +58,9 @@ class Fields(Viewer):
         self.widgets = dict(_widgets(model, choices or {}, leave_out))
         self._hints = {path: widget.helper_text for path, widget in self.widgets.items()}
         for widget in self.widgets.values():
-            widget.param.watch(self._changed, "value")
-        self._alert = pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
-        self._layout = self._laid_out()
+            widget.param.watch(self._on_change, "value")
+        self._alert = error_alert()
+        self._layout = self._make_layout()
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the widgets out."""
@@ -65,18 +68,19 @@ class Fields(Viewer):
 
     def load(self, value: BaseModel) -> None:
         """Show the fields of a model."""
-        values = dict(_flat(value))
+        values = dict(_flatten(value))
         self._loading = True
         try:
             for path, widget in self.widgets.items():
-                _show(widget, values[path])
+                _set_value(widget, values[path])
         finally:
             self._loading = False
-        self._check()
+        self._validate()
 
-    def refuse(self, message: str) -> None:
-        """Show a message of the form ``path: reason`` beside its field, or at the top where it names none."""
-        path = next((p for p in self.widgets if message.startswith((f"{p}:", f"{p} "))), None)
+    def show_error(self, message: str) -> None:
+        """Show a message beside the field that it names, by path or within its group, or else at the top."""
+        texts = message, message.replace(": ", ".", 1)  # "signal: tone_min_hz 90 …" names signal.tone_min_hz
+        path = next((p for p in self.widgets if any(text.startswith((f"{p}:", f"{p} ")) for text in texts)), None)
         path = path or next(
             (p for p in self.widgets if re.search(rf"\b{re.escape(p.split('.')[-1])}\b", message)), None
         )
@@ -86,24 +90,24 @@ class Fields(Viewer):
         else:
             self.widgets[path].param.update(error_state=True, helper_text=message.removeprefix(f"{path}: "))
 
-    def _changed(self, _event: Any) -> None:
+    def _on_change(self, _event: Any) -> None:
         if not self._loading:
-            self._check()
+            self._validate()
 
-    def _check(self) -> None:
-        """Validate all fields, and tell what is refused."""
+    def _validate(self) -> None:
+        """Validate all fields, and show the errors."""
         for path, widget in self.widgets.items():
             widget.param.update(error_state=False, helper_text=self._hints[path])
         self.message, self._alert.visible = "", False
         try:
-            value = self._model.model_validate(self._nested())
+            value = self._model.model_validate(self._nested_values())
         except ValidationError as error:
             for each in error.errors(include_url=False):
-                self.refuse(_refusal(each))
+                self.show_error(error_text(each, self._model))
             value = None
         self.value = value
 
-    def _nested(self) -> dict[str, Any]:
+    def _nested_values(self) -> dict[str, Any]:
         nested: dict[str, Any] = {}
         for path, widget in self.widgets.items():
             *groups, name = path.split(".")
@@ -113,7 +117,7 @@ class Fields(Viewer):
             inner[name] = widget.value
         return nested
 
-    def _laid_out(self) -> pn.Column:
+    def _make_layout(self) -> pn.Column:
         groups: dict[str, list[Any]] = {}
         for path, widget in self.widgets.items():
             groups.setdefault(path.rpartition(".")[0], []).append(widget)
@@ -187,16 +191,16 @@ def _widget(name: str, field: FieldInfo, choices: Mapping[str, Any] | None) -> A
     return pmui.TextInput(**shared)
 
 
-def _flat(value: BaseModel, group: str = "") -> Any:
+def _flatten(value: BaseModel, group: str = "") -> Any:
     for name in type(value).model_fields:
         inner = getattr(value, name)
         if isinstance(inner, BaseModel):
-            yield from _flat(inner, f"{group}{name}.")
+            yield from _flatten(inner, f"{group}{name}.")
         else:
             yield f"{group}{name}", inner
 
 
-def _show(widget: Any, value: Any) -> None:
+def _set_value(widget: Any, value: Any) -> None:
     if isinstance(widget, pmui.TextInput):
         widget.value = _text(value)
     elif isinstance(widget.options, dict) and value not in widget.options.values():
@@ -216,13 +220,3 @@ def _text(value: Any) -> str:
     if abs(value) >= 1e6 and value % 1e5 == 0:
         return f"{value / 1e6:g}e6"
     return f"{value:.10g}"
-
-
-def _refusal(error: Any) -> str:
-    """Say what pydantic refused as ``path: reason``."""
-    path = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        group = f"{path}." if path else ""
-        return f"{group}{message}"
-    return f"{path}: {message}"

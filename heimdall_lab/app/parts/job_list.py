@@ -1,4 +1,4 @@
-"""What is being done, waits or went wrong, with the way to stop it."""
+"""Jobs that run, wait or failed, with buttons that cancel or dismiss them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,79 +10,71 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewer
 
-from heimdall_lab.app.parts import look
-from heimdall_lab.app.service import jobs
-from heimdall_lab.app.service.watch import Seen, watch
+from heimdall_lab.app.parts.layout import error_alert, show_errors
+from heimdall_lab.app.service import jobs, tasks
+from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
 from heimdall_lab.core.text import duration_text
 
-Do = Callable[[str], Awaitable[None]]  # with a job of this identity
-_SHOWN = 3  # failures, the latest
+JobAction = Callable[[str], Awaitable[None]]  # takes the job's identity
+_MAX_FAILURES = 3
 
 
 class JobList(Viewer):
-    """Jobs of one kind that run, wait or failed.
-
-    Parameters
-    ----------
-    root : Path
-        The data folder.
-    kind : str
-        ``generate`` or ``train``.
-    """
+    """Jobs of one kind, ``generate`` or ``train``, that run, wait or failed."""
 
     def __init__(self, root: Path, kind: Literal["generate", "train"], **params: Any) -> None:
         super().__init__(**params)
         self._root, self._kind = root, kind
         self._rows: dict[str, _Row] = {}
         self._dismissed: set[str] = set()
-        self._alert = look.failure()
+        self._alert = error_alert()
         self._layout = pn.Column(sizing_mode="stretch_width")
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the list out."""
         return pn.Column(self._alert, self._layout, sizing_mode="stretch_width")
 
-    def tell(self, seen: Seen) -> None:
-        """Show the jobs that were seen; rows that stay are changed in place."""
-        own = [job for job in seen.jobs if job.task.kind == self._kind and job.id not in self._dismissed]
-        failed = [job for job in own if job.state == "failed" and _is_latest(job, own)][:_SHOWN]
+    def update(self, snapshot: Snapshot) -> None:
+        """Show the jobs of a snapshot; rows that stay are changed in place."""
+        own = [job for job in snapshot.jobs if job.task.kind == self._kind and job.id not in self._dismissed]
+        failed = [job for job in own if job.state == "failed" and _is_latest(job, own)][:_MAX_FAILURES]
         shown = [job for job in own if job.is_active][::-1] + failed
-        others = [job for job in seen.jobs if job.state == "running" and job.task.kind != self._kind]
+        others = [job for job in snapshot.jobs if job.state == "running" and job.task.kind != self._kind]
         for job in shown:
             row = self._rows.setdefault(job.id, _Row(job, self._cancel, self._dismiss))
-            row.tell(job, seen.progress.get(job.id), others)
+            row.update(job, snapshot.progress.get(job.id), others)
         self._rows = {job.id: self._rows[job.id] for job in shown}
         wanted = [self._rows[job.id].layout for job in shown]
         if self._layout.objects != wanted:
             self._layout.objects = wanted
 
     async def _cancel(self, identity: str) -> None:
-        with look.told(self._alert):
+        with show_errors(self._alert):
             await asyncio.to_thread(jobs.cancel, self._root, identity)
-        self.tell(await asyncio.to_thread(watch, self._root, fresh=True))
+        self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
 
     async def _dismiss(self, identity: str) -> None:
         self._dismissed.add(identity)
-        self.tell(await asyncio.to_thread(watch, self._root))
+        self.update(await asyncio.to_thread(take_snapshot, self._root))
 
 
 class _Row:
-    """One job: what it is, how far, and the button that ends it."""
+    """One job: its title, its progress, and the button that ends it."""
 
-    def __init__(self, job: jobs.Job, cancel: Do, dismiss: Do) -> None:
+    def __init__(self, job: jobs.Job, cancel: JobAction, dismiss: JobAction) -> None:
         self.title = pmui.Typography("", variant="body1")
         self.note = pmui.Typography("", variant="body2")
         self.bar = pmui.LinearProgress(value=0, max=100, variant="determinate", sizing_mode="stretch_width")
-        self.alert = pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
+        self.alert = error_alert()
         self.cancel = pmui.Button(label="Cancel", icon="stop", variant="outlined", size="small", width=110)
-        self.cancel.on_click(partial(_with, cancel, job.id))
+        self.cancel.on_click(partial(_call, cancel, job.id))
         self.dismiss = pmui.Button(label="Dismiss", icon="close", variant="outlined", size="small", width=110)
-        self.dismiss.on_click(partial(_with, dismiss, job.id))
+        self.dismiss.on_click(partial(_call, dismiss, job.id))
         texts = pn.Column(self.title, self.bar, self.note, self.alert, sizing_mode="stretch_width")
         row = pn.Row(texts, pn.Column(self.cancel, self.dismiss, width=120), sizing_mode="stretch_width")
         self.layout = pmui.Paper(row, elevation=2, sizing_mode="stretch_width", margin=(5, 10))
 
-    def tell(self, job: jobs.Job, progress: jobs.Progress | None, others: list[jobs.Job]) -> None:
+    def update(self, job: jobs.Job, progress: jobs.Progress | None, others: list[jobs.Job]) -> None:
         self.title.object = _title(job)
         failed = job.state == "failed"
         self.alert.param.update(object=job.message, visible=failed)
@@ -106,16 +98,16 @@ class _Row:
         self.note.object = ", ".join(parts)
 
 
-async def _with(do: Do, identity: str, _event: Any) -> None:
-    await do(identity)
+async def _call(action: JobAction, identity: str, _event: Any) -> None:
+    await action(identity)
 
 
 def _title(job: jobs.Job) -> str:
-    if isinstance(job.task, jobs.Generation):
+    if isinstance(job.task, tasks.Generation):
         return f"generating {job.task.folder}"
     return f"training {job.task.architecture} on {job.task.dataset}, run {job.task.folder}"
 
 
 def _is_latest(job: jobs.Job, newest_first: list[jobs.Job]) -> bool:
-    """Whether the same was not asked for again later."""
+    """Whether no later job has the same output folder."""
     return next(each for each in newest_first if each.task.folder == job.task.folder).id == job.id

@@ -1,4 +1,4 @@
-"""What is to be simulated? A dialog with every field of a configuration, and what the dataset will take."""
+"""A dialog with every field of a configuration; it estimates size and time of the dataset and queues its generation."""
 
 import asyncio
 import math
@@ -11,9 +11,10 @@ import panel as pn
 import panel_material_ui as pmui
 from panel.viewable import Viewer
 
-from heimdall_lab.app.parts import background, look
+from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.fields import Fields
-from heimdall_lab.app.service import jobs
+from heimdall_lab.app.parts.layout import error_alert, error_text, show_errors, spaced_row
+from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.core import config
 from heimdall_lab.core.presets import PRESETS, preset
 from heimdall_lab.core.receivers import italian_network, load_network, saved_networks
@@ -21,27 +22,27 @@ from heimdall_lab.core.text import duration_text, si_text
 from heimdall_lab.datasets import size
 from heimdall_lab.simulation import speed
 
-_SETTLED_S = 0.6  # without a change, before a configuration is timed
+_DEBOUNCE_S = 0.6  # without a change, before the time is estimated
 
 
-class Creation(Viewer):
-    """The dialog that asks for a dataset."""
+class NewDatasetDialog(Viewer):
+    """The dialog; ``on_queued`` is called with the job that it queued."""
 
-    def __init__(self, root: Path, asked: Callable[[jobs.Job], Awaitable[None]], **params: Any) -> None:
+    def __init__(self, root: Path, on_queued: Callable[[jobs.Job], Awaitable[None]], **params: Any) -> None:
         super().__init__(**params)
-        self._root, self._asked, self._timing = root, asked, 0
+        self._root, self._on_queued, self._changes = root, on_queued, 0
         self._preset = pmui.Select(label="preset", options=list(PRESETS), value="iq_test", size="small", width=220)
-        self._preset.param.watch(lambda event: self._load(event.new), "value")
+        self._preset.param.watch(lambda event: self._load_preset(event.new), "value")
         self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
         self._estimate = pmui.Typography("", variant="body2")
         self._start = pmui.Button(label="Generate", icon="play_arrow", color="primary", disabled=True)
-        self._start.on_click(self._ask)
+        self._start.on_click(self._submit)
         self._fields: Fields | None = None
         self._body = pn.Column(sizing_mode="stretch_width")
         close = pmui.Button(label="Close", variant="text")
         close.on_click(self._close)
-        foot = look.spread(self._estimate, close, self._start)
-        self._alert = look.failure()
+        foot = spaced_row(self._estimate, close, self._start)
+        self._alert = error_alert()
         self._dialog = pmui.Dialog(
             pn.Row(self._preset, self._workers), self._body, self._alert, foot, title="New dataset", width_option="lg"
         )
@@ -51,12 +52,12 @@ class Creation(Viewer):
         return self._dialog
 
     def open(self) -> None:
-        """Open the dialog; its fields are made when that happens first."""
+        """Open the dialog; its fields are made the first time."""
         if self._fields is None:
             networks = {"Italian network (7 receivers)": italian_network()}
             self._fields = Fields(config.Config, choices={"geometry.receivers": networks})
-            self._fields.param.watch(self._changed, "value")
-            self._load(self._preset.value)
+            self._fields.param.watch(self._on_change, "value")
+            self._load_preset(self._preset.value)
             self._body.objects = [self._fields]
         self._add_networks()
         self._dialog.open = True
@@ -65,56 +66,56 @@ class Creation(Viewer):
         self._dialog.open = False
 
     def _add_networks(self) -> None:
-        """Offer the networks that were saved since."""
+        """Offer the networks that are saved by now."""
         if self._fields is None:
             return
         choice = self._fields.widgets["geometry.receivers"]
         for name in saved_networks(self._root):
-            with look.told(self._alert):
+            with show_errors(self._alert):
                 receivers = load_network(self._root, name)
                 choice.options = {**choice.options, f"{name} ({len(receivers)} receivers)": receivers}
 
-    def _load(self, name: str) -> None:
+    def _load_preset(self, name: str) -> None:
         if self._fields is not None:
             self._fields.load(preset(name))
 
-    async def _changed(self, event: Any) -> None:
-        """Tell what the dataset will take, as soon as the fields rest."""
+    async def _on_change(self, event: Any) -> None:
+        """Estimate size and time of the dataset when the fields have not changed for a while."""
         self._start.disabled = event.new is None
-        self._timing += 1
-        mine, chosen = self._timing, event.new
-        self._estimate.object = "" if chosen is None else self._size(chosen) + ", estimating the time …"
-        await asyncio.sleep(_SETTLED_S)
-        if mine != self._timing or chosen is None:
+        self._changes += 1
+        change, chosen = self._changes, event.new
+        self._estimate.object = "" if chosen is None else self._size_text(chosen) + ", estimating the time …"
+        await asyncio.sleep(_DEBOUNCE_S)
+        if change != self._changes or chosen is None:
             return
         seconds = float("nan")
         try:
             seconds = await background.run(speed.estimate_generation_s, chosen)
         except (ValueError, OSError, MemoryError) as error:
-            if mine == self._timing and self._fields is not None:
-                self._fields.refuse(
+            if change == self._changes and self._fields is not None:
+                self._fields.show_error(
                     str(error) or "signal.duration_s: scenes are too large for this machine's memory; shorten it"
                 )
-        if mine == self._timing:
+        if change == self._changes:
             about = f", about {duration_text(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
-            self._estimate.object = self._size(chosen) + about
+            self._estimate.object = self._size_text(chosen) + about
 
-    def _size(self, chosen: config.Config) -> str:
+    def _size_text(self, chosen: config.Config) -> str:
         free = shutil.disk_usage(self._root).free
         return f"{si_text(size.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
 
-    async def _ask(self, _event: Any) -> None:
+    async def _submit(self, _event: Any) -> None:
         if self._fields is None or self._fields.value is None:
             return
         chosen: config.Config = self._fields.value
         self._start.loading = True
         try:
-            task = jobs.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
-            job = await asyncio.to_thread(jobs.ask, self._root, task)
+            task = tasks.Generation(folder=chosen.name, config=chosen, workers=self._workers.value or 1)
+            job = await asyncio.to_thread(jobs.submit, self._root, task)
         except (ValueError, OSError) as error:
-            self._fields.refuse(look.refusal(error).replace("folder:", "name:", 1))
+            self._fields.show_error(error_text(error).replace("folder:", "name:", 1))
             return
         finally:
             self._start.loading = False
         self._close()
-        await self._asked(job)
+        await self._on_queued(job)

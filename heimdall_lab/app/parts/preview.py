@@ -12,9 +12,9 @@ import xarray as xr
 from panel.viewable import Viewer
 
 from heimdall_lab import plots
-from heimdall_lab.app.parts import look
-from heimdall_lab.app.parts.views import Draw, Views
-from heimdall_lab.app.service import jobs
+from heimdall_lab.app.parts.layout import apply_theme, error_alert, show_errors
+from heimdall_lab.app.parts.pictures import Draw, PictureTabs
+from heimdall_lab.app.service import tasks
 from heimdall_lab.datasets import store
 
 
@@ -26,13 +26,13 @@ class Preview(Viewer):
 
     def __init__(self, root: Path, **params: Any) -> None:
         super().__init__(**params)
-        self._root, self._latest, self._offering = root, 0, False
+        self._root, self._requests, self._updating_receivers = root, 0, False
         self._opened: xr.Dataset | None = None
         self._scene = pmui.TextInput(label="scene", value="0", size="small", width=140)
         self._receiver = pmui.Select(label="receiver", options=[], size="small", width=240)
         self._about = pmui.Typography("", variant="body2")
-        self._alert = look.failure()
-        self._pictures = Views()
+        self._alert = error_alert()
+        self._pictures = PictureTabs()
         self._pictures_place = pn.Column(self._pictures, sizing_mode="stretch_width", min_height=560)
         self._scene.param.watch(self._draw, "value")
         self._receiver.param.watch(self._on_receiver, "value")
@@ -46,12 +46,12 @@ class Preview(Viewer):
 
     async def _open(self, _event: Any) -> None:
         self._opened = None
-        if not (mine := self.dataset):
+        if not (chosen := self.dataset):
             return
-        with look.told(self._alert):
-            folder = jobs.dataset_folder(self._root, mine)
+        with show_errors(self._alert):
+            folder = tasks.dataset_folder(self._root, chosen)
             opened = await asyncio.to_thread(store.open_dataset, folder)
-            if mine != self.dataset:
+            if chosen != self.dataset:
                 return
             self._opened = opened
             scenes = opened.sizes["sample"]
@@ -60,7 +60,7 @@ class Preview(Viewer):
             await self._draw(None)
 
     async def _on_receiver(self, _event: Any) -> None:
-        if not self._offering:
+        if not self._updating_receivers:
             await self._draw(None)
 
     async def _draw(self, _event: Any) -> None:
@@ -72,37 +72,37 @@ class Preview(Viewer):
         self._scene.param.update(error_state=wrong, helper_text=f"give one of 0 … {last}" if wrong else "")
         if wrong:
             return
-        self._latest += 1
-        mine, sample = self._latest, int(opened.sample[int(text)])
+        self._requests += 1
+        request, sample = self._requests, int(opened.sample[int(text)])
         self._pictures_place.loading = True
         try:
-            with look.told(self._alert):
+            with show_errors(self._alert):
                 scene = await asyncio.to_thread(opened.sel(sample=[sample]).load)
-                if mine == self._latest and opened is self._opened:
-                    self._offer_receivers(scene)
-                    self._pictures.offer(self._drawn(scene, sample))
+                if request == self._requests and opened is self._opened:
+                    self._update_receivers(scene)
+                    self._pictures.set_pictures(self._drawings(scene, sample))
         finally:
             self._pictures_place.loading = False
 
-    def _offer_receivers(self, scene: xr.Dataset) -> None:
+    def _update_receivers(self, scene: xr.Dataset) -> None:
         names = [str(n) for n in scene.receiver_name.values[scene.receiver_present.values[0]]]
         if self._receiver.options != names:
             kept = self._receiver.value if self._receiver.value in names else names[0]
-            self._offering = True
+            self._updating_receivers = True
             self._receiver.param.update(options=names, value=kept)
-            self._offering = False
+            self._updating_receivers = False
         self._receiver.visible = "iq" in scene
 
-    def _drawn(self, scene: xr.Dataset, sample: int) -> dict[str, Draw]:
+    def _drawings(self, scene: xr.Dataset, sample: int) -> dict[str, Draw]:
         receiver = self._receiver.value
-        draw = {"Map": lambda: plots.scene_map(scene, sample)}
+        drawings = {"Map": lambda: plots.scene_map(scene, sample)}
         if "iq" in scene:
-            draw |= {
+            drawings |= {
                 "Spectrograms": lambda: plots.spectrograms(scene, sample),
                 "Constellation": lambda: plots.constellation(scene, sample, receiver),
                 "Waterfall": lambda: plots.waterfall(scene, sample, receiver),
             }
-        return {title: partial(self._inked, make) for title, make in draw.items()}
+        return {title: partial(self._draw_themed, draw) for title, draw in drawings.items()}
 
-    def _inked(self, make: Draw) -> Any:
-        return look.inked(make(), self.dark)
+    def _draw_themed(self, draw: Draw) -> Any:
+        return apply_theme(draw(), self.dark)

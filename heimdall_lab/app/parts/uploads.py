@@ -1,4 +1,4 @@
-"""Uploads that are refused in words where they are too large, and file names that stay in their folder."""
+"""Uploaded files: a button that limits their size, and a folder that holds them until they are read."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import panel_material_ui as pmui
 
 _NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
-_OLD_S = 86_400.0
+_MAX_AGE_S = 86_400.0
 
 Files = dict[str, bytearray]
 
@@ -30,15 +30,15 @@ def safe_name(name: str) -> str:
     return name
 
 
-class Shelf:
-    """A folder below ``root/uploads`` for files until they are read; it is made when the first ones come."""
+class UploadFolder:
+    """A temporary folder below ``root/uploads``, made when the first files come."""
 
     def __init__(self, root: Path) -> None:
-        self._above = root / "uploads"
+        self._parent = root / "uploads"
         self.folder: Path | None = None
 
-    def put(self, files: Files) -> list[Path]:
-        """Write files in the place of those that were there.
+    def replace(self, files: Files) -> list[Path]:
+        """Remove the earlier files and write these.
 
         Raises
         ------
@@ -46,9 +46,9 @@ class Shelf:
             If they cannot be written.
         """
         self.clear()
-        self._above.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        self.folder = Path(tempfile.mkdtemp(dir=self._above))
+        self._parent.mkdir(parents=True, exist_ok=True)
+        self._remove_old()
+        self.folder = Path(tempfile.mkdtemp(dir=self._parent))
         paths = [self.folder / safe_name(name) for name in sorted(files)]
         for path in paths:
             path.write_bytes(files[path.name])
@@ -60,22 +60,22 @@ class Shelf:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
 
-    def _sweep(self) -> None:
-        """Remove what a server that was killed left behind."""
-        for folder in self._above.iterdir():
+    def _remove_old(self) -> None:
+        """Remove folders that a killed server left behind."""
+        for folder in self._parent.iterdir():
             with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _OLD_S:
+                if time.time() - folder.stat().st_mtime > _MAX_AGE_S:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
 class FileInput(pmui.FileInput):
-    """A button for files, which come in pieces and are handed over together, or refused together.
+    """A button for files; they come in pieces, and are accepted or refused together.
 
     Parameters
     ----------
-    received : callable
+    on_files : callable
         Takes the content of every file by its name.
-    refused : callable
+    on_error : callable
         Takes the message where the files are too large together, or one of their names is refused.
     limit_bytes : int
         Most bytes of all files together.
@@ -85,47 +85,49 @@ class FileInput(pmui.FileInput):
 
     def __init__(
         self,
-        received: Callable[[Files], None],
-        refused: Callable[[str], None],
+        on_files: Callable[[Files], None],
+        on_error: Callable[[str], None],
         limit_bytes: int,
         remedy: str,
         **params: Any,
     ) -> None:
         # A single file above the limit is refused before it travels; the browser's own sum counts files twice.
         super().__init__(max_file_size=limit_bytes, **params)
-        self._received, self._refused = received, refused
+        self._files_callback, self._error_callback = on_files, on_error
         self._limit_bytes, self._remedy = limit_bytes, remedy
-        self._arrived: dict[str, bytearray] = {}
-        self._message = ""
+        self._contents: dict[str, bytearray] = {}
+        self._error = ""
 
     def _handle_msg(self, msg: dict[str, Any]) -> None:
-        """Follow the protocol of the browser's side: initializing, pieces of each file in order, finished or error."""
+        """Follow the browser's protocol: initializing, pieces of each file in order, finished or error."""
         status = msg["status"]
         if status == "initializing":
-            self._arrived, self._message = {}, ""
+            self._contents, self._error = {}, ""
         elif status == "upload_event":
-            self._take(msg["name"], bytes(msg["data"]))
+            self._append(msg["name"], bytes(msg["data"]))
         elif status == "error":
-            self._refused(self._too_large() if "exceed" in msg["error"] else f"upload: {msg['error']}; try again")
+            self._error_callback(
+                self._too_large() if "exceed" in msg["error"] else f"upload: {msg['error']}; try again"
+            )
         elif status == "finished":
-            files, self._arrived = self._arrived, {}
-            self._send_msg({"status": "error", "error": self._message} if self._message else {"status": "finished"})
-            if self._message:
-                self._refused(self._message)
+            files, self._contents = self._contents, {}
+            self._send_msg({"status": "error", "error": self._error} if self._error else {"status": "finished"})
+            if self._error:
+                self._error_callback(self._error)
             else:
-                self._received(files)
+                self._files_callback(files)
 
-    def _take(self, name: str, piece: bytes) -> None:
-        if self._message:
+    def _append(self, name: str, piece: bytes) -> None:
+        if self._error:
             return
         try:
-            self._arrived.setdefault(safe_name(name), bytearray()).extend(piece)
+            self._contents.setdefault(safe_name(name), bytearray()).extend(piece)
         except ValueError as error:
-            self._message = str(error)
-        if sum(map(len, self._arrived.values())) > self._limit_bytes:
-            self._message = self._too_large()
-        if self._message:
-            self._arrived = {}
+            self._error = str(error)
+        if sum(map(len, self._contents.values())) > self._limit_bytes:
+            self._error = self._too_large()
+        if self._error:
+            self._contents = {}
 
     def _too_large(self) -> str:
         return f"upload: the files are larger than {self._limit_bytes / 1e6:g} MB together; {self._remedy}"

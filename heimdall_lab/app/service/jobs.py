@@ -1,10 +1,10 @@
-"""Generation and training in processes of their own: one at a time, the others wait, and none is lost.
+"""Jobs: generation and training in processes of their own, one at a time, in the order in which they were submitted.
 
 Each job has a folder below ``jobs`` of the data folder, in which each file has one writer: ``task.json``, what was
 asked for; ``attempt.json``, when a process was started for it; ``.running``, which that process keeps locked while it
 lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``, that nobody wants it any more;
-``log.txt``. How far a job is stands in the dataset's manifest, or in MLflow. A process that ended without a word, as by
-a power cut, is started again, and goes on where it was.
+``log.txt``. The progress of a job is read from the dataset's manifest, or from MLflow. A process that ended without
+writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
 """
 
 import fcntl
@@ -21,65 +21,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from heimdall_lab.core.checked import NAME
-from heimdall_lab.core.config import Config
+from heimdall_lab.app.service import tasks
+from heimdall_lab.app.service.tasks import JobError, Task, Training, dataset_folder, output_folder
 from heimdall_lab.core.files import write_text
-from heimdall_lab.core.presets import differing_fields
-from heimdall_lab.core.text import si_text
-from heimdall_lab.datasets import size, store
-from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest, samples_written
-from heimdall_lab.learning import experiments, options
+from heimdall_lab.datasets import store
+from heimdall_lab.datasets.manifest import samples_written
+from heimdall_lab.learning import experiments
 
-RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
-_KEPT = 200  # jobs whose end is remembered
-_ATTEMPTS = 3  # after which a job whose processes end without a word is given up
+_MAX_ENDED = 200  # ended jobs that are kept
+_MAX_ATTEMPTS = 3  # after which a job whose processes end without a word is given up
 _LOG_LINES = 20
 _log = logging.getLogger(__name__)
-_STARTED: list[subprocess.Popen[bytes]] = []  # that this process must collect when they have ended
-
-
-class JobError(ValueError):
-    """A job that cannot be taken, or is not there; the message names the field and the remedy."""
-
-
-class Generation(BaseModel):
-    """Simulate a dataset, or go on with it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["generate"] = "generate"
-    folder: str = Field(pattern=NAME, max_length=64, description="name of the dataset's folder in the data folder")
-    config: Config = Field(description="what to simulate")
-    workers: int = Field(1, ge=1, le=256, description="processes side by side")
-
-
-class Training(BaseModel):
-    """Train a localizer, or go on with it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    kind: Literal["train"] = "train"
-    folder: str = Field(pattern=NAME, max_length=64, description="name of the run's folder in data/runs")
-    dataset: str = Field(description="path of the dataset in the data folder")
-    architecture: str = Field(description="as the list of architectures names them")
-    parameters: dict[str, bool | int | float | str] = Field({}, description="of the architecture, not its defaults")
-    options: dict[str, bool | int | float | str] = Field({}, description="of training, not the defaults")
-
-
-Task = Annotated[Generation | Training, Field(discriminator="kind")]
-_TASK: TypeAdapter[Generation | Training] = TypeAdapter(Task)
+_PROCESSES: list[subprocess.Popen[bytes]] = []  # children, which must be collected when they have ended
+_TASK: TypeAdapter[tasks.Generation | Training] = TypeAdapter(Task)
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
 
 
 class Job(BaseModel):
-    """What was asked for, and how far it is."""
+    """A submitted task and its state."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -98,7 +63,7 @@ class Job(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is."""
+    """The progress of a job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -109,56 +74,34 @@ class Progress(BaseModel):
     left_s: float | None = Field(None, description="at that rate; of training at most")
 
 
-def target(root: Path, task: Generation | Training) -> Path:
-    """Folder that a task writes to."""
-    return root / task.folder if isinstance(task, Generation) else root / "runs" / task.folder
-
-
-def dataset_folder(root: Path, name: str) -> Path:
-    """Folder of a dataset by its path in the data folder.
-
-    Raises
-    ------
-    JobError
-        If there is none of that path below the data folder.
-    """
-    parts = Path(name).parts
-    inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts
-    if not inside or not (root / name / MANIFEST).is_file():
-        raise JobError(f"dataset: {name!r} is none of those in {str(root)!r}; choose one that is listed")
-    return root / name
-
-
-def ask(root: Path, task: Generation | Training) -> Job:
-    """Take a job: it runs when those before it have ended.
+def submit(root: Path, task: Task) -> Job:
+    """Queue a task: it is started when the jobs before it have ended.
 
     Raises
     ------
     ValueError
-        If it cannot be done, as far as can be told before it starts; the message names the field.
+        If it cannot be done, as far as that is known before it starts; the message names the field.
     """
-    if isinstance(task, Generation):
-        _check_generation(root, task)
-    else:
-        _check_training(root, task)
+    tasks.check(root, task, earlier=[job.task for job in list_jobs(root)])
     asked_at = datetime.now(UTC)
     identity = f"{asked_at:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
     folder = root / "jobs" / identity
-    with _locked(root):
-        for other in jobs(root):
-            if other.is_active and target(root, other.task) == target(root, task):
+    with _queue_lock(root):
+        listed = list_jobs(root)
+        for other in listed:
+            if other.is_active and output_folder(root, other.task) == output_folder(root, task):
                 raise JobError(
                     f"folder: {task.folder!r} is what job {other.id} makes already; wait for it or cancel it"
                 )
         folder.mkdir(parents=True)
         _write(folder / "task.json", {"asked_at": asked_at.isoformat(), "task": task.model_dump(mode="json")})
-        for old in [each for each in jobs(root) if not each.is_active][:-_KEPT]:
+        for old in [job for job in listed if not job.is_active][:-_MAX_ENDED]:
             shutil.rmtree(_folder(root, old.id))
-    advance(root)
-    return job(root, identity)
+    start_next(root)
+    return find_job(root, identity)
 
 
-def jobs(root: Path) -> list[Job]:
+def list_jobs(root: Path) -> list[Job]:
     """List all jobs that can be read, the oldest first."""
     found = []
     for folder in sorted((root / "jobs").glob("*-*")):
@@ -171,8 +114,8 @@ def jobs(root: Path) -> list[Job]:
     return found
 
 
-def job(root: Path, identity: str) -> Job:
-    """Look a job up.
+def find_job(root: Path, identity: str) -> Job:
+    """Read the state of a job.
 
     Raises
     ------
@@ -183,9 +126,9 @@ def job(root: Path, identity: str) -> Job:
 
 
 def cancel(root: Path, identity: str) -> Job:
-    """Have a job end: one that waits at once, one that runs when its shard or batch is finished, or when asked twice.
+    """Cancel a job: a waiting one at once, a running one after its shard or batch, or at once if cancelled twice.
 
-    What it wrote is kept: asked for again, the task goes on from there.
+    What it wrote is kept: the same task, submitted again, resumes from there.
 
     Raises
     ------
@@ -193,49 +136,51 @@ def cancel(root: Path, identity: str) -> Job:
         If there is no such job, or it has ended.
     """
     folder = _folder(root, identity)
-    with _locked(root):
-        found = _read(folder)
-        if not found.is_active and not _is_running(folder):
-            raise JobError(f"job: {identity} is {found.state} already; there is nothing to cancel")
-        (folder / "cancelled").touch()  # before the signal: a process that does not heed it yet looks here when it does
+    with _queue_lock(root):
+        job = _read(folder)
+        if not job.is_active and not _is_running(folder):
+            raise JobError(f"job: {identity} is {job.state} already; there is nothing to cancel")
+        (
+            folder / "cancelled"
+        ).touch()  # before the signal: a process that ignores signals yet looks here when it no longer does
         if (folder / "pid").exists() and _is_running(folder):
             with suppress(ProcessLookupError):
                 os.kill(int((folder / "pid").read_text()), signal.SIGINT)
     return _read(folder)
 
 
-def advance(root: Path) -> None:
+def start_next(root: Path) -> None:
     """Start the next job that waits if none runs."""
-    _STARTED[:] = [each for each in _STARTED if each.poll() is None]
-    if not any(each.state == "queued" for each in jobs(root)):
+    _PROCESSES[:] = [each for each in _PROCESSES if each.poll() is None]
+    if not any(job.state == "queued" for job in list_jobs(root)):
         return
-    with _locked(root):
-        found = jobs(root)
-        waiting = [each for each in found if each.state == "queued"]
-        if waiting and not any(each.state == "running" or _is_stopping(root, each) for each in found):
+    with _queue_lock(root):
+        listed = list_jobs(root)
+        waiting = [job for job in listed if job.state == "queued"]
+        if waiting and not any(job.state == "running" or _is_stopping(root, job) for job in listed):
             _start(root, waiting[0].id)
 
 
-def progress(root: Path, found: Job) -> Progress:
-    """Tell how far a job is, from the dataset's manifest or from MLflow.
+def progress(root: Path, job: Job) -> Progress:
+    """Read the progress of a job from the dataset's manifest or from MLflow.
 
     Raises
     ------
     ValueError
         If these cannot be read.
     """
-    if isinstance(found.task, Training):
-        run_id = experiments.run_id_of(target(root, found.task))
+    if isinstance(job.task, Training):
+        run_id = experiments.run_id_of(output_folder(root, job.task))
         at = experiments.curves(run_id)["at"] if run_id is not None else pd.Series(dtype=float)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
-        return _progress(len(at), _options(found.task).epochs, "epochs", rate)
-    attempt = _json(_folder(root, found.id) / "attempt.json")
-    done = samples_written(target(root, found.task))
+        return _progress(len(at), tasks.training_options(job.task).epochs, "epochs", rate)
+    attempt = _json(_folder(root, job.id) / "attempt.json")
+    done = samples_written(output_folder(root, job.task))
     spent_s = 0.0
-    if found.started_at is not None:
-        spent_s = ((found.ended_at or datetime.now(UTC)) - found.started_at).total_seconds()
+    if job.started_at is not None:
+        spent_s = ((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds()
     rate = (done - attempt["samples_before"]) / spent_s if spent_s > 0 else 0.0
-    return _progress(done, found.task.config.num_samples, "scenes", rate)
+    return _progress(done, job.task.config.num_samples, "scenes", rate)
 
 
 def delete_dataset(root: Path, name: str) -> None:
@@ -247,81 +192,37 @@ def delete_dataset(root: Path, name: str) -> None:
         If there is none of that name, or a job that runs or waits makes it or learns from it.
     """
     folder = dataset_folder(root, name)
-    with _locked(root):
-        for job in jobs(root):
-            if (job.is_active or _is_stopping(root, job)) and folder in _needed(root, job.task):
+    with _queue_lock(root):
+        for job in list_jobs(root):
+            if (job.is_active or _is_stopping(root, job)) and folder in _folders_in_use(root, job.task):
                 raise JobError(f"dataset: {name!r} is what job {job.id} works on; wait for it, or cancel it first")
         store.delete(folder)
 
 
-def log(root: Path, identity: str) -> str:
-    """Last lines of what a job printed."""
+def read_log(root: Path, identity: str) -> str:
+    """Return the last lines that a job printed."""
     path = _folder(root, identity) / "log.txt"
     return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if path.exists() else ""
 
 
-def begin(root: Path, identity: str) -> None:
-    """Note the number of this process, which does a job, so that it can be told to stop."""
+def record_process(root: Path, identity: str) -> None:
+    """Record the number of this process, which does a job, so that `cancel` can interrupt it."""
     write_text(_folder(root, identity) / "pid", str(os.getpid()))
 
 
-def end(root: Path, identity: str, state: State, message: str = "") -> None:
-    """Note how a job ended; its process does so as the last thing."""
+def record_end(root: Path, identity: str, state: State, message: str = "") -> None:
+    """Record how a job ended; its process does so last."""
     at = datetime.now(UTC).isoformat()
     _write(_folder(root, identity) / "ended.json", {"state": state, "message": message, "at": at})
 
 
 def is_cancelled(root: Path, identity: str) -> bool:
-    """Whether a job is no longer wanted."""
+    """Whether a job was cancelled."""
     return (_folder(root, identity) / "cancelled").exists()
 
 
-def _needed(root: Path, task: Generation | Training) -> list[Path]:
-    return [target(root, task), *([root / task.dataset] if isinstance(task, Training) else [])]
-
-
-def _check_generation(root: Path, task: Generation) -> None:
-    for field, name in task.config.folders.items():
-        if not Path(name).resolve().is_relative_to(root.resolve()):
-            raise JobError(f"{field}: {name!r} is outside of {str(root)!r}; put its files below that")
-    if task.folder in RESERVED:
-        raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
-    folder = root / task.folder
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        if fields := differing_fields(manifest.config, task.config):
-            raise JobError(
-                f"folder: {task.folder!r} holds a dataset with another {', '.join(fields)}; choose another name"
-            )
-        if is_complete(folder, task.config, version("heimdall_lab")):
-            raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
-    elif folder.exists():
-        raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
-    root.mkdir(parents=True, exist_ok=True)
-    there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
-    needed, free = size.expected_bytes(task.config) - there, shutil.disk_usage(root).free
-    if needed > free:
-        raise JobError(
-            f"num_samples: {task.config.num_samples} scenes take {si_text(needed)}B and {si_text(free)}B are free; ask "
-            "for fewer or shorter ones, or make room"
-        )
-
-
-def _check_training(root: Path, task: Training) -> None:
-    from heimdall_lab.learning import architectures  # imports torch, which takes seconds
-
-    manifest = read_manifest(dataset_folder(root, task.dataset))
-    if manifest.num_samples < manifest.config.num_samples:
-        raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
-    if (target(root, task) / "run.json").exists() and not any(job.task == task for job in jobs(root)):
-        raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
-    architectures.check_compatible(task.architecture, manifest.config.data_type)
-    architectures.num_parameters(task.architecture, task.parameters)
-    _options(task)
-
-
-def _options(task: Training) -> options.Options:
-    return options.options_for(task.architecture, dict(task.options))
+def _folders_in_use(root: Path, task: Task) -> list[Path]:
+    return [output_folder(root, task), *([root / task.dataset] if isinstance(task, Training) else [])]
 
 
 def _progress(done: int, total: int, unit: Literal["scenes", "epochs"], rate: float) -> Progress:
@@ -330,7 +231,7 @@ def _progress(done: int, total: int, unit: Literal["scenes", "epochs"], rate: fl
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _queue_lock(root: Path) -> Iterator[None]:
     """Keep other servers on the same data folder from taking or starting jobs inside the block."""
     (root / "jobs").mkdir(parents=True, exist_ok=True)
     with (root / "jobs" / ".lock").open("w") as file:
@@ -339,14 +240,14 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _start(root: Path, identity: str) -> None:
-    """Start the process of a job, in a session of its own, so that what ends this process leaves it running."""
+    """Start the process of a job in a session of its own: it goes on when this process ends."""
     folder = _folder(root, identity)
     attempt = {
         "number": _json(folder / "attempt.json").get("number", 0) + 1,
         "started_at": datetime.now(UTC).isoformat(),
-        "samples_before": samples_written(target(root, _read(folder).task)),
+        "samples_before": samples_written(output_folder(root, _read(folder).task)),
     }
-    _write(folder / "attempt.json", attempt)  # before the process: if this fails, there is none that nobody knows of
+    _write(folder / "attempt.json", attempt)  # before the process: if this fails, none is started unrecorded
     (folder / "pid").unlink(missing_ok=True)
     command = [sys.executable, "-m", "heimdall_lab.app.service.job_process", str(root), identity]
     with (folder / ".running").open("a") as held, (folder / "log.txt").open("ab") as output:
@@ -356,14 +257,15 @@ def _start(root: Path, identity: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "HEIMDALL_LAB_DATA": str(root.absolute())},  # where MLflow keeps runs
             start_new_session=True,
             pass_fds=(held.fileno(),),
         )
-    _STARTED.append(started)
+    _PROCESSES.append(started)
 
 
-def _is_stopping(root: Path, found: Job) -> bool:
-    return found.state == "cancelled" and _is_running(_folder(root, found.id))
+def _is_stopping(root: Path, job: Job) -> bool:
+    return job.state == "cancelled" and _is_running(_folder(root, job.id))
 
 
 def _is_running(folder: Path) -> bool:
@@ -378,7 +280,7 @@ def _is_running(folder: Path) -> bool:
     return False
 
 
-@lru_cache(maxsize=4 * _KEPT)
+@lru_cache(maxsize=4 * _MAX_ENDED)
 def _read_ended(folder: Path) -> Job:
     """Read a job whose state does not change any more."""
     return _read(folder)
@@ -390,7 +292,7 @@ def _warn_once(text: str) -> None:
 
 
 def _read(folder: Path) -> Job:
-    """Tell a job's state from the files of its folder."""
+    """Derive a job's state from the files of its folder."""
     asked = json.loads((folder / "task.json").read_text())
     running = _is_running(folder)
     attempt = _json(folder / "attempt.json")
@@ -401,9 +303,10 @@ def _read(folder: Path) -> Job:
         state, message = ended["state"], ended["message"]
     elif (folder / "cancelled").exists():
         state = "cancelled"
-    elif not running and attempt.get("number", 0) >= _ATTEMPTS:
+    elif not running and attempt.get("number", 0) >= _MAX_ATTEMPTS:
         state = "failed"
-        message = f"its process ended {_ATTEMPTS} times without a word, as when memory runs out; ask for less at a time"
+        times = f"its process ended {_MAX_ATTEMPTS} times without a word"
+        message = f"{times}, as when memory runs out; ask for less at a time"
     return Job(
         id=folder.name,
         asked_at=asked["asked_at"],

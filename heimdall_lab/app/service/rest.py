@@ -1,5 +1,6 @@
 """The interface for scripts: datasets, architectures and jobs as JSON, described by OpenAPI."""
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,11 +10,12 @@ from fastapi import FastAPI, HTTPException, Query
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 
-from heimdall_lab.app.service import jobs
-from heimdall_lab.app.service.watch import datasets, known_progress
+from heimdall_lab.app.service import jobs, snapshot, tasks
 from heimdall_lab.core.checked import NAME
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.presets import PRESETS, preset
+from heimdall_lab.datasets.manifest import read_manifest
+from heimdall_lab.learning.options import options_for
 
 API = "/api/v1"
 
@@ -66,15 +68,7 @@ class NewDataset(BaseModel):
 
 
 def api(root: Path, prefix: str = "") -> FastAPI:
-    """Make the application.
-
-    Parameters
-    ----------
-    root : Path
-        The data folder.
-    prefix : str
-        Path that a reverse proxy puts before all of it.
-    """
+    """Make the application over a data folder; ``prefix`` is the path that a reverse proxy puts before all of it."""
     app = FastAPIOffline(
         title="heimdall_lab",
         summary="Simulate, train and watch both, from scripts.",
@@ -91,29 +85,31 @@ def api(root: Path, prefix: str = "") -> FastAPI:
     @app.get(f"{API}/datasets", tags=["datasets"])
     def list_datasets() -> list[DatasetEntry]:
         """List the datasets in the data folder."""
-        return [DatasetEntry.model_validate(_known(row)) for row in datasets(root).to_dict("records")]
+        return [
+            DatasetEntry.model_validate(_without_nan(row)) for row in snapshot.list_datasets(root).to_dict("records")
+        ]
 
     @app.post(f"{API}/datasets", tags=["datasets"], status_code=202)
-    def simulate(asked: NewDataset) -> JobEntry:
+    def simulate(new: NewDataset) -> JobEntry:
         """Queue the simulation of a dataset."""
-        return _asked(root, lambda: jobs.Generation(folder=asked.folder, config=_config(asked), workers=asked.workers))
+        return _submit(root, lambda: tasks.Generation(folder=new.folder, config=_config(new), workers=new.workers))
 
     @app.get(f"{API}/training/architectures", tags=["training"])
     def list_architectures(
         dataset: Annotated[str | None, Query(description="say which of them fit this dataset")] = None,
     ) -> list[ArchitectureEntry]:
         """List the architectures with their defaults."""
-        return _refused_as_400(lambda: _architectures(root, dataset))
+        return _errors_as_400(lambda: _architectures(root, dataset))
 
     @app.get(f"{API}/jobs", tags=["jobs"])
     def list_jobs() -> list[JobEntry]:
         """List the jobs, the newest first."""
-        return [_entry(root, job) for job in jobs.jobs(root)[::-1]]
+        return [_entry(root, job) for job in jobs.list_jobs(root)[::-1]]
 
     @app.post(f"{API}/jobs", tags=["jobs"], status_code=202)
-    def queue(task: jobs.Task) -> JobEntry:
+    def queue(task: tasks.Task) -> JobEntry:
         """Queue a job: the simulation of a dataset, or training on one."""
-        return _asked(root, lambda: task)
+        return _submit(root, lambda: task)
 
     @app.get(f"{API}/jobs/{{identity}}", tags=["jobs"], responses={404: {"description": "unknown"}})
     def look_at(identity: str) -> JobEntry:
@@ -124,28 +120,27 @@ def api(root: Path, prefix: str = "") -> FastAPI:
     def cancel(identity: str) -> JobEntry:
         """Have a job end, when its shard or batch is finished; what it wrote is kept."""
         _job(root, identity)
-        return _entry(root, _refused_as_400(lambda: jobs.cancel(root, identity)))
+        return _entry(root, _errors_as_400(lambda: jobs.cancel(root, identity)))
 
     return app
 
 
-def _asked(root: Path, task: Any) -> JobEntry:
-    return _entry(root, _refused_as_400(lambda: jobs.ask(root, task())))
+def _submit(root: Path, make_task: Callable[[], tasks.Task]) -> JobEntry:
+    return _entry(root, _errors_as_400(lambda: jobs.submit(root, make_task())))
 
 
-def _config(asked: NewDataset) -> Config:
-    if asked.preset is not None and asked.config is None:
-        return preset(asked.preset, **{"name": asked.folder, **asked.changes})
-    if asked.config is not None and asked.preset is None and not asked.changes:
-        return asked.config
+def _config(new: NewDataset) -> Config:
+    if new.preset is not None and new.config is None:
+        return preset(new.preset, **{"name": new.folder, **new.changes})
+    if new.config is not None and new.preset is None and not new.changes:
+        return new.config
     raise ValueError("preset: give either preset, with changes or without, or config")
 
 
 def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
-    from heimdall_lab.datasets import manifest  # imports torch, which takes seconds
-    from heimdall_lab.learning import architectures, options
+    from heimdall_lab.learning import architectures  # imports torch, which takes seconds
 
-    kind = None if dataset is None else manifest.read_manifest(jobs.dataset_folder(root, dataset)).config.data_type
+    kind = None if dataset is None else read_manifest(tasks.dataset_folder(root, dataset)).config.data_type
     entries = []
     for name, known in architectures.ARCHITECTURES.items():
         reason = None
@@ -161,7 +156,7 @@ def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
                 data_types=list(known.data_types),
                 num_parameters=architectures.num_parameters(name),
                 defaults=known.parameters,
-                options=options.options_for(name, {}).model_dump(),
+                options=options_for(name, {}).model_dump(),
                 compatible=None if kind is None else reason is None,
                 reason=reason,
             )
@@ -171,22 +166,22 @@ def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
 
 def _job(root: Path, identity: str) -> jobs.Job:
     try:
-        return jobs.job(root, identity)
-    except jobs.JobError as error:
+        return jobs.find_job(root, identity)
+    except tasks.JobError as error:
         raise HTTPException(404, str(error)) from error
 
 
 def _entry(root: Path, job: jobs.Job) -> JobEntry:
-    return JobEntry(**job.model_dump(), progress=known_progress(root, job) if job.is_active else None)
+    return JobEntry(**job.model_dump(), progress=snapshot.progress_or_none(root, job) if job.is_active else None)
 
 
-def _refused_as_400(do: Any) -> Any:
+def _errors_as_400(call: Callable[[], Any]) -> Any:
     try:
-        return do()
+        return call()
     except (ValueError, OSError) as error:
         raise HTTPException(400, str(error)) from error
 
 
-def _known(row: dict[Any, Any]) -> dict[str, Any]:
-    """A row with None where something is not known."""
+def _without_nan(row: dict[Any, Any]) -> dict[str, Any]:
+    """A row with None in the place of NaN, which JSON lacks."""
     return {str(name): None if pd.isna(value) else value for name, value in row.items()}

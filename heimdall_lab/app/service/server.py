@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import os
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from tornado.web import RedirectHandler
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
 from heimdall_lab.app.service.rest import API, api
+from heimdall_lab.core.files import data_folder
 
-_ADVANCE_MS = 1000
+_QUEUE_PERIOD_MS = 1000
 _MAX_BODY_BYTES = 10_000_000  # of a request; uploads come through the page's own channel
 _MAX_MESSAGE_BYTES = 50_000_000  # on that channel; uploads come in pieces
 _LOGIN = Path(__file__).with_name("login.html")
@@ -49,7 +52,7 @@ class Access:
 
 
 def make_server(
-    root: Path,
+    root: str | Path | None = None,
     *,
     port: int = 5006,
     address: str = "127.0.0.1",
@@ -59,10 +62,12 @@ def make_server(
 ) -> Any:
     """Make the server, ready to be started.
 
+    It sets ``HEIMDALL_LAB_DATA`` for this process, so that MLflow's runs, too, are looked for below the data folder.
+
     Parameters
     ----------
-    root : Path
-        The data folder; it is made if it is missing.
+    root : path, optional
+        The data folder, by default as `data_folder` finds it; it is made if it is missing.
     port : int
         Of TCP.
     address : str
@@ -70,7 +75,7 @@ def make_server(
     prefix : str
         Path before all others, as a reverse proxy passes it on.
     origins : tuple of str
-        Hosts, with port unless it is that of the scheme, by which browsers reach the server beside its own address.
+        Hosts, with port unless it is the scheme's, by which browsers reach the server beside its own address.
     access : Access, optional
 
     Returns
@@ -83,7 +88,9 @@ def make_server(
     OSError
         If the port cannot be listened at.
     """
+    root = data_folder(root)
     root.mkdir(parents=True, exist_ok=True)
+    os.environ["HEIMDALL_LAB_DATA"] = str(root.absolute())
     prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
     pn.extension("tabulator", notifications=False)
     silence(FIXED_SIZING_MODE)  # pictures have the size of their frames, which Bokeh takes for none
@@ -98,13 +105,13 @@ def make_server(
         websocket_origin=allowed,
         extra_patterns=[
             (r"/?", RedirectHandler, {"url": f"{prefix}/{next(iter(PAGES))}", "permanent": False}),
-            (rf"{API}/.*", _Api, {"client": client, "allowed": allowed}),
+            (rf"{API}/.*", _ApiHandler, {"client": client, "allowed": allowed}),
         ],
         websocket_max_message_size=_MAX_MESSAGE_BYTES,
         http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
         **_login_options(access or Access()),
     )
-    PeriodicCallback(_advancing(root), _ADVANCE_MS).start()
+    PeriodicCallback(_queue_step(root), _QUEUE_PERIOD_MS).start()
     return server
 
 
@@ -115,18 +122,18 @@ def _login_options(access: Access) -> dict[str, Any]:
     return {**access.oauth, **basic, "cookie_secret": access.cookie_secret or secrets.token_hex(32)}
 
 
-def _advancing(root: Path) -> Any:
-    async def advance() -> None:
+def _queue_step(root: Path) -> Callable[[], Awaitable[None]]:
+    async def start_next() -> None:
         try:
-            await asyncio.to_thread(jobs.advance, root)
-        except (ValueError, OSError) as error:  # a full disk is no reason to stop serving; it is tried again
+            await asyncio.to_thread(jobs.start_next, root)
+        except (ValueError, OSError) as error:  # on a full disk the server goes on, and tries again
             _log.warning("jobs: cannot be started (%s)", error)
 
-    return advance
+    return start_next
 
 
-class _Api(AuthRequestHandler):
-    """Hands requests on to the application for scripts, of those who are logged in and came by a known name."""
+class _ApiHandler(AuthRequestHandler):
+    """Forwards requests to the application for scripts if the user is logged in and the host's name is allowed."""
 
     def initialize(self, client: httpx.AsyncClient, allowed: list[str]) -> None:
         self._client, self._allowed = client, allowed
@@ -138,11 +145,11 @@ class _Api(AuthRequestHandler):
         elif self.current_user is None:
             self._refuse(401, "user: nobody is logged in; log in and send the cookie of that along")
 
-    async def _hand_on(self) -> None:
-        passed = {name: value for name, value in self.request.headers.items() if name in ("Content-Type", "Accept")}
+    async def _forward(self) -> None:
+        headers = {name: value for name, value in self.request.headers.items() if name in ("Content-Type", "Accept")}
         request = self.request
         answer = await self._client.request(
-            request.method or "", request.uri or "", content=request.body, headers=passed
+            request.method or "", request.uri or "", content=request.body, headers=headers
         )
         self.set_status(answer.status_code)
         for name in ("content-type", "allow"):
@@ -155,4 +162,4 @@ class _Api(AuthRequestHandler):
         self.set_header("content-type", "application/json")
         self.finish(json.dumps({"detail": detail}))
 
-    get = post = put = patch = delete = head = options = _hand_on
+    get = post = put = patch = delete = head = options = _forward

@@ -170,10 +170,10 @@ def test_a_job_outlives_a_killed_server_and_resumes_if_it_was_killed_too(page, s
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
     root = tmp_path / "data"
-    [job] = jobs.jobs(root)
+    [job] = jobs.list_jobs(root)
     assert job.state == "running"
     os.kill(int((root / "jobs" / job.id / "pid").read_text()), signal.SIGKILL)
-    wait_until(lambda: jobs.job(root, job.id).state == "queued")
+    wait_until(lambda: jobs.find_job(root, job.id).state == "queued")
     with serving() as (_, url):
         page.goto(f"{url}datasets")
         expect(page.get_by_text("generating survivor")).to_be_visible(timeout=20_000)

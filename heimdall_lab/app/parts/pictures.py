@@ -1,4 +1,4 @@
-"""Pictures of which one is seen at a time."""
+"""Pictures of which one is shown at a time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from panel.viewable import Viewer
 Draw = Callable[[], Any]
 
 
-class Views(Viewer):
-    """Buttons for pictures, and the chosen one; each is drawn when it is looked at, and keeps its place and zoom."""
+class PictureTabs(Viewer):
+    """Buttons for pictures, and the chosen one; each is drawn when it is shown, and keeps its zoom."""
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -25,8 +25,8 @@ class Views(Viewer):
         """Lay the pictures out."""
         return pn.Column(self._buttons, self._place, sizing_mode="stretch_width")
 
-    def offer(self, draw: Mapping[str, Draw]) -> None:
-        """Offer pictures by title; the one that is seen is drawn anew, and the others when they are chosen."""
+    def set_pictures(self, draw: Mapping[str, Draw]) -> None:
+        """Set what draws each picture, by title; the shown one is drawn at once, others when they are chosen."""
         self._draw = draw
         titles = list(draw)
         if self._buttons.options != titles:

@@ -1,0 +1,126 @@
+"""Pages about one complete dataset, which the reader chooses and which is read beside the page."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import panel as pn
+import param
+from panel.viewable import Viewable, Viewer
+
+from heimdall_lab.app.parts.layout import error_alert, show_errors
+from heimdall_lab.app.service.snapshot import list_datasets, take_snapshot
+from heimdall_lab.core.files import data_folder
+
+
+class DatasetViewer(Viewer):
+    """A page about a chosen dataset; each kind of page defines its layout, what it reads and how it shows that."""
+
+    dark = param.Boolean(False, doc="Whether pictures are for a dark page.")
+    dataset: Any = param.Selector(doc="Folder of the dataset, below the root.")
+
+    def __init__(self, root: str | Path | None = None, **params: Any) -> None:
+        chosen = params.pop("dataset", None)
+        super().__init__(**params)
+        self.root = data_folder(root)
+        self._alert = error_alert()
+        with show_errors(self._alert), param.parameterized.discard_events(self):
+            folders = complete_datasets(self.root)
+            self.param.dataset.objects = folders
+            self.dataset = chosen or requested_dataset(folders)
+        self._loading_area, self._layout = self._make_layout()
+        pn.state.onload(self.load)
+
+    def __panel__(self) -> Viewable:
+        """Lay the page out."""
+        return self._layout
+
+    def _make_layout(self) -> tuple[Viewable, Viewable]:
+        """Make the part of the page that shows when a dataset is being read, and the page."""
+        raise NotImplementedError
+
+    def _reading(self) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
+        """Return the function that reads what is chosen, and its arguments."""
+        raise NotImplementedError
+
+    def _show_dataset(self, read: Any) -> None:
+        """Show what was read."""
+        raise NotImplementedError
+
+    async def load(self) -> None:
+        """Read the chosen dataset and show it, unless another is chosen meanwhile."""
+        if self.dataset is None:
+            return
+        reading = function, *arguments = self._reading()
+        self._loading_area.loading = True
+        try:
+            with show_errors(self._alert):
+                try:
+                    read = await asyncio.to_thread(function, *arguments)
+                except (ValueError, OSError):
+                    if reading == self._reading():
+                        raise
+                else:
+                    if reading == self._reading():
+                        self._show_dataset(read)
+        finally:
+            if reading == self._reading():
+                self._loading_area.loading = False
+
+    @param.depends("dataset", watch=True)
+    async def _reload(self) -> None:
+        await self.load()
+
+    async def refresh(self) -> None:
+        """Offer the datasets that are complete by now; the choice stays, and one is chosen where none was."""
+        folders = _by_place(self.root, (await asyncio.to_thread(take_snapshot, self.root)).datasets)
+        chosen = self.dataset
+        if chosen is not None and chosen not in folders.values():
+            folders[str(Path(chosen).relative_to(self.root))] = chosen
+        if folders == self.param.dataset.get_range():
+            return
+        self.param.dataset.objects = folders
+        if chosen is None:
+            with show_errors(self._alert):
+                self.dataset = requested_dataset(folders)
+
+
+def complete_datasets(root: Path) -> dict[str, str]:
+    """Folders of the complete datasets below a folder, by their place in it.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or no such folder.
+    """
+    listed = list_datasets(root)
+    folders = _by_place(root, listed)
+    if not folders:
+        unfinished = f" ({len(listed)} are unfinished or unreadable)" if len(listed) else ""
+        raise ValueError(f"dataset: {str(root)!r} holds no complete one{unfinished}; generate a dataset first")
+    return folders
+
+
+def _by_place(root: Path, listed: pd.DataFrame) -> dict[str, str]:
+    """Folders of the complete ones of listed datasets."""
+    folders = [Path(path) for path in listed[listed.state == "complete"].path]
+    return {str(folder.relative_to(root)): str(folder) for folder in folders}
+
+
+def requested_dataset(folders: dict[str, str]) -> str:
+    """Return the folder of the dataset that the page's address names (``?dataset=NAME``), or the first.
+
+    Raises
+    ------
+    ValueError
+        If the address names one that is not offered.
+    """
+    location = pn.state.location
+    name = location.query_params.get("dataset") if location else None
+    if name is None:
+        return next(iter(folders.values()))
+    if str(name) not in folders:
+        raise ValueError(f"dataset: {str(name)!r} is not a complete one; choose one of {', '.join(folders)}")
+    return folders[str(name)]

@@ -1,0 +1,40 @@
+"""Tables that are read, not edited: in pages where they are long, and with a row that stays selected."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import panel as pn
+
+
+def make_table(titles: Mapping[str, str], page_size: int, **options: Any) -> pn.widgets.Tabulator:
+    """Make an empty table.
+
+    Parameters
+    ----------
+    titles : mapping
+        Heading of each column, by its name.
+    page_size : int
+        Most rows that are shown at a time.
+    **options
+        Of Tabulator.
+    """
+    return pn.widgets.Tabulator(
+        pd.DataFrame(columns=list(titles)),
+        titles=dict(titles),
+        page_size=page_size,
+        disabled=True,
+        show_index=False,
+        sizing_mode="stretch_width",
+        **options,
+    )
+
+
+def show_rows(table: pn.widgets.Tabulator, rows: pd.DataFrame) -> None:
+    """Show rows, in pages where there are many."""
+    table.param.update(value=rows, pagination="local" if len(rows) > (table.page_size or 0) else None)
+
+
+def select_row(table: pn.widgets.Tabulator, keys: Sequence[str], key: str) -> None:
+    """Select the row whose key it is, of the keys of all rows; none where it is not among them."""
+    table.selection = [list(keys).index(key)] if key in keys else []

@@ -1,0 +1,135 @@
+"""Tasks of jobs: what to generate or to train, where it is written, and why a task is refused."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from heimdall_lab.core.checked import NAME
+from heimdall_lab.core.config import Config
+from heimdall_lab.core.presets import differing_fields
+from heimdall_lab.core.text import si_text
+from heimdall_lab.datasets import size
+from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
+from heimdall_lab.learning import options
+
+RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
+
+
+class JobError(ValueError):
+    """A job that cannot be taken, or is not there; the message names the field and the remedy."""
+
+
+class Generation(BaseModel):
+    """Simulate a dataset, or go on with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["generate"] = "generate"
+    folder: str = Field(pattern=NAME, max_length=64, description="name of the dataset's folder in the data folder")
+    config: Config = Field(description="what to simulate")
+    workers: int = Field(1, ge=1, le=256, description="processes side by side")
+
+
+class Training(BaseModel):
+    """Train a localizer, or go on with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["train"] = "train"
+    folder: str = Field(pattern=NAME, max_length=64, description="name of the run's folder in data/runs")
+    dataset: str = Field(description="path of the dataset in the data folder")
+    architecture: str = Field(description="as the list of architectures names them")
+    parameters: dict[str, bool | int | float | str] = Field({}, description="of the architecture, not its defaults")
+    options: dict[str, bool | int | float | str] = Field({}, description="of training, not the defaults")
+
+
+Task = Annotated[Generation | Training, Field(discriminator="kind")]
+
+
+def output_folder(root: Path, task: Generation | Training) -> Path:
+    """Folder that a task writes to."""
+    return root / task.folder if isinstance(task, Generation) else root / "runs" / task.folder
+
+
+def dataset_folder(root: Path, name: str) -> Path:
+    """Folder of a dataset by its path in the data folder.
+
+    Raises
+    ------
+    JobError
+        If there is none of that path below the data folder.
+    """
+    parts = Path(name).parts
+    inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts
+    if not inside or not (root / name / MANIFEST).is_file():
+        raise JobError(f"dataset: {name!r} is none of those in {str(root)!r}; choose one that is listed")
+    return root / name
+
+
+def check(root: Path, task: Task, earlier: list[Task]) -> None:
+    """Refuse a task that cannot be done, as far as that is known before it starts.
+
+    Parameters
+    ----------
+    root : Path
+    task : Task
+    earlier : list of Task
+        Of all jobs; only a run that one of them wrote can be resumed.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be done; the message names the field.
+    """
+    if isinstance(task, Generation):
+        _check_generation(root, task)
+    else:
+        _check_training(root, task, earlier)
+
+
+def _check_generation(root: Path, task: Generation) -> None:
+    for field, name in task.config.folders.items():
+        if not Path(name).resolve().is_relative_to(root.resolve()):
+            raise JobError(f"{field}: {name!r} is outside of {str(root)!r}; put its files below that")
+    if task.folder in RESERVED:
+        raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
+    folder = root / task.folder
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        if fields := differing_fields(manifest.config, task.config):
+            raise JobError(
+                f"folder: {task.folder!r} holds a dataset with another {', '.join(fields)}; choose another name"
+            )
+        if is_complete(folder, task.config, version("heimdall_lab")):
+            raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
+    elif folder.exists():
+        raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
+    root.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
+    needed, free = size.expected_bytes(task.config) - there, shutil.disk_usage(root).free
+    if needed > free:
+        raise JobError(
+            f"num_samples: {task.config.num_samples} scenes take {si_text(needed)}B and {si_text(free)}B are free; ask "
+            "for fewer or shorter ones, or make room"
+        )
+
+
+def _check_training(root: Path, task: Training, earlier: list[Task]) -> None:
+    from heimdall_lab.learning import architectures  # imports torch, which takes seconds
+
+    manifest = read_manifest(dataset_folder(root, task.dataset))
+    if manifest.num_samples < manifest.config.num_samples:
+        raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
+    if (output_folder(root, task) / "run.json").exists() and task not in earlier:
+        raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
+    architectures.check_compatible(task.architecture, manifest.config.data_type)
+    architectures.num_parameters(task.architecture, task.parameters)
+    training_options(task)
+
+
+def training_options(task: Training) -> options.Options:
+    """All options of training, with the architecture's own defaults."""
+    return options.options_for(task.architecture, dict(task.options))
