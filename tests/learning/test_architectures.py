@@ -106,7 +106,7 @@ def tensors(dataset):
     """Arrays of all kinds, IQ of 256 instants."""
     measured = hl.features(dataset)
     whole = dataset.merge(measured[["spectrogram"]])
-    made = inputs.arrays(whole, measured, inputs.KINDS, slice(0, 256))
+    made = inputs.arrays(whole, measured, inputs.ARRAYS, slice(0, 256))
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
