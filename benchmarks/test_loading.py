@@ -1,10 +1,8 @@
 """How fast scenes are loaded, as a multiple of how fast a model learns from them in the same minute."""
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.learning import data
@@ -54,9 +52,3 @@ def test_scenes_are_loaded_1_5_times_as_fast_as_a_model_learns(architecture, mem
     benchmark.extra_info["loading over learning"] = round(ratio, 1)
     benchmark.extra_info["scenes learned per second"] = round(trained / min(learning_s))
     assert ratio >= 1.5
-
-
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start

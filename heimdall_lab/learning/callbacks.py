@@ -34,7 +34,7 @@ class EpochCheckpoint(Checkpoint):
     report_epoch : callable
         Called with the metrics of each epoch.
     stop : threading.Event
-        Set when a stop is requested; `files.ask_to_stop` requests one too.
+        Set when a stop is requested; `files.request_stop` requests one too.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class EpochCheckpoint(Checkpoint):
 
 
 def stop_check(folder: Path, stop: threading.Event) -> Callable[[], None]:
-    """Make a function that raises `StopRequested` once the event is set, or `files.ask_to_stop` wrote to the folder."""
+    """Make a function that raises `StopRequested` once the event is set or `files.request_stop` was called."""
     checked_s = time.monotonic()
 
     def raise_if_stopped() -> None:

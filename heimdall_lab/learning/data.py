@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.core.progress import Report
 from heimdall_lab.core.units import ADC_MAX
@@ -26,7 +27,6 @@ from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS, InMemory, OnDisk
 from heimdall_lab.learning.sources import Source, check_shards
 from heimdall_lab.localization.learned import inputs
-from heimdall_lab.localization.observations import Array
 from heimdall_lab.signals import pairs
 
 _CHUNK_BYTES = 2**28  # of IQ in memory while features are measured

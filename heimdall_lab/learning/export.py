@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning import parity
 from heimdall_lab.learning.architectures import ARCHITECTURES
@@ -18,7 +19,6 @@ from heimdall_lab.learning.architectures.layers import Localizer, Standardise
 from heimdall_lab.learning.trained import MODEL, Trained, load
 from heimdall_lab.localization.learned import HasTrained, onnx_model
 from heimdall_lab.localization.learned.inputs import FEATURES
-from heimdall_lab.localization.observations import Array
 
 TOLERANCE = 1e-4  # largest difference from PyTorch, as `parity.largest_difference` gives it
 

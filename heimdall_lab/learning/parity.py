@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization.learned.inputs import FEATURES
-from heimdall_lab.localization.observations import Array
 
 Predictor = Callable[[Mapping[str, Array]], tuple[Array, Array]]
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets import manifest, netcdf
-
-Array = Any  # numpy.ndarray
 
 SIGNAL_DIMS = {  # dims of the variables that are too large for memory in some datasets
     "iq": ("sample", "receiver", "component", "time"),
@@ -114,7 +113,7 @@ class OnDisk:
 
     def _variable(self, shard: int) -> Any:
         if shard not in self._files:
-            self._files[shard] = netcdf.handle(self.files[shard])
+            self._files[shard] = netcdf.shared_file(self.files[shard])
             self._open_contexts.enter_context(self._files[shard].acquire_context(needs_lock=False))
         variable = self._files[shard].acquire(needs_lock=False).variables[self.name]
         variable.set_auto_maskandscale(False)

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import locked, write_atomically
 from heimdall_lab.core.progress import display, stop_requests
 from heimdall_lab.learning import architectures
@@ -43,7 +44,6 @@ from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS
 from heimdall_lab.learning.sources import Source, open_source
 from heimdall_lab.learning.trained import MODEL, Trained, load, save
 from heimdall_lab.localization import bounds, error_law
-from heimdall_lab.localization.observations import Array
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best:
 
     model = job.learner.model.cpu()
     model.load_state_dict(best)
-    spread, freedom = error_law.fitted(_scene_errors(model, job.scenes, "validation").squared)
+    spread, freedom = error_law.fit(_scene_errors(model, job.scenes, "validation").squared)
     model.spread.fill_(spread)
     model.freedom.fill_(freedom)
     finite = freedom if math.isfinite(freedom) else None  # JSON has no infinity

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import heimdall_lab as hl
-from heimdall_lab.core.files import StoreError, ask_to_stop, locked
+from heimdall_lab.core.files import StoreError, locked, request_stop
 from heimdall_lab.datasets import splits
 from heimdall_lab.learning import augmentation, callbacks, data, lightning_module
 from heimdall_lab.learning.architectures import build
@@ -98,7 +98,7 @@ def test_a_run_stops_where_its_folder_asks_for_it(folder, tmp_path, monkeypatch)
     step = lightning_module.Learner.training_step
 
     def asked(self, batch, number):
-        ask_to_stop(tmp_path)
+        request_stop(tmp_path)
         return step(self, batch, number)
 
     monkeypatch.setattr(lightning_module.Learner, "training_step", asked)

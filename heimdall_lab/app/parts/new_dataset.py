@@ -89,7 +89,7 @@ class Creation(Viewer):
             return
         seconds = float("nan")
         try:
-            seconds = await background.run(speed.generation_s, chosen)
+            seconds = await background.run(speed.estimate_generation_s, chosen)
         except (ValueError, OSError, MemoryError) as error:
             if mine == self._timing and self._fields is not None:
                 self._fields.refuse(
