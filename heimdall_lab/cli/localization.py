@@ -173,6 +173,6 @@ def _pretrained(dataset: "xr.Dataset") -> tuple[list[Path], dict[str, str]]:
     if not files:
         raise ConfigError("pretrained: no trained localizers came with this package; install it again, or leave it out")
     for name, path in files.items():
-        if reason := learned.misfit(learned.predictor(path), dataset):
+        if reason := learned.incompatibility(learned.predictor(path), dataset):
             reasons[name] = reason
     return [path for name, path in files.items() if name not in reasons], reasons

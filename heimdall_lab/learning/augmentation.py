@@ -33,7 +33,7 @@ def drop_receivers(batch: dict[str, Tensor], chance: float, rng: torch.Generator
     Parameters
     ----------
     batch : dict of str to Tensor
-        Of `inputs.KINDS`, with ``heard`` (B, R) bool, ``reference`` (B, R) bool and ``target`` (B, 2) km.
+        Of `inputs.ARRAYS`, with ``heard`` (B, R) bool, ``reference`` (B, R) bool and ``target`` (B, 2) km.
     chance : float
     rng : torch.Generator
 
@@ -49,7 +49,7 @@ def drop_receivers(batch: dict[str, Tensor], chance: float, rng: torch.Generator
     dropped = dropped & (spare > 0) & (~heard | (ranked_before.sum(dim=2) < spare))
     remaining, hearing = present & ~dropped, heard & ~dropped
     shift = _mean(batch["position"], remaining) - _mean(batch["position"], present)  # (B, 1, 2)
-    changed = {name: _zeroed(values, dropped) for name, values in batch.items() if name in inputs.KINDS}
+    changed = {name: _zeroed(values, dropped) for name, values in batch.items() if name in inputs.ARRAYS}
     changed["position"] = (batch["position"] - shift) * remaining[..., None]
     if "features" in changed:
         level = changed["features"][..., _LEVEL, None]  # (B, R, 1)

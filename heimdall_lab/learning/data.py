@@ -276,7 +276,7 @@ def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: Report) ->
     Returns
     -------
     dict of str to array
-        Those of `inputs.KINDS` that are small and in ``names``; ``present``, ``position`` and ``target``; ``heard``
+        Those of `inputs.ARRAYS` that are small and in ``names``; ``present``, ``position`` and ``target``; ``heard``
         and ``reference`` (S, R) bool, for `augmentation.drop_receivers`; and ``scale`` (S, R) of the IQ.
     """
     measures, count = "features" in names, dataset.sizes["sample"]

@@ -148,18 +148,18 @@ def _metadata(trained: Trained) -> dict[str, Any]:
         "max_receivers": trained.max_receivers,
         "freedom": trained.freedom if math.isfinite(trained.freedom) else None,  # JSON has no infinity
         "normalisation": {"in_the_graph": standardised, "spread": model.spread.item()},
-        "coordinate_frame": onnx_model.FRAME,
+        "coordinate_frame": onnx_model.COORDINATE_FRAME,
     }
 
 
 def _save(program: onnx.ModelProto, path: Path, about: dict[str, Any]) -> None:
     """Write the graph with its metadata, which include the checksum of the file."""
-    sealed = about | {"checksum": onnx_model.UNSEALED}
-    onnx.helper.set_model_props(program, {name: json.dumps(value) for name, value in sealed.items()})
+    metadata = about | {"checksum": onnx_model.CHECKSUM_PLACEHOLDER}
+    onnx.helper.set_model_props(program, {name: json.dumps(value) for name, value in metadata.items()})
     path.write_bytes(program.SerializeToString())
     content = path.read_bytes()
-    seal = onnx_model.checksum(content, onnx_model.UNSEALED)
-    path.write_bytes(content.replace(onnx_model.UNSEALED.encode(), seal.encode()))
+    checksum = onnx_model.checksum(content, onnx_model.CHECKSUM_PLACEHOLDER)
+    path.write_bytes(content.replace(onnx_model.CHECKSUM_PLACEHOLDER.encode(), checksum.encode()))
 
 
 def _random_batches(trained: Trained) -> list[dict[str, Array]]:

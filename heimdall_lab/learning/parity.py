@@ -31,7 +31,7 @@ def random_scenes(
     Parameters
     ----------
     names : iterable of str
-        Of `inputs.KINDS`.
+        Of `inputs.ARRAYS`.
     scenes, receivers : int
     seed : int
     window : int, optional

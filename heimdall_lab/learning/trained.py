@@ -1,4 +1,4 @@
-"""A trained localizer with all that is needed to use it again, and the file that keeps it."""
+"""A trained localizer with what is needed to use it again, and its file ``model.pt``."""
 
 import zipfile
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ class Trained:
     Attributes
     ----------
     architecture : str
-        Of `models.ARCHITECTURES`.
+        Of `architectures.ARCHITECTURES`.
     parameters : dict
-        What it was built with, in the place of defaults.
+        Of the architecture, instead of its defaults.
     model : Localizer
     about : dict
         What it was trained on, as JSON values: ``data_type``, ``dataset`` (name), ``dataset_checksum``,
@@ -42,7 +42,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """What leaderboards call it."""
+        """Name in leaderboards."""
         return self.architecture
 
     @property
@@ -52,7 +52,7 @@ class Trained:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Arrays of `inputs.KINDS` that it takes."""
+        """Arrays of `inputs.ARRAYS` that it takes."""
         return self.model.inputs
 
     @property
@@ -67,7 +67,7 @@ class Trained:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the law of its errors (`student`)."""
+        """Degrees of freedom of the law of its errors (`error_law`)."""
         return float(self.model.freedom)
 
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -95,7 +95,7 @@ def save(trained: Trained, path: str | Path) -> None:
 
 
 def read_tensors(path: str | Path) -> Any:
-    """Read what ``torch.save`` wrote, having checked that no bit of it has changed; nothing in it is executed.
+    """Read what ``torch.save`` wrote, after a check of its checksums; nothing in it is executed.
 
     Raises
     ------

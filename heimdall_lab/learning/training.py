@@ -161,8 +161,8 @@ def open_run(folder: str | Path) -> Run:
     record = read_record(Path(folder))
     if not record.get("finished"):
         raise ValueError(f"run: {str(folder)!r} holds no finished run; train into it")
-    with xr.open_dataset(Path(folder) / ERRORS) as kept:
-        errors = kept.load()
+    with xr.open_dataset(Path(folder) / ERRORS) as stored:
+        errors = stored.load()
     trained = load(Path(folder) / MODEL)
     return Run(Path(folder), trained, record["metrics"], pd.DataFrame(record["history"]), errors)
 
@@ -343,8 +343,8 @@ def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best:
     for split in ("validation", "test"):
         found = _scene_errors(model, job.scenes, split)
         nll = -error_law.log_density(found.squared, found.log_determinant, freedom).mean()
-        of_split = {"nll": float(nll), **error_metrics(found.error_km, found.squared, freedom)}
-        metrics |= {f"{split}_{name}": value for name, value in of_split.items()}
+        split_metrics = {"nll": float(nll), **error_metrics(found.error_km, found.squared, freedom)}
+        metrics |= {f"{split}_{name}": value for name, value in split_metrics.items()}
     errors = _error_dataset(job, found, freedom)
     trained = Trained(job.identity["architecture"], job.parameters, model.eval(), _provenance(job))
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
@@ -374,7 +374,7 @@ def _scene_errors(model: Localizer, scenes: SceneDataModule, split: str) -> _Sce
     parts = []
     with torch.inference_mode():
         for batch in scenes.loader(split):
-            position, cholesky = (found.double() for found in model({name: batch[name] for name in scenes.inputs}))
+            position, cholesky = (part.double() for part in model({name: batch[name] for name in scenes.inputs}))
             target = batch["target"].double()
             error_km = torch.linalg.vector_norm(position - target, dim=-1)
             log_determinant = 2 * (cholesky[:, 0].log() + cholesky[:, 2].log())

@@ -145,7 +145,7 @@ def _training_statistics(dataset: xr.Dataset, methods: Iterable[str | Predictor]
     """Number of weights, and the share of samples that are not new, of each method."""
     trained = [None if isinstance(method, str) else method for method in methods]
     weights = [0 if each is None else each.num_parameters for each in trained]
-    seen = [0.0 if each is None else learned.seen(each, dataset) for each in trained]
+    seen = [0.0 if each is None else learned.share_in_training(each, dataset) for each in trained]
     return xr.Dataset(
         {
             "parameters": ("method", weights, {"units": "1", "long_name": "trained weights"}),

@@ -62,7 +62,7 @@ def test_files_say_what_they_hold(pair):
     trained, path = pair
     model = onnx_model.open_model(path)
     assert model.about["parity"] <= export.TOLERANCE
-    assert model.about["coordinate_frame"] == onnx_model.FRAME
+    assert model.about["coordinate_frame"] == onnx_model.COORDINATE_FRAME
     assert model.about["sample_rate_hz"] == 50e3
     assert model.about["parameters"] == ARCHITECTURES[trained.architecture].parameters | trained.parameters
     assert model.about["normalisation"]["spread"] == pytest.approx(0.7)

@@ -382,7 +382,7 @@ def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | 
     runs = {f"runs/{path.parent.name}": path for path in sorted((root / "runs").glob(f"*/model{learned.SUFFIX}"))}
     for name, path in {**learned.pretrained(), **runs}.items():
         try:
-            reason = learned.misfit(learned.predictor(path), dataset)
+            reason = learned.incompatibility(learned.predictor(path), dataset)
         except (ValueError, OSError) as error:
             reason = str(error)
         if reason is None:

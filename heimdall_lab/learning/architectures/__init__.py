@@ -1,4 +1,8 @@
-"""The learned localizers: which there are, what they take, and how large they are."""
+"""The learned localizers: their registry, inputs and sizes.
+
+`layers` holds what they share; each other module holds one architecture or a family. A new architecture is a module
+with a `layers.Localizer`, and an entry in `ARCHITECTURES` here.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,7 +24,7 @@ class Architecture(NamedTuple):
     ----------
     make : type
     data_types : tuple of str
-        Types of dataset that hold what it takes.
+        Types of dataset that hold its inputs.
     description : str
     parameters : dict
         Default arguments of ``make``.
@@ -87,7 +91,7 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
     name : str
         Of `ARCHITECTURES`.
     parameters : mapping, optional
-        In the place of the architecture's defaults.
+        Instead of the architecture's defaults.
 
     Raises
     ------
@@ -109,7 +113,7 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
 
 
 def check_compatible(name: str, data_type: str) -> None:
-    """Refuse an architecture that a type of dataset holds nothing for.
+    """Refuse an architecture whose inputs a type of dataset does not hold.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def check_compatible(name: str, data_type: str) -> None:
 
 
 def architectures(data_type: str | None = None) -> pd.DataFrame:
-    """List the architectures, of a type of dataset those that it holds enough for.
+    """List the architectures, or those that a type of dataset has the inputs for.
 
     Returns
     -------
@@ -145,6 +149,6 @@ def architectures(data_type: str | None = None) -> pd.DataFrame:
 
 
 def num_parameters(name: str, parameters: Mapping[str, Any] | None = None) -> int:
-    """Count the weights of an architecture, without making them."""
+    """Count the weights of an architecture, without allocating them."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in build(name, parameters).parameters())

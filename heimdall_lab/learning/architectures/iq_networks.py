@@ -1,4 +1,4 @@
-"""Convolutional networks on IQ, shared over receivers, and attention over what they find."""
+"""Convolutional networks on IQ, shared over receivers, then attention over the receivers."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from heimdall_lab.core.config import MAX_RECEIVERS
 from heimdall_lab.learning.architectures.layers import (
-    LEAST_POWER_MW,
+    MIN_POWER_MW,
     Head,
     Localizer,
     ReceiverAttention,
@@ -16,13 +16,13 @@ from heimdall_lab.learning.architectures.layers import (
     size_km,
 )
 
-_STAGES = (8, 4, 2, 1)  # the width over the channels of each stage
+_STAGES = (8, 4, 2, 1)  # width divided by the channels of each stage
 
 
 class _IqNetwork(Localizer):
-    """Each receiver is one token: what an encoder finds in its window, its level, and its position.
+    """Each receiver is one token: its encoded window of IQ, its level, and its position.
 
-    The encoder sees windows of the same power. Levels are given beside what it finds, for they tell distances.
+    The encoder is given windows of unit power. Levels are inputs of their own, for they depend on distance.
     """
 
     inputs = ("iq", "position", "present")
@@ -63,11 +63,11 @@ class _IqNetwork(Localizer):
         """
         iq, position, present = (batch[name] for name in self.inputs)
         self._check(iq, present)
-        scale = _power(iq).clamp(min=LEAST_POWER_MW).sqrt()[..., None, None]
-        found = self.encoder((iq / scale).flatten(0, 1)).reshape(*present.shape, -1)  # (B, R, D)
+        scale = _power(iq).clamp(min=MIN_POWER_MW).sqrt()[..., None, None]
+        encoded = self.encoder((iq / scale).flatten(0, 1)).reshape(*present.shape, -1)  # (B, R, D)
         level = self.standardise(self.derived(batch)["levels"])
-        place = position / size_km(position, present)[:, None, None]
-        tokens = self.embed(torch.cat([self.dropout(found), level, place], dim=-1))  # (B, R, D)
+        relative_position = position / size_km(position, present)[:, None, None]
+        tokens = self.embed(torch.cat([self.dropout(encoded), level, relative_position], dim=-1))  # (B, R, D)
         return self.head(self.attention(tokens, present), position, present)
 
     def _check(self, iq: Tensor, present: Tensor) -> None:
@@ -76,7 +76,7 @@ class _IqNetwork(Localizer):
                 f"iq: has {iq.shape[-1]} instants, and the network takes {self.window}; cut windows of that length, "
                 "or build it with another window"
             )
-        if torch.onnx.is_in_onnx_export():  # the number of receivers is not known while a graph is made
+        if torch.onnx.is_in_onnx_export():  # the number of receivers is symbolic while a graph is traced
             return
         if (most := int(present.sum(dim=1).max())) > self.max_receivers:
             raise ValueError(
@@ -88,7 +88,7 @@ class _IqNetwork(Localizer):
 class IqResNet18(_IqNetwork):
     """One-dimensional ResNet-18: eight residual blocks.
 
-    Source: He et al., CVPR 2016, table 1 and figure 5 (left), with `_norm` in the place of batch normalisation.
+    Source: He et al., CVPR 2016, table 1 and figure 5 (left), with `_norm` instead of batch normalisation.
     """
 
     def __init__(self, max_receivers: int, window: int, width: int, heads: int, layers: int, dropout: float) -> None:
@@ -143,7 +143,7 @@ class IqVggNet(_IqNetwork):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions added to what goes into them; half as long where the channels are more."""
+    """Two convolutions with a shortcut; halves the length where the number of channels grows."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """Normalise each window by itself: statistics of a batch would see absent receivers as well."""
+    """Normalise each window by itself: statistics of a batch would include absent receivers."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 

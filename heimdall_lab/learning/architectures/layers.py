@@ -1,4 +1,4 @@
-"""What all localizers are made of: standardised features, attention over receivers, a position with its covariance."""
+"""Layers and losses of all localizers: standardisation, attention over receivers, position with covariance."""
 
 import math
 from typing import ClassVar
@@ -6,21 +6,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-_LARGEST_FEATURE = 10.0  # standard deviations
-_LEAST_SCALE_KM = 1.0
-LEAST_POWER_MW = 1e-18  # of a window without any sample
+_MAX_DEVIATIONS = 10.0  # standard deviations
+_MIN_SIZE_KM = 1.0
+MIN_POWER_MW = 1e-18  # of a window without any sample
 
 
 class Localizer(nn.Module):
-    """A network from arrays of `inputs.KINDS` to a position and its covariance.
+    """A network from arrays of `inputs.ARRAYS` to a position and its covariance.
 
     Attributes
     ----------
     inputs : tuple of str
         Names of the arrays that `forward` takes.
     spread, freedom : () tensor
-        Factor on every standard deviation, and degrees of freedom of the law of errors (`student`), set after training
-        so that ellipses hold the truth as often as they should.
+        Factor on every standard deviation, and degrees of freedom of the law of errors (`error_law`); set after
+        training so that error ellipses have their nominal coverage.
     """
 
     inputs: ClassVar[tuple[str, ...]]
@@ -33,14 +33,14 @@ class Localizer(nn.Module):
         self.register_buffer("freedom", torch.full((), torch.inf))
 
     def fit(self, batch: dict[str, Tensor]) -> None:
-        """Take what the network standardises its inputs by from training scenes."""
+        """Set the statistics of all `Standardise` layers from training scenes."""
         values = {**batch, **self.derived(batch)}
         for module in self.modules():
             if isinstance(module, Standardise):
                 module.fit(values[module.name], batch["present"])
 
     def derived(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
-        """Arrays (B, R, …) made of the inputs that the network standardises as well; none by default."""
+        """Arrays (B, R, …) computed from the inputs, which the network standardises as well; none by default."""
         return {}
 
     def locate(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -48,12 +48,12 @@ class Localizer(nn.Module):
         raise NotImplementedError
 
     def refine(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What `locate` returns, after what comes before it in networks that refine a fix."""
+        """All fixes of networks that refine a fix, the last one as `locate` returns it."""
         return [self.locate(batch)]
 
     def rounds(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What `forward` returns, after what comes before it in networks that refine a fix; all of it is trained."""
-        return [(position, cholesky * self.spread) for position, cholesky in self.refine(_without_absent(batch))]
+        """All fixes of networks that refine a fix, the last one as `forward` returns it; the loss is of all of them."""
+        return [(position, cholesky * self.spread) for position, cholesky in self.refine(_absent_as_zero(batch))]
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Locate a batch of scenes.
@@ -86,19 +86,19 @@ class Standardise(nn.Module):
         self.register_buffer("deviation", torch.ones(features))
 
     def fit(self, values: Tensor, present: Tensor) -> None:
-        """Set both from values (B, R, …, F)."""
+        """Set mean and deviation from values (B, R, …, F)."""
         known = values[present].flatten(0, -2).double()  # (…, F)
         deviation = known.std(dim=0, correction=0)
         self.mean.copy_(known.mean(dim=0))
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Standardise (B, R, …, F), and keep outliers within bounds."""
-        return ((values - self.mean) / self.deviation).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
+        """Standardise (B, R, …, F), and clamp outliers."""
+        return ((values - self.mean) / self.deviation).clamp(-_MAX_DEVIATIONS, _MAX_DEVIATIONS)
 
 
 class ReceiverAttention(nn.Module):
-    """Pre-norm transformer over the receivers of a scene; absent ones are neither asked nor heard."""
+    """Pre-norm transformer over the receivers of a scene, in which absent ones are masked."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class ReceiverAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Relate tokens (B, R, D) of receivers that are present (B, R) bool."""
+        """Transform tokens (B, R, D) of receivers that are present (B, R) bool."""
         for block in self.blocks:
             tokens = block(tokens, present)
         return self.norm(tokens)  # (B, R, D)
@@ -133,16 +133,16 @@ class _Block(nn.Module):
         )  # (B, H, R, D/H)
         score = query @ key.transpose(-1, -2) / math.sqrt(width / self.heads)
         score = score.float().masked_fill(~present[:, None, None, :], -1e9)  # half precision holds no such number
-        heard = (score.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).reshape(batch, receivers, width)
-        tokens = tokens + self.dropout(self.project(heard))
+        attended = (score.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).reshape(batch, receivers, width)
+        tokens = tokens + self.dropout(self.project(attended))
         return tokens + self.dropout(self.feed(self.before_feed(tokens)))
 
 
 class Head(nn.Module):
     """Position and covariance from tokens of receivers.
 
-    Each receiver is given a share of the position and an offset from itself, in units of the network's size; the
-    covariance is of the mean token.
+    The position is a weighted mean over receivers of their positions plus offsets in units of the network's size; the
+    covariance is a function of the mean token.
     """
 
     def __init__(self, width: int) -> None:
@@ -162,7 +162,7 @@ class Head(nn.Module):
 
 
 def feed_forward(inputs: int, width: int, outputs: int, *, start_at_zero: bool = False) -> nn.Sequential:
-    """Make two layers with one nonlinearity, whose output may be 0 before training."""
+    """Make two linear layers with a GELU between them, whose output may be 0 before training."""
     last = nn.Linear(width, outputs)
     if start_at_zero:
         nn.init.zeros_(last.weight)
@@ -171,7 +171,7 @@ def feed_forward(inputs: int, width: int, outputs: int, *, start_at_zero: bool =
 
 
 def cholesky_factor(raw: Tensor) -> Tensor:
-    """Make the diagonal of raw numbers (B, 3) positive."""
+    """Make a Cholesky factor of raw numbers (B, 3): the diagonal becomes positive."""
     first, between, last = raw.unbind(dim=-1)
     return torch.stack([_positive(first), between, _positive(last)], dim=-1)
 
@@ -180,12 +180,12 @@ def size_km(position: Tensor, present: Tensor) -> Tensor:
     """Root mean square distance of the present receivers (B, R, 2) from their centroid, (B,)."""
     count = present.sum(dim=1).clamp(min=1)
     square = (position**2 * present[..., None]).sum(dim=(1, 2)) / count
-    return square.sqrt().clamp(min=_LEAST_SCALE_KM)
+    return square.sqrt().clamp(min=_MIN_SIZE_KM)
 
 
 def levels_db(power: Tensor, present: Tensor) -> Tensor:
     """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
-    level = 10 * power.clamp(min=LEAST_POWER_MW).log10()
+    level = 10 * power.clamp(min=MIN_POWER_MW).log10()
     count = present.sum(dim=1, keepdim=True).clamp(min=1)
     mean = level.masked_fill(~present, 0).sum(dim=1, keepdim=True) / count
     return torch.stack([level, level - mean], dim=-1)
@@ -194,8 +194,8 @@ def levels_db(power: Tensor, present: Tensor) -> Tensor:
 def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor, freedom: Tensor) -> Tensor:
     """Negative logarithm of the density of each target (B, 2) km, (B,), by Student's law with a scale matrix L Lᵀ.
 
-    Positions by delays of which some are late, or by levels, now and then err by far more than a normal law allows, and
-    with one these few would rule the training. It is the limit of many degrees of freedom.
+    Fixes from late delays, or from levels, sometimes err by far more than a normal law allows; with one, these few
+    would dominate the training. The normal law is the limit of many degrees of freedom.
 
     Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
     """
@@ -212,8 +212,8 @@ def mahalanobis_squared(position: Tensor, cholesky: Tensor, target: Tensor) -> T
     return whitened**2 + ((north - between * whitened) / last) ** 2
 
 
-def _without_absent(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put 0, whatever stands there, where no receiver is; in ``present`` itself it does."""
+def _absent_as_zero(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Set the values of absent receivers to 0, whatever they are."""
     absent = ~batch["present"]
     return {
         name: values if name == "present" else values.masked_fill(absent[(..., *[None] * (values.ndim - 2))], 0)
@@ -222,5 +222,5 @@ def _without_absent(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _positive(raw: Tensor) -> Tensor:
-    """Softplus, not below what numbers of this precision can divide by."""
+    """Softplus plus a margin that keeps division finite in single precision."""
     return nn.functional.softplus(raw) + 1e-6

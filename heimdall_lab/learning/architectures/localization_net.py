@@ -1,4 +1,4 @@
-"""ConvNeXt on mel spectrograms, shared over receivers, and attention over what it finds."""
+"""ConvNeXt on mel spectrograms, shared over receivers, then attention over the receivers."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ _WEIGHT_DEVIATION = 0.02
 
 
 class LocalizationNet(Localizer):
-    """Each receiver is one token: what ConvNeXt finds in its spectrogram, its level, and its position."""
+    """Each receiver is one token: its spectrogram encoded by ConvNeXt, its level, and its position."""
 
     inputs = ("spectrogram", "position", "present")
 
@@ -55,15 +55,15 @@ class LocalizationNet(Localizer):
         position, present = batch["position"], batch["present"]
         derived = self.derived(batch)
         picture = self.standardise_bands(derived["bands"]).transpose(-1, -2)  # (B, R, 128, 32)
-        found = self.encoder(picture.flatten(0, 1)[:, None]).reshape(*present.shape, -1)  # (B, R, C)
+        encoded = self.encoder(picture.flatten(0, 1)[:, None]).reshape(*present.shape, -1)  # (B, R, C)
         level = self.standardise_levels(derived["levels"])
-        place = position / size_km(position, present)[:, None, None]
-        tokens = self.embed(torch.cat([self.dropout(found), level, place], dim=-1))  # (B, R, D)
+        relative_position = position / size_km(position, present)[:, None, None]
+        tokens = self.embed(torch.cat([self.dropout(encoded), level, relative_position], dim=-1))  # (B, R, D)
         return self.head(self.attention(tokens, present), position, present)
 
 
 class ConvNextBlock(nn.Module):
-    """Depthwise convolution, then a perceptron over channels, added to what goes into them.
+    """Depthwise convolution, then a perceptron over channels, with a residual connection.
 
     Source: Liu et al., CVPR 2022, figure 4; without stochastic depth.
     """

@@ -1,4 +1,4 @@
-"""Attention that weighs the delay of each receiver, and the Gauss-Newton steps that solve for the position."""
+"""Attention that weights the delay of each receiver, and Gauss-Newton steps that solve for the position."""
 
 from typing import NamedTuple
 
@@ -9,42 +9,42 @@ from heimdall_lab.core.units import EARTH_RADIUS_KM
 from heimdall_lab.learning.architectures.layers import Localizer, ReceiverAttention, Standardise, feed_forward, size_km
 from heimdall_lab.localization.learned import inputs
 
-_PRIOR_SIZES = 3.0  # of the network: standard deviation of the transmitter's distance from its middle
-_STARTS = ((0.0, 0.0), (1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))  # in sizes of the network, from its middle
-_FIRST_STEPS = 8
-_TIE = 1e-3  # χ² by which a later start must be better
-_STEPS = 3  # a round
+_PRIOR_SIZES = 3.0  # prior standard deviation of the transmitter's distance from the centroid, in sizes of the network
+_STARTS = ((0.0, 0.0), (1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))  # in sizes of the network, from its centroid
+_INITIAL_STEPS = 8
+_TIE_MARGIN = 1e-3  # χ² by which the fix of a later start must be better
+_STEPS_PER_ROUND = 3
 _LARGE_RESIDUAL = 10.0  # standard deviations
-_LOG_WEIGHTS = (-12.0, 4.0)  # factors on inverse variances: from ignored to five times as sharp as told
+_LOG_WEIGHTS = (-12.0, 4.0)  # bounds of the logarithm of the factor on inverse variances
 
 
 class Delays(NamedTuple):
-    """What is known of the arrivals of B scenes.
+    """Delays of B scenes, and the receivers that measured them.
 
     Attributes
     ----------
     receiver : (B, R, 2) km
-    climb : (B, R) km
+    height_difference : (B, R) km
         Altitude of the transmitter, taken as the mean of the receivers', over the receiver's.
     pseudorange : (B, R) km
     weight : (B, R) km⁻²
         Inverse variance of a pseudo-range; 0 where nothing is heard.
-    middle : (B, 2) km
-        Mean of the receivers that hear the signal.
+    centroid : (B, 2) km
+        Of the receivers that hear the signal.
     size : (B,) km
         Of the network.
     """
 
     receiver: Tensor
-    climb: Tensor
+    height_difference: Tensor
     pseudorange: Tensor
     weight: Tensor
-    middle: Tensor
+    centroid: Tensor
     size: Tensor
 
 
 class TdoaUnrolled(Localizer):
-    """Rounds of attention and Gauss-Newton steps: the residuals of a fix tell which delays to believe in the next.
+    """Rounds of attention and Gauss-Newton steps: the residuals of each fix determine the weights of the next.
 
     The first fix is that of weighted least squares. In each round, attention over the receivers gives a factor on the
     inverse variance of each delay, and a bias to subtract from it; before training, 1 and 0.
@@ -57,32 +57,35 @@ class TdoaUnrolled(Localizer):
         count = len(inputs.FEATURES)
         self.standardise = Standardise("features", count)
         self.embed = feed_forward(count, width, width)
-        self.believe = nn.ModuleList(_Belief(width, heads, layers, dropout) for _ in range(rounds))
+        # The attributes' names are keys of stored weights, here and in `_DelayWeighting`.
+        self.believe = nn.ModuleList(_DelayWeighting(width, heads, layers, dropout) for _ in range(rounds))
         self.widen = feed_forward(width + 2, width, 3, start_at_zero=True)
 
     def refine(self, batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """See `Localizer.refine`."""
-        # In double precision: where delays tell little of a direction, rounding grows a thousandfold along the steps.
+        # In double precision: where delays hardly constrain a direction, rounding grows a thousandfold in the steps.
         delays = Delays(*(values.double() for values in _delays(batch)))
-        sigma = _column(batch, "log_sigma_on_time").double().exp()  # (B, R) km
+        sigma = _feature(batch, "log_sigma_on_time").double().exp()  # (B, R) km
         heard = delays.weight > 0
         tokens = self.embed(self.standardise(batch["features"]))  # (B, R, D)
         with torch.no_grad():
             position = _least_squares(delays)
         fixes = []
-        for believe in self.believe:
-            tokens, factor, bias = believe(tokens, _seen(delays, position, sigma).to(tokens.dtype), heard)
-            believed = delays._replace(
+        for weighting in self.believe:
+            tokens, factor, bias = weighting(
+                tokens, _residual_features(delays, position, sigma).to(tokens.dtype), heard
+            )
+            weighted = delays._replace(
                 pseudorange=delays.pseudorange - bias * sigma, weight=torch.where(heard, factor / sigma**2, 0.0)
             )
-            for _ in range(_STEPS):
-                position, information = _step(believed, position)
-            cholesky = self._widened(_inverse(information).to(tokens.dtype), tokens, heard)
+            for _ in range(_STEPS_PER_ROUND):
+                position, information = _gauss_newton_step(weighted, position)
+            cholesky = self._corrected(_inverse(information).to(tokens.dtype), tokens, heard)
             fixes.append((position.to(tokens.dtype), cholesky))
         return fixes
 
-    def _widened(self, cholesky: Tensor, tokens: Tensor, heard: Tensor) -> Tensor:
-        """Multiply the factor (B, 3) of the Gauss-Newton covariance by another one, of what attention has seen."""
+    def _corrected(self, cholesky: Tensor, tokens: Tensor, heard: Tensor) -> Tensor:
+        """Multiply the Cholesky factor (B, 3) of the Gauss-Newton covariance by a learned one."""
         count = heard.sum(dim=1, keepdim=True)
         mean = (tokens * heard[..., None]).sum(dim=1) / count.clamp(min=1)  # (B, D)
         spread = (cholesky[:, :1] * cholesky[:, 2:]).log()
@@ -92,8 +95,8 @@ class TdoaUnrolled(Localizer):
         return torch.stack([own_first * first, own_between * first + own_last * between, own_last * last], dim=-1)
 
 
-class _Belief(nn.Module):
-    """How far to believe each delay, and by how much it is late, from what the last fix leaves unexplained."""
+class _DelayWeighting(nn.Module):
+    """Weight and bias of each delay, from the residuals of the last fix."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -101,28 +104,28 @@ class _Belief(nn.Module):
         self.attention = ReceiverAttention(width, heads, layers, dropout)
         self.judge = feed_forward(width, width, 2, start_at_zero=True)
 
-    def forward(self, tokens: Tensor, seen: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, residuals: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """New tokens (B, R, D), factors on the weights (B, R), and biases (B, R) in standard deviations."""
-        tokens = self.attention(tokens + self.see(seen), heard)
+        tokens = self.attention(tokens + self.see(residuals), heard)
         log_factor, bias = self.judge(tokens).unbind(dim=-1)
         return tokens, log_factor.clamp(*_LOG_WEIGHTS).exp(), bias
 
 
-def _column(batch: dict[str, Tensor], name: str) -> Tensor:
+def _feature(batch: dict[str, Tensor], name: str) -> Tensor:
     return batch["features"][..., inputs.FEATURES.index(name)]  # (B, R)
 
 
 def _delays(batch: dict[str, Tensor]) -> Delays:
     receiver, present = batch["position"], batch["present"]
-    heard = present & (_column(batch, "heard") > 0)
+    heard = present & (_feature(batch, "heard") > 0)
     count = heard.sum(dim=1, keepdim=True).clamp(min=1)
-    altitude = _column(batch, "height_km") + (receiver**2).sum(dim=-1) / (2 * EARTH_RADIUS_KM)
+    altitude = _feature(batch, "height_km") + (receiver**2).sum(dim=-1) / (2 * EARTH_RADIUS_KM)
     mean_altitude = (altitude * heard).sum(dim=1, keepdim=True) / count
     return Delays(
         receiver,
         mean_altitude - altitude,
-        _column(batch, "range_difference_km"),
-        torch.where(heard, (-2 * _column(batch, "log_sigma")).exp(), 0.0),
+        _feature(batch, "range_difference_km"),
+        torch.where(heard, (-2 * _feature(batch, "log_sigma")).exp(), 0.0),
         (receiver * heard[..., None]).sum(dim=1) / count,
         size_km(receiver, present),
     )
@@ -131,34 +134,34 @@ def _delays(batch: dict[str, Tensor]) -> Delays:
 def _ranges(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (B, R) km from positions (B, 2) km on the tangent plane, and their gradients (B, R, 2)."""
     apart = position[:, None] - delays.receiver
-    # The Earth falls away from the plane by the square of the distance over twice its radius.
-    fall = ((position**2).sum(dim=-1)[:, None] - (delays.receiver**2).sum(dim=-1)) / (2 * EARTH_RADIUS_KM)
-    ranges = ((apart**2).sum(dim=-1) + (delays.climb - fall) ** 2 + 1e-6).sqrt()
+    # The Earth's surface drops below the plane by the square of the distance over twice its radius.
+    drop = ((position**2).sum(dim=-1)[:, None] - (delays.receiver**2).sum(dim=-1)) / (2 * EARTH_RADIUS_KM)
+    ranges = ((apart**2).sum(dim=-1) + (delays.height_difference - drop) ** 2 + 1e-6).sqrt()
     return ranges, apart / ranges[..., None]
 
 
 def _centred(delays: Delays, values: Tensor) -> Tensor:
-    """Values (B, R, K) less their weighted mean: what is left of them with a common clock offset."""
+    """Values (B, R, K) less their weighted mean, which eliminates a common clock offset."""
     weight = delays.weight[..., None]
     return values - (weight * values).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def _unexplained(delays: Delays, ranges: Tensor) -> Tensor:
-    """What distances (B, R) and one clock offset leave of the pseudo-ranges, (B, R) km."""
+def _residuals(delays: Delays, ranges: Tensor) -> Tensor:
+    """Residuals (B, R) km of the pseudo-ranges after distances (B, R) and one clock offset."""
     return _centred(delays, (delays.pseudorange - ranges)[..., None])[..., 0]
 
 
-def _step(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
+def _gauss_newton_step(delays: Delays, position: Tensor) -> tuple[Tensor, Tensor]:
     """One Gauss-Newton step, no longer than the network: (B, 2) km, and the Cholesky factor of the information (B, 3).
 
-    A wide normal prior around the middle keeps directions that no delay tells anything of where they are.
+    A wide normal prior around the centroid holds the position in directions that no delay constrains.
     """
     ranges, gradient = _ranges(delays, position)
     columns = _centred(delays, torch.cat([gradient, (delays.pseudorange - ranges)[..., None]], dim=-1))  # (B, R, 3)
     product = columns.transpose(1, 2) @ (delays.weight[..., None] * columns)  # (B, 3, 3)
     prior = (_PRIOR_SIZES * delays.size) ** -2  # (B,)
     root = _cholesky(product[:, 0, 0] + prior, product[:, 0, 1], product[:, 1, 1] + prior)
-    step = _solve(root, product[:, :2, 2] + (delays.middle - position) * prior[:, None])
+    step = _solve(root, product[:, :2, 2] + (delays.centroid - position) * prior[:, None])
     length = (step**2).sum(dim=-1).clamp(min=1e-18).sqrt()
     return position + step * (delays.size / length).clamp(max=1.0)[:, None], root
 
@@ -186,31 +189,31 @@ def _inverse(root: Tensor) -> Tensor:
 
 
 def _least_squares(delays: Delays) -> Tensor:
-    """Positions (B, 2) km of least squares, the best of descents from several starts."""
-    every = Delays(*(torch.cat([values] * len(_STARTS)) for values in delays))  # (starts · B, …), side by side
+    """Positions (B, 2) km of least squares, the best of several starts."""
+    repeated = Delays(*(torch.cat([values] * len(_STARTS)) for values in delays))  # (starts · B, …), side by side
     sizes = delays.size[:, None]
-    position = torch.cat([delays.middle + sizes * delays.middle.new_tensor(start) for start in _STARTS])
-    for _ in range(_FIRST_STEPS):
-        position, _ = _step(every, position)
-    ranges, _ = _ranges(every, position)
-    apart = ((position - every.middle) ** 2).sum(dim=1) / (_PRIOR_SIZES * every.size) ** 2
-    cost = (every.weight * _unexplained(every, ranges) ** 2).sum(dim=1) + apart
-    # Two positions may explain few delays alike: then the start decides, and not the rounding.
-    margin = _TIE * torch.arange(len(_STARTS), device=cost.device)[:, None]
+    position = torch.cat([delays.centroid + sizes * delays.centroid.new_tensor(start) for start in _STARTS])
+    for _ in range(_INITIAL_STEPS):
+        position, _ = _gauss_newton_step(repeated, position)
+    ranges, _ = _ranges(repeated, position)
+    prior = ((position - repeated.centroid) ** 2).sum(dim=1) / (_PRIOR_SIZES * repeated.size) ** 2
+    cost = (repeated.weight * _residuals(repeated, ranges) ** 2).sum(dim=1) + prior
+    # Two positions may fit few delays equally well: then the order of starts decides, not rounding.
+    margin = _TIE_MARGIN * torch.arange(len(_STARTS), device=cost.device)[:, None]
     best = (cost.unflatten(0, (len(_STARTS), -1)) + margin).argmin(dim=0)  # (B,)
     chosen = best[None, :, None].expand(1, -1, 2)
     return position.unflatten(0, (len(_STARTS), -1)).gather(0, chosen)[0]
 
 
-def _seen(delays: Delays, position: Tensor, sigma: Tensor) -> Tensor:
-    """What a fix leaves unexplained, and where each receiver stands from it, (B, R, 5)."""
+def _residual_features(delays: Delays, position: Tensor, sigma: Tensor) -> Tensor:
+    """Residuals of a fix, and distance and direction of each receiver from it, (B, R, 5)."""
     ranges, gradient = _ranges(delays, position)
-    residual = _unexplained(delays, ranges) / sigma
-    reach = ranges / delays.size[:, None]
-    seen = [_compressed(residual), _compressed(residual / _LARGE_RESIDUAL), reach, gradient[..., 0], gradient[..., 1]]
-    return torch.where((delays.weight > 0)[..., None], torch.stack(seen, dim=-1), 0.0)
+    residual = _residuals(delays, ranges) / sigma
+    distance = ranges / delays.size[:, None]
+    made = [_asinh(residual), _asinh(residual / _LARGE_RESIDUAL), distance, gradient[..., 0], gradient[..., 1]]
+    return torch.where((delays.weight > 0)[..., None], torch.stack(made, dim=-1), 0.0)
 
 
-def _compressed(values: Tensor) -> Tensor:
-    """Inverse hyperbolic sine, for which graphs have no node: linear when small, logarithmic when large."""
+def _asinh(values: Tensor) -> Tensor:
+    """Inverse hyperbolic sine, which ONNX export lacks: linear when small, logarithmic when large."""
     return values.sign() * (values.abs() + (values**2 + 1).sqrt()).log()

@@ -15,7 +15,7 @@ from heimdall_lab.localization.learned import inputs
 
 
 class Triangulation(Localizer):
-    """Each receiver is one token: its features, its position, and that it is present."""
+    """Each present receiver is one token: its features and its position."""
 
     inputs = ("features", "position", "present")
 
@@ -30,7 +30,7 @@ class Triangulation(Localizer):
     def locate(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See `Localizer.locate`."""
         position, present = batch["position"], batch["present"]
-        place = position / size_km(position, present)[:, None, None]
-        seen = torch.cat([self.standardise(batch["features"]), place], dim=-1)  # (B, R, F + 2)
-        tokens = self.attention(self.embed(seen), present)  # (B, R, D)
+        relative_position = position / size_km(position, present)[:, None, None]
+        features = torch.cat([self.standardise(batch["features"]), relative_position], dim=-1)  # (B, R, F + 2)
+        tokens = self.attention(self.embed(features), present)  # (B, R, D)
         return self.head(tokens, position, present)

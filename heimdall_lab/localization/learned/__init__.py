@@ -1,4 +1,8 @@
-"""Fixes by trained networks, as ONNX files or in memory."""
+"""Fixes by trained networks, as ONNX files or in memory; needs no PyTorch.
+
+`fixes` makes positions of datasets, `inputs` the arrays that networks take, `onnx_model` opens files. A new input of
+networks goes to `inputs`.
+"""
 
 from heimdall_lab.localization.learned.fixes import (
     SUFFIX,
@@ -6,12 +10,12 @@ from heimdall_lab.localization.learned.fixes import (
     Predictor,
     arrays,
     fix,
+    incompatibility,
     is_path,
     labels,
-    misfit,
     predictor,
     pretrained,
-    seen,
+    share_in_training,
 )
 
 __all__ = [
@@ -20,10 +24,10 @@ __all__ = [
     "Predictor",
     "arrays",
     "fix",
+    "incompatibility",
     "is_path",
     "labels",
-    "misfit",
     "predictor",
     "pretrained",
-    "seen",
+    "share_in_training",
 ]

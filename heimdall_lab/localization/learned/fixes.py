@@ -15,20 +15,20 @@ from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals import pairs
 
-SUFFIX = ".onnx"  # by which a path is told from the name of a method
+SUFFIX = ".onnx"  # tells a path from the name of a method
 
-_UNNAMED = "model"  # what training calls every file
+_DEFAULT_STEM = "model"  # file name without ending in the folder of every run
 
 _BATCH = 256  # scenes whose arrays are in memory at a time
 _KM2 = 1e6  # m²
 
 
 class Predictor(Protocol):
-    """A trained localizer: `exported.Exported`, or `models.trained.Trained`."""
+    """A trained localizer: `onnx_model.OnnxLocalizer`, or `learning.trained.Trained`."""
 
     @property
     def name(self) -> str:
-        """What leaderboards call it."""
+        """Name in leaderboards."""
 
     @property
     def num_parameters(self) -> int:
@@ -36,7 +36,7 @@ class Predictor(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Arrays of `inputs.KINDS` that it takes."""
+        """Arrays of `inputs.ARRAYS` that it takes."""
 
     @property
     def window(self) -> int | None:
@@ -48,7 +48,7 @@ class Predictor(Protocol):
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the law of its errors (`student`)."""
+        """Degrees of freedom of the law of its errors (`error_law`)."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Predictor(Protocol):
 
 
 class HasTrained(Protocol):
-    """What holds a trained localizer, as the result of a training does."""
+    """An object with a trained localizer, such as the result of a training."""
 
     @property
     def trained(self) -> Predictor:
@@ -67,7 +67,7 @@ class HasTrained(Protocol):
 
 
 def predictor(method: str | Path | Predictor | HasTrained) -> Predictor:
-    """Take a trained localizer from what stands for it.
+    """Open a trained localizer, or take it from an object that has one.
 
     Parameters
     ----------
@@ -116,8 +116,8 @@ def pretrained() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
-def misfit(predictor: Predictor, dataset: xr.Dataset) -> str | None:
-    """Say why a localizer cannot locate in a dataset, as `arrays` does; None if it can."""
+def incompatibility(predictor: Predictor, dataset: xr.Dataset) -> str | None:
+    """Reason why a localizer cannot locate in a dataset, the message of `arrays`; None if it can."""
     try:
         _check(predictor, dataset)
         arrays(predictor, dataset.isel(sample=slice(1)))
@@ -144,17 +144,21 @@ def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]
     list of str
         All different.
     """
-    ways = [_ways(*each) for each in zip(methods, predictors, range(1, 1 + len(predictors)), strict=True)]
-    chosen = [way[0] for way in ways]
-    for step in range(1, len(ways[0]) if ways else 0):
-        chosen = [way[step] if chosen.count(name) > 1 else name for way, name in zip(ways, chosen, strict=True)]
+    candidates = [
+        _label_candidates(*each) for each in zip(methods, predictors, range(1, 1 + len(predictors)), strict=True)
+    ]
+    chosen = [names[0] for names in candidates]
+    for step in range(1, len(candidates[0]) if candidates else 0):
+        chosen = [
+            names[step] if chosen.count(name) > 1 else name for names, name in zip(candidates, chosen, strict=True)
+        ]
     return chosen
 
 
-def seen(predictor: Predictor, dataset: xr.Dataset) -> float:
-    """Share of a dataset's scenes that the localizer was fitted to or chosen by: errors on these tell nothing.
+def share_in_training(predictor: Predictor, dataset: xr.Dataset) -> float:
+    """Share of a dataset's scenes that the localizer was trained or validated on: errors on these are biased.
 
-    Scenes are told by the dataset's seed and their number; those of recordings are not seen.
+    Scenes are identified by the dataset's seed and their number; recordings have none.
     """
     seed = dataset.attrs.get("seed")
     if seed is None or predictor.about.get("dataset_seed") != int(seed):
@@ -163,7 +167,7 @@ def seen(predictor: Predictor, dataset: xr.Dataset) -> float:
 
 
 def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | None = None) -> dict[str, Array]:
-    """Make what a localizer takes of scenes; of IQ, the middle of the window.
+    """Make the inputs of a localizer; of IQ, the middle of the window.
 
     Parameters
     ----------
@@ -192,8 +196,8 @@ def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | Non
 def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     """Locate every scene of a dataset.
 
-    A fix is a failure where no receiver hears the signal, and
-    where it is further from the receivers, or less certain, than `network.MAX_RANGE_M`.
+    A fix is a failure where no receiver hears the signal, and where its distance from the receivers or its standard
+    deviation exceeds `observations.MAX_RANGE_M`.
 
     Parameters
     ----------
@@ -224,13 +228,13 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured
     return baselines.centroid_where_failed(Fix(latitude, longitude, covariance, found), known)
 
 
-def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:
-    """Names to choose from, each telling more than the one before."""
+def _label_candidates(method: Any, predictor: Predictor, number: int) -> list[str]:
+    """Candidate names, each more specific than the one before."""
     name, place = predictor.name, method if isinstance(method, str | Path) else getattr(method, "folder", None)
     if place is None:
         return [name, name, name, f"{name} ({number})"]
     path = Path(place).with_suffix("") if is_path(place) else Path(place)
-    parts = (path.parent if path.name == _UNNAMED else path).parts[-2:]
+    parts = (path.parent if path.name == _DEFAULT_STEM else path).parts[-2:]
     if is_path(place) and parts and parts[-1].startswith(f"{name}_"):
         name, parts = parts[-1], parts[:-1]
     last, both = (f"{name} ({text})" if text else name for text in ("".join(parts[-1:]), "/".join(parts)))

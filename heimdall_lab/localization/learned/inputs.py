@@ -1,4 +1,4 @@
-"""What learned localizers see of a scene: plain arrays in kilometres, made of a dataset the same way for each of them.
+"""Inputs of learned localizers: arrays made of a dataset, the same way in training and in use.
 
 East and north are on the tangent plane at the centroid of the scene's present receivers.
 """
@@ -15,7 +15,7 @@ from heimdall_lab.localization import observations
 from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals.features import features
 
-KINDS = {  # name of each array: its dims after the sample, and what it is
+ARRAYS = {  # name of each array: its dims after the sample, and what it is
     "iq": "(R, 2, N) float32 √mW: the same instants of every receiver",
     "features": "(R, F) float32: see FEATURES, amplitudes in dB over 1 mW; 0 where not known",
     "spectrogram": "(R, 128, 32) float32 dB over 1 mW/Hz; 0 where no receiver is",
@@ -23,7 +23,7 @@ KINDS = {  # name of each array: its dims after the sample, and what it is
     "present": "(R,) bool",
 }
 
-_LINK = {  # beside the features of the signal: what the network knows of each link
+_LINK_FEATURES = {  # measurements of each link, beside the features of its signal
     "height_km": "altitude of the receiver over the tangent plane",
     "heard": "1 where the SNR is at least min_snr_db, and the delay was found",
     "reference": "1 for the receiver that differences are against",
@@ -39,7 +39,7 @@ _LINK = {  # beside the features of the signal: what the network knows of each l
     "link_sigma_db": "standard deviation of a level about its law of distance",
 }
 
-FEATURES = (*(f"{name}_{of}" for name in schema.FEATURES for of in schema.STATISTICS), *_LINK)
+FEATURES = (*(f"{name}_{of}" for name in schema.FEATURES for of in schema.STATISTICS), *_LINK_FEATURES)
 
 _KM = 1e3  # m
 _LEAST_SIGMA_KM = 1e-3
@@ -49,7 +49,7 @@ _LEAST_AMPLITUDE = 1e-9  # √mW, −180 dBm
 def arrays(
     dataset: xr.Dataset, measured: xr.Dataset, names: Iterable[str], window: slice | None = None
 ) -> dict[str, Array]:
-    """Make the arrays that a localizer asks for.
+    """Make the arrays that a localizer takes.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ def arrays(
     measured : xr.Dataset
         Result of `pairs.pair_features` for it.
     names : iterable of str
-        Of `KINDS`.
+        Of `ARRAYS`.
     window : slice, optional
         Instants that ``iq`` is taken from; by default all.
 
     Returns
     -------
     dict of str to array
-        As `KINDS` says, with the sample dimension first.
+        As `ARRAYS` says, with the sample dimension first.
 
     Raises
     ------
@@ -79,11 +79,11 @@ def arrays(
         if name == "present":
             made[name] = present
         elif name == "position":
-            made[name] = _placed(known, present)[..., :2]
+            made[name] = _receiver_position(known, present)[..., :2]
         elif name == "features":
             made[name] = _features(dataset, measured, known)
         elif name == "spectrogram":
-            made[name] = _stored(dataset, "spectrogram")
+            made[name] = _variable(dataset, "spectrogram")
         else:
             made[name] = voltage(dataset, window)
     return made
@@ -107,12 +107,12 @@ def voltage(dataset: xr.Dataset, window: slice | None = None) -> Array:
     return chosen.values * scale[..., None, None]
 
 
-def _placed(known: Observations, present: Array) -> Array:
+def _receiver_position(known: Observations, present: Array) -> Array:
     """East, north and up of the receivers, (S, R, 3) float32 km."""
     latitude, longitude = geodesy.tangent_plane_origin(known.latitude_deg, known.longitude_deg)
     position = geodesy.ecef(known.latitude_deg, known.longitude_deg, known.altitude_m)
-    placed = geodesy.enu(position, latitude, longitude) / _KM
-    return np.where(present[..., None], placed, 0.0).astype(np.float32)
+    position_km = geodesy.enu(position, latitude, longitude) / _KM
+    return np.where(present[..., None], position_km, 0.0).astype(np.float32)
 
 
 def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) -> Array:
@@ -130,7 +130,7 @@ def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) ->
     level = np.where(known.heard, known.rssi_dbm, np.nan)
     count = np.maximum(np.isfinite(level).sum(axis=1, keepdims=True), 1)
     link = {
-        "height_km": _placed(known, present)[..., 2],
+        "height_km": _receiver_position(known, present)[..., 2],
         "heard": known.heard,
         "reference": np.arange(present.shape[1]) == known.reference[:, None],
         "level_db": level - np.nansum(level, axis=1, keepdims=True) / count,
@@ -144,13 +144,13 @@ def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) ->
         "nlos_excess_km": np.full(present.shape, excess_km),
         "link_sigma_db": np.full(present.shape, known.link_sigma_db),
     }
-    of_link = np.stack([np.asarray(link[name], dtype=np.float32) for name in _LINK], axis=-1)
+    of_link = np.stack([np.asarray(link[name], dtype=np.float32) for name in _LINK_FEATURES], axis=-1)
     values = np.concatenate([signal.reshape(*present.shape, -1), of_link], axis=-1)
     return np.where(present[..., None], np.nan_to_num(values, posinf=0.0, neginf=0.0), 0.0).astype(np.float32)
 
 
-def _stored(dataset: xr.Dataset, name: str) -> Array:
-    """Read a variable (sample, receiver, …) with 0 where there is no receiver."""
+def _variable(dataset: xr.Dataset, name: str) -> Array:
+    """Values of a variable (sample, receiver, …), 0 where there is no receiver."""
     if name not in dataset:
         raise ValueError(
             f"{name}: is not in the dataset; add it with heimdall_lab.signals.features, or generate it again"

@@ -1,4 +1,4 @@
-"""Learned localizers as ONNX files, which need onnxruntime and no PyTorch."""
+"""Trained localizers in ONNX files, run by onnxruntime without PyTorch."""
 
 import hashlib
 import json
@@ -14,33 +14,42 @@ from heimdall_lab.localization.learned.inputs import FEATURES
 
 OUTPUTS = ("transmitter_position", "cholesky")  # the name position is taken, by an input
 
-FRAME = "east, north km on the tangent plane at the centroid of present receivers"
+COORDINATE_FRAME = "east, north km on the tangent plane at the centroid of present receivers"
 
-UNSEALED = "0" * 64  # stands for the checksum while that is computed
+CHECKSUM_PLACEHOLDER = "0" * 64  # in the place of the checksum while that is computed
 
 _BATCH = 256  # scenes located at a time
-_NEEDED = ("architecture", "num_parameters", "inputs", "features", "window", "max_receivers", "freedom", "checksum")
+_REQUIRED_METADATA = (
+    "architecture",
+    "num_parameters",
+    "inputs",
+    "features",
+    "window",
+    "max_receivers",
+    "freedom",
+    "checksum",
+)
 
 
 @dataclass(frozen=True)
-class Exported:
+class OnnxLocalizer:
     """A localizer in an ONNX file.
 
     Attributes
     ----------
     path : Path
     name : str
-        What leaderboards call it: its architecture.
+        Its architecture, the name in leaderboards.
     num_parameters : int
         Number of weights.
     inputs : tuple of str
-        Arrays of `inputs.KINDS` that it takes.
+        Arrays of `inputs.ARRAYS` that it takes.
     window : int or None
         Instants of IQ that it takes; None if it takes no IQ.
     max_receivers : int or None
         Most receivers of a scene that it can tell apart; None if there is no limit.
     freedom : float
-        Degrees of freedom of the law of its errors (`student`).
+        Degrees of freedom of the law of its errors (`error_law`).
     about : dict
         All metadata of the file, see `export.export_onnx`.
     session : onnxruntime.InferenceSession
@@ -66,7 +75,7 @@ class Exported:
         return position, cholesky
 
 
-def open_model(path: str | Path) -> Exported:
+def open_model(path: str | Path) -> OnnxLocalizer:
     """Read a localizer that `export.export_onnx` wrote.
 
     Raises
@@ -88,7 +97,7 @@ def open_model(path: str | Path) -> Exported:
         raise ValueError(
             f"model: {str(path)!r} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
         ) from error
-    if missing := [name for name in _NEEDED if name not in stored]:
+    if missing := [name for name in _REQUIRED_METADATA if name not in stored]:
         raise ValueError(
             f"model: {str(path)!r} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
         )
@@ -96,7 +105,7 @@ def open_model(path: str | Path) -> Exported:
     if checksum(path.read_bytes(), about["checksum"]) != about["checksum"]:
         raise ValueError(f"model: {str(path)!r} is damaged, its checksum is another; export it again")
     _check_features(path, about)
-    return Exported(
+    return OnnxLocalizer(
         path=path,
         name=about["architecture"],
         num_parameters=about["num_parameters"],
@@ -109,16 +118,16 @@ def open_model(path: str | Path) -> Exported:
     )
 
 
-def checksum(content: bytes, seal: str) -> str:
-    """SHA-256 of a file whose seal, the place of this checksum in it, is counted as `UNSEALED`."""
-    return hashlib.sha256(content.replace(seal.encode(), UNSEALED.encode())).hexdigest()
+def checksum(content: bytes, stored: str) -> str:
+    """SHA-256 of a file, in which the stored checksum is replaced by `CHECKSUM_PLACEHOLDER`."""
+    return hashlib.sha256(content.replace(stored.encode(), CHECKSUM_PLACEHOLDER.encode())).hexdigest()
 
 
 def _check_features(path: Path, about: dict[str, Any]) -> None:
     if "features" not in about["inputs"] or tuple(about["features"]) == FEATURES:
         return
-    unlike = sorted(set(about["features"]) ^ set(FEATURES))
-    what = f"{unlike[0]!r} is not in both" if unlike else "their order is another"
+    differing = sorted(set(about["features"]) ^ set(FEATURES))
+    what = f"{differing[0]!r} is not in both" if differing else "their order is another"
     raise ValueError(
         f"features: {str(path)!r} was made by version {about.get('package_version')} for other features than this "
         f"version's ({what}); train and export it again, or use that version"

@@ -169,10 +169,10 @@ def test_scenes_of_the_training_are_counted(small_dataset, small):
 
 
 def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):
-    assert learned.misfit(Fixed(), small_dataset) is None
-    assert "takes at most 6" in learned.misfit(Fixed(max_receivers=6), small_dataset)
+    assert learned.incompatibility(Fixed(), small_dataset) is None
+    assert "takes at most 6" in learned.incompatibility(Fixed(max_receivers=6), small_dataset)
     bare = small_dataset.drop_vars("iq").merge(pairs.pair_features(small_dataset))
-    assert "iq: is not in the dataset" in learned.misfit(Fixed(inputs=("iq",), window=100), bare)
+    assert "iq: is not in the dataset" in learned.incompatibility(Fixed(inputs=("iq",), window=100), bare)
 
 
 @pytest.mark.parametrize("name", hl.pretrained())

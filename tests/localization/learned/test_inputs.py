@@ -28,7 +28,7 @@ def measured(padded):
 
 @pytest.fixture(scope="module")
 def made(padded, measured):
-    return inputs.arrays(padded, measured, inputs.KINDS)
+    return inputs.arrays(padded, measured, inputs.ARRAYS)
 
 
 def test_shapes_and_types(padded, made):
@@ -96,14 +96,14 @@ def test_truth_is_not_seen(padded, measured, made):
     blind = padded.assign({name: padded[name] * np.nan for name in [*links, "transmitter_power", "crlb_rmse"]})
     blind = blind.assign({name: padded[name] * np.nan for name in ("transmitter_latitude", "transmitter_longitude")})
     blind = blind.assign({name: padded[name] & False for name in ("signal_present", "line_of_sight")})
-    for name, array in inputs.arrays(blind, measured, inputs.KINDS).items():
+    for name, array in inputs.arrays(blind, measured, inputs.ARRAYS).items():
         np.testing.assert_array_equal(array, made[name])
 
 
 def test_receivers_in_another_order_are_the_same_receivers(padded, made):
     order = [3, 1, 8, 0, 6, 2, 7, 5, 4]
     turned = padded.isel(receiver=order)
-    for name, array in inputs.arrays(turned, pairs.pair_features(turned), inputs.KINDS).items():
+    for name, array in inputs.arrays(turned, pairs.pair_features(turned), inputs.ARRAYS).items():
         np.testing.assert_allclose(array, made[name][:, order], rtol=2e-5, atol=2e-5, err_msg=name)
 
 

@@ -20,12 +20,12 @@ def altered(onnx_file, tmp_path):
         model = onnx.load(onnx_file)
         stored = {each.key: each.value for each in model.metadata_props}
         stored |= {name: None if value is None else json.dumps(value) for name, value in changes.items()}
-        stored["checksum"] = json.dumps(onnx_model.UNSEALED)
+        stored["checksum"] = json.dumps(onnx_model.CHECKSUM_PLACEHOLDER)
         onnx.helper.set_model_props(model, {name: value for name, value in stored.items() if value is not None})
         content = model.SerializeToString()
-        seal = onnx_model.checksum(content, onnx_model.UNSEALED)
+        seal = onnx_model.checksum(content, onnx_model.CHECKSUM_PLACEHOLDER)
         path = tmp_path / "altered.onnx"
-        path.write_bytes(content.replace(onnx_model.UNSEALED.encode(), seal.encode()))
+        path.write_bytes(content.replace(onnx_model.CHECKSUM_PLACEHOLDER.encode(), seal.encode()))
         return path
 
     return altered
