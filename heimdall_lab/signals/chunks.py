@@ -103,7 +103,7 @@ def chunks(iq: Array, plan: Plan, spectrogram: bool) -> Chunks:
     used_samples = iq.shape[-1] // NUM_CHUNKS * NUM_CHUNKS
     parts = voltage[:, :used_samples].reshape(len(iq), NUM_CHUNKS, -1)
     square = parts.real**2 + parts.imag**2  # (L, C, N / C)
-    # The sign bit of the exclusive or of two integers tells whether their signs differ.
+    # The sign bit of the exclusive or of two integers is set where their signs differ.
     in_phase = iq[:, 0, :used_samples].reshape(parts.shape)
     changes = (in_phase[..., 1:] ^ in_phase[..., :-1]) < 0
     return Chunks(

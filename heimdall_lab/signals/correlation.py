@@ -68,7 +68,7 @@ def ambiguity_peak(
     # In a block, the largest frequency offset turns the phase by a quarter, which takes 0.9 dB off the block's sum.
     blocks = scipy.fft.next_fast_len(max(_LEAST_BLOCKS, int(np.ceil(4 * max_frequency_cycles * length))))
     centre, width = _occupied_band(weight)
-    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; other scenes have no say in it.
+    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; it does not depend on other scenes.
     needed = xp.maximum((width + 2 * max_frequency_cycles) * length / blocks, 2)
     octave = 2 ** xp.ceil(xp.log2(needed))
     num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
@@ -113,10 +113,12 @@ def cross_correlation(
     """
     num_time = pair.shape[-1]
     length = scipy.fft.next_fast_len(2 * num_time)
-    turn = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
-    spectrum = np.fft.fftshift(np.fft.fft(pair * np.stack([np.ones_like(turn), turn]), length, axis=-1), axes=-1)
+    frequency_shift = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
+    spectrum = np.fft.fftshift(
+        np.fft.fft(pair * np.stack([np.ones_like(frequency_shift), frequency_shift]), length, axis=-1), axes=-1
+    )
     frequency = np.fft.fftshift(np.fft.fftfreq(length))
-    band = np.abs(frequency) < 0.25  # the inner half, where the estimator looks
+    band = np.abs(frequency) < 0.25  # the inner half, which the estimator uses
     share = weight[((frequency[band] + 0.5) * len(weight)).astype(int)]
     reference, received = spectrum[:, band]
     energy = np.sqrt((share * np.abs(reference) ** 2).sum() * (share * np.abs(received) ** 2).sum())
@@ -221,12 +223,12 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     size = scipy.fft.next_fast_len(samples + 2 * widest)
     padded = xp.pad(template, ((0, 0), (widest, widest)))
     template_blocks = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
-    turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
+    frequency_shift = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
     allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
     for rows in batch_slices(num_scenes, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size)):
         received_fft = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
-        template_fft = fft.fft(template_blocks[rows], size) * turn[:, None]
+        template_fft = fft.fft(template_blocks[rows], size) * frequency_shift[:, None]
         # Conjugate (S, R, blocks, lags), last lag first.
         sums = fft.ifft(received_fft.conj() * template_fft[:, None])[..., :num_lags]
         ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
@@ -297,8 +299,8 @@ def _refine_peak(
     """
     xp, count = array_namespace(signal), template.shape[-1]
     slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
-    turn = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
-    copies = [fft_namespace(signal).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
+    delay_ramp = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
+    copies = [fft_namespace(signal).ifft(delay_ramp * (template * slope**order)[:, None]) for order in range(3)]
     windowed = signal.conj() * window
     in_blocks = (*lag.shape, blocks, count // blocks)
     sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
@@ -326,12 +328,12 @@ def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, 
     """
     xp, blocks = array_namespace(sums), sums.shape[-1]
     # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.
-    turn = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
-    powers = turn[:, None] ** xp.arange(3)
+    phase = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
+    powers = phase[:, None] ** xp.arange(3)
     lag = xp.zeros_like(frequency)
     for step in range(_NEWTON_STEPS + 1):
         # Partial derivatives (S, R, order in lag, in frequency).
-        partial = (sums * xp.exp(turn * frequency[..., None])[:, :, None]) @ powers
+        partial = (sums * xp.exp(phase * frequency[..., None])[:, :, None]) @ powers
         at_lag = partial[..., 0, :] + lag[..., None] * (partial[..., 1, :] + lag[..., None] / 2 * partial[..., 2, :])
         value = at_lag[..., 0]
         if step == _NEWTON_STEPS:
