@@ -13,11 +13,10 @@ def observed(small_dataset):
     return observations.from_dataset(small_dataset, pairs.pair_features(small_dataset))
 
 
-def equal(first, second):
+def assert_equal(first, second):
     """Equal in every field, NaN where the other is NaN."""
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-    return True
 
 
 def test_batches_hold_all_scenes_in_order(observed):
@@ -33,7 +32,7 @@ def test_batches_hold_all_scenes_in_order(observed):
 
 def test_repeated_scenes_follow_each_other(observed):
     thrice = observed.repeat(3)
-    assert equal(thrice.select(slice(1, None, 3)), observed)
+    assert_equal(thrice.select(slice(1, None, 3)), observed)
     assert thrice.link_sigma_db == observed.link_sigma_db
 
 
@@ -49,4 +48,4 @@ def test_receivers_are_ordered_by_rank_and_cut(observed):
 def test_fixes_are_joined_as_they_were_taken_apart():
     rng = np.random.Generator(np.random.Philox(1))
     fix = Fix(rng.random(7), rng.random(7), rng.random((7, 2, 2)), rng.random(7) < 0.5)
-    assert equal(Fix.concatenate([fix.select(slice(3)), fix.select(slice(3, 7))]), fix)
+    assert_equal(Fix.concatenate([fix.select(slice(3)), fix.select(slice(3, 7))]), fix)
