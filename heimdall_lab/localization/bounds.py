@@ -100,7 +100,7 @@ def crlb(
     toa_sigma_s : (..., R) s, optional
         Standard deviation of each receiver's arrival time.
     emission_time_known : bool
-        Else (TDOA) only differences of arrival times tell anything.
+        Else (TDOA) only differences of arrival times carry information.
     rss_sigma_db : (..., R) dB, optional
         Standard deviation of each received level; the transmitted power is unknown.
     path_loss_exponent : float
@@ -112,7 +112,8 @@ def crlb(
     aoa_sigma_rad : (..., R) rad, optional
         Standard deviation of each receiver's horizontal bearing.
     fdoa_sigma_hz : (..., R) Hz, optional
-        Standard deviation of each received frequency; the emission frequency is unknown, so only differences tell.
+        Standard deviation of each received frequency; the emission frequency is unknown, so only differences
+        carry information.
     frequency_hz : float, optional
         Carrier frequency, for FDOA.
     receiver_velocity_m_s : (..., R, 2 or 3), optional
@@ -165,7 +166,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
 
     Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks and path delays (as normal,
     with the standard deviations that are known of them), levels by SNR, shadowing (correlated between receivers, where
-    the attribute ``config`` tells how), environment loss and fading; both are used.
+    the attribute ``config`` gives the distance), environment loss and fading; both are used.
 
     Parameters
     ----------

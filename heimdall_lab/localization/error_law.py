@@ -1,7 +1,7 @@
 """The law of the errors of fixes: Student's in two dimensions, of which the normal one is the limit.
 
-A fix comes with a covariance whose 68 % ellipse is that of a normal law, and with degrees of freedom, which say how
-much larger than a normal law's the ellipses of higher levels are.
+A fix comes with a covariance whose 68 % ellipse is that of a normal law, and with degrees of freedom. The
+fewer these are, the larger are the ellipses of higher levels beside those of a normal law.
 
 Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
 """

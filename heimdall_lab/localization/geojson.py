@@ -27,7 +27,7 @@ def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        For ``json.dumps``. The property ``kind`` of a feature tells what it is: ``fix``, a Point with ``sample``,
+        For ``json.dumps``. The property ``kind`` of a feature is one of ``fix``, a Point with ``sample``,
         ``method``, ``converged``, ``sigma_east_m``, ``sigma_north_m``, ``covariance_m2`` (along east and north) and
         ``freedom`` of its law of errors, null for a normal one; ``ellipse``, a Polygon that holds the share ``level``
         of the errors, left out where the covariance is unknown, in two parts where it crosses the 180° meridian;

@@ -1,4 +1,4 @@
-"""Errors of fixes against the truth and the Cramér-Rao bound, and the leaderboard of methods."""
+"""The leaderboard of methods: `compare` makes it, tables and text show it."""
 
 import time
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ def compare(
         ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood of the truth
         (position in m); ``failures``, share of fixes that did not converge; ``latency`` s per fix, measurement from
         the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
-        samples that a method was trained with or chosen by, on which its errors tell nothing. Dims (method, sample):
+        samples that a method was trained with or chosen by, on which its errors mean nothing. Dims (method, sample):
         the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared`` and ``level``. Dim ``sample``:
         ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which
         every statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and

@@ -24,8 +24,8 @@ def rss_ml(observed: Observations) -> Fix:
 
     A maximum of the likelihood alone is of no use: with 8 dB of shadowing it lies at infinity or on top of a receiver.
     It is therefore weighted by what is known without levels, that the transmitter stands where one more receiver might,
-    and the fix is the mean of the product (of least mean squared error), with its covariance. Where levels say much the
-    weight has no effect; where they say little the fix is near the centroid.
+    and the fix is the mean of the product (of least mean squared error), with its covariance. Where levels are precise
+    the weight has no effect; where they are not the fix is near the centroid.
 
     Fewer than three receivers that hear the signal, or an unknown ``link_sigma_db``, are no fix.
 

@@ -1,4 +1,4 @@
-"""Short spectra, powers and envelopes of IQ samples over equal parts of the window: what all features are made of."""
+"""Short spectra, powers and envelopes of IQ samples over equal chunks of the window, from which features follow."""
 
 from typing import NamedTuple, Self
 
@@ -53,9 +53,9 @@ class Plan(NamedTuple):
         frequency_hz = (np.arange(3 * hop) - 3 * hop // 2) * (sample_rate_hz / (3 * hop))
         middle = (np.arange(num_time // hop - 2) + 1.5) * hop
         inside = middle * NUM_CHUNKS // num_time == np.arange(NUM_CHUNKS)[:, None]
-        apart = np.abs(frame_middles(num_time)[:, None] - middle)
-        near = np.maximum(0.0, 1 - apart / max(hop, num_time / FRAMES))
-        near[:, [0, -1]] += 1e-6  # for frames beyond the middle of the outermost spectra
+        distance = np.abs(frame_middles(num_time)[:, None] - middle)
+        overlap = np.maximum(0.0, 1 - distance / max(hop, num_time / FRAMES))
+        overlap[:, [0, -1]] += 1e-6  # for frames beyond the middle of the outermost spectra
 
         def averages(weight: np.ndarray) -> Array:
             return xp.asarray((weight / weight.sum(axis=1, keepdims=True)).astype(np.float32))
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
             xp.asarray(frequency_hz),
             spectra.hann_averages(int(inside.sum(axis=1).min()), 2 / 3),
             averages(inside.astype(float)),
-            averages(near),
+            averages(overlap),
             averages(spectra.mel_weights(mel_edges_hz(sample_rate_hz), frequency_hz)).T,
         )
 
@@ -100,11 +100,11 @@ def chunks(iq: Array, plan: Plan, spectrogram: bool) -> Chunks:
     voltage = complex_samples(iq)
     short = spectra.short_time_power(voltage, len(plan.frequency_hz))  # (L, periodograms, F)
     bands = (plan.by_frame @ short @ plan.mel).swapaxes(-1, -2) if spectrogram else xp.empty((len(iq), 0, FRAMES))
-    whole = iq.shape[-1] // NUM_CHUNKS * NUM_CHUNKS
-    parts = voltage[:, :whole].reshape(len(iq), NUM_CHUNKS, -1)
+    used_samples = iq.shape[-1] // NUM_CHUNKS * NUM_CHUNKS
+    parts = voltage[:, :used_samples].reshape(len(iq), NUM_CHUNKS, -1)
     square = parts.real**2 + parts.imag**2  # (L, C, N / C)
-    # The sign bit of the exclusive or of two integers tells whether their signs differ.
-    in_phase = iq[:, 0, :whole].reshape(parts.shape)
+    # The sign bit of the exclusive or of two integers is set where their signs differ.
+    in_phase = iq[:, 0, :used_samples].reshape(parts.shape)
     changes = (in_phase[..., 1:] ^ in_phase[..., :-1]) < 0
     return Chunks(
         plan.by_chunk @ short,

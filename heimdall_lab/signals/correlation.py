@@ -9,7 +9,7 @@ import scipy.signal
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
 
 _LEAST_BLOCKS = 32
-_FADE = 64  # samples at either end of an overlap
+_FADE_SAMPLES = 64  # samples at either end of an overlap
 _NEWTON_STEPS = 2
 _BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
 _BATCH_GRID_POINTS = 2**19
@@ -67,8 +67,8 @@ def ambiguity_peak(
     length = scipy.fft.next_fast_len(iq.shape[-1])
     # In a block, the largest frequency offset turns the phase by a quarter, which takes 0.9 dB off the block's sum.
     blocks = scipy.fft.next_fast_len(max(_LEAST_BLOCKS, int(np.ceil(4 * max_frequency_cycles * length))))
-    centre, width = _band(weight)
-    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; other scenes have no say in it.
+    centre, width = _occupied_band(weight)
+    # Samples of a block: 2^k or 3 · 2^k, so that many scenes have the same; it does not depend on other scenes.
     needed = xp.maximum((width + 2 * max_frequency_cycles) * length / blocks, 2)
     octave = 2 ** xp.ceil(xp.log2(needed))
     num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
@@ -87,7 +87,7 @@ def ambiguity_peak(
                 _weight_of_bins(weight[rows], bins / length),
                 blocks=blocks,
                 duration=iq.shape[-1] * count / length,
-                fade=_FADE * count / length,
+                fade=_FADE_SAMPLES * count / length,
                 max_lag=max_delay_samples[rows] * count / length,
                 max_shift=max_frequency_cycles * length,
             )
@@ -113,10 +113,12 @@ def cross_correlation(
     """
     num_time = pair.shape[-1]
     length = scipy.fft.next_fast_len(2 * num_time)
-    turn = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
-    spectrum = np.fft.fftshift(np.fft.fft(pair * np.stack([np.ones_like(turn), turn]), length, axis=-1), axes=-1)
+    frequency_shift = np.exp(-2j * np.pi * fdoa_hz / rate_hz * np.arange(num_time))
+    spectrum = np.fft.fftshift(
+        np.fft.fft(pair * np.stack([np.ones_like(frequency_shift), frequency_shift]), length, axis=-1), axes=-1
+    )
     frequency = np.fft.fftshift(np.fft.fftfreq(length))
-    band = np.abs(frequency) < 0.25  # the inner half, where the estimator looks
+    band = np.abs(frequency) < 0.25  # the inner half, which the estimator uses
     share = weight[((frequency[band] + 0.5) * len(weight)).astype(int)]
     reference, received = spectrum[:, band]
     energy = np.sqrt((share * np.abs(reference) ** 2).sum() * (share * np.abs(received) ** 2).sum())
@@ -135,7 +137,7 @@ def _dot(first: Array, second: Array) -> Array:
     return (first[..., None, :] @ second[..., :, None])[..., 0, 0]
 
 
-def _band(weight: Array) -> tuple[Array, Array]:
+def _occupied_band(weight: Array) -> tuple[Array, Array]:
     """Centre and width of the band between the outermost weights of at least half the largest one, each (S,).
 
     In cycles per sample. Beyond it the signal is weaker than the noise, or single frequencies of noise stand out.
@@ -198,11 +200,11 @@ def _band_peak(
     signal = fft.ifft(received)
     lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
     window = _overlap_window(lag, duration, fade, count)
-    lag, frequency, _ = _climb(signal, template * weight, window, blocks, lag, frequency)
+    lag, frequency, _ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
     # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
-    turned = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
-    signal = fft.ifft(fft.fft(turned) * root[:, None])
-    lag, residual, coherence = _climb(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
+    shifted = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
+    signal = fft.ifft(fft.fft(shifted) * root[:, None])
+    lag, residual, coherence = _refine_peak(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
     return lag, frequency + residual, coherence
 
 
@@ -220,14 +222,15 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     num_lags, num_shifts = 2 * widest + 1, 2 * highest + 1
     size = scipy.fft.next_fast_len(samples + 2 * widest)
     padded = xp.pad(template, ((0, 0), (widest, widest)))
-    seen = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
-    turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
+    template_blocks = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
+    frequency_shift = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
     allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
     for rows in batch_slices(num_scenes, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size)):
-        ours = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
-        theirs = fft.fft(seen[rows], size) * turn[:, None]
-        sums = fft.ifft(ours.conj() * theirs[:, None])[..., :num_lags]  # conjugate (S, R, blocks, lags), last lag first
+        received_fft = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
+        template_fft = fft.fft(template_blocks[rows], size) * frequency_shift[:, None]
+        # Conjugate (S, R, blocks, lags), last lag first.
+        sums = fft.ifft(received_fft.conj() * template_fft[:, None])[..., :num_lags]
         ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
         power = ambiguity.real**2 + ambiguity.imag**2
         column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
@@ -271,7 +274,7 @@ def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Arr
     return xp.sin(edge.clip(0, np.pi / 2)) ** 2
 
 
-def _climb(
+def _refine_peak(
     signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
 ) -> tuple[Array, Array, Array]:
     """Climb from nearby to the largest |A|² / E, where A is the cross-ambiguity and E the energy of the template.
@@ -296,18 +299,18 @@ def _climb(
     """
     xp, count = array_namespace(signal), template.shape[-1]
     slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
-    turn = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
-    copies = [fft_namespace(signal).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
+    delay_ramp = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
+    copies = [fft_namespace(signal).ifft(delay_ramp * (template * slope**order)[:, None]) for order in range(3)]
     windowed = signal.conj() * window
     in_blocks = (*lag.shape, blocks, count // blocks)
     sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
-    heard = copies[0].conj() * window
-    energy, growth = (_dot(heard, copy).real for copy in copies[:2])
-    step, frequency, value = _newton(sums.astype(complex), growth / energy, frequency)
+    windowed_copy = copies[0].conj() * window
+    energy, growth = (_dot(windowed_copy, copy).real for copy in copies[:2])
+    step, frequency, value = _newton_steps(sums.astype(complex), growth / energy, frequency)
     return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real)
 
 
-def _newton(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
+def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
     """Take Newton steps towards the largest ln |A|² / E in lag and frequency together.
 
     Parameters
@@ -325,18 +328,19 @@ def _newton(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array,
     """
     xp, blocks = array_namespace(sums), sums.shape[-1]
     # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.
-    turn = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
-    powers = turn[:, None] ** xp.arange(3)
+    phase = 2j * np.pi * ((xp.arange(blocks) + 0.5) / blocks - 0.5)
+    powers = phase[:, None] ** xp.arange(3)
     lag = xp.zeros_like(frequency)
     for step in range(_NEWTON_STEPS + 1):
-        by = (sums * xp.exp(turn * frequency[..., None])[:, :, None]) @ powers  # (S, R, order in lag, in frequency)
-        at_lag = by[..., 0, :] + lag[..., None] * (by[..., 1, :] + lag[..., None] / 2 * by[..., 2, :])
+        # Partial derivatives (S, R, order in lag, in frequency).
+        partial = (sums * xp.exp(phase * frequency[..., None])[:, :, None]) @ powers
+        at_lag = partial[..., 0, :] + lag[..., None] * (partial[..., 1, :] + lag[..., None] / 2 * partial[..., 2, :])
         value = at_lag[..., 0]
         if step == _NEWTON_STEPS:
             break
-        by_lag, by_both = (by[..., 1, order] + lag * by[..., 2, order] for order in range(2))
+        by_lag, by_both = (partial[..., 1, order] + lag * partial[..., 2, order] for order in range(2))
         log_lag, log_frequency = by_lag / value, at_lag[..., 1] / value  # derivatives of ln A
-        lag_lag = (by[..., 2, 0] / value - log_lag**2).real
+        lag_lag = (partial[..., 2, 0] / value - log_lag**2).real
         frequency_frequency = (at_lag[..., 2] / value - log_frequency**2).real
         both = (by_both / value - log_lag * log_frequency).real
         up_lag, up_frequency = log_lag.real - growth, log_frequency.real

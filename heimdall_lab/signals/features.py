@@ -1,4 +1,4 @@
-"""Features of each receiver's signal for learning and looking: 18 numbers over time, and a mel spectrogram."""
+"""Features of each receiver's signal: 18 numbers over time, and a mel spectrogram."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -171,8 +171,8 @@ def _features(
     band_hz = _band_hz(whole, noise[..., 0], present)
     amplitude = xp.sqrt(to_power)
     return {
-        **_levels(by_chunk, noise, band_hz, to_power, num_time, offset_hz, min_snr),
-        **_shapes(by_chunk, noise, present),
+        **_power_features(by_chunk, noise, band_hz, to_power, num_time, offset_hz, min_snr),
+        **_spectral_features(by_chunk, noise, present),
         "envelope_mean": chunk.envelope * amplitude,
         "envelope_std": xp.sqrt(xp.maximum(chunk.power - chunk.envelope**2, 0.0)) * amplitude,
         "envelope_max": xp.sqrt(chunk.peak) * amplitude,
@@ -181,7 +181,7 @@ def _features(
     }
 
 
-def _levels(
+def _power_features(
     by_chunk: spectra.Spectrum,
     noise: Array,
     band_hz: tuple[Array, Array],
@@ -215,7 +215,7 @@ def _levels(
     }
 
 
-def _shapes(by_chunk: spectra.Spectrum, noise: Array, present: Array) -> dict[str, Array]:
+def _spectral_features(by_chunk: spectra.Spectrum, noise: Array, present: Array) -> dict[str, Array]:
     """Compute features of the signal's spectrum, in the inner half of the band; of noise where there is none."""
     xp = array_namespace(noise)
     inner = xp.abs(by_chunk.frequency_hz) <= xp.abs(by_chunk.frequency_hz).max() / 2
@@ -224,7 +224,7 @@ def _shapes(by_chunk: spectra.Spectrum, noise: Array, present: Array) -> dict[st
     shape = xp.where((weight > 0).any(axis=-1, keepdims=True), weight, 1.0) * density
     shape = shape / shape.sum(axis=-1, keepdims=True)
     upper_hz, lower_hz = spectra.quantiles_hz(frequency_hz, shape, (0.995, 0.005))
-    distance_hz, folded = _folded(frequency_hz, shape)
+    distance_hz, folded = _fold_sides(frequency_hz, shape)
     occupied = (frequency_hz >= lower_hz[..., None]) & (frequency_hz <= upper_hz[..., None])  # its skirts are leakage
     slope, slope_variance = _gain_slope(frequency_hz, weight * occupied, density / noise[..., None], present)
     # A spread below its standard error is not resolved.
@@ -254,7 +254,7 @@ def _band_hz(whole: spectra.Spectrum, noise: Array, present: Array) -> tuple[Arr
     return lower_hz[..., None], upper_hz[..., None]
 
 
-def _folded(frequency_hz: Array, shape: Array) -> tuple[Array, Array]:
+def _fold_sides(frequency_hz: Array, shape: Array) -> tuple[Array, Array]:
     """Add the power on both sides of the centre frequency: distances (K,) and shares (..., K)."""
     xp = array_namespace(shape)
     middle = len(frequency_hz) // 2

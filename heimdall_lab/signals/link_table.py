@@ -57,24 +57,25 @@ def links(dataset: xr.Dataset, statistic: str = "mean", most: int | None = None)
         kept = np.arange(most) * count // most
         sample, receiver = sample[kept], receiver[kept]
 
-    def taken(name: str) -> np.ndarray:
+    def of_links(name: str) -> np.ndarray:
         values = dataset[name].values
         return values[sample, receiver] if values.ndim == 2 else values[sample]
 
-    of_link = dataset.features.sel(statistic=statistic).transpose("sample", "receiver", "feature").values
-    measured = of_link[sample, receiver]  # (links, feature)
-    sight = [_LINE_OF_SIGHT[bool(clear)] for clear in taken("line_of_sight")] if "line_of_sight" in dataset else None
+    link_features = dataset.features.sel(statistic=statistic).transpose("sample", "receiver", "feature").values
+    known = "line_of_sight" in dataset
+    chosen_features = link_features[sample, receiver]  # (links, feature)
+    line_of_sight = [_LINE_OF_SIGHT[bool(clear)] for clear in of_links("line_of_sight")] if known else None
     table = pd.DataFrame(
         {
-            "sample": taken("sample"),
+            "sample": of_links("sample"),
             "receiver": dataset.receiver_name.values.astype(str)[receiver],
-            "transmitter_latitude": taken("transmitter_latitude"),
-            "transmitter_longitude": taken("transmitter_longitude"),
-            "waveform": taken("waveform").astype(str),
-            "snr": taken("snr"),
-            "line_of_sight": sight or "unknown",
-            **{str(name): measured[:, place] for place, name in enumerate(dataset.feature.values)},
-            **{f"true_{name}": sum(map(taken, parts)) for name, parts in FEATURE_TRUTH.items()},
+            "transmitter_latitude": of_links("transmitter_latitude"),
+            "transmitter_longitude": of_links("transmitter_longitude"),
+            "waveform": of_links("waveform").astype(str),
+            "snr": of_links("snr"),
+            "line_of_sight": line_of_sight or "unknown",
+            **{str(name): chosen_features[:, column] for column, name in enumerate(dataset.feature.values)},
+            **{f"true_{name}": sum(map(of_links, parts)) for name, parts in FEATURE_TRUTH.items()},
         }
     )
     table.attrs["links"] = count
@@ -106,11 +107,11 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 def common_receivers(dataset: xr.Dataset) -> dict[str, tuple[float, float]]:
     """Longitude and latitude of the receivers, by name, if they stand where they do in all samples; else nothing."""
-    place = np.stack([dataset[f"receiver_{name}"].values for name in ("longitude", "latitude")], axis=-1)
+    position = np.stack([dataset[f"receiver_{name}"].values for name in ("longitude", "latitude")], axis=-1)
     used = dataset["receiver_present"].values.any(axis=0)
-    place = place[:, used]  # (S, P, 2)
-    first = np.nanmax(place, axis=0)
-    if not (np.isnan(place) | (place == first)).all():
+    position = position[:, used]  # (S, P, 2)
+    first = np.nanmax(position, axis=0)
+    if not (np.isnan(position) | (position == first)).all():
         return {}
     names = dataset["receiver_name"].values.astype(str)[used]
     return {str(name): (float(x), float(y)) for name, (x, y) in zip(names, first, strict=True)}

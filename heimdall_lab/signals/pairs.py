@@ -1,4 +1,4 @@
-"""What a network measures of a signal from its IQ alone: levels, and time and frequency differences of pairs."""
+"""Measurements of a signal from its IQ alone: levels, and time and frequency differences of pairs."""
 
 from collections.abc import Iterator
 
@@ -71,7 +71,7 @@ def batches(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
     """Largest time difference that baseline, paths and clocks allow against each reference, (S, R) s."""
     position = geodesy.ecef(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")))
-    baseline_m = np.linalg.norm(position - _at(position, reference)[:, None], axis=-1)
+    baseline_m = np.linalg.norm(position - _of_reference(position, reference)[:, None], axis=-1)
     # The chord between two receivers bounds the difference of straight paths; over ground the arc is longer than the
     # chord by d²/24R², 0.1 % at 1,000 km.
     return np.nan_to_num(
@@ -96,8 +96,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
 
     reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
     is_reference = np.arange(present.shape[1]) == reference[:, None]
-    density = _at(spectrum.density, reference)  # (S, F)
-    weight = spectra.wiener_weight(spectrum._replace(density=density), _at(noise_density, reference))
+    density = _of_reference(spectrum.density, reference)  # (S, F)
+    weight = spectra.wiener_weight(spectrum._replace(density=density), _of_reference(noise_density, reference))
     occupied_hz = spectra.occupied_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     snr = signal / (noise_density * occupied_hz)
@@ -110,13 +110,15 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     )
 
     noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
-    reference_std = _at(noise_std, reference)[:, None]
+    reference_std = _of_reference(noise_std, reference)[:, None]
     # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981,
     # with the effective noise over signal (1 − γ²) / γ²); what the reference does not explain is the other receiver's.
     weight_hz = weight.sum(axis=1)[:, None] * rate_hz / weight.shape[1]
     coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding may leave 1
     pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, duration_s)
-    own_variance = np.fmax(noise_std**2 * (1 + 1 / _at(snr, reference)[:, None]), pair_std**2 - reference_std**2)
+    own_variance = np.fmax(
+        noise_std**2 * (1 + 1 / _of_reference(snr, reference)[:, None]), pair_std**2 - reference_std**2
+    )
     toa_std = np.where(is_reference, noise_std, np.sqrt(own_variance))
     return {
         "rssi_dbm": linear_to_db(signal),
@@ -131,6 +133,6 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def _at(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _of_reference(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Take the reference receiver's value out of (S, R, ...): (S, ...)."""
     return values[np.arange(len(reference)), reference]

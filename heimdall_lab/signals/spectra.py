@@ -95,8 +95,8 @@ def hann_averages(frames: int, overlap: float) -> float:
     """
     shifts = np.arange(1, int(np.ceil(1 / (1 - overlap)))) * (1 - overlap)
     # Autocorrelation of the Hann window over its energy, at shifts in lengths of it.
-    turn = 2 * np.pi * shifts
-    correlation = ((1 - shifts) * (2 + np.cos(turn)) + 3 * np.sin(turn) / (2 * np.pi)) / 3
+    angle = 2 * np.pi * shifts
+    correlation = ((1 - shifts) * (2 + np.cos(angle)) + 3 * np.sin(angle) / (2 * np.pi)) / 3
     lost = 2 * (correlation**2 * np.maximum(0.0, 1 - np.arange(1, len(shifts) + 1) / frames)).sum()
     return float(frames / (1 + lost))
 

@@ -1,16 +1,13 @@
 """Dilution of precision and Cramér-Rao bounds: published cases, closed forms, second implementations, invariants."""
 
-import itertools
 import json
 
 import numpy as np
-import pyproj
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import integrate, linalg, stats
+from numerical_bounds import bound_by_differences
 
-import heimdall_lab as hl
 from heimdall_lab.localization import bounds
 
 SPEED_OF_LIGHT = 299_792_458.0
@@ -38,18 +35,6 @@ def gdop_by_differences(positions: np.ndarray, transmitter: np.ndarray, referenc
     design = np.delete(unit - unit[reference], reference, axis=0)
     covariance = np.eye(len(design)) + np.ones((len(design), len(design)))
     return float(np.trace(np.linalg.inv(design.T @ np.linalg.solve(covariance, design))) ** 0.5)
-
-
-def bound_by_differences(model, parameters: np.ndarray, sigma: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Bound of all parameters of measurements with a normal error: inverse Fisher information, by differences."""
-    jacobian = np.stack(
-        [
-            (model(parameters + step) - model(parameters - step)) / (2 * size)
-            for step, size in zip(np.diag(steps), steps, strict=True)
-        ],
-        axis=1,
-    )
-    return np.linalg.inv(jacobian.T @ (jacobian / sigma[:, None] ** 2))
 
 
 def test_reproduces_the_published_tdoa_cases(real):
@@ -344,144 +329,3 @@ def test_bad_measurements_are_refused_by_name():
     ]:
         with pytest.raises(ValueError, match=message):
             bounds.crlb(positions, transmitter, **options)
-
-
-def share_within(radius: float, major: float, minor: float) -> float:
-    """Probability that a normal error lies in a circle: strips of the circle, each with its share of a normal."""
-    density, across = stats.norm(scale=major).pdf, stats.norm(scale=minor)
-    strip = lambda x: density(x) * (2 * across.cdf(np.sqrt(radius**2 - x**2)) - 1)  # noqa: E731
-    return integrate.quad(strip, -radius, radius, epsabs=1e-10, limit=200)[0]
-
-
-@given(st.floats(0.02, 1), st.floats(0, np.pi), st.floats(0.1, 1e5))
-def test_half_of_the_errors_lie_within_cep50(ratio, angle, scale):
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    covariance = scale**2 * turn @ np.diag([1.0, ratio**2]) @ turn.T
-    radius = float(bounds.cep50(covariance[None])[0])
-    assert share_within(radius / scale, 1.0, ratio) == pytest.approx(0.5, abs=1e-5)
-    major, minor, azimuth_deg = bounds.principal_axes(covariance)
-    assert [minor / scale, major / scale] == pytest.approx([ratio, 1.0], rel=1e-6)
-    if ratio < 0.99:  # else it has no direction
-        along = np.array([np.sin(np.radians(azimuth_deg)), np.cos(np.radians(azimuth_deg))])
-        assert abs(along @ turn[:, 0]) == pytest.approx(1, abs=1e-6)
-
-
-def test_cep50_of_limits():
-    line = np.array([[4.0, 2.0], [2.0, 1.0]])
-    assert bounds.cep50(line) == pytest.approx(5**0.5 * stats.norm.ppf(0.75), rel=1e-5)
-    assert bounds.cep50(9 * np.eye(2)) == pytest.approx(3 * np.sqrt(2 * np.log(2)), rel=1e-5)
-    assert bounds.cep50(np.zeros((2, 2))) == 0
-    assert np.isnan(bounds.cep50(np.full((2, 2), np.nan)))
-
-
-def inside(outline: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Whether points lie in a polygon: they do where a ray to the east crosses its outline an odd number of times."""
-    crossings = np.zeros(len(points), dtype=int)
-    for (east, north), (next_east, next_north) in itertools.pairwise(outline):
-        spans = (north > points[:, 1]) != (next_north > points[:, 1])
-        if spans.any():
-            slope = (next_east - east) / (next_north - north)
-            crossings[spans] += points[spans, 0] < east + slope * (points[spans, 1] - north)
-    return crossings % 2 == 1
-
-
-@pytest.mark.parametrize("level", [0.5, 0.68, 0.95])
-def test_ellipse_holds_its_share_of_a_normal_distribution(level):
-    covariance = np.array([[400.0, -250.0], [-250.0, 900.0]])
-    outline = bounds.ellipse(covariance, level, points=361)
-    assert outline.shape == (361, 2)
-    assert outline[0] == pytest.approx(outline[-1])
-    # Every point is at the distance whose χ² with 2 degrees of freedom holds the level.
-    squared = np.einsum("pi,ij,pj->p", outline, np.linalg.inv(covariance), outline)
-    assert squared == pytest.approx(np.full(361, stats.chi2(2).ppf(level)))
-    rng = np.random.Generator(np.random.Philox(3))
-    points = rng.multivariate_normal(np.zeros(2), covariance, 20_000)
-    count = int(inside(outline, points).sum())
-    assert stats.binomtest(count, 20_000, level).pvalue > 1e-4  # the polygon is 5e-5 smaller than the ellipse
-
-
-def test_ellipses_of_many_scenes():
-    covariance = np.array([np.eye(2), np.full((2, 2), np.nan), [[4.0, 2.0], [2.0, 1.0]]])
-    outline = bounds.ellipse(covariance)
-    assert outline.shape == (3, 65, 2)
-    assert np.linalg.norm(outline[0], axis=-1) == pytest.approx(np.full(65, stats.chi2(2).ppf(0.95) ** 0.5))
-    assert np.isnan(outline[1]).all()
-    assert outline[2][:, 0] == pytest.approx(2 * outline[2][:, 1])  # no width across: a line
-
-
-def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
-    """Covariance (2, 2) of one scene's position, and its GDOP: PROJ for positions, differences for derivatives.
-
-    The unknowns are the transmitter's east and north, the emission time (as a range) and the radiated power.
-    """
-    to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
-    used = scene.signal_present.values & scene.receiver_present.values
-    receivers = np.stack(
-        to_ecef.transform(*(scene[f"receiver_{n}"].values[used] for n in ("latitude", "longitude", "altitude"))), -1
-    )
-    latitude, longitude, altitude = (float(scene[f"transmitter_{n}"]) for n in ("latitude", "longitude", "altitude"))
-    at_zero = np.array(to_ecef.transform(latitude, longitude, altitude))
-    # 1e-5 degrees north and east give the directions; metres along them are straight steps on the tangent plane.
-    north = np.array(to_ecef.transform(latitude + 1e-5, longitude, altitude)) - at_zero
-    east = np.array(to_ecef.transform(latitude, longitude + 1e-5, altitude)) - at_zero
-    axes = np.stack([east / np.linalg.norm(east), north / np.linalg.norm(north)])
-
-    def measure(parameters):
-        distance = np.linalg.norm(receivers - (at_zero + parameters[:2] @ axes), axis=1)
-        return np.concatenate([distance + parameters[2], parameters[3] - 20 * np.log10(distance)])
-
-    snr = 10 ** (scene.snr.values[used] / 10)
-    energy_over_noise = snr * float(scene.occupied_bandwidth) * scene.sizes["time"] / 50e3
-    noise_s = 1 / (np.sqrt(8) * np.pi * float(scene.rms_bandwidth) * np.sqrt(energy_over_noise))
-    sigma_m = np.sqrt(noise_s**2 + 50e-9**2) * SPEED_OF_LIGHT  # gpsdo
-    number = int(used.sum())
-    apart_m = np.linalg.norm(receivers[:, None] - receivers[None], axis=2)
-    levels_db2 = 4.0**2 * np.exp(-apart_m / 1e3)  # shadowing, correlated over 1 km
-    noise_db = 20 / np.log(10) / np.sqrt(2 * energy_over_noise)
-    levels_db2 += np.diag(10.0**2 / 12 + noise_db**2)  # environment, noise
-    steps = np.ones(4)
-    jacobian = np.stack([(measure(step) - measure(-step)) / 2 for step in np.diag(steps)], axis=1)
-    errors = linalg.block_diag(np.diag(sigma_m**2), levels_db2)
-    covariance = np.linalg.inv(jacobian.T @ np.linalg.solve(errors, jacobian))
-    equal = np.concatenate([np.ones(number), np.full(number, 1e9)])
-    unweighted = bound_by_differences(measure, np.zeros(4), equal, steps)
-    return covariance[:2, :2], float(np.trace(unweighted[:2, :2]) ** 0.5)
-
-
-def test_scene_bound_is_the_one_computed_by_hand(small_dataset):
-    found = bounds.scene_crlb(small_dataset)
-    assert small_dataset.attrs["clock_sigma_s"] == 50e-9
-    for index in range(small_dataset.sizes["sample"]):
-        scene = small_dataset.isel(sample=index)
-        covariance, gdop = scene_bound_by_hand(scene)
-        # Differences of 1 m at 1 km: 2e-7; directions by 1e-5 degrees bend by 1e-7 rad.
-        assert np.abs(found.crlb_covariance.values[index] - covariance).max() < 1e-5 * np.linalg.norm(covariance)
-        assert float(found.gdop[index]) == pytest.approx(gdop, rel=1e-5)
-        rmse = np.trace(covariance) ** 0.5
-        assert float(found.crlb_rmse[index]) == pytest.approx(rmse, rel=1e-5)
-        assert float(scene.crlb_rmse) == pytest.approx(rmse, rel=1e-5)
-        assert float(scene.gdop) == pytest.approx(gdop, rel=1e-5)
-
-
-def test_scene_bound_uses_only_receivers_with_signal(small_dataset):
-    changed = small_dataset.copy()
-    present = changed.signal_present.values.copy()
-    present[:, 3:] = False
-    present[0, 2:] = False
-    changed["signal_present"] = (changed.signal_present.dims, present)
-    found = bounds.scene_crlb(changed)
-    assert (found.crlb_rmse.values[1:] > small_dataset.crlb_rmse.values[1:]).all()
-    for index in range(1, 4):
-        covariance, _ = scene_bound_by_hand(changed.isel(sample=index))
-        assert np.abs(found.crlb_covariance.values[index] - covariance).max() < 1e-4 * np.linalg.norm(covariance)
-    assert np.isnan(found.gdop.values[0])  # two receivers: no dilution of time differences
-
-
-def test_scenes_without_shadowing_have_a_bound():
-    """Their levels err by noise alone."""
-    steady = {"shadowing_sigma_db": 0.0, "environment_loss_min_db": 10.0, "environment_loss_max_db": 10.0}
-    config = hl.preset("los_sync", num_samples=4, channel=steady, signal={"duration_s": 0.02})
-    exact = hl.generate(config, progress=False)
-    assert exact.attrs["link_sigma_db"] == 0
-    assert (exact.crlb_rmse > 0).all()
-    assert (exact.crlb_rmse < bounds.scene_crlb(exact.assign_attrs(link_sigma_db=5.0)).crlb_rmse).all()

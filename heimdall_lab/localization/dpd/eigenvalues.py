@@ -68,7 +68,7 @@ def _interpolate(values: Array, place: float, farrow: Array, taps: Array) -> com
 
 @njit(cache=True)
 def _power_iteration(matrix: Array, vector: Array, image: Array) -> float:
-    """Largest eigenvalue of a Hermitian matrix (R, R); turns ``vector`` (R,) into its eigenvector, by way of ``image``.
+    """Largest eigenvalue of a Hermitian matrix (R, R); makes ``vector`` (R,) its eigenvector, and overwrites ``image``.
 
     The Rayleigh quotient is exact to the square of the eigenvector's error: Golub and Van Loan, Matrix Computations,
     4th ed., section 8.2.1.

@@ -22,9 +22,9 @@ def dpd(observed: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fi
     """Most likely position given the IQ of all receivers; waveform, phases and frequency offsets are unknown.
 
     For every position the delays that it implies are taken off the whitened signals. The largest eigenvalue of their
-    Gram matrix, in which a frequency weighs by its share of signal, is the log likelihood. It is climbed together with
-    one delay error a receiver, normal with the standard deviation of clock and path: where those exceed what noise
-    does, the eigenvalue alone would trust the strongest receivers too much.
+    Gram matrix, in which a frequency weighs by its share of signal, is the log likelihood. It is maximized together
+    with one delay error a receiver, normal with the standard deviation of clock and path: where these exceed the error
+    by noise, the eigenvalue alone would trust the strongest receivers too much.
 
     It is no fix if no more than two receivers agree better than by chance, if clocks (ntp, none) or paths err by more
     than the main lobe of the correlation is wide, or if it is uncertain by more than receivers can hear.

@@ -1,0 +1,90 @@
+"""Cramér-Rao bounds of whole scenes, against those computed by hand from the truth."""
+
+import numpy as np
+import pyproj
+import pytest
+from numerical_bounds import bound_by_differences
+from scipy import linalg
+
+import heimdall_lab as hl
+from heimdall_lab.localization import bounds
+
+SPEED_OF_LIGHT = 299_792_458.0
+
+
+def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
+    """Covariance (2, 2) of one scene's position, and its GDOP: PROJ for positions, differences for derivatives.
+
+    The unknowns are the transmitter's east and north, the emission time (as a range) and the radiated power.
+    """
+    to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
+    used = scene.signal_present.values & scene.receiver_present.values
+    receivers = np.stack(
+        to_ecef.transform(*(scene[f"receiver_{n}"].values[used] for n in ("latitude", "longitude", "altitude"))), -1
+    )
+    latitude, longitude, altitude = (float(scene[f"transmitter_{n}"]) for n in ("latitude", "longitude", "altitude"))
+    at_zero = np.array(to_ecef.transform(latitude, longitude, altitude))
+    # 1e-5 degrees north and east give the directions; metres along them are straight steps on the tangent plane.
+    north = np.array(to_ecef.transform(latitude + 1e-5, longitude, altitude)) - at_zero
+    east = np.array(to_ecef.transform(latitude, longitude + 1e-5, altitude)) - at_zero
+    axes = np.stack([east / np.linalg.norm(east), north / np.linalg.norm(north)])
+
+    def measure(parameters):
+        distance = np.linalg.norm(receivers - (at_zero + parameters[:2] @ axes), axis=1)
+        return np.concatenate([distance + parameters[2], parameters[3] - 20 * np.log10(distance)])
+
+    snr = 10 ** (scene.snr.values[used] / 10)
+    energy_over_noise = snr * float(scene.occupied_bandwidth) * scene.sizes["time"] / 50e3
+    noise_s = 1 / (np.sqrt(8) * np.pi * float(scene.rms_bandwidth) * np.sqrt(energy_over_noise))
+    sigma_m = np.sqrt(noise_s**2 + 50e-9**2) * SPEED_OF_LIGHT  # gpsdo
+    number = int(used.sum())
+    apart_m = np.linalg.norm(receivers[:, None] - receivers[None], axis=2)
+    levels_db2 = 4.0**2 * np.exp(-apart_m / 1e3)  # shadowing, correlated over 1 km
+    noise_db = 20 / np.log(10) / np.sqrt(2 * energy_over_noise)
+    levels_db2 += np.diag(10.0**2 / 12 + noise_db**2)  # environment, noise
+    steps = np.ones(4)
+    jacobian = np.stack([(measure(step) - measure(-step)) / 2 for step in np.diag(steps)], axis=1)
+    errors = linalg.block_diag(np.diag(sigma_m**2), levels_db2)
+    covariance = np.linalg.inv(jacobian.T @ np.linalg.solve(errors, jacobian))
+    equal = np.concatenate([np.ones(number), np.full(number, 1e9)])
+    unweighted = bound_by_differences(measure, np.zeros(4), equal, steps)
+    return covariance[:2, :2], float(np.trace(unweighted[:2, :2]) ** 0.5)
+
+
+def test_scene_bound_is_the_one_computed_by_hand(small_dataset):
+    found = bounds.scene_crlb(small_dataset)
+    assert small_dataset.attrs["clock_sigma_s"] == 50e-9
+    for index in range(small_dataset.sizes["sample"]):
+        scene = small_dataset.isel(sample=index)
+        covariance, gdop = scene_bound_by_hand(scene)
+        # Differences of 1 m at 1 km: 2e-7; directions by 1e-5 degrees bend by 1e-7 rad.
+        assert np.abs(found.crlb_covariance.values[index] - covariance).max() < 1e-5 * np.linalg.norm(covariance)
+        assert float(found.gdop[index]) == pytest.approx(gdop, rel=1e-5)
+        rmse = np.trace(covariance) ** 0.5
+        assert float(found.crlb_rmse[index]) == pytest.approx(rmse, rel=1e-5)
+        assert float(scene.crlb_rmse) == pytest.approx(rmse, rel=1e-5)
+        assert float(scene.gdop) == pytest.approx(gdop, rel=1e-5)
+
+
+def test_scene_bound_uses_only_receivers_with_signal(small_dataset):
+    changed = small_dataset.copy()
+    present = changed.signal_present.values.copy()
+    present[:, 3:] = False
+    present[0, 2:] = False
+    changed["signal_present"] = (changed.signal_present.dims, present)
+    found = bounds.scene_crlb(changed)
+    assert (found.crlb_rmse.values[1:] > small_dataset.crlb_rmse.values[1:]).all()
+    for index in range(1, 4):
+        covariance, _ = scene_bound_by_hand(changed.isel(sample=index))
+        assert np.abs(found.crlb_covariance.values[index] - covariance).max() < 1e-4 * np.linalg.norm(covariance)
+    assert np.isnan(found.gdop.values[0])  # two receivers: no dilution of time differences
+
+
+def test_scenes_without_shadowing_have_a_bound():
+    """Their levels err by noise alone."""
+    steady = {"shadowing_sigma_db": 0.0, "environment_loss_min_db": 10.0, "environment_loss_max_db": 10.0}
+    config = hl.preset("los_sync", num_samples=4, channel=steady, signal={"duration_s": 0.02})
+    exact = hl.generate(config, progress=False)
+    assert exact.attrs["link_sigma_db"] == 0
+    assert (exact.crlb_rmse > 0).all()
+    assert (exact.crlb_rmse < bounds.scene_crlb(exact.assign_attrs(link_sigma_db=5.0)).crlb_rmse).all()
