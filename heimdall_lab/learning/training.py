@@ -275,10 +275,14 @@ def _fit(
 
         checkpoint = EpochCheckpoint(job.folder, job.learner.model, report_epoch, stop)
         early_stopping = EarlyStopping("validation_loss", patience=options.patience, verbose=False)
+        ended = False  # True where only calibration and export are missing
         if earlier is not None:
             check_identity(path, earlier.get("run", {}), job.identity)
-            checkpoint.load_state_dict(earlier["callbacks"][checkpoint.state_key])
-        if not _has_ended(earlier, checkpoint, early_stopping, options):
+            saved = earlier["callbacks"]
+            checkpoint.load_state_dict(saved[checkpoint.state_key])
+            waited = saved[early_stopping.state_key]["wait_count"]
+            ended = len(checkpoint.history) >= options.epochs or waited >= options.patience
+        if not ended:
             with quiet_lightning():
                 trainer = _trainer(job, [early_stopping, checkpoint])
                 trainer.fit(
@@ -316,17 +320,6 @@ def _precision(options: Options, names: tuple[str, ...]) -> Any:
         return options.precision
     on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and set(names) & set(SIGNAL_DIMS) else "32-true"
-
-
-def _has_ended(
-    saved: dict[str, Any] | None, checkpoint: EpochCheckpoint, early_stopping: EarlyStopping, options: Options
-) -> bool:
-    """Whether a saved checkpoint is of the last epoch, so that only calibration and export are missing."""
-    if saved is None:
-        return False
-    callbacks = saved["callbacks"]
-    epochs = len(callbacks[checkpoint.state_key]["history"])
-    return epochs >= options.epochs or callbacks[early_stopping.state_key]["wait_count"] >= options.patience
 
 
 def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best: dict[str, Tensor]) -> Run:
