@@ -14,7 +14,7 @@ TORCH = $$(grep '^torch==' requirements.lock)
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[all,dev]'
 	touch $@
 
 CLASSICAL = centroid,strongest,rss_ml,tdoa_ls,tdoa_robust,dpd
@@ -54,7 +54,7 @@ screenshots: setup
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet "$(TORCH)"
-	build/lock/bin/pip install --quiet --editable '.[dev]'
+	build/lock/bin/pip install --quiet --editable '.[all,dev]'
 	build/lock/bin/pip freeze --exclude-editable | sed '/^torch==/s/+.*//' | LC_ALL=C sort --ignore-case > build/lock/pins
 	{ echo "# Made by 'make lock'."; cat build/lock/pins; } > requirements.lock
 

@@ -1,16 +1,15 @@
 """How fast scenes are loaded, as a multiple of how fast a model learns from them in the same minute."""
 
-import time
-from collections.abc import Callable
-
 import pytest
 import torch
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.learning import data
 from heimdall_lab.learning.architectures import build
-from heimdall_lab.learning.module import Learner
+from heimdall_lab.learning.lightning_module import Learner
 from heimdall_lab.learning.options import options_for
+from heimdall_lab.learning.sources import open_source
 
 SCENES = {"triangulation": (512, "feature_based"), "iq_vggnet": (64, "iq_raw"), "iq_resnet18": (64, "iq_raw")}
 
@@ -24,8 +23,8 @@ def test_scenes_are_loaded_1_5_times_as_fast_as_a_model_learns(architecture, mem
     hl.generate(config, tmp_path / "dataset", progress=False)
     options = options_for(architecture, {"batch_size": count // 4})
     model = build(architecture)
-    source = data.open_source(tmp_path / "dataset")
-    scenes = data.Scenes(
+    source = open_source(tmp_path / "dataset")
+    scenes = data.SceneDataModule(
         source, model, tmp_path, batch_size=options.batch_size, seed=0, receiver_dropout=0.1, memory_gb=memory_gb
     )
     scenes.measure(lambda *_: None)
@@ -53,9 +52,3 @@ def test_scenes_are_loaded_1_5_times_as_fast_as_a_model_learns(architecture, mem
     benchmark.extra_info["loading over learning"] = round(ratio, 1)
     benchmark.extra_info["scenes learned per second"] = round(trained / min(learning_s))
     assert ratio >= 1.5
-
-
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start

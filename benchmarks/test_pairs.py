@@ -1,8 +1,7 @@
 """How long measuring pairs takes, as ratios to drawing as much noise in the same minute: machines are noisy."""
 
-import time
-
 import pytest
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.signals import pairs
@@ -11,12 +10,6 @@ from heimdall_lab.simulation.speed import draw_noise
 # Scenes and limit. Reached: 3.8, 8.7 and 3.3 of processor time, 5.4, 11.4 and 3.4 where four processes share two
 # cores. Welch's spectra of all receivers are 1.6, 1.4 and 2.3 of it.
 LIMITS = {"los_sync": (32, 7), "websdr": (16, 15), "iq_production": (2, 5)}
-
-
-def seconds(step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("preset", LIMITS)

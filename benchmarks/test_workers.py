@@ -3,12 +3,11 @@
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
 from psutil import cpu_count
+from timing import seconds
 
 import heimdall_lab as hl
 from heimdall_lab.core.files import locked
@@ -21,15 +20,15 @@ SHARDS = 24
 def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
     """Default configuration; the least of up to eight runs each, in turns, after one that compiles."""
     config = hl.preset("iq_test", num_samples=64 * SHARDS)
-    with locked(tmp_path) as lock, cluster.local_cluster(2) as client:
-        job = cluster.Job(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
+    with locked(tmp_path) as lock, cluster.start_local_cluster(2) as client:
+        job = cluster.GenerationJob(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
         numbers, never = range(SHARDS), threading.Event()
 
         def together() -> None:
-            assert len(list(cluster.write_on(client, job, numbers, never))) == SHARDS
+            assert len(list(cluster.write_on_cluster(client, job, numbers, never))) == SHARDS
 
         def alone() -> None:
-            assert len(list(cluster.write_here(job, numbers, never))) == SHARDS
+            assert len(list(cluster.write_in_process(job, numbers, never))) == SHARDS
 
         for warm_up in (together, alone):
             warm_up()
@@ -40,12 +39,6 @@ def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
         benchmark.extra_info["rate of two workers over one"] = round(min(alone_s) / min(together_s), 2)
         benchmark.pedantic(together, rounds=1)
     assert min(alone_s) >= 1.6 * min(together_s)
-
-
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("num_samples", [32, 96])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from heimdall_lab import published
+from heimdall_lab.datasets.recordings import published
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +46,16 @@ def backend_namespace(backend: str) -> ModuleType:
             "or use backend 'numpy'"
         ) from error
     return cupy
+
+
+def batch_slices(count: int, per_batch: int) -> Iterator[slice]:
+    """Cut ``count`` rows into batches of ``per_batch``, at least one; the last may be shorter.
+
+    >>> list(batch_slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    step = max(1, per_batch)
+    return (slice(first, first + step) for first in range(0, count, step))
 
 
 def phasor(cycles_per_step: Array, count: int, *, start: int = 0, block: int = 256) -> Array:

@@ -1,18 +1,34 @@
-"""Where compiled kernels are kept between runs: in a folder that belongs to the sources they were compiled from.
+"""Compiled functions, kept between runs in a folder that belongs to the sources they were compiled from.
 
 Numba compiles a function anew when its own file has changed, but not when a function that it calls has, in another
 file. A folder for each state of all sources leaves nothing out.
 """
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import pooch
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def njit(**options: Any) -> Callable[[_Function], _Function]:
+    """Compile a function as ``numba.njit`` does, and with ``cache=True`` keep it in the folder of these sources."""
+
+    def compiled(function: _Function) -> _Function:
+        settings: Any = numba.config  # a module whose options are made as it is loaded; read when a function is wrapped
+        before, settings.CACHE_DIR = settings.CACHE_DIR, str(_kernels_folder())
+        try:
+            return numba.njit(**options)(function)
+        finally:
+            settings.CACHE_DIR = before
+
+    return compiled
 
 
 def sources_digest(package: Path) -> str:
@@ -23,15 +39,10 @@ def sources_digest(package: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def kernels_kept() -> Iterator[None]:
-    """Have the kernels of modules that are imported inside the block kept in the folder of this package's sources."""
+@functools.cache
+def _kernels_folder() -> Path:
+    """Folder of this package's compiled functions: beside its sources or, where that is read-only, the user's cache."""
     package = Path(__file__).parents[1]
     beside = package / "__pycache__"
     root = beside if os.access(beside if beside.is_dir() else package, os.W_OK) else pooch.os_cache("heimdall_lab")
-    options: Any = numba.config  # a module whose options are made as it is loaded
-    before, options.CACHE_DIR = options.CACHE_DIR, str(Path(root) / f"kernels-{sources_digest(package)}")
-    try:
-        yield
-    finally:
-        options.CACHE_DIR = before
+    return Path(root) / f"kernels-{sources_digest(package)}"

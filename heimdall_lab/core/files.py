@@ -53,7 +53,7 @@ def locked(folder: Path) -> Iterator[str]:
     Yields
     ------
     str
-        What the lock's file holds, by which another machine can tell that it sees this folder.
+        Text of the lock's file, by which another machine can check that it sees this folder.
 
     Raises
     ------
@@ -67,11 +67,11 @@ def locked(folder: Path) -> Iterator[str]:
         descriptor = _acquire(path, holder)
     except BlockingIOError as error:
         raise StoreError(
-            f"out: {str(folder)!r} is being written to by {_process(path)}; wait until it is done, or stop it, "
+            f"out: {str(folder)!r} is being written to by {_holder_text(path)}; wait until it is done, or stop it, "
             "and run the same command again"
         ) from error
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable_error(folder, error) from error
     try:
         yield holder
     finally:
@@ -80,17 +80,43 @@ def locked(folder: Path) -> Iterator[str]:
 
 
 def lock_holder(folder: Path) -> str:
-    """Return what ``locked`` yields to the process that writes to a folder; empty where there is none."""
+    """Text of a folder's lock, as `locked` yields it to the process that writes there; empty where there is none."""
     try:
         return (folder / LOCK).read_text()
     except OSError:
         return ""
 
 
-def ask_to_stop(folder: Path) -> None:
-    """Let those who write to a folder on this process's behalf see, in the lock's file, that no more is wanted."""
-    with suppress(OSError), (folder / LOCK).open("a") as file:  # on a full disk they write what they were given
+def request_stop(folder: Path) -> None:
+    """Mark a folder's lock, so that the workers that write there for this process begin nothing more."""
+    with suppress(OSError), (folder / LOCK).open("a") as file:  # on a full disk they write all that they were given
         file.write(" stop")
+
+
+def unwritable_error(folder: Path, error: Exception) -> StoreError:
+    """Error that says why a folder cannot be written to, and what to do."""
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"out: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has room, "
+        "or make room and run the same command again"
+    )
+
+
+def file_checksum(path: Path, algorithm: str = "sha256") -> str:
+    """Checksum of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def check_writable(path: str | Path, option: str) -> None:
+    """Raise ValueError, naming the option that asked for it, where no file can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            reason = "it is a folder" if Path(path).is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
 
 
 def _acquire(path: Path, holder: str) -> int:
@@ -99,7 +125,7 @@ def _acquire(path: Path, holder: str) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):  # else a holder that ended just now removed it between these lines
+            if _is_same_file(path, descriptor):  # else a holder that ended just now removed it between these lines
                 os.truncate(descriptor, 0)
                 os.write(descriptor, holder.encode())
                 return descriptor
@@ -109,42 +135,16 @@ def _acquire(path: Path, holder: str) -> int:
         os.close(descriptor)
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _process(path: Path) -> str:
-    """Name the process that holds a lock."""
+def _holder_text(path: Path) -> str:
+    """Text that names the process that holds a lock."""
     with suppress(OSError, ValueError):
         number, host, *_ = path.read_text().split()
         return f"process {number} on {host}"
     return "another process"
-
-
-def unwritable(folder: Path, error: Exception) -> StoreError:
-    """Make the error that says why a folder cannot be written to, and what to do."""
-    reason = getattr(error, "strerror", None) or error
-    return StoreError(
-        f"out: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has room, "
-        "or make room and run the same command again"
-    )
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_target(path: str | Path, option: str) -> None:
-    """Raise ValueError, naming the option that asked for it, where no file can be written."""
-    try:
-        with tempfile.TemporaryFile(dir=Path(path).parent):
-            reason = "it is a folder" if Path(path).is_dir() else None
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")

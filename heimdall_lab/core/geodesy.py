@@ -96,6 +96,11 @@ def enu(position_ecef: Array, latitude_deg: Array, longitude_deg: Array) -> Arra
     return x * axes[..., 0] + y * axes[..., 1] + z * axes[..., 2]
 
 
+def tangent_plane_origin(latitude_deg: Array, longitude_deg: Array) -> tuple[Array, Array]:
+    """Mean latitude and longitude (...), degrees, of the receivers (..., R) that are present, NaN where none is."""
+    return np.nanmean(latitude_deg, axis=-1), np.nanmean(longitude_deg, axis=-1)
+
+
 def length(vector: Array) -> Array:
     """Length of vectors (..., 3), (...)."""
     x, y, z = vector[..., 0], vector[..., 1], vector[..., 2]

@@ -1,12 +1,52 @@
-"""Values of band-limited signals between their samples, by a windowed sinc."""
+"""Values of band-limited signals between their samples, by a windowed sinc.
+
+Recordings are interpolated by `interpolate`, in double precision; simulated receivers by `kernel` and `upsample`, in
+single precision from a table.
+"""
 
 import numpy as np
-from numba import njit
+import numpy.typing as npt
+from scipy.special import i0
+
+from heimdall_lab.core.compiled import njit
+
+HALF_WIDTH = 16  # samples on either side of a position that `interpolate` needs
+# 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.
+# Source: Oppenheim & Schafer, Discrete-Time Signal Processing, 3rd ed., eqs. (7.75) and (7.76)
+_KAISER_BETA = 10.05
 
 TAPS = 16
 PHASES = 1024
-LEAD = TAPS // 2 - 1  # samples needed before the one at or below a position; LEAD + 1 after it
-_KAISER_BETA = 11.7  # side lobes of -115 dB: Kaiser and Schafer, IEEE Trans. ASSP 28 (1980)
+LEAD = TAPS // 2 - 1  # samples that `kernel` needs before the one at or below a position; LEAD + 1 after it
+_TABLE_KAISER_BETA = 11.7  # side lobes of -115 dB: Kaiser and Schafer, IEEE Trans. ASSP 28 (1980)
+
+
+def interpolate(samples: npt.NDArray[np.complex128], position: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
+    """Interpolate (N,) uniform samples at (M,) fractional positions by a Kaiser-windowed sinc.
+
+    Positions lie at least HALF_WIDTH samples inside both ends. The error is below −80 dB for frequencies within ±0.4 of
+    the sample rate.
+    """
+    # Source: Smith & Gossett, "A flexible sampling-rate conversion method", ICASSP 1984
+    whole = np.floor(position).astype(np.intp)
+    fraction = position - whole
+    sine = np.sin(np.pi * fraction) / np.pi  # sin(π(f − k)) = (−1)^k sin(πf)
+    total = np.zeros(position.shape, dtype=np.complex128)
+    for tap in range(1 - HALF_WIDTH, HALF_WIDTH + 1):
+        distance = fraction - tap
+        sinc = np.divide(-sine if tap % 2 else sine, distance, out=np.ones_like(sine), where=distance != 0.0)
+        window = i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (distance / HALF_WIDTH) ** 2))) / i0(_KAISER_BETA)
+        total += samples[whole + tap] * (sinc * window)
+    return total
+
+
+def interpolate_between(samples: npt.NDArray[np.complex128], fraction: float) -> npt.NDArray[np.complex128]:
+    """Interpolate (N,) samples a fraction of 0 … 1 after each that has enough neighbours: (N − 2 HALF_WIDTH + 1,)."""
+    impulse = np.zeros(4 * HALF_WIDTH + 1, dtype=np.complex128)
+    impulse[2 * HALF_WIDTH] = 1
+    offset = np.arange(1.0 - HALF_WIDTH, HALF_WIDTH + 1.0)
+    taps = interpolate(impulse, 2 * HALF_WIDTH + fraction - offset).real  # the same ones for every sample
+    return np.correlate(samples, taps, mode="valid")
 
 
 def kernel_table() -> np.ndarray:
@@ -17,7 +57,7 @@ def kernel_table() -> np.ndarray:
     """
     fraction = np.arange(PHASES + 1)[:, None] / PHASES
     offset = np.arange(TAPS) - LEAD - fraction  # (PHASES + 1, TAPS), from the position to each sample
-    window = np.i0(_KAISER_BETA * np.sqrt(np.maximum(1 - (2 * offset / TAPS) ** 2, 0)))
+    window = np.i0(_TABLE_KAISER_BETA * np.sqrt(np.maximum(1 - (2 * offset / TAPS) ** 2, 0)))
     table = np.sinc(offset) * window
     return (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
 

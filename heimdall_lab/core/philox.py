@@ -4,14 +4,15 @@ The generator is Philox-4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel rand
 SC'11. Because no state is carried, a sample's numbers do not depend on shard size, batch size, workers or backend.
 
 The functions compiled here run on scalars, so that other kernels draw their noise where they need it. They keep to
-single operations of float32 and uint32 that every machine rounds alike; ``channel.cu`` repeats them for GPUs.
+single operations of float32 and uint32 that every machine rounds alike; ``receiver.cu`` repeats them for GPUs.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
+
+from heimdall_lab.core.compiled import njit
 
 Word = np.uint32
 Single = np.float32

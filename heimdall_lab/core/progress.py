@@ -1,5 +1,6 @@
 """How long jobs tell that they advance, by a callback, and how they are told to stop, by Ctrl-C."""
 
+import logging
 import math
 import signal
 import sys
@@ -52,6 +53,20 @@ def display(title: str, total: int, enabled: bool = True, *, about: str = "") ->
 def warn(text: str) -> None:
     """Tell what went wrong and does not stop the job, on standard error; a bar makes room for it."""
     sys.stderr.write(f"warning: {text}\n")
+
+
+@contextmanager
+def quiet_loggers(*names: str, level: int) -> Iterator[None]:
+    """Let these loggers pass only messages of a level or above, inside the block."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, earlier in zip(loggers, before, strict=True):
+            logger.setLevel(earlier)
 
 
 def _lines(write: Callable[[str], None], total: int, about: str) -> Report:

@@ -1,7 +1,12 @@
 """Words for numbers: amounts, lengths, times and positions as people read them."""
 
+import json
 import math
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def duration_text(seconds: float) -> str:
@@ -60,3 +65,8 @@ def position_text(latitude_deg: float, longitude_deg: float) -> str:
     """
     north, east = "NS"[latitude_deg < 0], "EW"[longitude_deg < 0]
     return f"{abs(latitude_deg):.4f}° {north} {abs(longitude_deg):.4f}° {east}"
+
+
+def json_records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Rows of a table as JSON values: numbers that are not finite become null, times ISO 8601."""
+    return list(json.loads(table.to_json(orient="records", double_precision=15, date_format="iso")))

@@ -10,7 +10,7 @@ import pandas as pd
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets.manifest import MANIFEST, read_manifest, shard_name
 
-CATALOGUE = [
+COLUMNS = [
     "path",
     "name",
     "data_type",
@@ -32,13 +32,13 @@ def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
     ----------
     root : path
     leave_out : collection of str
-        Names of folders in it that hold none and are not searched.
+        Names of folders directly below it that are not searched.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each, with the columns of ``CATALOGUE``; ``samples`` are there ``of`` those wanted, ``acceptance``
-        is the share of the drawn scenes that were kept, ``created`` when its first shard was written (local time),
+        A row for each, with the columns of ``COLUMNS``: ``samples`` are there, ``of`` those wanted; ``acceptance``
+        is the share of the drawn scenes that were kept; ``created`` is when its first shard was written (local time);
         ``state`` is complete, unfinished or unreadable (manifest).
 
     Raises
@@ -49,7 +49,7 @@ def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
     folder = Path(root)
     if not folder.is_dir():
         raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
-    return pd.DataFrame([_entry(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=CATALOGUE)
+    return pd.DataFrame([_row(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=COLUMNS)
 
 
 def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
@@ -62,7 +62,7 @@ def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
             folders[:] = [folder for folder in folders if folder not in leave_out]
 
 
-def _entry(folder: Path) -> dict[str, Any]:
+def _row(folder: Path) -> dict[str, Any]:
     """A row of the catalogue."""
     entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
     numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)

@@ -10,13 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable, write_text
+from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_error, write_text
 from heimdall_lab.core.presets import differing_fields
 
 MANIFEST = "dataset.json"
-TEMPORARY = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
-OWN_FILES = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY.pattern}")
-_MANIFEST_SHARE = 0.05  # of the time, at most, goes into writing the manifest
+TEMPORARY_FILE = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
+DATASET_FILE = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY_FILE.pattern}")
+_MAX_WRITING_SHARE = 0.05  # of the time may go into writing the manifest
 
 
 class Shard(BaseModel):
@@ -53,7 +53,7 @@ class Manifest(BaseModel):
 
     @property
     def rejections(self) -> dict[str, int]:
-        """Candidate scenes turned away so far, by the field of the gate that did it."""
+        """Candidate scenes rejected so far, by the field of the gate that did it."""
         reasons = [reason for shard in self.shards for reason in shard.rejections]
         return {r: sum(shard.rejections.get(r, 0) for shard in self.shards) for r in dict.fromkeys(reasons)}
 
@@ -81,7 +81,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         write_text(folder / MANIFEST, text)
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable_error(folder, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -94,16 +94,16 @@ def remove_leftovers(folder: Path) -> None:
     """
     try:
         for path in folder.iterdir():
-            if TEMPORARY.fullmatch(path.name):
+            if TEMPORARY_FILE.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         if (folder / MANIFEST).exists() and not any(folder.glob("shard-*.nc")) and not read_manifest(folder).shards:
-            (folder / MANIFEST).unlink()  # what was begun without a shard binds nobody
+            (folder / MANIFEST).unlink()  # another configuration may use the folder
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable_error(folder, error) from error
 
 
-def is_whole(folder: Path, config: Config, package_version: str) -> bool:
-    """Say whether a folder holds all of a configuration's dataset, undamaged, so that nothing need be written."""
+def is_complete(folder: Path, config: Config, package_version: str) -> bool:
+    """Whether a folder holds all of a configuration's dataset, undamaged, so that nothing need be written."""
     try:
         manifest = read_manifest(folder)
     except StoreError:
@@ -118,9 +118,9 @@ def is_whole(folder: Path, config: Config, package_version: str) -> bool:
 
 @contextmanager
 def record_shards(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard], None]]:
-    """Let shards be added to a folder's manifest as they are written.
+    """Yield a function that adds a shard to a folder's manifest.
 
-    The file is replaced at every shard, or where that would take more than a twentieth of the time less often, and at
+    The file is replaced at every shard, or less often where that would take more than a twentieth of the time, and at
     the end of the block, however it ends. A shard that a killed process had not recorded yet is generated again.
 
     Raises
@@ -137,7 +137,7 @@ def record_shards(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard]
         ordered = tuple(shards[number] for number in sorted(shards))
         write_manifest(folder, manifest.model_copy(update={"shards": ordered}))
         ended_s = time.monotonic()
-        unwritten, due_s = False, ended_s + (ended_s - started_s) / _MANIFEST_SHARE
+        unwritten, due_s = False, ended_s + (ended_s - started_s) / _MAX_WRITING_SHARE
 
     def record(shard: Shard) -> None:
         nonlocal unwritten
@@ -153,7 +153,7 @@ def record_shards(folder: Path, manifest: Manifest) -> Iterator[Callable[[Shard]
             write()
 
 
-def folder_digests(config: Config) -> dict[str, str]:
+def input_digests(config: Config) -> dict[str, str]:
     """Digests of the files in the folders that a configuration names, by field; empty for a folder that is not there.
 
     Names and contents count, not where the folder is nor when its files were written.
@@ -186,14 +186,14 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
         folder.mkdir(parents=True, exist_ok=True)
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise unwritable(folder, error) from error
-    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not TEMPORARY.fullmatch(name)}):
+        raise unwritable_error(folder, error) from error
+    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not TEMPORARY_FILE.fullmatch(name)}):
         raise StoreError(
             f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
         )
     remove_leftovers(folder)
     if not (folder / MANIFEST).exists():
-        manifest = Manifest(package_version=package_version, config=config, folders=folder_digests(config))
+        manifest = Manifest(package_version=package_version, config=config, folders=input_digests(config))
         write_manifest(folder, manifest)
         return manifest
     manifest = read_manifest(folder)
@@ -207,7 +207,7 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
         )
-    found_digests = folder_digests(config)
+    found_digests = input_digests(config)
     if changed := [field for field, digest in manifest.folders.items() if found_digests.get(field) != digest]:
         raise StoreError(
             f"{changed[0]}: {config.folders[changed[0]]!r} holds other files than when {str(folder)!r} was begun; put "
@@ -251,7 +251,7 @@ def samples_written(folder: Path) -> int:
 
 
 def shard_damage(folder: Path, shard: Shard) -> str | None:
-    """Say what is wrong with a shard's file, or None where its bytes are those that were written."""
+    """Text of what is wrong with a shard's file; None where its bytes are those that were written."""
     path = folder / shard.file
     if not path.is_file():
         return "is missing"

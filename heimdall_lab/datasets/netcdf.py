@@ -1,4 +1,4 @@
-"""One handle for each netCDF file, however often this process opens it.
+"""NetCDF files: written whole, and read through one handle each, however often this process opens one.
 
 HDF5 crashes where a file with variable-length text is open twice, one of its handles is closed, and the file is opened
 or read once more: the text's datatype still refers to the handle that is gone.
@@ -21,8 +21,8 @@ from xarray.backends.store import StoreBackendEntrypoint
 LOCK = NETCDF4_PYTHON_LOCK  # to be held while a handle is used
 
 
-def handle(path: str | PathLike[str]) -> CachingFileManager[Any]:
-    """Give access to a file through the handle that all have who ask for it; closing it lets others open it again."""
+def shared_file(path: str | PathLike[str]) -> CachingFileManager[Any]:
+    """Manager of the one handle of a file in this process; a closed handle is opened again when it is next used."""
     resolved = Path(path).resolve()
     status = resolved.stat()  # one that replaces it under the same name is another file
     identity = f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}"
@@ -30,14 +30,14 @@ def handle(path: str | PathLike[str]) -> CachingFileManager[Any]:
     return CachingFileManager(opener, str(resolved), mode="r", lock=LOCK, manager_id=identity)
 
 
-class Shared(BackendEntrypoint):
-    """An engine of `xarray.open_dataset` that opens netCDF files through their shared handles."""
+class SharedFileBackend(BackendEntrypoint):
+    """Engine of `xarray.open_dataset` that opens netCDF files by `shared_file`."""
 
     open_dataset_parameters = ("filename_or_obj", "drop_variables")
 
     def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
         """Open a file lazily."""
-        manager = handle(filename_or_obj)
+        manager = shared_file(filename_or_obj)
         with manager.acquire_context():  # stays open until all variables are known
             store = NetCDF4DataStore(manager, mode="r", lock=LOCK)
             return StoreBackendEntrypoint().open_dataset(store, drop_variables=drop_variables)

@@ -1,14 +1,17 @@
 """The dataset contract: every variable's dimensions, type, units and meaning, and the check that all readers call."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.arrays import Array, array_namespace
 from heimdall_lab.core.units import ADC_MAX
 
 PROPAGATION = ("line_of_sight", "ground_wave")
 MEL_BANDS, FRAMES = 128, 32  # of a spectrogram
+
+_ONE_STEP = np.float32(1)  # leaves samples in units of the converter
 
 _LINK = ("sample", "receiver")
 _ECHO = ("sample", "receiver", "echo")
@@ -27,7 +30,7 @@ class Variable(NamedTuple):
         Value of the ``units`` attribute; empty for bool and text, which carry none.
     long_name : str
     required : bool
-        False for truth that a recording may lack and that NaN cannot stand for.
+        False for truth that a recording may lack and for which NaN is no placeholder.
     """
 
     dims: tuple[str, ...]
@@ -185,7 +188,7 @@ def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: di
 
 
 def unknown(samples: int, receivers: int) -> dict[str, np.ndarray]:
-    """Make every number that the contract requires, NaN: where a reader starts from."""
+    """Arrays of NaN of every number that the contract requires, for readers to fill with what they know."""
     shapes = {_SCENE: (samples,), _LINK: (samples, receivers)}
     return {
         name: np.full(shapes[variable.dims], np.nan)
@@ -237,10 +240,30 @@ def iq(dataset: xr.Dataset) -> xr.DataArray:
     """Decode the IQ samples: complex64 in √mW, dims (sample, receiver, time); |x|² averages to power in mW."""
     if "iq" not in dataset:
         raise ValueError("iq: is not in the dataset; generate one with data_type iq_raw, which keeps the samples")
-    scale = (dataset.iq_full_scale / ADC_MAX).astype(np.float32)
+    scale = converter_step(dataset.iq_full_scale)
     in_phase, quadrature = (dataset.iq.sel(component=c, drop=True) for c in ("i", "q"))
     voltage = (in_phase + np.complex64(1j) * quadrature) * scale
     return voltage.assign_attrs(units="mW^0.5", long_name="complex baseband voltage").rename("voltage")
+
+
+def voltage(dataset: xr.Dataset) -> np.ndarray:
+    """Decode the IQ samples as `iq` does, (S, R, N) complex64 √mW, with fewer copies; 0 where no receiver is."""
+    code = dataset["iq"].transpose("sample", "receiver", "component", "time").values
+    return complex_samples(code, converter_step(np.nan_to_num(dataset["iq_full_scale"].values))[..., None])
+
+
+def converter_step(full_scale: Any) -> Any:
+    """Amplitude of one step of the converter for an array of full scales, float32 √mW."""
+    return (full_scale / ADC_MAX).astype(np.float32)
+
+
+def complex_samples(code: Array, step: Any = _ONE_STEP) -> Array:
+    """Complex64 samples (..., N) of integers (..., 2, N), in-phase and quadrature, times a float32 step (..., 1)."""
+    xp = array_namespace(code)
+    samples = xp.empty((*code.shape[:-2], code.shape[-1]), dtype=np.complex64)
+    xp.multiply(code[..., 0, :], step, out=samples.real)
+    xp.multiply(code[..., 1, :], step, out=samples.imag)
+    return samples
 
 
 def _cf_attributes(variable: Variable) -> dict[str, str]:

@@ -28,7 +28,7 @@ def expected_bytes(config: Config) -> int:
     return full * _shard_bytes(config, config.shard_size) + (_shard_bytes(config, rest) if rest else 0)
 
 
-def check_room(folder: Path, manifest: Manifest) -> int:
+def check_disk_space(folder: Path, manifest: Manifest) -> int:
     """Return the bytes that the missing shards will take, at most, having checked that the file system has them.
 
     Raises

@@ -1,4 +1,4 @@
-"""Scenes for training, validation and test, told apart by a hash of each scene's seed."""
+"""Scenes for training, validation and test, split by a hash of each scene's seed."""
 
 from hashlib import blake2b
 
@@ -31,7 +31,7 @@ def split_of(seed: int, sample: np.ndarray) -> np.ndarray:
     >>> split_of(7, np.arange(4)).tolist()
     ['train', 'validation', 'train', 'train']
     """
-    place = np.array([_hash(seed, int(number)) for number in sample]).reshape(-1)
+    place = np.array([_uniform_hash(seed, int(number)) for number in sample]).reshape(-1)
     upper = np.cumsum(list(SHARES.values()))[:-1]
     return np.array(list(SHARES))[np.searchsorted(upper, place, side="right")]
 
@@ -54,8 +54,8 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
     return dataset.isel(sample=rows)
 
 
-def spread(dataset: xr.Dataset, most: int) -> xr.Dataset:
-    """Keep at most so many scenes, evenly spread over all.
+def evenly_spaced(dataset: xr.Dataset, most: int) -> xr.Dataset:
+    """Keep at most ``most`` scenes, evenly spaced over all.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def spread(dataset: xr.Dataset, most: int) -> xr.Dataset:
     return dataset if count <= most else dataset.isel(sample=np.arange(most) * count // most)
 
 
-def _hash(seed: int, number: int) -> float:
+def _uniform_hash(seed: int, number: int) -> float:
     """Spread a scene's seed evenly over 0 to 1."""
     digest = blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / _RANGE

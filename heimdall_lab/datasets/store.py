@@ -1,4 +1,4 @@
-"""Datasets on disk: a folder of netCDF4 shards and a manifest, written so that nothing half-done is ever seen."""
+"""Datasets on disk: a folder of netCDF4 shards and a manifest, each written whole or not at all."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable, write_atomically
+from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable_error, write_atomically
 from heimdall_lab.datasets import netcdf, schema
-from heimdall_lab.datasets.manifest import MANIFEST, OWN_FILES, Shard, read_manifest, shard_damage, shard_name
+from heimdall_lab.datasets.manifest import DATASET_FILE, MANIFEST, Shard, read_manifest, shard_damage, shard_name
 from heimdall_lab.datasets.netcdf import write_netcdf
 
 
@@ -24,7 +24,7 @@ def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict
     try:
         write_atomically(path, lambda temporary: write_netcdf(schema.check(dataset), temporary))
     except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library, on a full disk among others
-        raise unwritable(folder, error) from error
+        raise unwritable_error(folder, error) from error
     return Shard(
         number=number,
         num_samples=dataset.sizes["sample"],
@@ -89,7 +89,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         # All shards have the same coordinates; comparing them file by file would double the time to open many.
         dataset = xr.open_mfdataset(
             files,
-            engine=netcdf.Shared,
+            engine=netcdf.SharedFileBackend,
             combine="nested",
             concat_dim="sample",
             data_vars="all",
@@ -121,9 +121,9 @@ def delete(path: str | Path) -> None:
         try:
             (folder / MANIFEST).unlink()  # first, so that what is left is no dataset whenever this ends
             for file in folder.iterdir():
-                if OWN_FILES.fullmatch(file.name):
+                if DATASET_FILE.fullmatch(file.name):
                     file.unlink()
         except OSError as error:
-            raise unwritable(folder, error) from error
+            raise unwritable_error(folder, error) from error
     with suppress(OSError):  # other files are in it
         folder.rmdir()

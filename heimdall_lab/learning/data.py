@@ -1,11 +1,10 @@
-"""Scenes of a dataset as batches of tensors: split, shuffled and augmented the same way whenever a run goes on."""
+"""Scenes of a dataset as batches of tensors: split, shuffled and augmented the same way when a run continues."""
 
 import hashlib
 import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,55 +17,22 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from heimdall_lab.core.files import StoreError, write_atomically
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.files import write_atomically
 from heimdall_lab.core.progress import Report
 from heimdall_lab.core.units import ADC_MAX
-from heimdall_lab.datasets import manifest, schema, splits, store
+from heimdall_lab.datasets import schema, splits
 from heimdall_lab.learning import augmentation
 from heimdall_lab.learning.architectures.layers import Localizer
-from heimdall_lab.learning.signals_on_disk import HEAVY, InMemory, OnDisk
+from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS, InMemory, OnDisk
+from heimdall_lab.learning.sources import Source, check_shards
 from heimdall_lab.localization.learned import inputs
-from heimdall_lab.localization.observations import Array
 from heimdall_lab.signals import pairs
 
-_CHUNK_BYTES = 2**28  # of IQ, held while scenes are measured
+_CHUNK_BYTES = 2**28  # of IQ in memory while features are measured
 _CHUNK_SCENES = 512
-_BLOCK, _BUFFER = 32, 64  # consecutive scenes that are read together, and such blocks that are shuffled with each other
-_FOR_STATISTICS, _HEAVY_FOR_STATISTICS = 4096, 512  # most training scenes that inputs are standardised by
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset to learn from.
-
-    Attributes
-    ----------
-    dataset : xr.Dataset
-    folder : Path or None
-        That it lies in; None if it is in memory only.
-    checksum : str
-        Of all shards; in memory, of all variables but those that are large.
-    """
-
-    dataset: xr.Dataset
-    folder: Path | None
-    checksum: str
-
-    @property
-    def data_type(self) -> str:
-        """Of the contract: ``iq_raw`` or ``feature_based``."""
-        return "iq_raw" if "iq" in self.dataset else "feature_based"
-
-
-def open_source(dataset: xr.Dataset | str | Path) -> Source:
-    """Open a dataset to learn from; one that was opened from a folder, and is as it was, is read from there."""
-    if not isinstance(dataset, xr.Dataset):
-        folder = Path(dataset)
-        return Source(store.open_dataset(folder), folder, manifest.dataset_checksum(folder))
-    origin = Path(dataset.encoding.get("source", "")).parent
-    if _is_unchanged(dataset, origin):
-        return Source(dataset, origin, manifest.dataset_checksum(origin))
-    return Source(schema.check(dataset), None, _checksum(dataset))
+_BLOCK, _BUFFER = 32, 64  # consecutive scenes read together, and blocks that are shuffled with each other
+_STATISTICS_SCENES, _STATISTICS_SCENES_WITH_SIGNALS = 4096, 512  # most training scenes for the statistics of inputs
 
 
 class Batches(Dataset[dict[str, Tensor]]):
@@ -74,23 +40,23 @@ class Batches(Dataset[dict[str, Tensor]]):
 
     Parameters
     ----------
-    light : dict of str to Tensor
+    arrays : dict of str to Tensor
         Small arrays of all scenes, (S, …).
-    heavy : dict of str to InMemory or OnDisk
-        Large arrays of all scenes.
+    signals : dict of str to InMemory or OnDisk
+        IQ and spectrograms of all scenes.
     rows : (n,) int
         Scenes of the split.
     batch_size : int
     window : int or None
         Instants of IQ.
     augmented : bool
-        Shuffle, draw windows, lose receivers and turn the plane; else none of it, with the middle windows.
+        Shuffle, draw windows, drop receivers and rotate the plane; else keep the order, with the middle windows.
     """
 
     def __init__(
         self,
-        light: dict[str, Tensor],
-        heavy: dict[str, InMemory | OnDisk],
+        arrays: dict[str, Tensor],
+        signals: dict[str, InMemory | OnDisk],
         rows: Array,
         *,
         batch_size: int,
@@ -99,7 +65,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         seed: int,
         receiver_dropout: float,
     ) -> None:
-        self.light, self.heavy, self.rows, self.window = light, heavy, rows, window
+        self.arrays, self.signals, self.rows, self.window = arrays, signals, rows, window
         self.batch_size, self.augmented, self.seed = batch_size, augmented, seed
         self.receiver_dropout = receiver_dropout
         self._shuffled: tuple[int, Array] = (-1, rows)
@@ -108,38 +74,38 @@ class Batches(Dataset[dict[str, Tensor]]):
         """Count the batches."""
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Tensor]:
         """Make the batch of an epoch with a number."""
-        epoch, number = place
-        source = augmentation.generator(self.seed, epoch, number)
+        epoch, number = index
+        rng = augmentation.generator(self.seed, epoch, number)
         order = self._order(epoch) if self.augmented else self.rows
         rows = np.sort(order[number * self.batch_size : (number + 1) * self.batch_size])
         chosen = torch.from_numpy(rows)
-        batch = {name: values[chosen] for name, values in self.light.items()}
-        for name, values in self.heavy.items():
-            batch[name] = self._read(name, values, rows, source)
+        batch = {name: values[chosen] for name, values in self.arrays.items()}
+        for name, values in self.signals.items():
+            batch[name] = self._read(name, values, rows, rng)
         if "iq" in batch:
             batch["iq"] = batch["iq"] * batch.pop("scale")[..., None, None]
         if not self.augmented:
             return batch
         if self.receiver_dropout:
-            batch = augmentation.lose_receivers(batch, self.receiver_dropout, source)
-        return augmentation.turn(batch, source)
+            batch = augmentation.drop_receivers(batch, self.receiver_dropout, rng)
+        return augmentation.rotate(batch, rng)
 
-    def _read(self, name: str, values: InMemory | OnDisk, rows: Array, source: torch.Generator) -> Tensor:
+    def _read(self, name: str, values: InMemory | OnDisk, rows: Array, rng: torch.Generator) -> Tensor:
         if name != "iq" or self.window is None:
             return torch.from_numpy(np.nan_to_num(values.read(rows, None, None)))
         latest = values.length - self.window
         starts = np.full(len(rows), latest // 2)
         if self.augmented:
-            starts = torch.randint(latest + 1, (len(rows),), generator=source).numpy()
+            starts = torch.randint(latest + 1, (len(rows),), generator=rng).numpy()
         return torch.from_numpy(values.read(rows, starts, self.window).astype(np.float32))
 
     def _order(self, epoch: int) -> Array:
-        """Shuffle the scenes; those with large arrays in blocks of neighbours, and blocks in a buffer."""
+        """Shuffle the scenes; those with signals in blocks of neighbours, and scenes within a buffer of blocks."""
         if self._shuffled[0] != epoch:
             draw = np.random.default_rng(augmentation.seed_of(self.seed, epoch))
-            if self.heavy:  # whether memory holds them or not, so that machines agree
+            if self.signals:  # in memory or not, so that machines agree
                 blocks = [self.rows[first : first + _BLOCK] for first in range(0, len(self.rows), _BLOCK)]
                 mixed = [blocks[number] for number in draw.permutation(len(blocks))]
                 buffers = [np.concatenate(mixed[first : first + _BUFFER]) for first in range(0, len(mixed), _BUFFER)]
@@ -150,48 +116,48 @@ class Batches(Dataset[dict[str, Tensor]]):
         return self._shuffled[1]
 
 
-class Places(Sampler[tuple[int, int]]):
-    """Epoch and number of each batch, of those that one of several processes takes; each takes as many.
+class BatchIndexSampler(Sampler[tuple[int, int]]):
+    """Indices of batches, (epoch, number), for one of several processes; each process gets equally many.
 
     Parameters
     ----------
     batches : int
     epoch : callable
-        Tells the current epoch.
-    rank, world : int
+        Returns the current epoch.
+    rank, world_size : int
     """
 
-    def __init__(self, batches: int, epoch: Callable[[], int], rank: int, world: int) -> None:
-        self.batches, self.epoch, self.rank, self.world = batches, epoch, rank, world
+    def __init__(self, batches: int, epoch: Callable[[], int], rank: int, world_size: int) -> None:
+        self.batches, self.epoch, self.rank, self.world_size = batches, epoch, rank, world_size
 
     def __len__(self) -> int:
-        """Count the batches that this process takes."""
-        return self.batches // self.world
+        """Count the batches of this process."""
+        return self.batches // self.world_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Go through them in order; whoever takes them shuffles."""
+        """Yield indices in order; `Batches` shuffles the scenes."""
         epoch = self.epoch()
         for number in range(len(self)):
-            yield epoch, number * self.world + self.rank
+            yield epoch, number * self.world_size + self.rank
 
 
-class Scenes(pl.LightningDataModule):
+class SceneDataModule(pl.LightningDataModule):
     """Training, validation and test scenes of a dataset for one localizer.
 
     Parameters
     ----------
     source : Source
     model : Localizer
-        Tells the arrays and the window that it takes.
+        Determines the arrays and the window.
     folder : Path
-        Where small arrays are kept once they are measured.
+        Where measured arrays are cached.
     batch_size : int
     seed : int
     receiver_dropout : float
     num_workers : int
-        Processes that read what is not held in memory.
+        Processes that read signals which are not in memory.
     memory_gb : float
-        Large arrays are held in memory if they fit in so many 10⁹ bytes.
+        Signals up to this many 10⁹ bytes are loaded into memory.
 
     Raises
     ------
@@ -216,29 +182,30 @@ class Scenes(pl.LightningDataModule):
         self.window: int | None = getattr(model, "window", None)
         self.batch_size, self.seed, self.receiver_dropout = batch_size, seed, receiver_dropout
         self.num_workers, self.memory_gb = num_workers, memory_gb
-        self._light: dict[str, Tensor] = {}
-        self._heavy: dict[str, InMemory | OnDisk] = {}
-        _check_holds(source.dataset, self.inputs, self.window)
-        self.rows = _rows(source.dataset)
+        self._arrays: dict[str, Tensor] = {}
+        self._signals: dict[str, InMemory | OnDisk] = {}
+        _check_variables(source.dataset, self.inputs, self.window)
+        self.rows = _split_rows(source.dataset)
 
     def measure(self, report: Report) -> None:
-        """Make the small arrays, or read those that the folder keeps, and open the large ones."""
+        """Measure the small arrays, or read them from the cache, and open the signals."""
         path = self.folder / f"arrays-{self._key()}.npz"
-        arrays = _read_kept(path)
-        if self.source.folder is not None and (arrays is None or self._takes_heavy()):
-            _check_whole(self.source.folder)
+        arrays = _read_arrays(path)
+        if self.source.folder is not None and (arrays is None or self._takes_signals()):
+            check_shards(self.source.folder)
         if arrays is None:
             arrays = small_arrays(self.source.dataset, self.inputs, report)
-            made = arrays
-            write_atomically(path, lambda temporary: _write_kept(temporary, made))
-        self._light = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        for name in HEAVY:
+            measured = arrays
+            write_atomically(path, lambda temporary: _write_arrays(temporary, measured))
+        self._arrays = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        for name in SIGNAL_DIMS:
             if name in self.inputs:
-                self._heavy[name] = self._open(name)
+                self._signals[name] = self._open(name)
 
     def statistics(self) -> dict[str, Tensor]:
-        """Scenes of the training split, spread evenly over it, to standardise inputs by."""
-        step = math.ceil(len(self.rows["train"]) / (_HEAVY_FOR_STATISTICS if self._takes_heavy() else _FOR_STATISTICS))
+        """Scenes spread evenly over the training split, whose statistics standardise the inputs."""
+        most = _STATISTICS_SCENES_WITH_SIGNALS if self._takes_signals() else _STATISTICS_SCENES
+        step = math.ceil(len(self.rows["train"]) / most)
         rows = self.rows["train"][::step]
         return self._batches("train", rows=rows, batch_size=len(rows), augmented=False)[0, 0]
 
@@ -246,9 +213,9 @@ class Scenes(pl.LightningDataModule):
         """Batches of the training split, augmented."""
         batches = self._batches("train", augmented=True)
         trainer = self.trainer
-        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        places = Places(len(batches), lambda: 0 if trainer is None else trainer.current_epoch, rank, world)
-        return self._loader(batches, places)
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        sampler = BatchIndexSampler(len(batches), lambda: trainer.current_epoch if trainer else 0, rank, world_size)
+        return self._loader(batches, sampler)
 
     def batches_per_epoch(self) -> int:
         """Batches that this process trains on."""
@@ -261,14 +228,14 @@ class Scenes(pl.LightningDataModule):
     def loader(self, split: str) -> DataLoader[Any]:
         """Batches of a split in order, not augmented."""
         batches = self._batches(split, augmented=False)
-        return self._loader(batches, Places(len(batches), lambda: 0, 0, 1))
+        return self._loader(batches, BatchIndexSampler(len(batches), lambda: 0, 0, 1))
 
     def _batches(
         self, split: str, *, augmented: bool, rows: Array | None = None, batch_size: int | None = None
     ) -> Batches:
         return Batches(
-            self._light,
-            self._heavy,
+            self._arrays,
+            self._signals,
             self.rows[split] if rows is None else rows,
             batch_size=batch_size or self.batch_size,
             window=self.window,
@@ -277,26 +244,26 @@ class Scenes(pl.LightningDataModule):
             receiver_dropout=self.receiver_dropout,
         )
 
-    def _loader(self, batches: Batches, places: Places) -> DataLoader[Any]:
-        workers = self.num_workers if any(isinstance(each, OnDisk) for each in self._heavy.values()) else 0
+    def _loader(self, batches: Batches, sampler: BatchIndexSampler) -> DataLoader[Any]:
+        workers = self.num_workers if any(isinstance(each, OnDisk) for each in self._signals.values()) else 0
         return DataLoader(
             batches,
             batch_size=None,
-            sampler=places,
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context="spawn" if workers else None,  # files that HDF5 has open do not survive a fork
         )
 
     def _open(self, name: str) -> InMemory | OnDisk:
-        variable = self.source.dataset[name].transpose(*HEAVY[name])
+        variable = self.source.dataset[name].transpose(*SIGNAL_DIMS[name])
         if self.source.folder is None:
             return InMemory(variable.values)
         on_disk = OnDisk(self.source.folder, name)
         return on_disk.load() if variable.nbytes <= self.memory_gb * 1e9 else on_disk
 
-    def _takes_heavy(self) -> bool:
-        return not set(HEAVY).isdisjoint(self.inputs)
+    def _takes_signals(self) -> bool:
+        return not set(SIGNAL_DIMS).isdisjoint(self.inputs)
 
     def _key(self) -> str:
         identity = [self.source.checksum, "features" in self.inputs, version("heimdall_lab"), inputs.FEATURES]
@@ -304,29 +271,29 @@ class Scenes(pl.LightningDataModule):
 
 
 def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: Report) -> dict[str, Array]:
-    """Make all arrays of scenes that are small, some scenes at a time.
+    """Make all small arrays, a chunk of scenes at a time.
 
     Returns
     -------
     dict of str to array
         Those of `inputs.KINDS` that are small and in ``names``; ``present``, ``position`` and ``target``; ``heard``
-        and ``reference`` (S, R) bool, for `augmentation.lose_receivers`; and ``scale`` (S, R) of the IQ.
+        and ``reference`` (S, R) bool, for `augmentation.drop_receivers`; and ``scale`` (S, R) of the IQ.
     """
     measures, count = "features" in names, dataset.sizes["sample"]
     per_scene = dataset["iq"].nbytes // count if "iq" in dataset else 0
     chunk = max(1, min(_CHUNK_SCENES, _CHUNK_BYTES // max(1, per_scene)))
-    light = dataset.drop_vars([name for name in HEAVY if name != "iq" or not measures], errors="ignore")
+    needed = dataset.drop_vars([name for name in SIGNAL_DIMS if name != "iq" or not measures], errors="ignore")
     parts = []
     for first in range(0, count, chunk):
         with dask.config.set(scheduler="synchronous"):  # HDF5 reads one at a time in any case
-            scenes = light.isel(sample=slice(first, first + chunk)).load()
+            scenes = needed.isel(sample=slice(first, first + chunk)).load()
         parts.append(_small_arrays(scenes, measures))
         report(min(first + chunk, count), "scenes measured")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _small_arrays(dataset: xr.Dataset, measures: bool) -> dict[str, Array]:
-    measured = pairs.pair_features(dataset) if measures else _unmeasured(dataset)
+    measured = pairs.pair_features(dataset) if measures else _without_measurements(dataset)
     wanted = ("position", "present", *(["features"] if measures else []))
     made = inputs.arrays(dataset, measured, wanted)
     receivers = np.arange(dataset.sizes["receiver"])
@@ -338,8 +305,8 @@ def _small_arrays(dataset: xr.Dataset, measures: bool) -> dict[str, Array]:
     return made
 
 
-def _unmeasured(dataset: xr.Dataset) -> xr.Dataset:
-    """Stand in for `pairs.pair_features` where no measurement is an input: what hears the signal is as simulated."""
+def _without_measurements(dataset: xr.Dataset) -> xr.Dataset:
+    """Stand in for `pairs.pair_features` where no measurement is an input; ``heard`` is the simulated truth."""
     unknown = dataset.receiver_present.copy(data=np.full(dataset.receiver_present.shape, np.nan))
     heard = dataset.get("signal_present", dataset.receiver_present)
     measured = dict.fromkeys(schema.MEASURED, unknown)
@@ -347,10 +314,10 @@ def _unmeasured(dataset: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(measured | {"heard": heard & dataset.receiver_present, "reference": first})
 
 
-def _check_holds(dataset: xr.Dataset, names: tuple[str, ...], window: int | None) -> None:
+def _check_variables(dataset: xr.Dataset, names: tuple[str, ...], window: int | None) -> None:
     if not dataset.sizes["sample"]:
         raise ValueError("dataset: holds no samples; generate some")
-    for name in HEAVY:
+    for name in SIGNAL_DIMS:
         if name in names and name not in dataset:
             raise ValueError(f"{name}: is not in the dataset, and the architecture takes it; generate one that has it")
     if "features" in names and not {"features", "iq"} & set(dataset):
@@ -364,8 +331,8 @@ def _check_holds(dataset: xr.Dataset, names: tuple[str, ...], window: int | None
         )
 
 
-def _rows(dataset: xr.Dataset) -> dict[str, Array]:
-    """Scenes of each split whose transmitter is known, and that there are enough of."""
+def _split_rows(dataset: xr.Dataset) -> dict[str, Array]:
+    """Rows of each split whose transmitter is known; refuses a dataset with too few."""
     if "seed" not in dataset.attrs:
         raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
     split = splits.split_of(int(dataset.attrs["seed"]), dataset["sample"].values)
@@ -380,52 +347,14 @@ def _rows(dataset: xr.Dataset) -> dict[str, Array]:
     return rows
 
 
-def _check_whole(folder: Path) -> None:
-    for shard in manifest.read_manifest(folder).shards:
-        if fault := manifest.shard_damage(folder, shard):
-            raise StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
-
-
-def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
-    """Say whether a dataset is what its folder holds: the same arrays, not yet computed, of the same scenes."""
-    if manifest.samples_written(folder) != dataset.sizes["sample"]:
-        return False
-    with store.open_dataset(folder) as stored:
-        return (
-            _arrays_of(dataset) == _arrays_of(stored)
-            and np.array_equal(dataset["sample"].values, stored["sample"].values)
-            and _attributes(dataset) == _attributes(stored)
-        )
-
-
-def _arrays_of(dataset: xr.Dataset) -> dict[str, str]:
-    """What tells the arrays of two datasets apart: the names of their computations."""
-    return {str(name): getattr(variable.variable.data, "name", "") for name, variable in dataset.data_vars.items()}
-
-
-def _attributes(dataset: xr.Dataset) -> str:
-    return json.dumps(dict(dataset.attrs), sort_keys=True, default=str)
-
-
-def _checksum(dataset: xr.Dataset) -> str:
-    digest = hashlib.sha256(_attributes(dataset).encode())
-    for name in sorted(map(str, dataset.variables)):
-        if name not in HEAVY:
-            values = dataset[name].values
-            digest.update(
-                name.encode() + (str(values.tolist()).encode() if values.dtype.hasobject else values.tobytes())
-            )
-    return digest.hexdigest()
-
-
-def _read_kept(path: Path) -> dict[str, Array] | None:
+def _read_arrays(path: Path) -> dict[str, Array] | None:
     try:
-        with np.load(path) as kept:
-            return dict(kept)
+        with np.load(path) as stored:
+            return dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _write_kept(path: Path, arrays: dict[str, Array]) -> None:
+def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:
     with path.open("wb") as file:
         np.savez(file, **arrays)

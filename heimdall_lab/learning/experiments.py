@@ -1,4 +1,4 @@
-"""Runs in MLflow: a SQLite file in the data folder, or the server that MLFLOW_TRACKING_URI names."""
+"""Training runs in MLflow: in a SQLite file of the data folder, or on the server that MLFLOW_TRACKING_URI names."""
 
 import json
 import logging
@@ -8,15 +8,16 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import pandas as pd
 import psutil
 
-from heimdall_lab.core.progress import warn
+from heimdall_lab.core.files import data_folder
+from heimdall_lab.core.progress import quiet_loggers, warn
 
 EXPERIMENT = "heimdall_lab"
 NEWEST, CHAMPION = "newest", "champion"  # aliases of registered models; MLflow reserves "latest" for itself
@@ -34,32 +35,27 @@ RUNS = [
     "champion",
 ]
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
-_CREATED_WITHIN_S = 5.0  # clocks are set while processes run
-_DATA = Path("data")
-
-Figures = Mapping[str, float]
-P = ParamSpec("P")
-T = TypeVar("T")
+_START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
 
 class TrackingError(ValueError):
     """A tracking store that cannot be used; the message names it and the remedy."""
 
 
-def tracking_uri() -> str:
-    """Where runs are tracked: ``MLFLOW_TRACKING_URI``, or ``data/mlflow.db`` below the current folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(_DATA / 'mlflow.db').absolute()}"
+def tracking_uri(root: str | Path | None = None) -> str:
+    """Address of the tracking store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder (`data_folder`)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(data_folder(root) / 'mlflow.db').absolute()}"
 
 
-class Tracked:
-    """One run in the tracking store; what fails to be written while it is under way is told, and stops nothing.
+class TrackedRun:
+    """One run in the tracking store; writes that fail while it is under way are reported once and stop nothing.
 
     Parameters
     ----------
     name : str
     tags : mapping
     run_id : str, optional
-        Of a run to go on with, if the store has it.
+        Of a run to continue, if the store has it.
 
     Raises
     ------
@@ -72,43 +68,43 @@ class Tracked:
         try:
             self.client = client()
             mark_dead_runs(self.client)
-            self.run_id = self._continued(run_id, tags) or self._created(name, tags)
+            self.run_id = self._continue(run_id, tags) or self._create(name, tags)
         except TrackingError:
             raise
         except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
             raise _unusable(self.uri, error) from error
 
-    def parameters(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; those of a run that goes on are the same."""
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; a run that continues has the same ones."""
         from mlflow.entities import Param
 
         self._try(self.client.log_batch, params=[Param(name, str(value)) for name, value in values.items()])
 
-    def figures(self, values: Figures, step: int) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics of an epoch."""
         from mlflow.entities import Metric
 
         now_ms = int(1e3 * time.time())
         self._try(self.client.log_batch, metrics=[Metric(name, value, now_ms, step) for name, value in values.items()])
 
-    def document(self, values: Mapping[str, Any], file: str) -> None:
+    def log_json(self, values: Mapping[str, Any], file: str) -> None:
         """Log JSON values as a file."""
         self._try(self.client.log_text, json.dumps(values, indent=1, default=str), file)
 
-    def pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
+    def log_pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
         """Make and log pictures: the text of each HTML page by its file's name, or the path of a file."""
-        self._try_all(lambda: self._pictures(make()))
+        self._try_all(lambda: self._log_pictures(make()))
 
-    def _pictures(self, pictures: Mapping[str, str | Path]) -> None:
+    def _log_pictures(self, pictures: Mapping[str, str | Path]) -> None:
         for name, picture in pictures.items():
             if isinstance(picture, Path):
                 self._try(self.client.log_artifact, str(picture), "pictures")
             else:
                 self._try(self.client.log_text, picture, f"pictures/{name}")
 
-    def register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
+    def register_model(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
         """Log an ONNX model and register it; it is the champion if none on this dataset has a lower loss."""
-        self._try_all(lambda: self._register(onnx_path, name, dataset_checksum, validation_loss))
+        self._try_all(lambda: self._register_model(onnx_path, name, dataset_checksum, validation_loss))
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
@@ -116,33 +112,31 @@ class Tracked:
         if self.failures:
             warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
 
-    def _continued(self, run_id: str | None, tags: Mapping[str, str]) -> str | None:
+    def _continue(self, run_id: str | None, tags: Mapping[str, str]) -> str | None:
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
             return None
         try:
-            for key, value in {
-                **tags,
-                **_process_tags(),
-            }.items():  # before it counts as running, lest another marks it as dead
+            # Before it counts as running, so that no other process marks it as dead.
+            for key, value in {**tags, **_process_tags()}.items():
                 self.client.set_tag(run_id, key, value)
             self.client.update_run(run_id, status="RUNNING")
         except MlflowException:  # of another store, or deleted there
             return None
         return run_id
 
-    def _created(self, name: str, tags: Mapping[str, str]) -> str:
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (_DATA / "mlruns").absolute().as_uri()
+            folder = None if os.environ.get("MLFLOW_TRACKING_URI") else (data_folder() / "mlruns").absolute().as_uri()
             experiment = self.client.create_experiment(EXPERIMENT, artifact_location=folder)
         else:
             experiment = found.experiment_id
         all_tags = {**tags, **_process_tags()}
         return str(self.client.create_run(experiment, run_name=name, tags=all_tags).info.run_id)
 
-    def _register(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
+    def _register_model(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
         import onnx
         from mlflow.exceptions import MlflowException
 
@@ -186,8 +180,8 @@ class Tracked:
                 warn(f"tracking: {self.uri!r} cannot be written to ({_reason(error)}); training goes on without")
 
 
-def client() -> Any:
-    """Open the tracking store: an ``mlflow.MlflowClient``.
+def client(root: str | Path | None = None) -> Any:
+    """Open the tracking store (`tracking_uri`): an ``mlflow.MlflowClient``.
 
     Raises
     ------
@@ -197,37 +191,37 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    for chatter in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(chatter).setLevel(logging.WARNING)
-    uri = tracking_uri()
+    uri = tracking_uri(root)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        opened = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        opened.search_experiments(max_results=1)
+        with quiet_loggers("mlflow.store.db.utils", "alembic", level=logging.WARNING):
+            opened = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            opened.search_experiments(max_results=1)
     except Exception as error:  # see above
         raise _unusable(uri, error) from error
     return opened
 
 
-def _told(look: Callable[P, T]) -> Callable[P, T]:
-    """Let what MLflow refuses be an error of the tracking store."""
+@contextmanager
+def _open_store(root: str | Path | None) -> Iterator[Any]:
+    """Open the tracking store for a block, in which MLflow's exceptions become a `TrackingError`."""
+    opened = client(root)
+    from mlflow.exceptions import MlflowException
 
-    @wraps(look)
-    def looked(*arguments: P.args, **options: P.kwargs) -> T:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return look(*arguments, **options)
-        except MlflowException as error:
-            raise _unusable(tracking_uri(), error) from error
-
-    return looked
+    try:
+        yield opened
+    except MlflowException as error:
+        raise _unusable(tracking_uri(root), error) from error
 
 
-@_told
-def runs() -> pd.DataFrame:
+def runs(root: str | Path | None = None) -> pd.DataFrame:
     """List the tracked runs, the newest first.
+
+    Parameters
+    ----------
+    root : path, optional
+        Data folder, see `tracking_uri`.
 
     Returns
     -------
@@ -240,14 +234,14 @@ def runs() -> pd.DataFrame:
     TrackingError
         If the store cannot be opened.
     """
-    opened = client()
-    mark_dead_runs(opened)
-    found = opened.get_experiment_by_name(EXPERIMENT)
-    experiments = [found.experiment_id] if found is not None else []
-    versions = {v.run_id: v for v in opened.search_model_versions(max_results=10_000)}
-    champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in opened.search_registered_models(max_results=1000)}
+    with _open_store(root) as opened:
+        mark_dead_runs(opened)
+        found = opened.get_experiment_by_name(EXPERIMENT)
+        versions = {v.run_id: v for v in opened.search_model_versions(max_results=10_000)}
+        champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in opened.search_registered_models(max_results=1000)}
+        logged = opened.search_runs([found.experiment_id], max_results=1000) if found is not None else []
     rows = []
-    for run in opened.search_runs(experiments, max_results=1000) if experiments else []:
+    for run in logged:
         began, ended = (pd.to_datetime(at, unit="ms", utc=True) for at in (run.info.start_time, run.info.end_time))
         metrics, version = run.data.metrics, versions.get(run.info.run_id)
         rows.append(
@@ -268,34 +262,32 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=RUNS)
 
 
-@_told
-def curves(run_id: str) -> pd.DataFrame:
-    """Figures of every epoch of a run: index ``epoch``, a column for each figure, and ``at``, seconds since 1970.
+def curves(run_id: str, root: str | Path | None = None) -> pd.DataFrame:
+    """Metrics of every epoch of a run: index ``epoch``, a column for each metric, and ``at``, seconds since 1970.
 
     Raises
     ------
     TrackingError
         If the store cannot be opened.
     """
-    opened = client()
-    names = [name for name in opened.get_run(run_id).data.metrics if not name.startswith("final_")]
-    told = {name: opened.get_metric_history(run_id, name) for name in names}
-    figures = {name: pd.Series({each.step: each.value for each in history}) for name, history in told.items()}
-    at = pd.Series({each.step: each.timestamp / 1e3 for history in told.values() for each in history}, dtype=float)
-    return pd.DataFrame({**figures, "at": at}).rename_axis("epoch").sort_index()
+    with _open_store(root) as opened:
+        names = [name for name in opened.get_run(run_id).data.metrics if not name.startswith("final_")]
+        logged = {name: opened.get_metric_history(run_id, name) for name in names}
+    metrics = {name: pd.Series({each.step: each.value for each in history}) for name, history in logged.items()}
+    at = pd.Series({each.step: each.timestamp / 1e3 for history in logged.values() for each in history}, dtype=float)
+    return pd.DataFrame({**metrics, "at": at}).rename_axis("epoch").sort_index()
 
 
-def run_id_of(folder: str | Path) -> str | None:
-    """Return the identity of the run that a folder's ``run.json`` names in this store; None where it names none."""
+def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
+    """Return the identifier in this store of the run that a folder holds; None if ``run.json`` names none."""
     try:
         record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8")).get("tracking", {})
     except (FileNotFoundError, ValueError):
         return None
-    return str(record["run_id"]) if record.get("uri") == tracking_uri() else None
+    return str(record["run_id"]) if record.get("uri") == tracking_uri(root) else None
 
 
-@_told
-def promote(run_id: str) -> str:
+def promote(run_id: str, root: str | Path | None = None) -> str:
     """Make a run's registered model the champion of its architecture; returns the architecture's name.
 
     Raises
@@ -303,17 +295,17 @@ def promote(run_id: str) -> str:
     TrackingError
         If the run registered none, or the store cannot be opened.
     """
-    opened = client()
-    found = opened.search_model_versions(f"run_id = '{run_id}'")
-    if not found:
-        raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
-    newest = max(found, key=lambda each: int(each.version))
-    opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
+    with _open_store(root) as opened:
+        found = opened.search_model_versions(f"run_id = '{run_id}'")
+        if not found:
+            raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
+        newest = max(found, key=lambda each: int(each.version))
+        opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
     return str(newest.name)
 
 
 def mark_dead_runs(opened: Any = None) -> list[str]:
-    """Mark runs as FAILED that are said to run on this machine in a process that has ended.
+    """Mark as FAILED the runs that are logged as running in a process of this machine that has ended.
 
     Returns
     -------
@@ -344,12 +336,12 @@ def _process_tags() -> dict[str, str]:
 
 
 def _is_alive(tags: Mapping[str, str]) -> bool:
-    """Say whether the process is there; another one may have its number by now."""
+    """Whether the process still runs; another one may have its number by now."""
     try:
         began_s = psutil.Process(int(tags[f"{_TAG}.process"])).create_time()
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
-    return abs(began_s - float(tags[f"{_TAG}.process_began"])) < _CREATED_WITHIN_S
+    return abs(began_s - float(tags[f"{_TAG}.process_began"])) < _START_TOLERANCE_S
 
 
 def _unusable(uri: str, error: Exception) -> TrackingError:

@@ -1,48 +1,40 @@
-"""Trained localizers as ONNX files, each compared with PyTorch before it is there."""
+"""Export of trained localizers to ONNX files, each compared with PyTorch before it is written."""
 
 import json
 import math
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning import parity
 from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise
 from heimdall_lab.learning.trained import MODEL, Trained, load
-from heimdall_lab.localization.learned import onnx_model
+from heimdall_lab.localization.learned import HasTrained, onnx_model
 from heimdall_lab.localization.learned.inputs import FEATURES
-from heimdall_lab.localization.observations import Array
 
-TOLERANCE = 1e-4  # of what `parity.largest_difference` divides by: the network's size, at the least
+TOLERANCE = 1e-4  # largest difference from PyTorch, as `parity.largest_difference` gives it
 
 _OPSET = 20
-_TRACED = (3, 7)  # scenes and receivers that the graph is made with: neither is a special number
-_COMPARED = ((1, 1), (1, 15), (2, 3), (9, 7), (33, 10))  # the same of each batch that is compared
-
-
-class HasTrained(Protocol):
-    """What holds a trained localizer, as the result of a training does."""
-
-    @property
-    def trained(self) -> Trained:
-        """The localizer with its best weights."""
+_TRACED_SIZE = (3, 7)  # scenes and receivers that the graph is traced with; neither is 1, which broadcasts
+_BATCH_SIZES = ((1, 1), (1, 15), (2, 3), (9, 7), (33, 10))  # scenes and receivers of each batch that is compared
 
 
 def export_onnx(
     run_or_trained: HasTrained | Trained | str | Path, path: str | Path, scenes: dict[str, Array] | None = None
 ) -> Path:
-    """Write a localizer to an ONNX file, if onnxruntime finds with it what PyTorch finds.
+    """Write a localizer to an ONNX file, if its fixes in onnxruntime are those in PyTorch.
 
     The graph takes any number of scenes and receivers, and holds standardisation and calibration: inputs are what
-    `inputs.arrays` gives, outputs ``transmitter_position`` (B, 2) km and ``cholesky`` (B, 3) km. Both programs
-    locate drawn scenes, and those given.
+    `inputs.arrays` gives, outputs ``transmitter_position`` (B, 2) km and ``cholesky`` (B, 3) km. Both are compared on
+    random scenes, and on those given.
 
     Parameters
     ----------
@@ -69,18 +61,18 @@ def export_onnx(
     if path.suffix != ".onnx":
         raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
     trained = _trained(run_or_trained)
-    program = _program(trained.model.eval())
-    batches = [*_scenes(trained), *([scenes] if scenes is not None else [])]
+    program = _onnx_graph(trained.model.eval())
+    batches = [*_random_batches(trained), *([scenes] if scenes is not None else [])]
 
     def write(temporary: Path) -> None:
-        _save(program, temporary, _about(trained) | {"parity": None})
+        _save(program, temporary, _metadata(trained) | {"parity": None})
         found = parity.largest_difference(trained, onnx_model.open_model(temporary), batches)
         if not found <= TOLERANCE:
             raise ValueError(
                 f"model: {trained.name} in ONNX differs from PyTorch by {found:.2g} of the network's size, more than "
                 f"{TOLERANCE:g}; nothing was written to {str(path)!r}: correct the architecture's code"
             )
-        _save(program, temporary, _about(trained) | {"parity": found})
+        _save(program, temporary, _metadata(trained) | {"parity": found})
 
     write_atomically(path, write)
     return path
@@ -91,11 +83,13 @@ def _trained(given: HasTrained | Trained | str | Path) -> Trained:
         return given
     if isinstance(given, str | Path):
         return load(Path(given) / MODEL if Path(given).is_dir() else given)
-    return given.trained
+    if isinstance(given.trained, Trained):
+        return given.trained
+    raise ValueError(f"model: a {type(given).__name__} holds no PyTorch model; give a finished run or its folder")
 
 
 class _Positional(nn.Module):
-    """A localizer that takes its arrays one by one, as graphs do."""
+    """A localizer whose arrays are positional arguments, as ONNX graphs need."""
 
     def __init__(self, model: Localizer) -> None:
         super().__init__()
@@ -105,13 +99,13 @@ class _Positional(nn.Module):
         return self.model(dict(zip(self.model.inputs, arrays, strict=True)))
 
 
-def _program(model: Localizer) -> onnx.ModelProto:
+def _onnx_graph(model: Localizer) -> onnx.ModelProto:
     """Trace a localizer into a graph.
 
     By TorchScript, though PyTorch calls it old: the newer exporter takes twenty times as long for the steps of
     ``tdoa_unrolled``, and gives twice as many nodes.
     """
-    batch = parity.drawn(model.inputs, *_TRACED, window=getattr(model, "window", None), seed=0)
+    batch = parity.random_scenes(model.inputs, *_TRACED_SIZE, window=getattr(model, "window", None), seed=0)
     arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
     scenes = {name: {0: "batch"} for name in onnx_model.OUTPUTS}
     links = {name: {0: "batch", 1: "receivers"} for name in model.inputs}
@@ -136,8 +130,8 @@ def _program(model: Localizer) -> onnx.ModelProto:
     return program
 
 
-def _about(trained: Trained) -> dict[str, Any]:
-    """What the file says of itself, as JSON values."""
+def _metadata(trained: Trained) -> dict[str, Any]:
+    """Metadata of the file, as JSON values."""
     model = trained.model
     standardised = {
         name: {"mean": module.mean.tolist(), "deviation": module.deviation.tolist()}
@@ -159,7 +153,7 @@ def _about(trained: Trained) -> dict[str, Any]:
 
 
 def _save(program: onnx.ModelProto, path: Path, about: dict[str, Any]) -> None:
-    """Write the graph with its metadata, and its own checksum among them."""
+    """Write the graph with its metadata, which include the checksum of the file."""
     sealed = about | {"checksum": onnx_model.UNSEALED}
     onnx.helper.set_model_props(program, {name: json.dumps(value) for name, value in sealed.items()})
     path.write_bytes(program.SerializeToString())
@@ -168,12 +162,12 @@ def _save(program: onnx.ModelProto, path: Path, about: dict[str, Any]) -> None:
     path.write_bytes(content.replace(onnx_model.UNSEALED.encode(), seal.encode()))
 
 
-def _scenes(trained: Trained) -> list[dict[str, Array]]:
-    """Draw scenes to compare on, in batches of each size."""
+def _random_batches(trained: Trained) -> list[dict[str, Array]]:
+    """Draw scenes for the comparison, in batches of each size."""
     fitted = [module for module in trained.model.modules() if isinstance(module, Standardise)]
     features = [(of.mean.numpy(), of.deviation.numpy()) for of in fitted if of.name == "features"]
     return [
-        parity.drawn(
+        parity.random_scenes(
             trained.inputs,
             *size,
             seed=number,
@@ -181,5 +175,5 @@ def _scenes(trained: Trained) -> list[dict[str, Array]]:
             max_receivers=trained.max_receivers,
             features=features[0] if features else (0.0, 1.0),
         )
-        for number, size in enumerate(_COMPARED)
+        for number, size in enumerate(_BATCH_SIZES)
     ]

@@ -1,8 +1,10 @@
-"""How a localizer is trained: a frozen model with bounds, and what suits each architecture."""
+"""Options of training: a frozen model with bounds, and defaults for each architecture."""
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
+
+from heimdall_lab.core.checked import CheckedModel, first_error
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "triangulation": {"epochs": 100, "batch_size": 256, "learning_rate": 2e-3, "patience": 15},
@@ -12,13 +14,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "localization_net": {"epochs": 40, "batch_size": 64, "learning_rate": 3e-4, "patience": 8},
 }
 
-OF_MACHINE = ("accelerator", "strategy", "num_workers", "memory_gb")  # what another machine may change in a run
+OF_MACHINE = ("accelerator", "strategy", "num_workers", "memory_gb")  # a run may continue with other values of these
 
 
-class Options(BaseModel):
+class Options(CheckedModel):
     """Options of a training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(50, ge=1, le=100_000, description="most passes over the training split")
     batch_size: int = Field(128, ge=1, le=65_536, description="scenes in a batch, on each device")
@@ -41,21 +41,15 @@ class Options(BaseModel):
 
 
 def options_for(architecture: str, given: dict[str, Any]) -> Options:
-    """Complete what is given by what suits an architecture; None counts as not given.
+    """Complete the given options with the defaults of an architecture; None counts as not given.
 
     Raises
     ------
     ValueError
-        Naming the first option that is not accepted, its value and what is.
+        Naming the first option that is refused, its value and what is accepted.
     """
     chosen = DEFAULTS.get(architecture, {}) | {name: value for name, value in given.items() if value is not None}
     try:
         return Options.model_validate(chosen)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(Options.model_fields)
-            raise ValueError(f"{name}: is no option of training; choose from {known}") from error
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise ValueError(f"{name}: {first['input']!r} is refused: {message}; change it") from error
+        raise ValueError(first_error(error, Options)) from error

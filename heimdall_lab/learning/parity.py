@@ -1,11 +1,11 @@
-"""Whether two programs of one localizer find the same, on drawn scenes with any number of receivers."""
+"""Comparison of two programs of one localizer, such as PyTorch and ONNX, on random scenes."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization.learned.inputs import FEATURES
-from heimdall_lab.localization.observations import Array
 
 Predictor = Callable[[Mapping[str, Array]], tuple[Array, Array]]
 
@@ -13,10 +13,10 @@ _RADIUS_KM = 40.0  # standard deviation of positions along either axis
 _ABSENT = 0.2  # share of receivers that are padding
 _SILENT = 0.1  # share of present receivers that do not hear the signal
 _NOISE_KM = 0.3
-_LEAST_SIZE_KM = 1.0  # what differences are divided by at the least
+_MIN_SCALE_KM = 1.0  # smallest divisor of differences
 
 
-def drawn(
+def random_scenes(
     names: Iterable[str],
     scenes: int,
     receivers: int,
@@ -26,7 +26,7 @@ def drawn(
     max_receivers: int | None = None,
     features: tuple[Array, Array] = (0.0, 1.0),
 ) -> dict[str, Array]:
-    """Draw arrays as `inputs.arrays` gives them: time differences belong to the positions, all else is noise.
+    """Draw arrays as `inputs.arrays` gives them: time differences fit the positions, all else is noise.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def drawn(
     window : int, optional
         Instants of ``iq``.
     max_receivers : int, optional
-        Receivers of a scene beyond these are padding.
+        Further receivers of a scene are padding.
     features : (mean, deviation)
         Of the features, (F,) each.
 
@@ -61,7 +61,7 @@ def drawn(
         "spectrogram": rng.normal(-130, 15, (*shape, 128, 32)),
         "iq": 1e-5 * rng.lognormal(size=(*shape, 1, 1)) * rng.normal(size=(*shape, 2, window or 1)),
     }
-    for name, values in _link(rng, position, present).items():
+    for name, values in _link_features(rng, position, present).items():
         made["features"][..., FEATURES.index(name)] = values
     absent = {name: ~present.reshape(*shape, *[1] * (values.ndim - 2)) for name, values in made.items()}
     return {
@@ -82,8 +82,8 @@ def largest_difference(first: Predictor, second: Predictor, batches: Iterable[Ma
     return float(np.max([_difference(first, second, batch) for batch in batches]))
 
 
-def _link(rng: np.random.Generator, position: Array, present: Array) -> dict[str, Array]:
-    """What links to one transmitter of each scene measure, (S, R) each."""
+def _link_features(rng: np.random.Generator, position: Array, present: Array) -> dict[str, Array]:
+    """Measurements of the links to one transmitter of each scene, (S, R) each."""
     heard = present & (rng.random(present.shape) >= _SILENT)
     reference = np.arange(present.shape[1]) == heard.argmax(axis=1)[:, None]
     transmitter = rng.normal(0, _RADIUS_KM, (len(present), 1, 2))
@@ -104,6 +104,6 @@ def _difference(first: Predictor, second: Predictor, batch: Mapping[str, Array])
     (position, cholesky), (other_position, other_cholesky) = first(batch), second(batch)
     square = (batch["position"].astype(np.float64) ** 2).sum(axis=-1)
     size = np.sqrt(square.sum(axis=-1) / np.maximum(batch["present"].sum(axis=-1), 1))
-    scale = np.maximum.reduce([size, np.linalg.norm(position, axis=-1), np.full(len(size), _LEAST_SIZE_KM)])
-    apart = np.concatenate([position - other_position, cholesky - other_cholesky], axis=-1)
-    return float(np.max(np.abs(apart) / scale[:, None]))
+    scale = np.maximum.reduce([size, np.linalg.norm(position, axis=-1), np.full(len(size), _MIN_SCALE_KM)])
+    difference = np.concatenate([position - other_position, cholesky - other_cholesky], axis=-1)
+    return float(np.max(np.abs(difference) / scale[:, None]))

@@ -1,4 +1,4 @@
-"""Large variables of many scenes, of which a few are read at a time: held in memory, or left in their shards."""
+"""Signals of many scenes, IQ and spectrograms, read a few scenes at a time: from memory, or from their shards."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets import manifest, netcdf
 
-Array = Any  # numpy.ndarray
-
-HEAVY = {  # variables too large to be held for every dataset, and their dims
+SIGNAL_DIMS = {  # dims of the variables that are too large for memory in some datasets
     "iq": ("sample", "receiver", "component", "time"),
     "spectrogram": ("sample", "receiver", "frequency", "frame"),
 }
@@ -40,31 +39,31 @@ class OnDisk:
     ----------
     folder : Path
     name : str
-        Of `HEAVY`.
+        Of `SIGNAL_DIMS`.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         shards = manifest.read_manifest(folder).shards
         self.name, self.files = name, [folder / shard.file for shard in shards]
         self.ends = np.cumsum([shard.num_samples for shard in shards])
-        self._forget()
+        self._reset()
         with netcdf.LOCK:
             self.shape = (int(self.ends[-1]), *self._variable(0).shape[1:])
             self.dtype = self._variable(0).dtype
         self.length: int = self.shape[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open files behind; another process opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_handles", "_held")}
+        """Leave out the open files; another process opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_open_contexts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin without open files."""
+        """Start without open files."""
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        self._handles: dict[int, Any] = {}
-        self._held = ExitStack()  # keeps more files open than xarray would at a time
+    def _reset(self) -> None:
+        self._files: dict[int, Any] = {}
+        self._open_contexts = ExitStack()  # keeps all files open; xarray limits how many
 
     def read(self, rows: Array, starts: Array | None, length: int | None) -> Array:
         """Read some scenes.
@@ -73,9 +72,9 @@ class OnDisk:
         ----------
         rows : (B,) int
         starts : (B,) int, optional
-            First of the instants that are read of each scene; by default all are.
+            First instant to read of each scene; by default all instants are read.
         length : int, optional
-            How many instants.
+            Number of instants.
 
         Returns
         -------
@@ -113,9 +112,9 @@ class OnDisk:
             ) from error
 
     def _variable(self, shard: int) -> Any:
-        if shard not in self._handles:
-            self._handles[shard] = netcdf.handle(self.files[shard])
-            self._held.enter_context(self._handles[shard].acquire_context(needs_lock=False))
-        variable = self._handles[shard].acquire(needs_lock=False).variables[self.name]
+        if shard not in self._files:
+            self._files[shard] = netcdf.shared_file(self.files[shard])
+            self._open_contexts.enter_context(self._files[shard].acquire_context(needs_lock=False))
+        variable = self._files[shard].acquire(needs_lock=False).variables[self.name]
         variable.set_auto_maskandscale(False)
         return variable

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
-from heimdall_lab.localization.observations import Array
 
 MODEL = "model.pt"  # file of a trained localizer in the folder of its run
 _BATCH = 256  # scenes located at a time

@@ -3,64 +3,65 @@
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization.observations import Array, Fix, Network
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization.observations import Fix, Observations
 
-_FEWEST_FOR_SCATTER = 3  # receivers whose scatter says how far the transmitter may be
+_LEAST_FOR_SCATTER = 3  # receivers whose scatter bounds how far the transmitter may be
 
 
-def centroid(network: Network) -> Fix:
+def centroid(observed: Observations) -> Fix:
     """Mean position of the receivers that hear the signal; the covariance is their scatter.
 
-    One or two say nothing of it: then it is the scatter of all receivers about that position.
+    Of one or two it is the scatter of all receivers about that position.
     """
-    present = np.isfinite(network.latitude_deg)
-    heard = network.heard | ~network.heard.any(axis=1, keepdims=True) & present
+    present = np.isfinite(observed.latitude_deg)
+    heard = observed.heard | ~observed.heard.any(axis=1, keepdims=True) & present
     count = heard.sum(axis=1)
     latitude, longitude = (
-        np.where(heard, degrees, 0.0).sum(axis=1) / count for degrees in (network.latitude_deg, network.longitude_deg)
+        np.where(heard, degrees, 0.0).sum(axis=1) / count for degrees in (observed.latitude_deg, observed.longitude_deg)
     )
-    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
-    scattered: Array = np.where(count[:, None] >= _FEWEST_FOR_SCATTER, heard, present)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
+    scattered: Array = np.where(count[:, None] >= _LEAST_FOR_SCATTER, heard, present)
     offset = np.where(scattered[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
     covariance = np.einsum("sri,srj->sij", offset, offset) / scattered.sum(axis=1)[:, None, None]
-    return Fix(latitude, longitude, _never_flat(covariance), network.heard.any(axis=1))
+    return Fix(latitude, longitude, _with_least_spread(covariance), observed.heard.any(axis=1))
 
 
-def strongest(network: Network) -> Fix:
+def strongest(observed: Observations) -> Fix:
     """Position of the receiver with the highest level; its spread is half the rms distance to the others that hear it.
 
     Where fewer than three do, to all others.
     """
-    known = network.heard & np.isfinite(network.rssi_dbm)
-    best = np.where(known, network.rssi_dbm, -np.inf).argmax(axis=1)
-    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    measured = observed.heard & np.isfinite(observed.rssi_dbm)
+    best = np.where(measured, observed.rssi_dbm, -np.inf).argmax(axis=1)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     rows = np.arange(len(best))
-    few = network.heard.sum(axis=1, keepdims=True) < _FEWEST_FOR_SCATTER
-    scattered: Array = np.where(few, np.isfinite(network.latitude_deg), network.heard)
+    few = observed.heard.sum(axis=1, keepdims=True) < _LEAST_FOR_SCATTER
+    scattered: Array = np.where(few, np.isfinite(observed.latitude_deg), observed.heard)
     squared = np.where(scattered, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
     others = np.maximum(scattered.sum(axis=1) - 1, 1)
     covariance = (squared / others / 4)[:, None, None] * np.eye(2)
     fix = Fix(
-        network.latitude_deg[rows, best],
-        network.longitude_deg[rows, best],
-        _never_flat(covariance),
-        known.any(axis=1),
+        observed.latitude_deg[rows, best],
+        observed.longitude_deg[rows, best],
+        _with_least_spread(covariance),
+        measured.any(axis=1),
     )
-    return or_centroid(fix, network)
+    return centroid_where_failed(fix, observed)
 
 
-def or_centroid(fix: Fix, network: Network) -> Fix:
+def centroid_where_failed(fix: Fix, observed: Observations) -> Fix:
     """Put the centroid where a method failed, still marked as not converged."""
-    simplest = centroid(network)
-    found = fix.converged
+    fallback = centroid(observed)
+    converged = fix.converged
     return Fix(
-        np.where(found, fix.latitude_deg, simplest.latitude_deg),
-        np.where(found, fix.longitude_deg, simplest.longitude_deg),
-        np.where(found[:, None, None], fix.covariance, simplest.covariance),
-        found,
+        np.where(converged, fix.latitude_deg, fallback.latitude_deg),
+        np.where(converged, fix.longitude_deg, fallback.longitude_deg),
+        np.where(converged[:, None, None], fix.covariance, fallback.covariance),
+        converged,
     )
 
 
-def _never_flat(covariance: Array) -> Array:
+def _with_least_spread(covariance: Array) -> Array:
     """Add 1 km of standard deviation to either axis, for receivers on a line or a single one."""
     return covariance + 1e6 * np.eye(2)

@@ -1,4 +1,4 @@
-"""What geometry and noise allow: dilution of precision and the Cramér-Rao bound of position."""
+"""Bounds of position by geometry and noise: dilution of precision and the Cramér-Rao bound."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
 from heimdall_lab.localization import error_law, information
-from heimdall_lab.localization.information import Measurements, Sight
+from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
 # Measurements whose error is that of 1 m of range (times) or of the whole distance (levels and bearings).
-_UNIT_ERRORS: dict[str, Callable[[Sight], Measurements]] = {
-    "tdoa": lambda seen: information.times(seen, np.array(1 / SPEED_OF_LIGHT)),
-    "toa": lambda seen: information.times(seen, np.array(1 / SPEED_OF_LIGHT), emission_time_known=True),
-    "rss": lambda seen: information.levels(seen, np.array(20 / np.log(10))),
-    "aoa": lambda seen: information.bearings(seen, np.array(1.0)),
+_UNIT_ERRORS: dict[str, Callable[[LinesOfSight], Measurements]] = {
+    "tdoa": lambda lines: information.times(lines, np.array(1 / SPEED_OF_LIGHT)),
+    "toa": lambda lines: information.times(lines, np.array(1 / SPEED_OF_LIGHT), emission_time_known=True),
+    "rss": lambda lines: information.levels(lines, np.array(20 / np.log(10))),
+    "aoa": lambda lines: information.bearings(lines, np.array(1.0)),
 }
 
 GDOP_KINDS = tuple(_UNIT_ERRORS)
@@ -61,12 +61,12 @@ def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "td
     """
     if kind not in GDOP_KINDS:
         raise ValueError(f"kind: {kind!r} is unknown; choose one of {', '.join(GDOP_KINDS)}")
-    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
-    error_m = _rms(information.inverse(information.fisher(_UNIT_ERRORS[kind](seen))))
+    lines = information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
+    error_m = _rms(information.inverse(information.fisher(_UNIT_ERRORS[kind](lines))))
     if kind in ("tdoa", "toa"):
         return error_m
-    share = np.where(seen.present, np.log(seen.distance_m), 0.0).sum(axis=-1)
-    return error_m / np.exp(share / np.maximum(seen.present.sum(axis=-1), 1))
+    share = np.where(lines.present, np.log(lines.distance_m), 0.0).sum(axis=-1)
+    return error_m / np.exp(share / np.maximum(lines.present.sum(axis=-1), 1))
 
 
 def crlb(
@@ -133,31 +133,31 @@ def crlb(
     Source: Torrieri, IEEE Trans. AES 20 (1984); RSS after Patwari et al., IEEE Trans. Signal Process. 51 (2003); FDOA
     after Ho and Xu, IEEE Trans. Signal Process. 52 (2004).
     """
-    seen = information.sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
-    made = []
+    lines = information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
+    measurements = []
     if toa_sigma_s is not None:
-        made.append(information.times(seen, toa_sigma_s, emission_time_known=emission_time_known))
+        measurements.append(information.times(lines, toa_sigma_s, emission_time_known=emission_time_known))
     if rss_sigma_db is not None:
         levels = information.levels(
-            seen,
+            lines,
             rss_sigma_db,
             path_loss_exponent=path_loss_exponent,
             path_loss_exponent_known=path_loss_exponent_known,
             correlation=rss_correlation,
         )
-        made.append(levels)
+        measurements.append(levels)
     if aoa_sigma_rad is not None:
-        made.append(information.bearings(seen, aoa_sigma_rad))
+        measurements.append(information.bearings(lines, aoa_sigma_rad))
     if fdoa_sigma_hz is not None:
         if frequency_hz is None:
             raise ValueError("frequency_hz: is not given; fdoa_sigma_hz needs the carrier frequency")
-        velocity = _relative_velocity(len(seen.unit), receiver_velocity_m_s, transmitter_velocity_m_s)
-        made.append(information.frequencies(seen, fdoa_sigma_hz, frequency_hz, velocity))
-    if not made:
+        velocity = _relative_velocity(len(lines.unit), receiver_velocity_m_s, transmitter_velocity_m_s)
+        measurements.append(information.frequencies(lines, fdoa_sigma_hz, frequency_hz, velocity))
+    if not measurements:
         raise ValueError(
             "crlb: no measurement is given; pass toa_sigma_s, rss_sigma_db, aoa_sigma_rad, fdoa_sigma_hz or several"
         )
-    return information.inverse(sum(information.fisher(measurements) for measurements in made))
+    return information.inverse(sum(information.fisher(each) for each in measurements))
 
 
 def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
@@ -233,7 +233,7 @@ def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndar
 def ellipse(covariance: np.ndarray, level: float = 0.95, points: int = 65, freedom: float = np.inf) -> np.ndarray:
     """Outline of the ellipse that holds ``level`` of the errors, (..., points, 2) in the covariance's root.
 
-    They are normal, unless there are degrees of ``freedom`` (`student`). The last point repeats the first. NaN
+    They are normal, unless there are degrees of ``freedom`` (`error_law`). The last point repeats the first. NaN
     covariance gives NaN outlines.
     """
     angle = np.linspace(0, 2 * np.pi, points)

@@ -1,20 +1,19 @@
 """The law of the errors of fixes: Student's in two dimensions, of which the normal one is the limit.
 
-A fix comes with a covariance whose 68 % ellipse is that of a normal law, and with degrees of freedom, which tell how
+A fix comes with a covariance whose 68 % ellipse is that of a normal law, and with degrees of freedom, which say how
 much larger than a normal law's the ellipses of higher levels are.
 
 Source: Kotz and Nadarajah, Multivariate t Distributions and Their Applications (2004), eq. (1.1).
 """
 
-from typing import Any
-
 import numpy as np
 import scipy.optimize
 
-Array = Any  # numpy.ndarray
+from heimdall_lab.core.arrays import Array
 
-_SHARED, _FAR = 0.68, 0.95  # level of the ellipse that is a normal law's, and the one that tells degrees of freedom
-_LEAST, _MOST = 0.3, 1e4  # degrees of freedom that are told from fewer, and from a normal law
+_SHARED_LEVEL = 0.68  # of the ellipse that is a normal law's
+_OUTER_LEVEL = 0.95  # of the ellipse that degrees of freedom are fitted to
+_LEAST_FREEDOM, _MOST_FREEDOM = 0.3, 1e4  # below and above which degrees of freedom cannot be told apart
 
 
 def radius_squared(level: float, freedom: Array = np.inf) -> Array:
@@ -57,8 +56,8 @@ def level(squared: Array, freedom: Array = np.inf) -> Array:
     """
     normal, factor = np.isinf(freedom), scale(freedom)
     finite = np.where(normal, 1.0, freedom)
-    log_rest = np.where(normal, -np.divide(squared, 2), -finite / 2 * np.log1p(squared / (factor * finite)))
-    return -np.expm1(log_rest)
+    log_beyond = np.where(normal, -np.divide(squared, 2), -finite / 2 * np.log1p(squared / (factor * finite)))
+    return -np.expm1(log_beyond)
 
 
 def log_density(squared: Array, log_determinant: Array, freedom: Array = np.inf) -> Array:
@@ -82,8 +81,8 @@ def log_density(squared: Array, log_determinant: Array, freedom: Array = np.inf)
     return -np.log(2 * np.pi * factor) - log_determinant / 2 - tail
 
 
-def fitted(squared: Array) -> tuple[float, float]:
-    """Find the law by which the ellipses of 68 and of 95 % hold as many of the errors as they should.
+def fit(squared: Array) -> tuple[float, float]:
+    """Fit the law to errors, so that the ellipses of 68 and of 95 % hold these shares of them.
 
     Parameters
     ----------
@@ -98,26 +97,28 @@ def fitted(squared: Array) -> tuple[float, float]:
         Infinite where the errors reach no further than a normal law's; the spread is then between those by which either
         ellipse alone is right.
     """
-    near, far = np.quantile(squared, (_SHARED, _FAR))
+    inner, outer = np.quantile(squared, (_SHARED_LEVEL, _OUTER_LEVEL))
 
     def excess(freedom: float) -> float:
-        return float(_quantile(_FAR, freedom) / _quantile(_SHARED, freedom) - far / near)
+        return float(_quantile(_OUTER_LEVEL, freedom) / _quantile(_SHARED_LEVEL, freedom) - outer / inner)
 
-    if excess(_MOST) >= 0:
-        normal = near / _quantile(_SHARED, np.inf), far / _quantile(_FAR, np.inf)
+    if excess(_MOST_FREEDOM) >= 0:
+        normal = inner / _quantile(_SHARED_LEVEL, np.inf), outer / _quantile(_OUTER_LEVEL, np.inf)
         return float(np.prod(normal) ** 0.25), np.inf
-    freedom = scipy.optimize.brentq(excess, _LEAST, _MOST) if excess(_LEAST) > 0 else _LEAST
-    return float(np.sqrt(near / _quantile(_SHARED, np.inf))), float(freedom)
+    freedom = (
+        scipy.optimize.brentq(excess, _LEAST_FREEDOM, _MOST_FREEDOM) if excess(_LEAST_FREEDOM) > 0 else _LEAST_FREEDOM
+    )
+    return float(np.sqrt(inner / _quantile(_SHARED_LEVEL, np.inf))), float(freedom)
 
 
 def _quantile(level: float, freedom: Array) -> Array:
     """Of the squared error over the law's own scale matrix: F of 2 and ν degrees of freedom, times 2."""
-    log_rest = np.log1p(-level)
+    log_beyond = np.log1p(-level)
     normal = np.isinf(freedom)
     finite = np.where(normal, 1.0, freedom)
-    return np.where(normal, -2 * log_rest, finite * np.expm1(-2 / finite * log_rest))
+    return np.where(normal, -2 * log_beyond, finite * np.expm1(-2 / finite * log_beyond))
 
 
 def scale(freedom: Array) -> Array:
     """The law's own scale matrix over the covariance."""
-    return _quantile(_SHARED, np.inf) / _quantile(_SHARED, freedom)
+    return _quantile(_SHARED_LEVEL, np.inf) / _quantile(_SHARED_LEVEL, freedom)

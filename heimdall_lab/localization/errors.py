@@ -1,4 +1,4 @@
-"""Errors of fixes against the truth: their statistics, and the conditions by which they are told apart."""
+"""Errors of fixes against the truth, their statistics, and the bins of conditions that these are given by."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.localization import error_law
 
 _AXES = {"axis": ["east", "north"]}
-BINS = {  # lower edges of what the leaderboard is divided by; each bin ends where the next begins
+BINS = {  # lower edges of the leaderboard's bins; each ends where the next begins
     "snr": (-np.inf, 10.0, 20.0, 30.0, 40.0),  # mean of the receivers with signal, dB
     "gdop": (0.0, 1.5, 2.0, 3.0, 5.0, 10.0),
     "receivers": (0, 3, 4, 5, 6, 7, 8, 10, 13),  # with signal
@@ -78,7 +78,7 @@ def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: floa
 
 
 def bin_of(values: np.ndarray, by: str) -> np.ndarray:
-    """Place values, of scenes, in the bins of a leaderboard: positions along ``…_bin``, one beyond the last for NaN.
+    """Assign scenes to a leaderboard's bins by their values: positions along ``…_bin``, one beyond the last for NaN.
 
     >>> bin_of(np.array([9.9, 10.0, 99.0, np.nan]), "snr").tolist()
     [0, 1, 4, 5]

@@ -1,12 +1,13 @@
 """Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
 
 Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
-Positions are solved on the ellipsoid, so that one code serves a city and a continent; covariances are along east and
+Positions are solved on the ellipsoid, for networks of any size; covariances are along east and
 north at the fix. Trained ones are of `learned`.
 """
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,13 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import baselines, learned, observations
-from heimdall_lab.localization.dpd import dpd
+from heimdall_lab.localization import learned, observations
 from heimdall_lab.localization.learned import HasTrained, Predictor
-from heimdall_lab.localization.levels import rss_ml
-from heimdall_lab.localization.observations import Fix, Network
-from heimdall_lab.localization.tdoa import tdoa_ls, tdoa_robust
+from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
+from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals import pairs
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
-
-
-def methods(dataset: xr.Dataset | None = None) -> list[str]:
-    """Return the names of the estimators, of a dataset those that do with what it holds.
-
-    >>> methods()
-    ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd']
-    """
-    return [*_FROM_MEASURED, *(_FROM_IQ if dataset is None or "iq" in dataset else ())]
 
 
 def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = None) -> xr.Dataset:
@@ -42,7 +32,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     dataset : xr.Dataset
         Of the contract; truth variables are not read.
     method : str, path or predictor
-        One of `methods`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
+        One of `methods.METHODS`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
         holds one in memory.
     measured : xr.Dataset, optional
         Result of `pairs.pair_features` for the dataset, if at hand.
@@ -52,7 +42,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     xr.Dataset
         Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
         centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
-        freedom of the law of errors (`student`), infinite for a normal one; ``converged``, False where the method
+        freedom of the law of errors (`error_law`), infinite for a normal one; ``converged``, False where the method
         failed and the centroid of the receivers that hear the signal stands in for its fix.
 
     Raises
@@ -65,9 +55,9 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     measured = pairs.pair_features(dataset) if measured is None else measured
-    known = observations.from_dataset(dataset, measured)
-    fix = estimate(known, dataset, measured)
-    east, north = observations.tangent_plane(known, fix).T
+    observed = observations.from_dataset(dataset, measured)
+    fix = estimate(observed, dataset, measured)
+    east, north = observations.tangent_plane(observed, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
     return xr.Dataset(
@@ -93,24 +83,12 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix], float]:
+def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset, xr.Dataset], Fix], float]:
     """Name of a method, what it does, and the degrees of freedom of its errors."""
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
         return predictor.name, partial(learned.fix, predictor), predictor.freedom
-    if method not in methods():
-        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(methods())}, or an .onnx file")
-    return method, _FROM_IQ.get(method) or (lambda known, _, __: _FROM_MEASURED[method](known)), np.inf
-
-
-_FROM_MEASURED: dict[str, Callable[[Network], Fix]] = {
-    "centroid": baselines.centroid,
-    "strongest": baselines.strongest,
-    "rss_ml": rss_ml,
-    "tdoa_ls": tdoa_ls,
-    "tdoa_robust": tdoa_robust,
-}
-
-_FROM_IQ: dict[str, Callable[[Network, xr.Dataset, xr.Dataset], Fix]] = {
-    "dpd": dpd,
-}
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
+    estimate = getattr(import_module(f"heimdall_lab.localization.{METHODS[method]}"), method)
+    return method, estimate if method in NEEDING_IQ else lambda observed, _, __: estimate(observed), np.inf

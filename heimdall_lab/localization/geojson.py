@@ -50,10 +50,10 @@ def _fix(fix: xr.Dataset, method: str) -> list[dict[str, Any]]:
         "sample": int(fix["sample"]),
         "method": method,
         "converged": bool(fix.converged),
-        "sigma_east_m": _number(sigma_m[0]),
-        "sigma_north_m": _number(sigma_m[1]),
-        "covariance_m2": [[_number(value) for value in row] for row in covariance],
-        "freedom": _number(fix.freedom),
+        "sigma_east_m": _json_number(sigma_m[0]),
+        "sigma_north_m": _json_number(sigma_m[1]),
+        "covariance_m2": [[_json_number(value) for value in row] for row in covariance],
+        "freedom": _json_number(fix.freedom),
     }
     latitude, longitude = float(fix.latitude), float(fix.longitude)
     features = [_point("fix", [longitude, latitude], properties)]
@@ -76,14 +76,15 @@ def _ring(latitude_deg: float, longitude_deg: float, covariance: np.ndarray, fre
 def _polygon(ring: np.ndarray) -> dict[str, Any]:
     """Make a Polygon of a ring, or a MultiPolygon of its parts on either side of the 180° meridian."""
     if np.abs(ring[:, 0]).max() <= 180:
-        return {"type": "Polygon", "coordinates": [_closed(ring)]}
-    turn = 360.0 if ring[:, 0].max() > 180 else -360.0
-    edge = turn / 2
-    near, far = _beside(ring, edge, math.copysign(1, -turn)), _beside(ring, edge, math.copysign(1, turn))
-    return {"type": "MultiPolygon", "coordinates": [[_closed(near)], [_closed(far - [turn, 0.0])]]}
+        return {"type": "Polygon", "coordinates": [_ring_coordinates(ring)]}
+    full_turn = 360.0 if ring[:, 0].max() > 180 else -360.0
+    edge = full_turn / 2
+    inside = _clip_at_meridian(ring, edge, math.copysign(1, -full_turn))
+    beyond = _clip_at_meridian(ring, edge, math.copysign(1, full_turn)) - [full_turn, 0.0]
+    return {"type": "MultiPolygon", "coordinates": [[_ring_coordinates(inside)], [_ring_coordinates(beyond)]]}
 
 
-def _beside(ring: np.ndarray, edge: float, side: float) -> np.ndarray:
+def _clip_at_meridian(ring: np.ndarray, edge: float, side: float) -> np.ndarray:
     """Part of a closed ring whose longitudes less ``edge`` have the sign ``side`` (Sutherland and Hodgman, 1974)."""
     kept: list[np.ndarray] = []
     for start, end in pairwise(ring):
@@ -95,7 +96,7 @@ def _beside(ring: np.ndarray, edge: float, side: float) -> np.ndarray:
     return np.stack([*kept, kept[0]])
 
 
-def _closed(ring: np.ndarray) -> list[list[float]]:
+def _ring_coordinates(ring: np.ndarray) -> list[list[float]]:
     """Coordinates of a ring whose last point is its first, digit for digit."""
     points = [[round(float(x), _DECIMALS), round(float(y), _DECIMALS)] for x, y in ring[:-1]]
     return [*points, points[0]]
@@ -103,24 +104,24 @@ def _closed(ring: np.ndarray) -> list[list[float]]:
 
 def _receivers(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """One Point for every place where a receiver stands."""
-    found: dict[str, dict[str, Any]] = {}
+    features: dict[str, dict[str, Any]] = {}
     columns = [dataset[f"receiver_{name}"].values for name in ("longitude", "latitude", "altitude")]
     place = np.stack(columns, axis=-1)  # (S, R, 3)
     for scene, receiver in zip(*np.nonzero(dataset.receiver_present.values), strict=True):
         name = str(dataset.receiver_name.values[receiver])
         feature = _point("receiver", place[scene, receiver].tolist(), {"name": name})
-        found.setdefault(str(feature), feature)
-    return list(found.values())
+        features.setdefault(str(feature), feature)
+    return list(features.values())
 
 
 def _transmitters(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """One Point for every true position."""
-    found: dict[str, dict[str, Any]] = {}
+    features: dict[str, dict[str, Any]] = {}
     place = np.stack([dataset[f"transmitter_{name}"].values for name in ("longitude", "latitude")], axis=-1)  # (S, 2)
     for position in place[np.isfinite(place).all(axis=-1)].tolist():
         feature = _point("transmitter", position, {})
-        found.setdefault(str(feature), feature)
-    return list(found.values())
+        features.setdefault(str(feature), feature)
+    return list(features.values())
 
 
 def _point(kind: str, position: list[float], properties: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +133,6 @@ def _feature(kind: str, geometry: dict[str, Any], properties: dict[str, Any]) ->
     return {"type": "Feature", "geometry": geometry, "properties": {"kind": kind, **properties}}
 
 
-def _number(value: Any) -> float | None:
+def _json_number(value: Any) -> float | None:
     """Value of JSON, which has no infinity."""
     return float(value) if math.isfinite(value) else None

@@ -1,21 +1,21 @@
 """Fisher information that arrival times, levels, bearings and frequencies carry of a transmitter's horizontal position.
 
-What all receivers have in common and nobody knows (emission time, radiated power, emission frequency) is eliminated.
+Unknowns that all receivers have in common (emission time, radiated power, emission frequency) are eliminated.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 
-_LEAST_COLUMN = 1e-20  # squared norm of a nuisance beside the others, below which it is a combination of them
+_LEAST_NORM_RATIO = 1e-20  # squared norm of a nuisance beside the others, below which it is a combination of them
 
 
-class Sight(NamedTuple):
+class LinesOfSight(NamedTuple):
     """Lines of sight from a transmitter to receivers.
 
     Attributes
@@ -52,26 +52,26 @@ class Measurements(NamedTuple):
     nuisances: tuple[Array, ...] = ()
 
 
-def sight(receivers_enu: Array, transmitter_enu: Array) -> Sight:
+def lines_of_sight(receivers_enu: Array, transmitter_enu: Array) -> LinesOfSight:
     """Lines of sight from transmitters (..., 2 or 3) to receivers (..., R, 2 or 3), in m along east, north and up."""
     offset = [receivers_enu[..., k] - transmitter_enu[..., None, k] for k in range(transmitter_enu.shape[-1])]
     distance = np.sqrt(sum(component * component for component in offset))
     apart = np.where(distance > 0, distance, np.nan)
-    return Sight([component / apart for component in offset], apart, np.isfinite(distance))
+    return LinesOfSight([component / apart for component in offset], apart, np.isfinite(distance))
 
 
-def times(seen: Sight, sigma_s: Array, *, emission_time_known: bool = False) -> Measurements:
+def times(lines: LinesOfSight, sigma_s: Array, *, emission_time_known: bool = False) -> Measurements:
     """Arrival times with standard deviations (..., R): their information is that of time differences.
 
     Source: Torrieri, "Statistical theory of passive location systems", IEEE Trans. AES 20 (1984).
     """
-    weight = _weight("toa_sigma_s", sigma_s, seen)
-    east, north = (component / SPEED_OF_LIGHT for component in seen.unit[:2])
+    weight = _weight("toa_sigma_s", sigma_s, lines)
+    east, north = (component / SPEED_OF_LIGHT for component in lines.unit[:2])
     return Measurements(east, north, weight, () if emission_time_known else (np.ones_like(weight),))
 
 
 def levels(
-    seen: Sight,
+    lines: LinesOfSight,
     sigma_db: Array,
     *,
     path_loss_exponent: float = 2.0,
@@ -86,12 +86,12 @@ def levels(
     Source: Patwari et al., "Relative location estimation in wireless sensor networks", IEEE Trans. Signal Process. 51
     (2003); for correlated errors Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.5.
     """
-    weight = _weight("rss_sigma_db", sigma_db, seen)
-    slope = 10 * path_loss_exponent / np.log(10) / seen.distance_m  # dB per metre of distance
-    east, north = (component * slope for component in seen.unit[:2])
+    weight = _weight("rss_sigma_db", sigma_db, lines)
+    slope = 10 * path_loss_exponent / np.log(10) / lines.distance_m  # dB per metre of distance
+    east, north = (component * slope for component in lines.unit[:2])
     nuisances = [np.ones_like(weight)]
     if not path_loss_exponent_known:
-        nuisances.append(10 * np.log10(seen.distance_m))
+        nuisances.append(10 * np.log10(lines.distance_m))
     if correlation is None:
         return Measurements(east, north, weight, tuple(nuisances))
     measured = weight > 0
@@ -107,18 +107,18 @@ def levels(
     return Measurements(east, north, measured.astype(float), tuple(nuisances))
 
 
-def bearings(seen: Sight, sigma_rad: Array) -> Measurements:
+def bearings(lines: LinesOfSight, sigma_rad: Array) -> Measurements:
     """Horizontal bearings with standard deviations (..., R).
 
     Source: Torrieri, IEEE Trans. AES 20 (1984), section on bearing measurements.
     """
-    squared = seen.unit[0] ** 2 + seen.unit[1] ** 2
-    inverse = 1 / (seen.distance_m * np.where(squared > 0, squared, np.nan))  # one horizontal unit, one distance
-    weight = _weight("aoa_sigma_rad", sigma_rad, seen)
-    return Measurements(seen.unit[1] * inverse, -seen.unit[0] * inverse, weight)
+    squared = lines.unit[0] ** 2 + lines.unit[1] ** 2
+    inverse = 1 / (lines.distance_m * np.where(squared > 0, squared, np.nan))  # one horizontal unit, one distance
+    weight = _weight("aoa_sigma_rad", sigma_rad, lines)
+    return Measurements(lines.unit[1] * inverse, -lines.unit[0] * inverse, weight)
 
 
-def frequencies(seen: Sight, sigma_hz: Array, frequency_hz: float, velocity_m_s: Array) -> Measurements:
+def frequencies(lines: LinesOfSight, sigma_hz: Array, frequency_hz: float, velocity_m_s: Array) -> Measurements:
     """Received frequencies with standard deviations (..., R), of an unknown emission frequency near ``frequency_hz``.
 
     Parameters
@@ -129,11 +129,11 @@ def frequencies(seen: Sight, sigma_hz: Array, frequency_hz: float, velocity_m_s:
     Source: Ho and Xu, "An accurate algebraic solution for moving source location using TDOA and FDOA measurements",
     IEEE Trans. Signal Process. 52 (2004): the gradient of a range rate.
     """
-    weight = _weight("fdoa_sigma_hz", sigma_hz, seen)
-    velocity = [velocity_m_s[..., k] for k in range(len(seen.unit))]
-    range_rate = sum(unit * speed for unit, speed in zip(seen.unit, velocity, strict=True))
-    scale = frequency_hz / SPEED_OF_LIGHT / seen.distance_m
-    east, north = ((velocity[k] - seen.unit[k] * range_rate) * scale for k in range(2))
+    weight = _weight("fdoa_sigma_hz", sigma_hz, lines)
+    velocity = [velocity_m_s[..., k] for k in range(len(lines.unit))]
+    range_rate = sum(unit * speed for unit, speed in zip(lines.unit, velocity, strict=True))
+    scale = frequency_hz / SPEED_OF_LIGHT / lines.distance_m
+    east, north = ((velocity[k] - lines.unit[k] * range_rate) * scale for k in range(2))
     return Measurements(east, north, weight, (np.ones_like(weight),))
 
 
@@ -146,7 +146,7 @@ def fisher(measurements: Measurements) -> Array:
     shape, receivers = weight.shape[:-1], weight.shape[-1]
     flat = [np.ascontiguousarray(array).reshape(-1, receivers) for array in (east, north, weight)]
     columns = np.array(nuisances).reshape(len(nuisances), len(flat[0]), receivers)
-    information: Array = _eliminate(flat[0], flat[1], flat[2], columns)
+    information: Array = _information_without_nuisances(flat[0], flat[1], flat[2], columns)
     return information.reshape(*shape, 2, 2)
 
 
@@ -159,43 +159,43 @@ def inverse(information: Array) -> Array:
     return np.stack([d * scale, -b * scale, -b * scale, a * scale], axis=-1).reshape(information.shape)
 
 
-def _weight(name: str, sigma: Array, seen: Sight) -> Array:
+def _weight(name: str, sigma: Array, lines: LinesOfSight) -> Array:
     """Inverse variance, 0 where there is no measurement."""
     sigma = np.asarray(sigma, dtype=float)
     if (sigma <= 0).any():
         raise ValueError(f"{name}: {np.nanmin(sigma)} is not positive; a measurement without error bounds nothing")
-    measured = np.isfinite(sigma) & seen.present
+    measured = np.isfinite(sigma) & lines.present
     return np.where(measured, 1 / np.where(measured, sigma, 1.0) ** 2, 0.0)
 
 
 @njit(cache=True, error_model="numpy")
-def _eliminate(east: Array, north: Array, weight: Array, nuisances: Array) -> Array:
-    """Information (P, 2, 2) of gradients (P, R): Gram and Schmidt's method on nuisances (K, P, R), then gradients."""
+def _information_without_nuisances(east: Array, north: Array, weight: Array, nuisances: Array) -> Array:
+    """Information (P, 2, 2) of gradients (P, R), orthogonal to nuisances (K, P, R) by Gram and Schmidt's method."""
     unknowns, count, receivers = nuisances.shape
     information = np.empty((count, 2, 2))
     columns = np.empty((unknowns + 2, receivers))
     norms = np.empty(unknowns)
     for point in range(count):
-        own = weight[point]
+        point_weight = weight[point]
         for r in range(receivers):
-            there = own[r] > 0  # else the gradient may be NaN
+            measured = point_weight[r] > 0  # else the gradient may be NaN
             for k in range(unknowns):
-                columns[k, r] = nuisances[k, point, r] if there else 0.0
-            columns[unknowns, r] = east[point, r] if there else 0.0
-            columns[unknowns + 1, r] = north[point, r] if there else 0.0
+                columns[k, r] = nuisances[k, point, r] if measured else 0.0
+            columns[unknowns, r] = east[point, r] if measured else 0.0
+            columns[unknowns + 1, r] = north[point, r] if measured else 0.0
         for k in range(unknowns):
-            norms[k] = _inner(own, columns[k], columns[k])
+            norms[k] = _inner(point_weight, columns[k], columns[k])
         for k in range(unknowns):
-            norm = _inner(own, columns[k], columns[k])
-            if norm > _LEAST_COLUMN * norms[k]:
+            norm = _inner(point_weight, columns[k], columns[k])
+            if norm > _LEAST_NORM_RATIO * norms[k]:
                 for other in range(k + 1, unknowns + 2):
-                    share = _inner(own, columns[k], columns[other]) / norm
+                    share = _inner(point_weight, columns[k], columns[other]) / norm
                     for r in range(receivers):
                         columns[other, r] -= share * columns[k, r]
         gradient_east, gradient_north = columns[unknowns], columns[unknowns + 1]
-        information[point, 0, 0] = _inner(own, gradient_east, gradient_east)
-        information[point, 0, 1] = information[point, 1, 0] = _inner(own, gradient_east, gradient_north)
-        information[point, 1, 1] = _inner(own, gradient_north, gradient_north)
+        information[point, 0, 0] = _inner(point_weight, gradient_east, gradient_east)
+        information[point, 0, 1] = information[point, 1, 0] = _inner(point_weight, gradient_east, gradient_north)
+        information[point, 1, 1] = _inner(point_weight, gradient_north, gradient_north)
     return information
 
 

@@ -1,7 +1,7 @@
 """Fixes where a share of the paths is late: the mean of the position given the delays, and its covariance.
 
-An excess delay is never negative, and most links have none. Least squares knows but the variance of all links; here the
-whole law is used: a link is on time, or late by an exponential excess delay, and which of them are late is summed over.
+An excess delay is never negative, and most links have none. Least squares uses only the variance of all links. Here the
+whole law is used: a link is on time, or late by an exponential excess delay, summed over which links are late.
 The bound of `bounds.crlb` holds for normal errors of that variance, so that these fixes may be better than it.
 """
 
@@ -12,21 +12,22 @@ import scipy.special
 import scipy.stats
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization.observations import Array, Fix, Network, normal_matrix
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization.observations import Fix, Observations, normal_matrix
 
-_BATCH = 64  # scenes at a time: some 30 MB
-_POINTS = 1024
-_HYPOTHESES = 32  # about which links are late, the most likely ones
-_FREEDOM = 5.0  # of Student's distribution that is drawn from: wider than what it stands for
-_FEWEST = 20.0  # effective points below which the mean is one of chance
-_FIRST, _SECOND = np.triu_indices(3)
-_TIMES = np.where(_FIRST == _SECOND, 1.0, 2.0)
-_PRIOR_SIGMAS = 3.0  # of the fix that is refined: how far around it
-_ODD_RATIO = 0.02  # of links on time, share with any error at all, by Cauchy's law
+_BATCH_SCENES = 64  # scenes at a time: some 30 MB
+_NUM_POINTS = 1024
+_NUM_HYPOTHESES = 32  # about which links are late, the most likely ones
+_PROPOSAL_FREEDOM = 5.0  # of the Student distribution that points are drawn from: wider than the posterior
+_LEAST_EFFECTIVE_POINTS = 20.0  # below which the mean is left to chance
+_ROW, _COLUMN = np.triu_indices(3)
+_MULTIPLICITY = np.where(_ROW == _COLUMN, 1.0, 2.0)
+_PRIOR_SIGMAS = 3.0  # of the fix that is refined: width of the prior around it
+_OUTLIER_RATIO = 0.02  # share of links on time whose error follows a Cauchy law
 
 
-def posterior(network: Network, fix: Fix) -> Fix:
-    """Refine fixes by the law of excess delays, in the surroundings of the fix.
+def posterior_mean(observed: Observations, fix: Fix) -> Fix:
+    """Refine fixes by the law of excess delays, around the fix.
 
     Importance sampling over east, north and the common range offset, from a sum of distributions, one for each likely
     set of late links. Where the fix did not converge, or where too few points count, it is left as it is.
@@ -36,55 +37,47 @@ def posterior(network: Network, fix: Fix) -> Fix:
     fix : Fix
         Of delays that all have the variance ``sigma_m``².
     """
-    batches = [slice(first, first + _BATCH) for first in range(0, len(fix.converged), _BATCH)]
-    parts = [
-        _refined(
-            Network._make(known[rows] if isinstance(known, np.ndarray) else known for known in network),
-            Fix._make(values[rows] for values in fix),
-        )
-        for rows in batches
-    ]
-    return Fix._make(np.concatenate(values) for values in zip(*parts, strict=True))
+    return Fix.concatenate(_refine_batch(batch, fix.select(rows)) for rows, batch in observed.batches(_BATCH_SCENES))
 
 
-def _refined(network: Network, fix: Fix) -> Fix:
+def _refine_batch(observed: Observations, fix: Fix) -> Fix:
     """Refine the fixes of one batch of scenes."""
-    used = network.heard & np.isfinite(network.sigma_m)
-    sigma = np.where(used, network.sigma_m, 1.0)
-    ratio, excess_m = network.nlos_ratio, network.nlos_excess_m
+    used = observed.heard & np.isfinite(observed.sigma_m)
+    sigma = np.where(used, observed.sigma_m, 1.0)
+    ratio, excess_m = observed.nlos_ratio, observed.nlos_excess_m
     on_time = np.sqrt(np.maximum(sigma**2 - ratio * (2 - ratio) * excess_m**2, 1.0))
-    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     receiver = np.where(used[..., None], geodesy.enu(position, fix.latitude_deg, fix.longitude_deg), 0.0)
-    climb = network.transmitter_altitude_m[:, None] - receiver[..., 2]
-    ranges = np.sqrt((receiver[..., :2] ** 2).sum(axis=-1) + climb**2)
+    height = observed.transmitter_altitude_m[:, None] - receiver[..., 2]
+    ranges = np.sqrt((receiver[..., :2] ** 2).sum(axis=-1) + height**2)
     gradient = -receiver[..., :2] / np.maximum(ranges, 1.0)[..., None]
-    delay = np.where(used, network.pseudorange_m - ranges, 0.0)
+    delay = np.where(used, observed.pseudorange_m - ranges, 0.0)
     delay = np.where(used, delay - (np.sum(delay, axis=1) / np.maximum(used.sum(axis=1), 1))[:, None], 0.0)
     information, _ = normal_matrix(gradient, np.ones_like(sigma), used, sigma)
-    found = fix.converged[:, None, None]
-    prior = _PRIOR_SIGMAS**2 * np.linalg.inv(np.where(found, information, np.eye(3)))
+    converged = fix.converged[:, None, None]
+    prior = _PRIOR_SIGMAS**2 * np.linalg.inv(np.where(converged, information, np.eye(3)))
 
-    drawn, log_drawn = _draw(*_gaussian_sum(delay, gradient, on_time, used, prior, ratio, excess_m))
-    log_density = np.zeros(drawn.shape[:2])
+    points, log_proposal = _draw_points(*_gaussian_sum(delay, gradient, on_time, used, prior, ratio, excess_m))
+    log_density = np.zeros(points.shape[:2])
     for link in range(used.shape[1]):
         distance = np.sqrt(
-            (drawn[..., 0] - receiver[:, link, :1]) ** 2
-            + (drawn[..., 1] - receiver[:, link, 1:2]) ** 2
-            + climb[:, link, None] ** 2
+            (points[..., 0] - receiver[:, link, :1]) ** 2
+            + (points[..., 1] - receiver[:, link, 1:2]) ** 2
+            + height[:, link, None] ** 2
         )
-        late = (delay + ranges)[:, link, None] - distance - drawn[..., 2]
+        late = (delay + ranges)[:, link, None] - distance - points[..., 2]
         density = _log_density(late, on_time[:, link, None], ratio, excess_m)
         log_density += np.where(used[:, link, None], density, 0.0)
-    share = scipy.special.softmax(log_density - log_drawn, axis=1)  # (S, N)
-    mean = np.einsum("sn,snk->sk", share, drawn[..., :2])
-    apart = drawn[..., :2] - mean[:, None]
-    covariance = np.einsum("sn,snk,snl->skl", share, apart, apart)
-    sound = fix.converged & (1 / (share**2).sum(axis=1) >= _FEWEST)
+    share = scipy.special.softmax(log_density - log_proposal, axis=1)  # (S, N)
+    mean = np.einsum("sn,snk->sk", share, points[..., :2])
+    deviation = points[..., :2] - mean[:, None]
+    covariance = np.einsum("sn,snk,snl->skl", share, deviation, deviation)
+    reliable = fix.converged & (1 / (share**2).sum(axis=1) >= _LEAST_EFFECTIVE_POINTS)
     latitude, longitude = geodesy.displace(fix.latitude_deg, fix.longitude_deg, mean[:, 0], mean[:, 1])
     return Fix(
-        np.where(sound, latitude, fix.latitude_deg),
-        np.where(sound, longitude, fix.longitude_deg),
-        np.where(sound[:, None, None], covariance, fix.covariance),
+        np.where(reliable, latitude, fix.latitude_deg),
+        np.where(reliable, longitude, fix.longitude_deg),
+        np.where(reliable[:, None, None], covariance, fix.covariance),
         fix.converged,
     )
 
@@ -106,49 +99,49 @@ def _gaussian_sum(
     order = np.argsort(np.where(used, delay, np.inf), axis=1, kind="stable")
     for link in order.T:
         row = np.arange(scenes), link
-        toward, take = direction[row][:, None], used[row][:, None]
-        reach = np.einsum("shkl,sml->shk", covariance, toward)
+        link_direction, is_used = direction[row][:, None], used[row][:, None]
+        projected = np.einsum("shkl,sml->shk", covariance, link_direction)
         children = []
         for log_share, excess in ((scipy.special.log1p(-ratio), 0.0), (np.log(ratio), excess_m)):
-            variance = (reach * toward).sum(axis=-1) + on_time[row][:, None] ** 2 + excess**2
-            surprise = delay[row][:, None] - excess - (mean * toward).sum(axis=-1)
-            gain = np.where(take[..., None], reach / variance[..., None], 0.0)
-            evidence = log_share - (np.log(variance) + surprise**2 / variance) / 2
+            variance = (projected * link_direction).sum(axis=-1) + on_time[row][:, None] ** 2 + excess**2
+            innovation = delay[row][:, None] - excess - (mean * link_direction).sum(axis=-1)
+            gain = np.where(is_used[..., None], projected / variance[..., None], 0.0)
+            evidence = log_share - (np.log(variance) + innovation**2 / variance) / 2
             # A link that is not used is no hypothesis: it is on time.
             unused = 0.0 if excess == 0 else -np.inf
             children.append(
                 (
-                    mean + gain * surprise[..., None],
-                    covariance - gain[..., :, None] * reach[..., None, :],
-                    log_weight + np.where(take, evidence, unused),
+                    mean + gain * innovation[..., None],
+                    covariance - gain[..., :, None] * projected[..., None, :],
+                    log_weight + np.where(is_used, evidence, unused),
                 )
             )
         mean, covariance, log_weight = (np.concatenate(parts, axis=1) for parts in zip(*children, strict=True))
-        best = np.argsort(-log_weight, axis=1, kind="stable")[:, :_HYPOTHESES]
+        best = np.argsort(-log_weight, axis=1, kind="stable")[:, :_NUM_HYPOTHESES]
         mean = np.take_along_axis(mean, best[..., None], axis=1)
         covariance = np.take_along_axis(covariance, best[..., None, None], axis=1)
         log_weight = np.take_along_axis(log_weight, best, axis=1)
     return scipy.special.softmax(log_weight, axis=1), mean, covariance
 
 
-def _draw(weight: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
+def _draw_points(weight: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
     """Points (S, N, 3) of a sum of Student's distributions, and the logarithm of their density but for a constant."""
-    points, which = _student_points()
+    standard, uniform = _student_points()
     root = np.linalg.cholesky(covariance)
-    chosen = (which > weight.cumsum(axis=1)[..., None]).sum(axis=1).clip(0, weight.shape[1] - 1)  # (S, N)
+    chosen = (uniform > weight.cumsum(axis=1)[..., None]).sum(axis=1).clip(0, weight.shape[1] - 1)  # (S, N)
     scene = np.arange(len(weight))[:, None]
-    drawn = mean[scene, chosen] + np.einsum("snkl,nl->snk", root[scene, chosen], points)
+    points = mean[scene, chosen] + np.einsum("snkl,nl->snk", root[scene, chosen], standard)
     precision = np.linalg.inv(covariance)  # (S, H, 3, 3)
     # The squared distance is a quadratic form: all points and hypotheses in one product of their monomials.
     linear = -2 * np.einsum("shkl,shl->shk", precision, mean)
     constant = np.einsum("shk,shkl,shl->sh", mean, precision, mean)
-    product = drawn[..., _FIRST] * drawn[..., _SECOND]  # (S, N, 6)
-    monomials = np.concatenate([product, drawn, np.ones_like(drawn[..., :1])], axis=-1)  # (S, N, 10)
-    form = np.concatenate([precision[..., _FIRST, _SECOND] * _TIMES, linear, constant[..., None]], axis=-1)
+    product = points[..., _ROW] * points[..., _COLUMN]  # (S, N, 6)
+    monomials = np.concatenate([product, points, np.ones_like(points[..., :1])], axis=-1)  # (S, N, 10)
+    form = np.concatenate([precision[..., _ROW, _COLUMN] * _MULTIPLICITY, linear, constant[..., None]], axis=-1)
     squared = np.maximum(monomials @ form.swapaxes(1, 2), 0.0)  # (S, N, H)
     volume = np.prod(np.einsum("shkk->shk", root), axis=-1)
-    density = 1 / np.square(np.square(1 + squared / _FREEDOM))  # to the power −(ν + 3) / 2
-    return drawn, np.log((density @ (weight / volume)[..., None])[..., 0])
+    density = 1 / np.square(np.square(1 + squared / _PROPOSAL_FREEDOM))  # to the power −(ν + 3) / 2
+    return points, np.log((density @ (weight / volume)[..., None])[..., 0])
 
 
 def _log_density(late_m: Array, sigma_m: Array, ratio: float, excess_m: float) -> Array:
@@ -158,8 +151,8 @@ def _log_density(late_m: Array, sigma_m: Array, ratio: float, excess_m: float) -
     """
     normalised = late_m / sigma_m
     normal = np.exp(-(normalised**2) / 2) / np.sqrt(2 * np.pi)
-    odd = 1 / (np.pi * (1 + normalised**2))
-    on_time = ((1 - _ODD_RATIO) * normal + _ODD_RATIO * odd) / sigma_m
+    outlier = 1 / (np.pi * (1 + normalised**2))
+    on_time = ((1 - _OUTLIER_RATIO) * normal + _OUTLIER_RATIO * outlier) / sigma_m
     share = sigma_m / excess_m
     exponent = share**2 / 2 - late_m / excess_m + scipy.special.log_ndtr(normalised - share)
     # By logarithms: where all links are late, early arrivals are too unlikely for numbers.
@@ -168,10 +161,11 @@ def _log_density(late_m: Array, sigma_m: Array, ratio: float, excess_m: float) -
 
 @cache
 def _student_points() -> tuple[Array, Array]:
-    """Quasi-random points (N, 3) of Student's distribution with unit scale, and what each one's choice is by, (N,).
+    """Quasi-random points (N, 3) of Student's distribution with unit scale, and uniform numbers (N,).
 
-    They are the same in every scene, so that a fix depends on nothing but its delays.
+    The numbers choose the hypothesis of each point. All are the same in every scene, so that a fix depends on its
+    delays alone.
     """
-    uniform = scipy.stats.qmc.Halton(5, scramble=False).random(_POINTS + 1)[1:]  # the first one is the corner
-    stretch = np.sqrt(_FREEDOM / scipy.stats.chi2(_FREEDOM).ppf(uniform[:, 4]))
+    uniform = scipy.stats.qmc.Halton(5, scramble=False).random(_NUM_POINTS + 1)[1:]  # the first one is the corner
+    stretch = np.sqrt(_PROPOSAL_FREEDOM / scipy.stats.chi2(_PROPOSAL_FREEDOM).ppf(uniform[:, 4]))
     return scipy.special.ndtri(uniform[:, 1:4]) * stretch[:, None], uniform[:, 0]

@@ -16,6 +16,8 @@ from heimdall_lab.localization import bounds, estimators, learned
 from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
 from heimdall_lab.localization.estimators import Method
 from heimdall_lab.localization.learned import Predictor
+from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 
 
@@ -32,7 +34,7 @@ def compare(
     dataset : xr.Dataset
         With truth, and IQ or what was measured of it.
     methods : method or iterable of methods, optional
-        As `estimators.locate` takes them; by default all of `estimators.methods` that the dataset allows. Trained
+        As `estimators.locate` takes them; by default all of `methods` that the dataset allows. Trained
         ones are named as `learned.labels` says.
     progress : callable, optional
         Called before each method with the number of those that are done and the name of the next, and before the
@@ -58,7 +60,7 @@ def compare(
     ValueError
         If a method is unknown, or the dataset lacks the true positions or breaks the contract.
     """
-    chosen = _chosen(estimators.methods(dataset) if methods is None else methods)
+    chosen = _named_methods(methods_for(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
@@ -77,14 +79,14 @@ def compare(
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
     bound = bounds.scene_crlb(truth)
-    placed, placed_rmse = each.isel(sample=known), bound.crlb_rmse.isel(sample=known)
-    overall = error_statistics(placed, placed_rmse)
+    with_truth, crlb_with_truth = each.isel(sample=known), bound.crlb_rmse.isel(sample=known)
+    overall = error_statistics(with_truth, crlb_with_truth)
     board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
-    board = board.assign(_of_training(dataset, chosen.values()))
-    for name, values in _conditions(truth).items():
+    board = board.assign(_training_statistics(dataset, chosen.values()))
+    for name, values in _scene_conditions(truth).items():
         board[f"scene_{name}"] = values
-        board = board.merge(_by_bin(placed, placed_rmse, name, values.isel(sample=known), overall))
+        board = board.merge(_binned_statistics(with_truth, crlb_with_truth, name, values.isel(sample=known), overall))
     return board
 
 
@@ -123,26 +125,23 @@ def table(board: xr.Dataset) -> pd.DataFrame:
     return rows[["method", "by", "bin", "samples", *whole]]
 
 
-def _chosen(methods: Any) -> dict[str, str | Predictor]:
-    """Give each method its name on the board, and read those that are files."""
+def _named_methods(methods: Any) -> dict[str, str | Predictor]:
+    """Name the methods as the board does, and read those that are files."""
     one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
     given: list[Any] = [methods] if one else list(methods)
     distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
-    classical = estimators.methods()
     names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
-    if unknown := [name for name in names if name not in classical]:
-        raise ValueError(
-            f"methods: {unknown[0]!r} is unknown; choose from {', '.join(classical)}, or give an .onnx file"
-        )
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file")
     if not distinct:
-        raise ValueError(f"methods: none is given; choose from {', '.join(classical)}, or give an .onnx file")
+        raise ValueError(f"methods: none is given; choose from {', '.join(METHODS)}, or give an .onnx file")
     trained = {key: learned.predictor(each) for key, each in distinct.items() if key not in names}
     labels = learned.labels([distinct[key] for key in trained], list(trained.values()))
     named = dict(zip(trained, labels, strict=True))
     return {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct}
 
 
-def _of_training(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:
+def _training_statistics(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:
     """Number of weights, and the share of samples that are not new, of each method."""
     trained = [None if isinstance(method, str) else method for method in methods]
     weights = [0 if each is None else each.num_parameters for each in trained]
@@ -155,8 +154,8 @@ def _of_training(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.
     )
 
 
-def _conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:
-    """What a scene's difficulty is told by, each (sample)."""
+def _scene_conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Conditions of each scene that the bins are made by, each (sample)."""
     with_signal = truth.receiver_present & truth.get("signal_present", truth.receiver_present)
     snr = truth.snr.where(with_signal)
     return {
@@ -166,7 +165,7 @@ def _conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:
     }
 
 
-def _by_bin(
+def _binned_statistics(
     each: xr.Dataset, crlb_rmse: xr.DataArray, by: str, values: xr.DataArray, overall: xr.Dataset
 ) -> xr.Dataset:
     """Divide the samples into bins and take the statistics of each, named and labelled as those of all samples."""
@@ -194,7 +193,7 @@ _COLUMNS = {  # of the table: variable of the board and factor
     "parameters": ("parameters", 1),
     "seen_percent": ("seen", 100.0),
 }
-_HEADERS = {  # as people read them, and what they mean
+_HEADERS = {  # as they are displayed, and what they mean
     "median_error_m": ("median", "Half of the fixes are closer to the true position than this."),
     "p68_error_m": ("p68", "68 % of the fixes are closer than this."),
     "p95_error_m": ("p95", "95 % of the fixes are closer than this; it shows the bad cases."),
@@ -220,11 +219,11 @@ _HEADERS = {  # as people read them, and what they mean
     "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
     "parameters": ("weights", "Numbers that training set; classical methods have none."),
 }
-MEANINGS = dict(_HEADERS.values())  # of each column of the leaderboard that people read
+MEANINGS = dict(_HEADERS.values())  # of each displayed column of the leaderboard
 
 
 def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
-    """Put the statistics of `metrics.compare` in a table of numbers, best median first.
+    """Put the statistics of `compare` in a table of numbers, best median first.
 
     Returns
     -------
@@ -241,7 +240,7 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
 
 
 def leaderboard_text(board: xr.Dataset) -> str:
-    """Write the leaderboard as an aligned table for a terminal, best median first, and what to beware of below it."""
+    """Write the leaderboard as an aligned table for a terminal, best median first, and its cautions below it."""
     table = leaderboard_table(board)
     text = leaderboard_cells(table)
     rows = [["method", *text.columns], *([str(method), *cells] for method, *cells in text.itertuples())]
@@ -254,7 +253,7 @@ def leaderboard_text(board: xr.Dataset) -> str:
 
 
 def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Write the numbers of a leaderboard as people read them.
+    """Write the numbers of a leaderboard as text for display.
 
     Parameters
     ----------

@@ -1,101 +1,99 @@
-"""Positions from received levels, vectorised over samples: what they are worth without any common clock."""
+"""Positions from received levels, vectorised over samples; they need no common clock."""
 
 import numpy as np
 from scipy.special import log_ndtr
 
-from heimdall_lab.localization.baselines import centroid, or_centroid
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization.baselines import centroid, centroid_where_failed
 from heimdall_lab.localization.observations import (
-    Array,
     Fix,
-    Network,
+    Observations,
     from_tangent_plane,
     grid_distances,
-    ordered,
     tangent_plane,
 )
 
-_SIDE = 41  # grid positions along each axis
-_SPAN = 6.0  # standard deviations to either side
-_LEVELS = 4  # each grid spans the spread that the one before has found
-_BATCH = 2**20  # values (scene, position, receiver) that are in memory at once
+_GRID_SIDE = 41  # grid positions along each axis
+_GRID_SIGMAS = 6.0  # to either side of the middle
+_NUM_GRIDS = 4  # nested: each spans the spread that the one before found
+_BATCH_VALUES = 2**20  # values (scene, position, receiver) that are in memory at once
 
 
-def rss_ml(network: Network) -> Fix:
+def rss_ml(observed: Observations) -> Fix:
     """Mean position under the likelihood of the levels: free space with log-normal shadowing, any transmitter power.
 
     A maximum of the likelihood alone is of no use: with 8 dB of shadowing it lies at infinity or on top of a receiver.
     It is therefore weighted by what is known without levels, that the transmitter stands where one more receiver might,
     and the fix is the mean of the product (of least mean squared error), with its covariance. Where levels say much the
-    weight says nothing; where they say little the fix is near the centroid.
+    weight has no effect; where they say little the fix is near the centroid.
 
     Fewer than three receivers that hear the signal, or an unknown ``link_sigma_db``, are no fix.
 
     Source: Patwari et al., IEEE Trans. Signal Process. 51 (2003), eq. (4) and (5), with receivers that hear nothing as
     censored measurements: Tobin, Econometrica 26 (1958).
     """
-    telling = network.heard & np.isfinite(network.rssi_dbm)
-    usable = telling.sum(axis=1) >= 3
-    if np.isnan(network.link_sigma_db):
-        return centroid(network)._replace(converged=np.zeros_like(usable))
-    needed = telling | np.isfinite(network.silent_dbm)
-    near = ordered(network._replace(heard=telling), np.where(needed, 0, 1), needed)
-    per_batch = max(1, _BATCH // (_SIDE**2 * near.heard.shape[1]))
-    rows = np.split(np.arange(len(usable)), range(per_batch, len(usable), per_batch))
-    parts = [_posterior(Network._make(a[r] if isinstance(a, np.ndarray) else a for a in near)) for r in rows]
+    measured = observed.heard & np.isfinite(observed.rssi_dbm)
+    usable = measured.sum(axis=1) >= 3
+    if np.isnan(observed.link_sigma_db):
+        return centroid(observed)._replace(converged=np.zeros_like(usable))
+    informative = measured | np.isfinite(observed.silent_dbm)
+    compact = observed._replace(heard=measured).order_receivers(np.where(informative, 0, 1), informative)
+    per_batch = _BATCH_VALUES // (_GRID_SIDE**2 * compact.heard.shape[1])
+    parts = [_posterior_moments(batch) for _, batch in compact.batches(per_batch)]
     latitude, longitude, covariance = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return or_centroid(Fix(latitude, longitude, covariance, usable), network)
+    return centroid_where_failed(Fix(latitude, longitude, covariance, usable), observed)
 
 
-def _posterior(network: Network) -> tuple[Array, Array, Array]:
+def _posterior_moments(observed: Observations) -> tuple[Array, Array, Array]:
     """Mean (S,) latitude, (S,) longitude in degrees and covariance (S, 2, 2) m² of the posterior distribution."""
-    prior = centroid(network)
-    centre = tangent_plane(network, prior)
-    count = network.heard.sum(axis=1)
+    prior = centroid(observed)
+    centre = tangent_plane(observed, prior)
+    count = observed.heard.sum(axis=1)
     # Of one more draw from a round normal distribution of which n are known: scatter with n − 1 degrees of freedom, and
     # the error of the mean. Round, because few receivers on a line do not confine the transmitter to it.
     variance = np.trace(prior.covariance, axis1=1, axis2=2) / 2 * (count + 1) / np.maximum(count - 1, 1)
-    steps = np.linspace(-_SPAN, _SPAN, _SIDE)
+    steps = np.linspace(-_GRID_SIGMAS, _GRID_SIGMAS, _GRID_SIDE)
     normal = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)  # (G, 2), in standard deviations
     mean, spread = centre, variance[:, None, None] * np.eye(2)
-    for _ in range(_LEVELS):
+    for _ in range(_NUM_GRIDS):
         axes = np.linalg.cholesky(spread)
         plane = mean[:, None] + np.einsum("sij,gj->sgi", axes, normal)
-        offset = plane - centre[:, None]
-        cell = (steps[1] - steps[0]) ** 2 / 12 * spread  # variance of positions within one square of the grid
-        across_m = np.sqrt(np.trace(cell, axis1=1, axis2=2) / 2)
-        log_density = _log_likelihood(network, grid_distances(network, plane), across_m)
-        log_density -= (offset**2).sum(axis=-1) / (2 * variance[:, None])
+        from_prior = plane - centre[:, None]
+        cell_variance = (steps[1] - steps[0]) ** 2 / 12 * spread  # of positions within one square of the grid
+        cell_sigma_m = np.sqrt(np.trace(cell_variance, axis1=1, axis2=2) / 2)
+        log_density = _log_likelihood(observed, grid_distances(observed, plane), cell_sigma_m)
+        log_density -= (from_prior**2).sum(axis=-1) / (2 * variance[:, None])
         weight = np.exp(log_density - log_density.max(axis=1, keepdims=True))
         weight /= weight.sum(axis=1, keepdims=True)
         mean = np.einsum("sg,sgi->si", weight, plane)
         deviation = plane - mean[:, None]
         covariance = np.einsum("sg,sgi,sgj->sij", weight, deviation, deviation, optimize=True)
-        spread = covariance + cell
-    latitude, longitude = from_tangent_plane(network, mean[:, None])
+        spread = covariance + cell_variance
+    latitude, longitude = from_tangent_plane(observed, mean[:, None])
     return latitude[:, 0], longitude[:, 0], covariance
 
 
-def _log_likelihood(network: Network, distance_m: Array, across_m: Array) -> Array:
+def _log_likelihood(observed: Observations, distance_m: Array, cell_sigma_m: Array) -> Array:
     """Log likelihood of all levels at distances (S, G, R): (S, G); any power is as likely as any other.
 
-    Positions stand for squares with ``across_m`` (S,) of standard deviation, which is one more error of the distances:
-    without it, a coarse grid would pass a narrow peak by.
+    Positions stand for squares of standard deviation ``cell_sigma_m`` (S,), which is one more error of the distances:
+    without it, a coarse grid would miss a narrow peak.
     """
     loss_db = 20 * np.log10(np.maximum(distance_m, 1.0))  # ITU-R P.525, but for a constant
-    slope_db = 20 / np.log(10) * across_m[:, None, None] / np.maximum(distance_m, across_m[:, None, None])
-    variance = network.link_sigma_db**2 + slope_db**2
-    heard = network.heard[:, None]
+    slope_db = 20 / np.log(10) * cell_sigma_m[:, None, None] / np.maximum(distance_m, cell_sigma_m[:, None, None])
+    variance = observed.link_sigma_db**2 + slope_db**2
+    heard = observed.heard[:, None]
     weight = np.where(heard, 1 / variance, 0.0)
     total = weight.sum(axis=-1, keepdims=True)
     total = np.where(total > 0, total, 1.0)
-    power_dbm = np.where(heard, network.rssi_dbm[:, None] + loss_db, 0.0)
+    power_dbm = np.where(heard, observed.rssi_dbm[:, None] + loss_db, 0.0)
     mean_dbm = (weight * power_dbm).sum(axis=-1, keepdims=True) / total
     squares = weight * (power_dbm - mean_dbm) ** 2
     # The power has a normal distribution of variance 1 / Σ σ⁻² about its mean. Integrated over it, the chance that one
     # receiver's level is below its threshold is again normal; of several, this leaves out that the power is common.
-    silent = np.isfinite(network.silent_dbm)[:, None]
-    below = np.where(silent, network.silent_dbm[:, None] + loss_db - mean_dbm, 0.0)
-    chance = log_ndtr(below / np.sqrt(variance + 1 / total))
+    silent = np.isfinite(observed.silent_dbm)[:, None]
+    margin_db = np.where(silent, observed.silent_dbm[:, None] + loss_db - mean_dbm, 0.0)
+    log_below = log_ndtr(margin_db / np.sqrt(variance + 1 / total))
     # The levels' densities and the integral over the power: of any weight, since it depends on the position.
     scale = np.where(heard, np.log(weight + ~heard), 0.0).sum(axis=-1) / 2 - np.log(total[..., 0]) / 2
-    return (np.where(silent, chance, 0.0) - squares / 2).sum(axis=-1) + scale
+    return (np.where(silent, log_below, 0.0) - squares / 2).sum(axis=-1) + scale

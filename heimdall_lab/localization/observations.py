@@ -1,15 +1,15 @@
-"""What estimators know of a scene and what they return, and the simplest fixes, which stand in where others fail."""
+"""What estimators know of a scene, what they return, and the distances and coordinates that they share."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import bounds
-
-Array = Any  # numpy.ndarray
 
 MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
     "line_of_sight": 500e3,
@@ -27,7 +27,7 @@ class Fix(NamedTuple):
     covariance : (S, 2, 2) m²
         East and north.
     converged : (S,) bool
-        False where the method could not find a position and something simpler stands in for it.
+        False where the method found no position and the centroid stands in for it.
     """
 
     latitude_deg: Array
@@ -35,9 +35,18 @@ class Fix(NamedTuple):
     covariance: Array
     converged: Array
 
+    def select(self, rows: slice) -> Self:
+        """Take the fixes of some scenes."""
+        return self._replace(**{name: values[rows] for name, values in self._asdict().items()})
 
-class Network(NamedTuple):
-    """What the estimators know of S scenes.
+    @classmethod
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """Join the fixes of several batches of scenes."""
+        return cls._make(np.concatenate(values) for values in zip(*parts, strict=True))
+
+
+class Observations(NamedTuple):
+    """What is known of the receivers of S scenes and measured by them.
 
     Attributes
     ----------
@@ -76,8 +85,37 @@ class Network(NamedTuple):
     nlos_excess_m: float
     link_sigma_db: float
 
+    def select(self, rows: slice) -> Self:
+        """Take some scenes."""
+        return self._each_array(lambda values: values[rows])
 
-def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
+    def batches(self, per_batch: int) -> Iterator[tuple[slice, Self]]:
+        """Take the scenes some at a time: the rows of each batch, and their observations."""
+        return ((rows, self.select(rows)) for rows in batch_slices(len(self.reference), per_batch))
+
+    def repeat(self, count: int) -> Self:
+        """Every scene several times over, one after the other."""
+        return self._each_array(lambda values: np.repeat(values, count, axis=0))
+
+    def order_receivers(self, rank: Array, needed: Array) -> Self:
+        """Sort each scene's receivers by rank (S, R), and drop as many of the last as no scene needs, (S, R) bool.
+
+        ``reference`` is left as it is.
+        """
+        order = np.argsort(rank, axis=1, kind="stable")[:, : max(1, int(needed.sum(axis=1).max()))]
+        return self._each_array(
+            lambda values: np.take_along_axis(values, order, axis=1) if values.ndim == 2 else values
+        )
+
+    def _each_array(self, change: Callable[[Array], Array]) -> Self:
+        """Change every array alike, and leave what is common to all scenes."""
+        arrays: dict[str, Any] = {
+            name: change(values) for name, values in self._asdict().items() if isinstance(values, np.ndarray)
+        }
+        return self._replace(**arrays)
+
+
+def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Observations:
     """Gather what is known of a dataset's receivers and what `pairs.pair_features` measured."""
     latitude, longitude, altitude = (
         dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
@@ -87,7 +125,7 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Network:
     longitude = origin + (longitude - origin + 180) % 360 - 180
     reported = dataset["reported_altitude"].values if "reported_altitude" in dataset else np.nan
     sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
-    return Network(
+    return Observations(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=altitude,
@@ -114,16 +152,16 @@ def _silent_dbm(dataset: xr.Dataset, measured: xr.Dataset) -> Array:
     return np.where(silent, level_dbm, np.nan)
 
 
-def distances(network: Network, latitude: Array, longitude: Array) -> tuple[Array, Array]:
+def distances(observed: Observations, latitude: Array, longitude: Array) -> tuple[Array, Array]:
     """Distance to each receiver (S, R) and its gradient along east and north (S, R, 2) at a position."""
-    if network.propagation == "ground_wave":
+    if observed.propagation == "ground_wave":
         distance, azimuth_deg = geodesy.geodesic(
-            latitude[:, None], longitude[:, None], network.latitude_deg, network.longitude_deg
+            latitude[:, None], longitude[:, None], observed.latitude_deg, observed.longitude_deg
         )
         azimuth = np.radians(azimuth_deg)
         return distance, -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)
-    position = geodesy.ecef(network.latitude_deg, network.longitude_deg, network.altitude_m)
-    transmitter = geodesy.ecef(latitude, longitude, network.transmitter_altitude_m)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
+    transmitter = geodesy.ecef(latitude, longitude, observed.transmitter_altitude_m)
     offset = position - transmitter[:, None]
     distance = np.sqrt((offset**2).sum(axis=-1))
     axes = geodesy.enu_axes(latitude, longitude)[:, :2]  # (S, 2, 3)
@@ -137,50 +175,31 @@ def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) 
     return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
 
 
-def grid_distances(network: Network, plane: Array) -> Array:
+def grid_distances(observed: Observations, plane: Array) -> Array:
     """Distances (S, G, R) m from positions (S, G, 2) m on the tangent plane of `tangent_plane` to each receiver."""
     scenes, count, _ = plane.shape
-    latitude, longitude = from_tangent_plane(network, plane)
-    return distances(repeated(network, count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
+    latitude, longitude = from_tangent_plane(observed, plane)
+    return distances(observed.repeat(count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
 
 
-def repeated(network: Network, count: int) -> Network:
-    """Every scene several times over, one after the other."""
-    return Network._make(np.repeat(a, count, axis=0) if isinstance(a, np.ndarray) else a for a in network)
-
-
-def ordered(network: Network, rank: Array, needed: Array) -> Network:
-    """Sort each scene's receivers by rank (S, R), and drop as many of the last as no scene needs, (S, R) bool.
-
-    ``reference`` is left as it is.
-    """
-    order = np.argsort(rank, axis=1, kind="stable")[:, : max(1, int(needed.sum(axis=1).max()))]
-    per_link: dict[str, Array] = {
-        name: np.take_along_axis(values, order, axis=1)
-        for name, values in network._asdict().items()
-        if isinstance(values, np.ndarray) and values.ndim == 2
-    }
-    return network._replace(**per_link)
-
-
-def tangent_plane(network: Network, fix: Fix) -> Array:
+def tangent_plane(observed: Observations, fix: Fix) -> Array:
     """East and north of fixes on the plane at the centroid of the present receivers, (S, 2) m."""
-    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
-    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, network.transmitter_altitude_m)
+    latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
+    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, observed.transmitter_altitude_m)
     return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
 
 
-def from_tangent_plane(network: Network, plane: Array) -> tuple[Array, Array]:
+def from_tangent_plane(observed: Observations, plane: Array) -> tuple[Array, Array]:
     """Latitude and longitude (S, G), degrees, of positions (S, G, 2) m: the inverse of `tangent_plane`.
 
     Positions beyond the edge of the Earth as seen from above the plane, 6,400 km from its middle, come out at the edge.
     """
-    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (network.latitude_deg, network.longitude_deg))
+    latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
     origin, axes = geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), geodesy.enu_axes(latitude, longitude)
     # Where the normal of the plane, q + t u, meets the surface at the transmitter's altitude, in coordinates in which
     # that surface is the unit sphere. An ellipsoid of axes longer by the altitude h is it to some f² h, centimetres.
-    equatorial = geodesy.SEMI_MAJOR_M + network.transmitter_altitude_m
-    polar = geodesy.SEMI_MAJOR_M * (1 - geodesy.FLATTENING) + network.transmitter_altitude_m
+    equatorial = geodesy.SEMI_MAJOR_M + observed.transmitter_altitude_m
+    polar = geodesy.SEMI_MAJOR_M * (1 - geodesy.FLATTENING) + observed.transmitter_altitude_m
     scale = 1 / np.stack([equatorial, equatorial, polar], axis=-1)[:, None]  # (S, 1, 3)
     position = origin[:, None] + plane @ axes[:, :2]  # (S, G, 3)
     up = axes[:, 2:]

@@ -1,4 +1,4 @@
-"""Tables of fixes, of what they were computed from, and of receivers, as the shell and pages show them."""
+"""Tables of fixes, of the time differences behind them and of receivers, as the command and the pages show them."""
 
 import numpy as np
 import pandas as pd

@@ -324,9 +324,9 @@ def _mean_position(scene: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Mean latitude, longitude (degrees) and altitude (m) of the present receivers."""
     present = scene.receiver_present.values
     latitude, longitude, altitude = (
-        np.asarray(scene[f"receiver_{name}"].values[present].mean()) for name in ("latitude", "longitude", "altitude")
+        scene[f"receiver_{name}"].values[present] for name in ("latitude", "longitude", "altitude")
     )
-    return latitude, longitude, altitude
+    return *geodesy.tangent_plane_origin(latitude, longitude), altitude.mean()
 
 
 def _transmitter(scene: xr.Dataset) -> np.ndarray | None:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import check_target, write_text
+from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
 from heimdall_lab.signals import pairs
@@ -95,7 +95,7 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
         If the dataset breaks the contract.
     """
     html = _page(schema.check(dataset), board)
-    check_target(path, "report")
+    check_writable(path, "report")
     write_text(Path(path), html)
 
 

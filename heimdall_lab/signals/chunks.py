@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from heimdall_lab.core.arrays import Array, array_namespace
-from heimdall_lab.datasets.schema import FRAMES, MEL_BANDS
+from heimdall_lab.datasets.schema import FRAMES, MEL_BANDS, complex_samples
 from heimdall_lab.signals import spectra
 
 NUM_CHUNKS = 5
@@ -97,8 +97,7 @@ class Chunks(NamedTuple):
 def chunks(iq: Array, plan: Plan, spectrogram: bool) -> Chunks:
     """Reduce the samples of L links, (L, 2, N) int16."""
     xp = array_namespace(iq)
-    voltage = xp.empty((len(iq), iq.shape[-1]), dtype=np.complex64)
-    voltage.real, voltage.imag = iq[:, 0], iq[:, 1]
+    voltage = complex_samples(iq)
     short = spectra.short_time_power(voltage, len(plan.frequency_hz))  # (L, periodograms, F)
     bands = (plan.by_frame @ short @ plan.mel).swapaxes(-1, -2) if spectrogram else xp.empty((len(iq), 0, FRAMES))
     whole = iq.shape[-1] // NUM_CHUNKS * NUM_CHUNKS

@@ -1,12 +1,12 @@
 """Time and frequency differences of pairs of signals: the peak of their cross-ambiguity."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 import scipy.signal
 
-from heimdall_lab.core.arrays import Array, array_namespace, phasor
+from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
 
 _LEAST_BLOCKS = 32
 _FADE = 64  # samples at either end of an overlap
@@ -77,12 +77,11 @@ def ambiguity_peak(
     delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
     for count in xp.unique(num_bins).tolist():
         scenes = xp.flatnonzero(num_bins == count)
-        per_batch = max(1, _BATCH_POINTS // (iq.shape[1] * count))
-        for first in range(0, len(scenes), per_batch):
-            rows = scenes[first : first + per_batch]
+        for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
+            rows = scenes[batch]
             bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
             lag, frequency[rows], coherence[rows] = _band_peak(
-                _fft(xp).fft(iq[rows], n=length, axis=-1),
+                fft_namespace(iq).fft(iq[rows], n=length, axis=-1),
                 reference[rows],
                 bins,
                 _weight_of_bins(weight[rows], bins / length),
@@ -129,11 +128,6 @@ def cross_correlation(
         a=np.exp(-2j * np.pi * step_hz * lag_s[0]),
     )
     return np.abs(correlation) / energy if energy > 0 else np.zeros(len(lag_s))
-
-
-def _fft(xp: Any) -> Any:
-    """Fourier transforms of a namespace; SciPy's are twice as fast as NumPy's."""
-    return scipy.fft if xp is np else xp.fft
 
 
 def _dot(first: Array, second: Array) -> Array:
@@ -196,7 +190,7 @@ def _band_peak(
     lag, frequency and squared coherence of the peak, each (S, R)
     """
     xp, count = array_namespace(spectrum), bins.shape[-1]
-    fft, root = _fft(xp), weight**0.5
+    fft, root = fft_namespace(spectrum), weight**0.5
     # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
     received = xp.take_along_axis(spectrum, bins[:, None] % spectrum.shape[-1], axis=-1)  # (S, R, K)
     template = xp.take_along_axis(received, reference[:, None, None], axis=1)[:, 0]  # (S, K)
@@ -219,7 +213,7 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     Fourier transform of the sums has all frequencies.
     """
     xp = array_namespace(received)
-    fft, (num_scenes, num_receivers, count) = _fft(xp), received.shape
+    fft, (num_scenes, num_receivers, count) = fft_namespace(received), received.shape
     samples = count // blocks
     widest = min(int(np.ceil(max_lag.max())), count) + 1  # one more, to interpolate
     highest = min(int(np.ceil(2 * max_shift)), blocks - 1)
@@ -230,9 +224,7 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     turn = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
     allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
-    per_batch = max(1, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size))
-    for first in range(0, num_scenes, per_batch):
-        rows = slice(first, first + per_batch)
+    for rows in batch_slices(num_scenes, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size)):
         ours = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
         theirs = fft.fft(seen[rows], size) * turn[:, None]
         sums = fft.ifft(ours.conj() * theirs[:, None])[..., :num_lags]  # conjugate (S, R, blocks, lags), last lag first
@@ -305,7 +297,7 @@ def _climb(
     xp, count = array_namespace(signal), template.shape[-1]
     slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
     turn = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
-    copies = [_fft(xp).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
+    copies = [fft_namespace(signal).ifft(turn * (template * slope**order)[:, None]) for order in range(3)]
     windowed = signal.conj() * window
     in_blocks = (*lag.shape, blocks, count // blocks)
     sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.core.arrays import Array, array_namespace
+from heimdall_lab.core.arrays import Array, array_namespace, batch_slices
 from heimdall_lab.core.units import ADC_MAX, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import pairs, spectra
@@ -139,9 +139,9 @@ def measure(
     xp = array_namespace(iq)
     sample_rate_hz, offset_hz = known["sample_rate_hz"], 2 * known["max_frequency_offset_hz"]
     plan = Plan.of(iq, num_time, sample_rate_hz)
-    rows = max(1, _BLOCK_IQ_SAMPLES[xp.__name__] // num_time)
+    per_block = _BLOCK_IQ_SAMPLES[xp.__name__] // num_time
     links = iq.reshape(-1, 2, num_time)
-    blocks = [chunks(links[first : first + rows], plan, spectrogram) for first in range(0, len(links), rows)]
+    blocks = [chunks(links[rows], plan, spectrogram) for rows in batch_slices(len(links), per_block)]
     whole = Chunks(
         *(xp.concatenate(parts).reshape(*present.shape, *parts[0].shape[1:]) for parts in zip(*blocks, strict=True))
     )

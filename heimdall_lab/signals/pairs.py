@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.units import ADC_MAX, SPEED_OF_LIGHT, db_to_linear, linear_to_db
+from heimdall_lab.core.arrays import batch_slices
+from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
 
@@ -63,9 +64,8 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 
 def batches(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
     """Load the scenes of a dataset with IQ, some at a time, so that a large one does not fill the memory."""
-    per_batch = max(1, _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"]))
-    for first in range(0, dataset.sizes["sample"], per_batch):
-        yield dataset.isel(sample=slice(first, first + per_batch)).load()
+    per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
+    return (dataset.isel(sample=rows).load() for rows in batch_slices(dataset.sizes["sample"], per_batch))
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     """Measure one batch of scenes on arrays (S, R, N)."""
     rate_hz, present = batch.attrs["sample_rate_hz"], batch.receiver_present.values
     duration_s = batch.sizes["time"] / rate_hz
-    voltage = _voltage(batch)
+    voltage = schema.voltage(batch)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
     noise_density = np.where(present, spectra.noise_density(spectrum), np.nan)  # (S, R)
     signal = (np.abs(voltage) ** 2).mean(axis=-1) - noise_density * rate_hz
@@ -129,16 +129,6 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "heard": (snr >= db_to_linear(batch.attrs["min_snr_db"])) & np.isfinite(peak.delay_samples),
         "reference": reference,
     }
-
-
-def _voltage(batch: xr.Dataset) -> np.ndarray:
-    """Decode the IQ samples as `schema.iq` does, without arrays in between; 0 where no receiver is."""
-    iq = batch["iq"].transpose("component", "sample", "receiver", "time").values
-    scale = (np.nan_to_num(batch["iq_full_scale"].values) / ADC_MAX).astype(np.float32)[..., None]
-    voltage = np.empty(iq.shape[1:], dtype=np.complex64)
-    np.multiply(iq[0], scale, out=voltage.real)
-    np.multiply(iq[1], scale, out=voltage.imag)
-    return voltage
 
 
 def _at(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

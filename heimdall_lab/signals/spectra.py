@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
-from heimdall_lab.core.arrays import Array, array_namespace, fft_namespace
+from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace
 
 _BLOCK_SAMPLES = {"numpy": 2**16, "cupy": 2**26}  # transformed at a time: caches, GPUs
 _FADE = 64  # samples at either end of a whole waveform
@@ -39,11 +39,8 @@ def power_spectrum(iq: Array, sample_rate_hz: float) -> Spectrum:
     num_time = iq.shape[-1]
     hop = min(max(2 ** int(np.log2(num_time / 48)), 64), num_time // 6 * 2)
     rows = iq.reshape(-1, num_time)
-    per_block = max(1, _BLOCK_SAMPLES[xp.__name__] // num_time)
-    blocks = [
-        short_time_power(rows[first : first + per_block], 3 * hop).mean(axis=-2)
-        for first in range(0, len(rows), per_block)
-    ]
+    per_block = _BLOCK_SAMPLES[xp.__name__] // num_time
+    blocks = [short_time_power(rows[block], 3 * hop).mean(axis=-2) for block in batch_slices(len(rows), per_block)]
     density = xp.concatenate(blocks).reshape(*iq.shape[:-1], 3 * hop) / sample_rate_hz
     frequency_hz = (xp.arange(3 * hop) - 3 * hop // 2) * (sample_rate_hz / (3 * hop))
     return Spectrum(frequency_hz, density, hann_averages(num_time // hop - 2, 2 / 3))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
@@ -21,38 +21,37 @@ import numpy as np
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import StoreError, ask_to_stop, lock_holder
+from heimdall_lab.core.files import StoreError, lock_holder, request_stop
+from heimdall_lab.core.progress import quiet_loggers
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
 
-_CONNECT_S = 5.0
-_NO_WORKER_S = 60.0  # longest time that a cluster may be without a worker
-_SEE_FOLDER_S = 5.0  # a network file system may show a new file this late
-_LOST = (
+_CONNECT_TIMEOUT_S = 5.0
+_MAX_NO_WORKER_S = 60.0  # longest time that a cluster may be without a worker
+_MAX_FOLDER_DELAY_S = 5.0  # a network file system may show a new file this late
+_CONNECTION_LOST = (
     "scheduler: the connection to it is lost; what is written is kept, so run the same command again when it answers"
 )
-_IN_FLIGHT = 2  # shards handed out for each worker's thread: one being written, one that waits
+_SHARDS_PER_THREAD = 2  # handed out to each thread of the workers: one being written, one that waits
+
+WriteShards = Callable[[Sequence[int], threading.Event], Iterator[manifest.Shard]]  # shards' numbers, a request to stop
 
 
-Write = Callable[[Sequence[int], threading.Event], Iterator[manifest.Shard]]  # shards' numbers, a request to stop
-
-
-class Job(NamedTuple):
+class GenerationJob(NamedTuple):
     """What a worker must know to write any shard of a dataset.
 
     Attributes
     ----------
-    config : Config
     folder : Path
         Absolute.
     lock : str
-        What ``store.locked`` yielded.
+        What ``files.locked`` yielded.
     backend : str
         ``numpy``, ``cupy`` or ``auto``.
     version : str
         Of this package, where the job comes from.
-    folders : dict of str to str
-        What ``store.folder_digests`` returned there.
+    input_digests : dict of str to str
+        What ``manifest.input_digests`` returned there.
     """
 
     config: Config
@@ -60,23 +59,23 @@ class Job(NamedTuple):
     lock: str
     backend: str
     version: str
-    folders: dict[str, str]
+    input_digests: dict[str, str]
 
 
-def samples_of(config: Config, shard: int) -> np.ndarray:
+def shard_samples(config: Config, shard: int) -> np.ndarray:
     """Indices of the samples of one shard."""
     return np.arange(shard * config.shard_size, min((shard + 1) * config.shard_size, config.num_samples))
 
 
-def write_shard(job: Job, number: int) -> manifest.Shard:
+def write_shard(job: GenerationJob, number: int) -> manifest.Shard:
     """Write one shard, a pure function of the configuration and its number, and return its manifest entry."""
-    dataset, rejections = synthesize(job.config, samples_of(job.config, number), job.backend)
+    dataset, rejections = synthesize(job.config, shard_samples(job.config, number), job.backend)
     return store.write_shard(job.folder, number, dataset, rejections)
 
 
 @contextmanager
-def writer(job: Job, workers: int, scheduler: str | None) -> Iterator[tuple[str, Write]]:
-    """Yield who writes shards, in words, and the function that has them written and yields their manifest entries.
+def shard_writer(job: GenerationJob, workers: int, scheduler: str | None) -> Iterator[tuple[str, WriteShards]]:
+    """Yield a text that says who writes shards, and the function that writes them and yields their manifest entries.
 
     Raises
     ------
@@ -84,20 +83,20 @@ def writer(job: Job, workers: int, scheduler: str | None) -> Iterator[tuple[str,
         If workers cannot be started or used.
     """
     if scheduler is not None:
-        with existing_cluster(scheduler) as client:
-            chosen = backend_of(client, scheduler, job)
+        with connect_to_cluster(scheduler) as client:
+            chosen = common_backend(client, scheduler, job)
             yield (
                 f"{describe_backend(job.backend, chosen)}, workers of {scheduler}",
-                partial(write_on, client, job._replace(backend=chosen)),
+                partial(write_on_cluster, client, job._replace(backend=chosen)),
             )
         return
     chosen = backend_namespace(job.backend).__name__
     about, job = describe_backend(job.backend, chosen), job._replace(backend=chosen)
     if workers == 1:
-        yield about, partial(write_here, job)
+        yield about, partial(write_in_process, job)
         return
-    with local_cluster(workers) as client:
-        yield f"{about}, {workers} workers", partial(write_on, client, job)
+    with start_local_cluster(workers) as client:
+        yield f"{about}, {workers} workers", partial(write_on_cluster, client, job)
 
 
 def describe_backend(asked: str, chosen: str) -> str:
@@ -112,7 +111,7 @@ def describe_backend(asked: str, chosen: str) -> str:
     return f"backend {chosen}{reason}"
 
 
-def write_here(job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[manifest.Shard]:
+def write_in_process(job: GenerationJob, numbers: Sequence[int], stop: threading.Event) -> Iterator[manifest.Shard]:
     """Write shards in this process until a stop is requested."""
     for number in numbers:
         if stop.is_set():
@@ -120,14 +119,12 @@ def write_here(job: Job, numbers: Sequence[int], stop: threading.Event) -> Itera
         yield write_shard(job, number)
 
 
-def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Event) -> Iterator[manifest.Shard]:
+def write_on_cluster(
+    client: Any, job: GenerationJob, numbers: Sequence[int], stop: threading.Event
+) -> Iterator[manifest.Shard]:
     """Write shards on a Dask cluster until a stop is requested; those that are being written then are finished.
 
     A shard whose worker is lost is written by another one.
-
-    Parameters
-    ----------
-    client : distributed.Client
 
     Raises
     ------
@@ -138,23 +135,23 @@ def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Even
     running: set[Any] = set()
     failure: Exception | None = None
     stopping = False
-    seen_s = time.monotonic()
+    last_worker_s = time.monotonic()
     while True:
-        threads = _threads(client)
-        seen_s = time.monotonic() if threads else seen_s
-        if time.monotonic() - seen_s > _NO_WORKER_S:
+        threads = _num_threads(client)
+        last_worker_s = time.monotonic() if threads else last_worker_s
+        if time.monotonic() - last_worker_s > _MAX_NO_WORKER_S:
             raise StoreError(
-                f"workers: there has been none for {_NO_WORKER_S:.0f} s, as when memory runs out; what is written is "
-                "kept, so run the same command again, with fewer workers"
+                f"workers: there has been none for {_MAX_NO_WORKER_S:.0f} s, as when memory runs out; what is written "
+                "is kept, so run the same command again, with fewer workers"
             )
         if not stopping and (stop.is_set() or failure):
             stopping = True
-            ask_to_stop(job.folder)
-        while not stopping and len(running) < _IN_FLIGHT * max(1, threads):
+            request_stop(job.folder)
+        while not stopping and len(running) < _SHARDS_PER_THREAD * max(1, threads):
             number = next(waiting, None)
             if number is None:
                 break
-            running.add(client.submit(_write_remotely, job, number, pure=False))
+            running.add(client.submit(_write_on_worker, job, number, pure=False))
         if not running:
             break
         for future in _finished(client, running):
@@ -171,7 +168,7 @@ def write_on(client: Any, job: Job, numbers: Sequence[int], stop: threading.Even
 
 
 @contextmanager
-def local_cluster(workers: int) -> Iterator[Any]:
+def start_local_cluster(workers: int) -> Iterator[Any]:
     """Start worker processes on this machine and yield a client of theirs; they end with the block, or this process.
 
     Raises
@@ -217,13 +214,13 @@ def local_cluster(workers: int) -> Iterator[Any]:
             raise StoreError(f"workers: cannot be started ({error}); use 1") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        stack.callback(_end, cluster)
+        stack.callback(_kill_workers, cluster)
         cluster.scale(workers)
         yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
 
 
 @contextmanager
-def existing_cluster(scheduler: str) -> Iterator[Any]:
+def connect_to_cluster(scheduler: str) -> Iterator[Any]:
     """Connect to a Dask cluster and yield a client of it.
 
     Raises
@@ -237,8 +234,8 @@ def existing_cluster(scheduler: str) -> Iterator[Any]:
         raise StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
     with _quiet():
         try:
-            client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
-        except Exception as error:  # a name that is none, a port nobody listens at, another protocol, another version
+            client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
+        except Exception as error:  # an unknown host, a closed port, another protocol, another version
             raise StoreError(
                 f"scheduler: {scheduler!r} does not answer ({error}); start one with 'dask scheduler' and give its "
                 "address, as tcp://host:8786, or use workers"
@@ -247,7 +244,7 @@ def existing_cluster(scheduler: str) -> Iterator[Any]:
             yield client
 
 
-def backend_of(client: Any, scheduler: str, job: Job) -> str:
+def common_backend(client: Any, scheduler: str, job: GenerationJob) -> str:
     """Return the backend that all workers of a cluster can run, having checked that they can write a job's shards.
 
     Raises
@@ -256,12 +253,12 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
         If there is no worker, or one has another version of the package or does not see the folder.
     """
     try:
-        client.wait_for_workers(1, timeout=_CONNECT_S)
+        client.wait_for_workers(1, timeout=_CONNECT_TIMEOUT_S)
     except TimeoutError as error:
         raise StoreError(
             f"scheduler: {scheduler!r} has no workers; start some with 'dask worker {scheduler}'"
         ) from error
-    answers = client.run(_check_inputs, job, on_error="return")
+    answers = client.run(_check_worker_inputs, job, on_error="return")
     for worker, answer in answers.items():
         if isinstance(answer, StoreError):
             raise answer
@@ -275,27 +272,27 @@ def backend_of(client: Any, scheduler: str, job: Job) -> str:
     return "cupy" if set(answers.values()) == {"cupy"} else "numpy"
 
 
-def _check_inputs(job: Job) -> str:
-    """Refuse, on a worker, a job whose input folders hold other files there; else as `_check`."""
-    found = manifest.folder_digests(job.config)
-    for field, digest in job.folders.items():
+def _check_worker_inputs(job: GenerationJob) -> str:
+    """Check, on a worker, that a job's input folders hold the same files there; then as `_check_worker`."""
+    found = manifest.input_digests(job.config)
+    for field, digest in job.input_digests.items():
         if found[field] != digest:
             raise StoreError(
                 f"scheduler: on its worker on {os.uname().nodename} {field} {job.config.folders[field]!r} holds other "
                 "files than here; give an absolute path on storage that all workers share"
             )
-    return _check(job)
+    return _check_worker(job)
 
 
-def _check(job: Job) -> str:
-    """Refuse, on a worker, a job that it would do differently; return the name of the backend otherwise."""
+def _check_worker(job: GenerationJob) -> str:
+    """Check, on a worker, that it has the job's version and sees its folder; return the name of its backend."""
     host = os.uname().nodename
     if version("heimdall_lab") != job.version:
         raise StoreError(
             f"scheduler: its worker on {host} has heimdall_lab {version('heimdall_lab')}, this is {job.version}; "
             "install the same version on every worker"
         )
-    deadline_s = time.monotonic() + _SEE_FOLDER_S
+    deadline_s = time.monotonic() + _MAX_FOLDER_DELAY_S
     while not lock_holder(job.folder).startswith(job.lock):
         if time.monotonic() > deadline_s:
             raise StoreError(
@@ -306,18 +303,18 @@ def _check(job: Job) -> str:
     return backend_namespace(job.backend).__name__
 
 
-def _write_remotely(job: Job, number: int) -> manifest.Shard | None:
+def _write_on_worker(job: GenerationJob, number: int) -> manifest.Shard | None:
     """Write a shard on a worker, unless a stop was requested before it began."""
-    _check(job)
+    _check_worker(job)
     return write_shard(job, number) if lock_holder(job.folder) == job.lock else None
 
 
-def _threads(client: Any) -> int:
+def _num_threads(client: Any) -> int:
     """Number of threads of all workers that there are now."""
     try:
         return sum(client.nthreads().values())
     except (OSError, TimeoutError) as error:
-        raise StoreError(_LOST) from error
+        raise StoreError(_CONNECTION_LOST) from error
 
 
 def _finished(client: Any, running: set[Any]) -> set[Any]:
@@ -340,11 +337,11 @@ def _result(future: Any) -> manifest.Shard | None:
             "out; what is written is kept, so run the same command again, with fewer workers or a lower shard_size"
         ) from error
     except distributed.CancelledError as error:
-        raise StoreError(_LOST) from error
+        raise StoreError(_CONNECTION_LOST) from error
 
 
-def _end(cluster: Any) -> None:
-    """End the workers at once; they hold nothing that is not on disk."""
+def _kill_workers(cluster: Any) -> None:
+    """Kill the workers; they hold nothing that is not on disk."""
     for nanny in cluster.workers.values():
         nanny.close_gracefully()  # so that it does not start another worker
         if nanny.pid:
@@ -353,25 +350,10 @@ def _end(cluster: Any) -> None:
     cluster.close()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Keep Dask's own log, about workers that come and go, from standard error; what matters is raised."""
-    names = (
-        "distributed",
-        "distributed.client",
-        "tornado",
-        "tornado.application",
-        "asyncio",
-    )  # with levels of their own
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    with_own_levels = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
+    return quiet_loggers(*with_own_levels, level=logging.CRITICAL + 1)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a network can locate: the bound over an area, and the best place for one more receiver."""
+"""The error bound of a network over an area, and the best site for one more receiver."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ _PAIRS = 200_000  # of sites and points that are computed at a time
 
 @dataclass(frozen=True)
 class Transmitter:
-    """What is to be located: by default a handheld radio with the bandwidths of the package's voices."""
+    """Transmitter to be located: by default a handheld radio with the bandwidths of the package's voices."""
 
     power_dbm: float = 37.0
     altitude_m: float = 300.0
@@ -28,11 +28,11 @@ class Transmitter:
 
 
 @dataclass(frozen=True)
-class _Links:
-    """What receivers R measure of transmitters at points P, positions in m on the ENU axes of each point."""
+class _LinkErrors:
+    """Errors of what receivers R measure of transmitters at points P; positions are on the ENU axes of each point."""
 
-    receivers: np.ndarray  # (P, R, 3), NaN where there is no signal
-    transmitter: np.ndarray  # (P, 3)
+    receivers: np.ndarray  # (P, R, 3) m, NaN where there is no signal
+    transmitter: np.ndarray  # (P, 3) m
     toa_sigma_s: np.ndarray  # (P, R)
     rss_sigma_db: np.ndarray  # (P, R)
 
@@ -76,7 +76,7 @@ def bound_map(
         If the placement is not fixed, or diffraction is that over terrain.
     """
     latitude, longitude = (a.ravel() for a in np.meshgrid(latitude_deg, longitude_deg, indexing="ij"))
-    links = _links(config, transmitter, latitude, longitude, _network(config))
+    links = _link_errors(config, transmitter, latitude, longitude, _network(config))
     covariance = bounds.crlb(
         links.receivers, links.transmitter, toa_sigma_s=links.toa_sigma_s, rss_sigma_db=links.rss_sigma_db
     )
@@ -112,10 +112,10 @@ def best_site(
 ) -> xr.Dataset:
     """Where one more receiver lowers the bound most, on the mean over all points of a grid.
 
-    So that the mean exists where a position is not observable, the bound is that of somebody who knows the area: prior
-    knowledge as wide as the grid adds to the information of the measurements (Van Trees' bound). A point that nothing
-    observes counts with the spread of the area, and a site that makes it observable gains nearly all of that; where the
-    Cramér-Rao bound is small against the area, both bounds agree.
+    So that the mean exists where a position is not observable, the bound includes prior knowledge of the area: the
+    information of a distribution as wide as the grid is added to that of the measurements (Van Trees' bound). A point
+    that nothing observes counts with the spread of the area, and a site that makes it observable gains nearly all of
+    that; where the Cramér-Rao bound is small against the area, both bounds agree.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def best_site(
     sites = [latitude_deg if site_latitude_deg is None else site_latitude_deg]
     sites.append(longitude_deg if site_longitude_deg is None else site_longitude_deg)
     altitude_m = network[2].mean() if site_altitude_m is None else site_altitude_m
-    known = _made(_links(config, transmitter, latitude, longitude, network))
+    known = _measurements(_link_errors(config, transmitter, latitude, longitude, network))
     now = _prior(latitude, longitude) + sum(information.fisher(kind) for kind in known)
     means = [_weighted_mean(kind) for kind in known]
     mean_rmse = []
@@ -158,7 +158,7 @@ def best_site(
         stations = np.concatenate([block, np.full((1, block.shape[1]), altitude_m)])
         entries = [now[:, None, 0, 0], now[:, None, 0, 1], now[:, None, 1, 1]]
         for kind, (total, east, north) in zip(
-            _made(_links(config, transmitter, latitude, longitude, stations)), means, strict=True
+            _measurements(_link_errors(config, transmitter, latitude, longitude, stations)), means, strict=True
         ):
             share = kind.weight * (total / np.maximum(total + kind.weight, np.finfo(float).tiny))
             east, north = (
@@ -193,9 +193,9 @@ def _network(config: Config) -> np.ndarray:
     return np.array([(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in config.geometry.receivers]).T
 
 
-def _links(
+def _link_errors(
     config: Config, transmitter: Transmitter, latitude: np.ndarray, longitude: np.ndarray, stations: np.ndarray
-) -> _Links:
+) -> _LinkErrors:
     """Links between points (P) and stations (3, R)."""
     if config.channel.diffraction == "terrain":
         raise ValueError(
@@ -223,7 +223,7 @@ def _links(
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
     model_s2 = channel.clock_sigma_s**2 + fading.path_delay_sigma_s(channel) ** 2
     model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
-    return _Links(
+    return _LinkErrors(
         receivers=np.where(heard[..., None], receivers, np.nan),
         transmitter=position,
         toa_sigma_s=np.where(heard, np.sqrt(noise_s**2 + model_s2), np.inf),
@@ -239,10 +239,10 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
     return np.moveaxis(along - np.einsum("pij,pj->pi", axes, origin)[..., None], 1, 2)
 
 
-def _made(links: _Links) -> list[Measurements]:
+def _measurements(links: _LinkErrors) -> list[Measurements]:
     """Arrival times and levels, the measurements of every receiver."""
-    seen = information.sight(links.receivers, links.transmitter)
-    return [information.times(seen, links.toa_sigma_s), information.levels(seen, links.rss_sigma_db)]
+    sight = information.lines_of_sight(links.receivers, links.transmitter)
+    return [information.times(sight, links.toa_sigma_s), information.levels(sight, links.rss_sigma_db)]
 
 
 def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,20 +12,20 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import locked
+from heimdall_lab.core.files import data_folder, locked
 from heimdall_lab.core.progress import Report, display, stop_requests
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import schema, size, store
 from heimdall_lab.datasets.manifest import (
     begin_dataset,
-    folder_digests,
-    is_whole,
+    input_digests,
+    is_complete,
     record_shards,
     remove_leftovers,
     samples_written,
 )
 from heimdall_lab.simulation import scenes
-from heimdall_lab.simulation.cluster import Job, describe_backend, samples_of, writer
+from heimdall_lab.simulation.cluster import GenerationJob, describe_backend, shard_samples, shard_writer
 from heimdall_lab.simulation.synthesis import synthesize
 
 _log = logging.getLogger(__name__)
@@ -83,9 +83,11 @@ def generate(
     if out is None:
         return _in_memory(config, backend, progress)
     folder = Path(out)
-    if not is_whole(folder, config, version("heimdall_lab")):
+    if not is_complete(folder, config, version("heimdall_lab")):
         with locked(folder) as lock:
-            job = Job(config, folder.absolute(), lock, backend, version("heimdall_lab"), folder_digests(config))
+            job = GenerationJob(
+                config, folder.absolute(), lock, backend, version("heimdall_lab"), input_digests(config)
+            )
             try:
                 _write_missing(job, folder, progress, workers, scheduler)
             except KeyboardInterrupt:
@@ -97,14 +99,16 @@ def generate(
     return store.open_dataset(folder)
 
 
-def load_or_generate(config: Config, root: str | Path = "data", progress: bool = True) -> xr.Dataset:
+def load_or_generate(config: Config, root: str | Path | None = None, progress: bool = True) -> xr.Dataset:
     """Open the dataset of a configuration from its own folder below ``root``, generating what is missing of it.
+
+    By default ``root`` is the data folder: ``HEIMDALL_LAB_DATA``, else ``data`` here.
 
     The folder's name holds a hash of the configuration and of the package version, so that others get other folders.
     """
     identity = version("heimdall_lab") + config.model_dump_json()
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return generate(config, Path(root) / f"{config.name}-{digest}", progress=progress)
+    return generate(config, data_folder(root) / f"{config.name}-{digest}", progress=progress)
 
 
 def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
@@ -114,13 +118,13 @@ def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
     with display(config.name, config.num_samples, progress, about=about) as report:
         advance = _advance(config, 0, 0, report)
         for shard in range(config.num_shards):
-            dataset, rejections = synthesize(config, samples_of(config, shard), backend)
+            dataset, rejections = synthesize(config, shard_samples(config, shard), backend)
             parts.append(dataset)
             advance(dataset.sizes["sample"], sum(rejections.values()))
     return schema.check(xr.concat(parts, dim="sample", data_vars="all", combine_attrs="override"))
 
 
-def _write_missing(job: Job, folder: Path, progress: bool, workers: int, scheduler: str | None) -> None:
+def _write_missing(job: GenerationJob, folder: Path, progress: bool, workers: int, scheduler: str | None) -> None:
     """Write the shards that a folder lacks.
 
     Raises
@@ -130,14 +134,14 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
     """
     config = job.config
     manifest = begin_dataset(folder, config, job.version)
-    needed = size.check_room(folder, manifest)
+    needed = size.check_disk_space(folder, manifest)
     present = {shard.number for shard in manifest.shards}
     missing = [number for number in range(config.num_shards) if number not in present]
     if not missing:
         return
     with stop_requests() as stop:
         try:
-            with writer(job, min(workers, len(missing)), scheduler) as (how, write):
+            with shard_writer(job, min(workers, len(missing)), scheduler) as (how, write):
                 about = f"{how}, at most {si_text(needed)}B to write"
                 _log.info("generate %s: %s", config.name, about)
                 with (
@@ -149,7 +153,7 @@ def _write_missing(job: Job, folder: Path, progress: bool, workers: int, schedul
                         record(shard)
                         advance(shard.num_samples, sum(shard.rejections.values()))
         finally:
-            if scheduler is None:  # else a worker may still be writing what nobody waits for
+            if scheduler is None:  # else a worker may still be writing a shard
                 remove_leftovers(folder)
     if stop.is_set():
         raise KeyboardInterrupt

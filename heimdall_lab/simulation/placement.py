@@ -12,15 +12,15 @@ _CORNERS = 32  # of the polygon around a hexagonal placement
 _RELIEF_M = 10_000.0  # terrain may lift receivers from anywhere to anywhere within this
 
 
-def names(config: Config) -> list[str]:
-    """Name of every place along the receiver dimension; empty where a fixed network is padded."""
+def receiver_names(config: Config) -> list[str]:
+    """Names along the receiver dimension; empty where a fixed network is padded."""
     if config.geometry.placement != "fixed":
         return [f"R{number}" for number in range(1, config.max_receivers + 1)]
     listed = [receiver.name for receiver in config.geometry.receivers]
     return listed + [""] * (config.max_receivers - len(listed))
 
 
-def receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
+def draw_receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     """Positions of the receivers: ``receiver_present``, ``_latitude``, ``_longitude`` and ``_altitude``.
 
     Returns
@@ -28,11 +28,11 @@ def receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     dict of str to array
         By contract name, (S, R), or (1, R) for a fixed network; NaN where no receiver is. Longitudes may pass 180.
     """
-    place = {"fixed": _fixed, "random": _random, "hexagonal": _hexagonal}[config.geometry.placement]
-    return place(config, streams)
+    draw = {"fixed": _fixed, "random": _random, "hexagonal": _hexagonal}[config.geometry.placement]
+    return draw(config, streams)
 
 
-def transmitters(config: Config, streams: Streams, network: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def draw_transmitters(config: Config, streams: Streams, network: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Positions, powers and velocities of the transmitters, (S), by contract name.
 
     Inside the box of each scene's own receivers with probability ``inside_ratio``, else inside the widened box.
@@ -103,7 +103,7 @@ def _fixed(config: Config, _: Streams) -> dict[str, np.ndarray]:
     table = np.full((3, 1, config.max_receivers), np.nan)
     for index, receiver in enumerate(config.geometry.receivers):
         table[:, 0, index] = receiver.latitude_deg, receiver.longitude_deg, receiver.altitude_m
-    return _labelled(*table)
+    return _by_contract_name(*table)
 
 
 def _random(config: Config, streams: Streams) -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def _hexagonal(config: Config, streams: Streams) -> dict[str, np.ndarray]:
 
     Its cells are as large as the square divided by the number of receivers.
     """
-    spacing_m = _hexagonal_spacing_m(config.geometry, _number(config, streams))[:, None]
+    spacing_m = _hexagonal_spacing_m(config.geometry, _num_receivers(config, streams))[:, None]
     shift_first, shift_second, turn = streams.uniform(Stage.PLACEMENT, 3).T[..., None]
     second, first = (axis.ravel() for axis in np.meshgrid(_ROW, _ROW, indexing="ij"))
     x = (first + shift_first) + (second + shift_second) / 2
@@ -144,7 +144,7 @@ def _hexagonal_reach_m(geometry: Geometry) -> float:
     return 1e3 * geometry.extent_km / np.pi**0.5 + spacing_m / 3**0.5
 
 
-def _number(config: Config, streams: Streams) -> np.ndarray:
+def _num_receivers(config: Config, streams: Streams) -> np.ndarray:
     """Number of receivers of each scene, (S,), uniform between its bounds."""
     fewest, most = config.geometry.num_receivers
     return fewest + (streams.uniform(Stage.PLACEMENT, 1, lane=1)[:, 0] * (most - fewest + 1)).astype(int)
@@ -161,8 +161,8 @@ def _around_centre(config: Config, streams: Streams, east_m: np.ndarray, north_m
         geometry.receiver_altitude_max_m,
         lane=2,
     )
-    there = np.arange(config.max_receivers) < _number(config, streams)[:, None]
-    return _labelled(*(np.where(there, values, np.nan) for values in (latitude, longitude, altitude)))
+    present = np.arange(config.max_receivers) < _num_receivers(config, streams)[:, None]
+    return _by_contract_name(*(np.where(present, values, np.nan) for values in (latitude, longitude, altitude)))
 
 
 def _offset_from_centre(geometry: Geometry, east_m: np.ndarray, north_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +172,7 @@ def _offset_from_centre(geometry: Geometry, east_m: np.ndarray, north_m: np.ndar
     return latitude, centre[1] + geodesy.displace(latitude, np.zeros_like(latitude), east_m, 0.0)[1]
 
 
-def _labelled(latitude: np.ndarray, longitude: np.ndarray, altitude: np.ndarray) -> dict[str, np.ndarray]:
+def _by_contract_name(latitude: np.ndarray, longitude: np.ndarray, altitude: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "receiver_present": np.isfinite(latitude),
         "receiver_latitude": latitude,

@@ -1,4 +1,4 @@
-// The kernels of interpolation.py, philox.py and channel.py for GPUs: the same operations in the same order, compiled
+// The kernels of interpolation.py, philox.py and receiver.py for GPUs: the same operations in the same order, compiled
 // without fused multiply-add, so that both give the same samples. One thread makes the two samples of a Philox block.
 
 #define TAPS 16

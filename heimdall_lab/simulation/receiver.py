@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.interpolation import LEAD, TABLE, TAPS, kernel, upsample
 from heimdall_lab.core.philox import (
     MAX_NORMAL,
@@ -20,7 +20,7 @@ from heimdall_lab.core.philox import (
 from heimdall_lab.core.units import ADC_MAX
 
 _ADC_MAX = float(ADC_MAX)
-_LIMIT = np.float32(ADC_MAX)
+_MAX_CODE = np.float32(ADC_MAX)
 _LONGEST_BLOCK = 256
 _GAIN_STEP = 0.01  # periods of the fastest fading between two values of a path's gain: error of -66 dB
 _DRIFT_ERROR = 1e-5  # turns by which a drifting carrier may bend away from a block's straight phase
@@ -30,7 +30,7 @@ MARGIN = _LONGEST_BLOCK + TAPS  # samples needed of a waveform before and after 
 
 @dataclass(frozen=True)
 class Links:
-    """What happens to the waveform on its way to each receiver.
+    """Delays, gains, oscillators and noise of every link from the transmitters to the receivers.
 
     Attributes
     ----------
@@ -65,17 +65,17 @@ class Links:
     full_scale: np.ndarray
 
     def select(self, rows: slice) -> "Links":
-        """Return the links of some scenes."""
+        """Links of some scenes."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return Links(**{name: value if name == "block" else value[rows] for name, value in arrays.items()})
 
 
 def clock_bound_s(clock: str, sigma_s: float) -> float:
-    """Largest magnitude of a clock error that `clock_offset` can draw, s."""
+    """Largest magnitude of a clock error that `draw_clock_offset` can draw, s."""
     return sigma_s * (3**0.5 if clock == "none" else MAX_NORMAL)
 
 
-def clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: int) -> np.ndarray:
+def draw_clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: int) -> np.ndarray:
     """Draw each receiver's clock error in s, (S, num_receivers): uniform for class ``none``, else normal."""
     if clock == "none":
         half_width = clock_bound_s(clock, sigma_s)
@@ -100,9 +100,9 @@ def block_length(sample_rate_hz: float, fading_hz: float, drift_hz_per_s: float)
 
 
 def full_scale(signal_power_mw: np.ndarray, noise_power_mw: np.ndarray, headroom_db: float) -> np.ndarray:
-    """Amplitude that the AGC lays at the converter's largest value, √mW, shaped like the powers.
+    """Amplitude that the AGC maps to the converter's largest value, √mW, shaped like the powers.
 
-    A slow AGC has settled on the mean power of the window, and holds still within it.
+    A slow AGC has settled on the mean power of the window, and its gain is constant within it.
     """
     return np.sqrt(signal_power_mw + noise_power_mw) * 10 ** (headroom_db / 20)
 
@@ -121,7 +121,7 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
     guard : int
         At least the latest arrival and MARGIN samples more; M ≥ guard + N + MARGIN.
     """
-    check_reach(links, guard, waveform.shape[-1], iq.shape[-1])
+    check_waveform_length(links, guard, waveform.shape[-1], iq.shape[-1])
     _receive(
         waveform,
         links.arrival,
@@ -144,13 +144,13 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
     )
 
 
-def check_reach(links: Links, guard: int, num_waveform: int, num_time: int) -> None:
-    """Make sure that no receiver looks beyond the waveform's samples, which compiled kernels would not notice.
+def check_waveform_length(links: Links, guard: int, num_waveform: int, num_time: int) -> None:
+    """Refuse a waveform that ends before a receiver's samples do, which compiled kernels would not notice.
 
     Raises
     ------
     ValueError
-        If one would.
+        If it is too short.
     """
     drift = np.abs(links.arrival_rate)[..., None] * (num_time / 2 + _LONGEST_BLOCK)
     earliest, latest = (links.arrival - drift).min(), (links.arrival + drift).max()
@@ -161,7 +161,9 @@ def check_reach(links: Links, guard: int, num_waveform: int, num_time: int) -> N
         )
 
 
-def sample(waveform: np.ndarray, factor: int, links: Links, streams: Streams, iq: np.ndarray, guard: int) -> None:
+def upsample_and_receive(
+    waveform: np.ndarray, factor: int, links: Links, streams: Streams, iq: np.ndarray, guard: int
+) -> None:
     """Fill ``iq`` as `receive` does from waveforms (S, M) complex64 that are sampled more slowly by ``factor``."""
     receive(upsample(waveform, factor), links, streams, iq, guard)
 
@@ -218,7 +220,7 @@ def _receive(
                 start = first - 0.5 * num_time
                 turns = phase[s, r] + (frequency[s, r] + 0.5 * drift[s, r] * start) * start
                 step = np.float32(frequency[s, r] + drift[s, r] * middle)
-                _turn(real[:block], imaginary[:block], np.float32(turns - np.rint(turns)), step)
+                _rotate_phase(real[:block], imaginary[:block], np.float32(turns - np.rint(turns)), step)
                 _add_noise(
                     real[:block],
                     imaginary[:block],
@@ -246,7 +248,7 @@ def _sum_paths(
     real: np.ndarray,
     imaginary: np.ndarray,
 ) -> None:
-    """Set a block to the sum of its delayed paths, each with a gain that goes straight from one end to the other."""
+    """Set a block to the sum of its delayed paths, each with a gain that is linear from one end to the other."""
     count = len(real)
     real[:] = 0
     imaginary[:] = 0
@@ -281,7 +283,7 @@ def _filter(signal: np.ndarray, taps: np.ndarray, filtered: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def _turn(real: np.ndarray, imaginary: np.ndarray, turns: Single, step: Single) -> None:
+def _rotate_phase(real: np.ndarray, imaginary: np.ndarray, turns: Single, step: Single) -> None:
     """Multiply a block by exp(2πj (turns + step · n))."""
     for n in range(len(real)):
         angle = turns + step * np.float32(n)
@@ -318,4 +320,4 @@ def _add_noise(
 def _convert(voltage: np.ndarray, code: np.ndarray) -> None:
     """Round to int16, clipped at ±32767; the last block of a window may be longer than what is left of it."""
     for n in range(len(code)):
-        code[n] = np.int16(np.rint(min(max(voltage[n], -_LIMIT), _LIMIT)))
+        code[n] = np.int16(np.rint(min(max(voltage[n], -_MAX_CODE), _MAX_CODE)))

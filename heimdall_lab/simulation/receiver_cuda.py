@@ -1,4 +1,4 @@
-"""The channel on a GPU: the kernels of ``channel.cu``, launched through CuPy."""
+"""The receivers on a GPU: the kernels of ``receiver.cu``, launched through CuPy."""
 
 from functools import lru_cache
 from importlib import resources
@@ -9,7 +9,7 @@ import numpy as np
 
 from heimdall_lab.core.interpolation import TABLE, TAPS
 from heimdall_lab.core.philox import Stage, Streams, lane_word
-from heimdall_lab.simulation.receiver import Links, check_reach
+from heimdall_lab.simulation.receiver import Links, check_waveform_length
 
 _THREADS = 256
 
@@ -23,19 +23,18 @@ def receive(
     iq: np.ndarray,
     guard: int,
 ) -> None:
-    """Fill ``iq`` as `interpolation.upsample` and `channel.receive` do, on a GPU.
+    """Fill ``iq`` as `receiver.upsample_and_receive` does, on a GPU.
 
     Where the GPU's memory does not hold the scenes, halves of them follow each other.
 
     Parameters
     ----------
-    cupy : module
     waveform : (S, M) complex64
         At its own rate.
     factor : int
         By which the receivers sample faster.
     links, streams, iq, guard
-        As of `channel.receive`; all arrays are NumPy's.
+        As of `receiver.receive`; all arrays are NumPy's.
 
     Raises
     ------
@@ -61,16 +60,16 @@ def receive(
 def _receive(
     cupy: Any, waveform: np.ndarray, factor: int, links: Links, streams: Streams, iq: np.ndarray, guard: int
 ) -> None:
-    upsample, channel = _kernels(cupy)
+    upsample_kernel, receive_kernel = _kernels(cupy)
     num_scenes, num_receivers, _, num_time = iq.shape
     num_planar = (waveform.shape[1] - TAPS) * factor
-    check_reach(links, guard, num_planar, num_time)
+    check_waveform_length(links, guard, num_planar, num_time)
     table = cupy.asarray(TABLE)
     planar = cupy.empty((num_scenes, 2, num_planar), dtype=np.float32)
     integer, word = np.int64, np.uint32  # kernels take arguments of exactly these types
     parts = cupy.asarray(np.ascontiguousarray(waveform).view(np.float32))
     _launch(
-        upsample,
+        upsample_kernel,
         planar.size,
         (parts, integer(num_scenes), integer(waveform.shape[1]), np.int32(factor), table, planar),
     )
@@ -78,11 +77,11 @@ def _receive(
     def double(values: np.ndarray) -> Any:
         return cupy.asarray(np.ascontiguousarray(values, dtype=np.float64))
 
-    on_gpu = cupy.empty(iq.shape, dtype=np.int16)
+    device_iq = cupy.empty(iq.shape, dtype=np.int16)
     key = streams.key
     stage = lane_word(Stage.NOISE, 0)
     _launch(
-        channel,
+        receive_kernel,
         num_scenes * num_receivers * -(-num_time // 2),
         (
             planar,
@@ -109,10 +108,10 @@ def _receive(
             integer(num_scenes),
             integer(num_receivers),
             integer(num_time),
-            on_gpu,
+            device_iq,
         ),
     )
-    iq[...] = on_gpu.get()
+    iq[...] = device_iq.get()
 
 
 def _launch(kernel: Any, count: int, arguments: tuple[Any, ...]) -> None:

@@ -12,22 +12,22 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.core.units import SPEED_OF_LIGHT, linear_to_db
 from heimdall_lab.datasets.terrain.heights import height_m
-from heimdall_lab.datasets.terrain.tiles import Heights, open_folder, tile_name
+from heimdall_lab.datasets.terrain.tiles import Heights, open_terrain, tile_name
 from heimdall_lab.localization import bounds
 from heimdall_lab.simulation import placement
 from heimdall_lab.simulation.propagation import fading, losses, terrain
-from heimdall_lab.simulation.receiver import clock_offset
+from heimdall_lab.simulation.receiver import draw_clock_offset
 
 REASONS = ("min_receivers", "min_mean_snr_db", "max_gdop")
-LEAST_ACCEPTANCE = 1e-4
+MIN_ACCEPTANCE = 1e-4
 
-_BLOCK = 8192  # candidate scenes gated at a time
-_PATIENCE = 500_000  # candidates after which an acceptance below LEAST_ACCEPTANCE is an error
+_BLOCK_CANDIDATES = 8192  # candidate scenes gated at a time
+_MIN_CANDIDATES_JUDGED = 500_000  # candidates after which an acceptance below MIN_ACCEPTANCE is an error
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Kept scenes and what it took to find them.
+    """Kept scenes, and how many candidates were rejected before them.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Scenes:
     streams : Streams
         Random streams of the kept scenes.
     rejections : dict of str to int
-        Candidates turned away before the kept ones, by the field of the gate that did it.
+        Candidates rejected before the kept ones, by the field of the gate that did it.
     """
 
     variables: dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class Scenes:
     rejections: dict[str, int]
 
 
-def draw(config: Config, samples: np.ndarray) -> Scenes:
+def draw_scenes(config: Config, samples: np.ndarray) -> Scenes:
     """Draw the scenes of some samples.
 
     Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but
@@ -69,9 +69,9 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
     counts = np.zeros(len(REASONS), dtype=int)
     attempt = 0
     while (pending := np.flatnonzero(accepted < 0)).size:
-        width = _width(pending.size, kept=len(samples) - pending.size, rejected=int(counts.sum()))
+        width = _attempts_per_sample(pending.size, kept=len(samples) - pending.size, rejected=int(counts.sum()))
         attempts = np.tile(np.arange(attempt, attempt + width), pending.size)
-        verdict = judge(config, candidates(config, np.repeat(samples[pending], width), attempts))
+        verdict = gate_outcome(config, candidate_streams(config, np.repeat(samples[pending], width), attempts))
         verdict = verdict.reshape(pending.size, width)
         kept = verdict == len(REASONS)
         first = np.where(kept.any(axis=1), kept.argmax(axis=1), width)
@@ -80,7 +80,7 @@ def draw(config: Config, samples: np.ndarray) -> Scenes:
         counts += np.bincount(verdict[tried], minlength=len(REASONS))[: len(REASONS)]
         attempt += width
         _check_acceptance(config, kept=int((accepted >= 0).sum()), counts=counts)
-    streams = candidates(config, samples, accepted)
+    streams = candidate_streams(config, samples, accepted)
     rejections = {reason: int(count) for reason, count in zip(REASONS, counts, strict=True)}
     return Scenes(_truth(config, streams), streams, rejections)
 
@@ -102,15 +102,15 @@ def check_tones(config: Config) -> None:
         )
 
 
-def judge(config: Config, streams: Streams) -> np.ndarray:
-    """Draw candidate scenes and hold them against the gate.
+def gate_outcome(config: Config, streams: Streams) -> np.ndarray:
+    """Draw candidate scenes and check them against the gate.
 
     Returns
     -------
     (S,) int
         Index into REASONS of the first condition that each fails, len(REASONS) where it passes all.
     """
-    levels, offset = _levels(config, streams)
+    levels, offset = _link_budget(config, streams)
     gate, signal = config.gate, config.signal
     noise_dbm = losses.noise_power_dbm(signal.channel_bandwidth_hz, config.channel.noise_figure_db)
     snr_db = levels["received_power"] - noise_dbm
@@ -126,19 +126,19 @@ def judge(config: Config, streams: Streams) -> np.ndarray:
     return np.where(passes, len(REASONS), np.arange(len(REASONS))[:, None]).min(axis=0)
 
 
-def _width(pending: int, kept: int, rejected: int) -> int:
-    """Candidates to judge for each pending sample: what the acceptance so far lets expect, within one block."""
+def _attempts_per_sample(pending: int, kept: int, rejected: int) -> int:
+    """Number of attempts at each pending sample, from the acceptance so far, within one block."""
     expected = (kept + rejected + 1) / (kept + 1)
-    return max(1, min(int(1.5 * expected), _BLOCK // pending, 256))
+    return max(1, min(int(1.5 * expected), _BLOCK_CANDIDATES // pending, 256))
 
 
-def candidates(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
-    """Streams of candidate scenes: attempts (S,) at samples (S,)."""
+def candidate_streams(config: Config, samples: np.ndarray, attempts: np.ndarray) -> Streams:
+    """Random streams of candidate scenes: attempts (S,) at samples (S,)."""
     return Streams(config.seed, samples.astype(np.uint64), attempts.astype(np.uint64))
 
 
-def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Where candidate scenes stand and what their receivers get: all that the gate must know.
+def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Positions, losses and received powers of candidate scenes: all that the gate needs.
 
     Returns
     -------
@@ -149,10 +149,10 @@ def _levels(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np
         From the transmitters to the receivers: east, north and up at the transmitters.
     """
     size, channel = config.max_receivers, config.channel
-    network = placement.receivers(config, streams)
-    places = network | placement.transmitters(config, streams, network)
+    network = placement.draw_receivers(config, streams)
+    places = network | placement.draw_transmitters(config, streams, network)
     if channel.diffraction == "terrain":
-        places |= _antennas_over_ground(config, places)
+        places |= _altitudes_over_terrain(config, places)
     receivers, transmitter = bounds.transmitter_frame(places)
     offset = receivers - transmitter[:, None]
     distance_m = geodesy.length(offset)
@@ -199,7 +199,7 @@ def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> n
     channel = config.channel
     if channel.fading == "none" and channel.multipath_taps_max == 0:
         return np.zeros(line_of_sight.shape)
-    paths = fading.draw_paths(channel, streams, line_of_sight)
+    paths = fading.draw_multipath(channel, streams, line_of_sight)
     return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, channel.max_fading_hz))
 
 
@@ -215,7 +215,7 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
             )
         case _:
             return terrain.diffraction_loss_db(
-                _heights(config.channel.terrain_folder),
+                _terrain_tiles(config.channel.terrain_folder),
                 places["transmitter_latitude"][:, None],
                 places["transmitter_longitude"][:, None],
                 altitude_m,
@@ -226,33 +226,33 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
             )
 
 
-def _heights(folder: str) -> Heights:
-    """Tiles of a folder, found once while its files stay the same."""
-    place = Path(folder)
-    files = sorted(place.iterdir()) if place.is_dir() else []
-    return _opened(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+def _terrain_tiles(folder: str) -> Heights:
+    """Tiles of a folder, opened once while its files stay the same."""
+    path = Path(folder)
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    return _cached_tiles(folder, tuple((file.name, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: str, _: tuple[tuple[str, int], ...]) -> Heights:
-    return open_folder(folder)
+def _cached_tiles(folder: str, _: tuple[tuple[str, int], ...]) -> Heights:
+    return open_terrain(folder)
 
 
 def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     """All truth of kept scenes that needs no waveform: (S) for a scene, (S, R) for a link, (S, R, P) for its echoes."""
     channel, size = config.channel, config.max_receivers
-    levels, offset = _levels(config, streams)
+    levels, offset = _link_budget(config, streams)
     east, north = levels["transmitter_velocity_east"], levels["transmitter_velocity_north"]
     closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / geodesy.length(offset)
     present = np.broadcast_to(levels["receiver_present"], levels["path_loss"].shape)
     excess_s = -channel.nlos_excess_mean_s * np.log(streams.uniform(Stage.EXCESS_DELAY, size))
     limit_hz, drift_hz_per_s = channel.frequency_offset_max_hz, channel.frequency_drift_max_hz_per_s
     noise_dbm = losses.noise_power_dbm(config.signal.sample_rate_hz, channel.noise_figure_db)
-    paths = fading.draw_paths(channel, streams, levels["line_of_sight"])
+    paths = fading.draw_multipath(channel, streams, levels["line_of_sight"])
     truth = levels | {
         "receiver_longitude": geodesy.wrapped(levels["receiver_longitude"]),
         "excess_delay": np.where(levels["line_of_sight"], 0.0, excess_s),
-        "clock_offset": clock_offset(channel.clock, channel.clock_sigma_s, streams, size),
+        "clock_offset": draw_clock_offset(channel.clock, channel.clock_sigma_s, streams, size),
         "frequency_offset": streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz),
         "frequency_drift": streams.uniform(Stage.DRIFT, size, -drift_hz_per_s, drift_hz_per_s),
         "doppler": closing / SPEED_OF_LIGHT * config.signal.frequency_hz,
@@ -266,19 +266,19 @@ def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
         }
     for name, values in truth.items():
         if values.ndim > 1:
-            there = present if values.ndim == 2 else present[..., None]
-            kept = np.broadcast_to(values, np.broadcast_shapes(values.shape, there.shape))
-            truth[name] = kept & there if kept.dtype == bool else np.where(there, kept, np.nan)
+            mask = present if values.ndim == 2 else present[..., None]
+            kept = np.broadcast_to(values, np.broadcast_shapes(values.shape, mask.shape))
+            truth[name] = kept & mask if kept.dtype == bool else np.where(mask, kept, np.nan)
     arrival = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
     return truth | {"emission_time": np.nanmin(arrival, axis=1)}
 
 
-def _antennas_over_ground(config: Config, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _altitudes_over_terrain(config: Config, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Altitudes over terrain: transmitters and drawn receivers on it, listed receivers at least above it.
 
     Heights of terrain are taken as altitudes; the geoid's undulation, much the same over a network, is left out.
     """
-    geometry, heights = config.geometry, _heights(config.channel.terrain_folder)
+    geometry, heights = config.geometry, _terrain_tiles(config.channel.terrain_folder)
     ground, transmitter_ground = (
         height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"]) for who in ("receiver", "transmitter")
     )
@@ -300,7 +300,7 @@ def _check_tiles(config: Config) -> None:
     )
     folder = config.channel.terrain_folder
     try:
-        height_m(_heights(folder), latitude[:, None], longitude)
+        height_m(_terrain_tiles(folder), latitude[:, None], longitude)
     except ValueError as error:
         names = sorted({tile_name(low, left) for low in latitude for left in longitude})
         raise ConfigError(
@@ -311,8 +311,8 @@ def _check_tiles(config: Config) -> None:
 
 def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:
     candidates = kept + int(counts.sum())
-    wanted = LEAST_ACCEPTANCE * candidates
-    if candidates < _PATIENCE or kept >= wanted - 4 * wanted**0.5:  # four standard deviations: no bad luck of one shard
+    required = MIN_ACCEPTANCE * candidates
+    if candidates < _MIN_CANDIDATES_JUDGED or kept >= required - 4 * required**0.5:  # four standard deviations
         return
     reason = REASONS[int(counts.argmax())]
     raise ConfigError(

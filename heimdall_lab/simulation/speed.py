@@ -21,15 +21,15 @@ from heimdall_lab.datasets import manifest, store
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.features import measure as measure_features
 from heimdall_lab.simulation import scenes, synthesis
-from heimdall_lab.simulation.cluster import samples_of
+from heimdall_lab.simulation.cluster import shard_samples
 
 COLUMNS = ["step", "where", "scenes_per_s", "iq_samples_per_s", "bytes_per_s"]
 
 VERSIONS = ("heimdall_lab", "numpy", "numba", "xarray", "netCDF4")
 
-_CANDIDATES = 8192
-_FEW = (2, 10)  # scenes
-_LEAST_S = 0.5  # a step is repeated until it has run for so long
+_GATED_CANDIDATES = 8192
+_TIMED_SCENES = (2, 10)  # of two runs: their difference is the time of eight scenes without that of a shard
+_MIN_TIMED_S = 0.5  # a step is repeated until it has run for so long
 
 
 def machine() -> dict[str, Any]:
@@ -67,33 +67,33 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
         what is measured), features and pairs (alone, of datasets with IQ), write (netCDF, synced to disk), verify
         (checksum) and read. One process, one thread.
     """
-    samples = samples_of(config, 0)
+    samples = shard_samples(config, 0)
     count, num_iq = len(samples), len(samples) * config.max_receivers * config.signal.num_time
     rows = [
-        _row("draw", "numpy", _timed(lambda: _gate(config))[0], _CANDIDATES),
-        _row("noise", "numpy", _timed(lambda: draw_noise(config, count))[0], count, num_iq),
+        _row("draw", "numpy", _fastest_run(lambda: _gate_candidates(config))[0], _GATED_CANDIDATES),
+        _row("noise", "numpy", _fastest_run(lambda: draw_noise(config, count))[0], count, num_iq),
     ]
     for backend in _backends():
-        seconds, (dataset, rejections) = _timed(partial(synthesis.synthesize, config, samples, backend))
+        seconds, (dataset, rejections) = _fastest_run(partial(synthesis.synthesize, config, samples, backend))
         rows.append(_row("iq", backend, seconds, count, num_iq))
     if "iq" in dataset:
         signals = dataset.iq.values, dataset.iq_full_scale.values, dataset.receiver_present.values, dataset.attrs
-        seconds, _ = _timed(lambda: measure_features(*signals, spectrogram=False))
+        seconds, _ = _fastest_run(lambda: measure_features(*signals, spectrogram=False))
         rows.append(_row("features", "numpy", seconds, count, num_iq))
-        rows.append(_row("pairs", "numpy", _timed(lambda: pairs.pair_features(dataset))[0], count, num_iq))
+        rows.append(_row("pairs", "numpy", _fastest_run(lambda: pairs.pair_features(dataset))[0], count, num_iq))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        place = Path(temporary)
-        seconds, shard = _timed(lambda: store.write_shard(place, 0, dataset, rejections))
+        path = Path(temporary)
+        seconds, shard = _fastest_run(lambda: store.write_shard(path, 0, dataset, rejections))
         rows.append(_row("write", "disk", seconds, count, num_iq, shard.num_bytes))
-        for step, use in (
-            ("verify", lambda: manifest.shard_damage(place, shard)),
-            ("read", lambda: _read(place / shard.file)),
+        for step, action in (
+            ("verify", lambda: manifest.shard_damage(path, shard)),
+            ("read", lambda: _read(path / shard.file)),
         ):
-            rows.append(_row(step, "disk", _timed(use)[0], count, num_iq, shard.num_bytes))
+            rows.append(_row(step, "disk", _fastest_run(action)[0], count, num_iq, shard.num_bytes))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def generation_s(config: Config) -> float:
+def estimate_generation_s(config: Config) -> float:
     """Estimate how long one process takes here to generate a dataset, from small shards of it; NaN for huge scenes.
 
     Raises
@@ -101,15 +101,15 @@ def generation_s(config: Config) -> float:
     ValueError
         If it cannot be simulated.
     """
-    few, more = _FEW
-    most = MAX_SHARD_SAMPLES // 8 // (config.signal.num_time * config.max_receivers)  # of scenes in modest memory
-    if most < 1:
+    few, more = _TIMED_SCENES
+    max_scenes = MAX_SHARD_SAMPLES // 8 // (config.signal.num_time * config.max_receivers)  # in modest memory
+    if max_scenes < 1:
         return float("nan")
-    if most < more:
+    if max_scenes < more:
         few, more = 0, 1
     synthesis.synthesize(config, np.arange(1))  # compiles
-    short_s = _once(partial(synthesis.synthesize, config, np.arange(few))) if few else 0.0
-    long_s = _once(partial(synthesis.synthesize, config, np.arange(more)))
+    short_s = _run_s(partial(synthesis.synthesize, config, np.arange(few))) if few else 0.0
+    long_s = _run_s(partial(synthesis.synthesize, config, np.arange(more)))
     each_s = max(long_s - short_s, 0.0) / (more - few)
     return config.num_shards * max(short_s - few * each_s, 0.0) + config.num_samples * each_s
 
@@ -132,18 +132,18 @@ def _backends() -> list[str]:
     return ["numpy", "cupy"]
 
 
-def _once(step: Callable[[], Any]) -> float:
+def _run_s(step: Callable[[], Any]) -> float:
     """Seconds of one run."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     step()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def _timed(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the fastest of several runs, after one that compiles and warms up; and what the last one returned."""
+def _fastest_run(step: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of the fastest of several runs, after one that compiles and warms up; and the last one's result."""
     step()
     fastest, total = float("inf"), 0.0
-    while total < _LEAST_S:
+    while total < _MIN_TIMED_S:
         start = time.perf_counter()
         result = step()
         seconds = time.perf_counter() - start
@@ -153,18 +153,18 @@ def _timed(step: Callable[[], Any]) -> tuple[float, Any]:
 
 def _row(
     step: str,
-    place: str,
+    where: str,
     seconds: float,
     num_scenes: int,
     num_iq: float = float("nan"),
     num_bytes: float = float("nan"),
 ) -> tuple[str, str, float, float, float]:
-    return step, place, num_scenes / seconds, num_iq / seconds, num_bytes / seconds
+    return step, where, num_scenes / seconds, num_iq / seconds, num_bytes / seconds
 
 
-def _gate(config: Config) -> np.ndarray:
-    streams = scenes.candidates(config, np.arange(_CANDIDATES), np.zeros(_CANDIDATES, dtype=int))
-    return scenes.judge(config, streams)
+def _gate_candidates(config: Config) -> np.ndarray:
+    streams = scenes.candidate_streams(config, np.arange(_GATED_CANDIDATES), np.zeros(_GATED_CANDIDATES, dtype=int))
+    return scenes.gate_outcome(config, streams)
 
 
 def draw_noise(config: Config, num_scenes: int) -> None:
@@ -181,7 +181,7 @@ def _read(path: Path) -> xr.Dataset:
 
 
 def _processor() -> str:
-    """Name of the processor as the system tells it."""
+    """Name of the processor, as the operating system gives it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():

@@ -40,12 +40,12 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     dataset : xr.Dataset
         With every variable of the contract that its type of data holds.
     rejections : dict of str to int
-        Candidate scenes turned away, by the field of the gate that did it.
+        Candidate scenes rejected, by the field of the gate that did it.
     """
     namespace = backend_namespace(backend)
-    receive = receiver.sample if namespace is np else partial(receiver_cuda.receive, namespace)
+    receive = receiver.upsample_and_receive if namespace is np else partial(receiver_cuda.receive, namespace)
     batch_samples = _BATCH_IQ_SAMPLES["numpy" if namespace is np else "cupy"]
-    drawn = scenes.draw(config, samples)
+    drawn = scenes.draw_scenes(config, samples)
     signal, present = config.signal, drawn.variables["receiver_present"]
     iq = np.empty((*present.shape, 2, signal.num_time), dtype=np.int16)
     full_scale = receiver.full_scale(
@@ -53,7 +53,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
         db_to_linear(drawn.variables["noise_power"]),
         config.channel.agc_headroom_db,
     )
-    kind = kinds.kinds(signal, drawn.streams)
+    kind = kinds.draw_kinds(signal, drawn.streams)
     bandwidths = np.empty((2, len(samples)))
     attrs = _attributes(config)
     measured = []
@@ -62,7 +62,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
         rows = slice(first, first + per_batch)
         streams = drawn.streams.select(rows)
         guard, length = _waveform_length(config)
-        waveform = kinds.synthesize(signal, kind[rows], streams, length)
+        waveform = kinds.synthesize_waveforms(signal, kind[rows], streams, length)
         bandwidths[:, rows] = _bandwidths_hz(_window(signal, waveform, guard), signal.waveform_rate_hz)
         truth = {name: values[rows] for name, values in drawn.variables.items()}
         links = _links(config, truth, streams, full_scale[rows])
@@ -106,9 +106,9 @@ def _waveform_length(config: Config) -> tuple[int, int]:
 
 
 def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_scale: np.ndarray) -> receiver.Links:
-    """What happens to the waveform on its way to each receiver, in samples, turns and √mW."""
+    """Delays, gains, oscillators and noise of every link, in samples, turns and √mW."""
     rate_hz, num_receivers = config.signal.sample_rate_hz, config.max_receivers
-    paths = fading.draw_paths(config.channel, streams, truth["line_of_sight"])
+    paths = fading.draw_multipath(config.channel, streams, truth["line_of_sight"])
     block = receiver.block_length(rate_hz, config.channel.max_fading_hz, config.channel.frequency_drift_max_hz_per_s)
     gain = fading.gains(paths, streams, block / rate_hz, -(-config.signal.num_time // block) + 1)
     amplitude = db_to_linear(np.nan_to_num(truth["received_power"] - truth["fading"], nan=-np.inf)) ** 0.5
@@ -128,7 +128,7 @@ def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_
 
 
 def _window(signal: Signal, waveform: np.ndarray, guard: int) -> np.ndarray:
-    """What the first receiver that is reached sees of waveforms, at their own rate; at least 64 samples."""
+    """Part of waveforms, at their own rate, that the first receiver reached records; at least 64 samples."""
     first = interpolation.LEAD + guard // signal.interpolation
     count = max(_SHORTEST_SPECTRUM, signal.num_time // signal.interpolation)
     first = min(first, waveform.shape[1] - count)
@@ -150,7 +150,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
     coords = {
         "sample": ("sample", samples, {"long_name": "index of the scene"}),
         "receiver": np.arange(config.max_receivers),
-        "receiver_name": ("receiver", np.array(placement.names(config))),
+        "receiver_name": ("receiver", np.array(placement.receiver_names(config))),
         "component": ["i", "q"],
         "time": np.arange(config.signal.num_time) / rate_hz,
     }
@@ -162,7 +162,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
 
 
 def _attributes(config: Config) -> dict[str, Any]:
-    """What a user of the receivers knows, and where the dataset comes from."""
+    """Attributes of the contract, and where the dataset comes from."""
     fading_sigma_db = fading.level_sigma_db(config.channel, config.signal.duration_s)
     return {
         "title": f"Simulated multi-receiver IQ: {config.name}",

@@ -95,12 +95,12 @@ def test_refusals_name_what_is_wrong(dataset):
     with pytest.raises(ValueError, match="most: is 0; give at least 1 link"):
         link_table.links(dataset, most=0)
     with pytest.raises(ValueError, match="most: is 0; keep at least 1 scene"):
-        splits.spread(dataset, 0)
+        splits.evenly_spaced(dataset, 0)
 
 
 def test_spread_keeps_scenes_from_all_over(dataset):
-    assert splits.spread(dataset, 4).sample.values.tolist() == [0, 2, 4, 6]
-    assert splits.spread(dataset, 99) is dataset
+    assert splits.evenly_spaced(dataset, 4).sample.values.tolist() == [0, 2, 4, 6]
+    assert splits.evenly_spaced(dataset, 99) is dataset
 
 
 def test_histograms_count_selected_links(dataset):

@@ -15,7 +15,7 @@ from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import StoreError, write_atomically
 from heimdall_lab.datasets import manifest, schema, store
 from heimdall_lab.datasets.manifest import MANIFEST, Manifest, read_manifest, record_shards, write_manifest
-from heimdall_lab.datasets.size import check_room, expected_bytes
+from heimdall_lab.datasets.size import check_disk_space, expected_bytes
 from heimdall_lab.simulation import synthesis
 
 
@@ -215,8 +215,8 @@ def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path):
 
 def test_room_is_needed_only_for_what_is_missing(small, folder):
     whole = read_manifest(folder)
-    assert check_room(folder, whole) == 0
-    assert check_room(folder, whole.model_copy(update={"shards": whole.shards[:1]})) == pytest.approx(
+    assert check_disk_space(folder, whole) == 0
+    assert check_disk_space(folder, whole.model_copy(update={"shards": whole.shards[:1]})) == pytest.approx(
         expected_bytes(small) * 2 / 3, abs=1
     )
 

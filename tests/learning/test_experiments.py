@@ -8,7 +8,8 @@ import mlflow
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab.learning import experiments, module
+from heimdall_lab.learning import experiments, lightning_module
+from heimdall_lab.learning.callbacks import StopRequested
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,13 @@ def test_failed_and_stopped_runs_are_told_and_the_same_one_goes_on(store, monkey
 
         return step
 
-    whole = module.Learner.training_step
-    for error, status in ((module.DivergedError("loss: is nan"), "FAILED"), (module.Stopped(), "KILLED")):
-        monkeypatch.setattr(module.Learner, "training_step", failing(error))
+    whole = lightning_module.Learner.training_step
+    for error, status in ((lightning_module.DivergedError("loss: is nan"), "FAILED"), (StopRequested(), "KILLED")):
+        monkeypatch.setattr(lightning_module.Learner, "training_step", failing(error))
         with pytest.raises((ValueError, KeyboardInterrupt)):
             quick("broken")
         assert [run.info.status for run in tracked(store, "broken")] == [status]
-    monkeypatch.setattr(module.Learner, "training_step", whole)
+    monkeypatch.setattr(lightning_module.Learner, "training_step", whole)
     quick("broken")
     assert [run.info.status for run in tracked(store, "broken")] == ["FINISHED"]
 
@@ -86,11 +87,11 @@ def test_a_run_whose_process_was_killed_is_marked_failed(store):
     script = """
 import os, signal
 from heimdall_lab.learning import experiments
-experiments.Tracked("dead", {"folder": "/killed"})
+experiments.TrackedRun("dead", {"folder": "/killed"})
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
-    alive = experiments.Tracked("alive", {"folder": "/alive"})
+    alive = experiments.TrackedRun("alive", {"folder": "/alive"})
     assert [run.info.status for run in tracked(store, "killed")] == ["FAILED"]
     assert experiments.mark_dead_runs() == []
     assert [run.info.status for run in tracked(store, "alive")] == ["RUNNING"]
@@ -98,10 +99,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_store_that_fails_meanwhile_is_told_and_stops_nothing(store, capsys):
-    log = experiments.Tracked("away", {"folder": "/away"})
+    log = experiments.TrackedRun("away", {"folder": "/away"})
     store.delete_run(log.run_id)  # deleted runs take no figures
-    log.figures({"loss": 1.0}, 1)
-    log.figures({"loss": 1.0}, 2)
+    log.log_metrics({"loss": 1.0}, 1)
+    log.log_metrics({"loss": 1.0}, 2)
     told = capsys.readouterr().err
     assert told.count("warning: tracking: 'sqlite:") == 1
     assert "cannot be written to (MlflowException: The run" in told
@@ -113,3 +114,19 @@ def test_a_store_that_cannot_be_opened_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nothing://{tmp_path}")
     with pytest.raises(experiments.TrackingError, match=r"MLFLOW_TRACKING_URI: 'nothing://.*train without tracking"):
         experiments.client()
+
+
+@pytest.mark.usefixtures("store")
+def test_the_store_of_a_data_folder_is_used_unless_a_server_is_named(monkeypatch, place, tmp_path):
+    log = experiments.TrackedRun("here", {"folder": "/here"})
+    log.log_metrics({"loss": 1.0}, 1)
+    log.end("FINISHED")
+    monkeypatch.chdir(tmp_path)
+    root = place / "data"
+    assert log.run_id in set(experiments.runs(root).run_id)
+    assert experiments.curves(log.run_id, root).loss.tolist() == [1.0]
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setenv("HEIMDALL_LAB_DATA", str(root))
+    assert experiments.tracking_uri() == experiments.tracking_uri(root) == log.uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert experiments.tracking_uri(root) == "http://server:5000"

@@ -36,7 +36,9 @@ def pair(request, tmp_path_factory):
 
 def drawn(trained, scenes, receivers, seed):
     names = [*trained.inputs, "present"]
-    return parity.drawn(names, scenes, receivers, seed=seed, window=trained.window, max_receivers=trained.max_receivers)
+    return parity.random_scenes(
+        names, scenes, receivers, seed=seed, window=trained.window, max_receivers=trained.max_receivers
+    )
 
 
 @pytest.mark.parametrize(("scenes", "receivers"), [(1, 1), (1, 15), (3, 5), (300, 2)])
@@ -97,7 +99,7 @@ def test_a_graph_that_finds_something_else_is_refused(trained, program, tmp_path
     """The graph is of the localizer as it was, its spread of one per cent less."""
     other = copy.deepcopy(trained)
     other.model.spread.mul_(factor)
-    monkeypatch.setattr(export, "_program", lambda _: program)
+    monkeypatch.setattr(export, "_onnx_graph", lambda _: program)
     path = tmp_path / "kept.onnx"
     path.write_text("what was there")
     with pytest.raises(ValueError, match=r"triangulation in ONNX differs from PyTorch by .* nothing was written"):
@@ -107,7 +109,7 @@ def test_a_graph_that_finds_something_else_is_refused(trained, program, tmp_path
 
 
 def test_given_scenes_are_compared_too(trained, program, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_program", lambda _: program)
+    monkeypatch.setattr(export, "_onnx_graph", lambda _: program)
     scenes = drawn(trained, 2, 3, seed=0)
     scenes["features"][0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="differs from PyTorch by nan"):

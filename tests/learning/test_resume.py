@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab.learning import data, module
+from heimdall_lab.learning import data, lightning_module
 from heimdall_lab.learning.architectures import build
+from heimdall_lab.learning.callbacks import read_checkpoint
+from heimdall_lab.learning.sources import open_source
 from heimdall_lab.learning.trained import load, save
 from heimdall_lab.learning.training import train
 
@@ -26,7 +28,7 @@ def scenes_of(dataset, folder, **options):
     model = build("iq_vggnet")
     model.window = 256
     given = {"batch_size": 4, "seed": 3, "receiver_dropout": 0.0, **options}
-    scenes = data.Scenes(data.open_source(dataset), model, folder, **given)
+    scenes = data.SceneDataModule(open_source(dataset), model, folder, **given)
     scenes.measure(lambda *_: None)
     return scenes
 
@@ -34,8 +36,8 @@ def scenes_of(dataset, folder, **options):
 def test_signals_of_a_changed_dataset_are_its_own(signals, tmp_path):
     """Of one that was only opened, they are read from its folder."""
     dataset = hl.open_dataset(signals)
-    assert data.open_source(dataset).folder == signals
-    assert data.open_source(dataset.assign(iq=0 * dataset.iq)).folder is None
+    assert open_source(dataset).folder == signals
+    assert open_source(dataset.assign(iq=0 * dataset.iq)).folder is None
     batches = []
     for each in (dataset, dataset.isel(sample=slice(None, None, -1))):
         scenes = scenes_of(each, tmp_path)
@@ -63,7 +65,7 @@ def test_a_changed_bit_in_a_model_or_a_checkpoint_is_found(trained, tmp_path):
     with pytest.raises(ValueError, match=r"model: .* is damaged"):
         load(path)
     with pytest.raises(ValueError, match=r"checkpoint: .* is damaged"):
-        module.read_checkpoint(path)
+        read_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +83,14 @@ def quick(dataset, out, **options):
 
 
 def test_a_run_that_is_stopped_in_validation_says_so_and_goes_on(features, tmp_path, monkeypatch):
-    step = module.Learner.validation_step
+    step = lightning_module.Learner.validation_step
 
     def stopping(self, batch, number):
         os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.Learner, "validation_step", stopping)
+        patched.setattr(lightning_module.Learner, "validation_step", stopping)
         with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
             quick(features, tmp_path)
     run = quick(features, tmp_path)

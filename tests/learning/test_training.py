@@ -11,10 +11,13 @@ import pytest
 import torch
 
 import heimdall_lab as hl
-from heimdall_lab.core.files import StoreError, ask_to_stop, locked
+from heimdall_lab.core.files import StoreError, locked, request_stop
 from heimdall_lab.datasets import splits
-from heimdall_lab.learning import augmentation, data, module
+from heimdall_lab.learning import augmentation, callbacks, data, lightning_module
 from heimdall_lab.learning.architectures import build
+from heimdall_lab.learning.callbacks import read_checkpoint
+from heimdall_lab.learning.run_folder import default_folder
+from heimdall_lab.learning.sources import open_source
 from heimdall_lab.learning.training import open_run, train
 from heimdall_lab.localization.learned import inputs
 
@@ -56,19 +59,19 @@ def test_a_run_killed_in_training_goes_on_to_the_same_figures(folder, uninterrup
     """Kill -9 in the third epoch, then the same call."""
     script = f"""
 import os, signal
-from heimdall_lab.learning import module
+from heimdall_lab.learning import lightning_module
 from heimdall_lab.learning.training import train
-step = module.Learner.training_step
+step = lightning_module.Learner.training_step
 def deadly(self, batch, number):
     if self.current_epoch == 2 and number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, number)
-module.Learner.training_step = deadly
+lightning_module.Learner.training_step = deadly
 train({str(folder)!r}, "triangulation", out={str(tmp_path)!r}, epochs={EPOCHS}, batch_size=16, tracking=False)
 """
     died = subprocess.run([sys.executable, "-c", script], timeout=300, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert len(module.read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["Keeper"]["history"]) == 2
+    assert len(read_checkpoint(tmp_path / "last.ckpt")["callbacks"]["Keeper"]["history"]) == 2
     resumed = quick(folder, tmp_path)
     assert resumed.metrics == uninterrupted.metrics
     assert resumed.history.equals(uninterrupted.history)
@@ -76,7 +79,7 @@ train({str(folder)!r}, "triangulation", out={str(tmp_path)!r}, epochs={EPOCHS}, 
 
 def test_a_run_that_was_stopped_says_so_and_goes_on(folder, uninterrupted, tmp_path, monkeypatch):
     """SIGTERM to this process in the second epoch."""
-    step, sent = module.Learner.training_step, []
+    step, sent = lightning_module.Learner.training_step, []
 
     def stopping(self, batch, number):
         if self.current_epoch == 1 and not sent:
@@ -84,7 +87,7 @@ def test_a_run_that_was_stopped_says_so_and_goes_on(folder, uninterrupted, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, number)
 
-    monkeypatch.setattr(module.Learner, "training_step", stopping)
+    monkeypatch.setattr(lightning_module.Learner, "training_step", stopping)
     with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         quick(folder, tmp_path)
     assert quick(folder, tmp_path).metrics == uninterrupted.metrics
@@ -92,14 +95,14 @@ def test_a_run_that_was_stopped_says_so_and_goes_on(folder, uninterrupted, tmp_p
 
 def test_a_run_stops_where_its_folder_asks_for_it(folder, tmp_path, monkeypatch):
     """As another process does that was told of the folder only."""
-    step = module.Learner.training_step
+    step = lightning_module.Learner.training_step
 
     def asked(self, batch, number):
-        ask_to_stop(tmp_path)
+        request_stop(tmp_path)
         return step(self, batch, number)
 
-    monkeypatch.setattr(module.Learner, "training_step", asked)
-    monkeypatch.setattr(module, "_LOCK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(lightning_module.Learner, "training_step", asked)
+    monkeypatch.setattr(callbacks, "_LOCK_INTERVAL_S", 0.0)
     with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         quick(folder, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
@@ -107,13 +110,13 @@ def test_a_run_stops_where_its_folder_asks_for_it(folder, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("precision", "half"), [("32-true", False), ("bf16-mixed", True)])
 def test_precision_is_that_of_the_arithmetic(folder, tmp_path, monkeypatch, precision, half):
-    step, seen = module.Learner.training_step, set()
+    step, seen = lightning_module.Learner.training_step, set()
 
     def watching(self, batch, number):
         seen.add(torch.is_autocast_enabled("cpu"))
         return step(self, batch, number)
 
-    monkeypatch.setattr(module.Learner, "training_step", watching)
+    monkeypatch.setattr(lightning_module.Learner, "training_step", watching)
     run = quick(folder, tmp_path, epochs=1, precision=precision, accelerator="cpu")
     assert seen == {half}
     assert np.isfinite(run.metrics["test_nll"])
@@ -150,6 +153,13 @@ def test_other_options_are_refused_and_nothing_is_overwritten(folder, uninterrup
     assert before == {path.name: path.read_bytes() for path in uninterrupted.folder.iterdir()}
 
 
+def test_runs_are_by_default_in_the_data_folder(monkeypatch):
+    monkeypatch.setenv("HEIMDALL_LAB_DATA", "/scenes")
+    folders = {default_folder("triangulation", {"options": {"seed": seed}}) for seed in (1, 2)}
+    assert len(folders) == 2
+    assert all(folder.match("/scenes/runs/triangulation-????????") for folder in folders)
+
+
 def test_another_dataset_is_refused(uninterrupted, small_dataset):
     with pytest.raises(ValueError, match=r"dataset.name|dataset.checksum"):
         quick(small_dataset, uninterrupted.folder)
@@ -166,10 +176,11 @@ def test_a_folder_that_another_process_trains_in_is_refused(folder, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_training(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        module, "negative_log_likelihood", lambda position, *_: position.sum(dim=-1) * torch.tensor(float("nan"))
-    )
-    with pytest.raises(module.DivergedError, match=r"loss: is nan in batch 0 of epoch 1; lower learning_rate"):
+    def not_a_number(position, *_):
+        return position.sum(dim=-1) * torch.tensor(float("nan"))
+
+    monkeypatch.setattr(lightning_module, "negative_log_likelihood", not_a_number)
+    with pytest.raises(lightning_module.DivergedError, match=r"loss: is nan in batch 0 of epoch 1; lower learning_r"):
         quick(folder, tmp_path)
     assert not (tmp_path / "model.pt").exists()
 
@@ -190,7 +201,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(folder, uninterrupted, tmp_path)
     [
         ("iq_resnet18", {}, r"cannot learn from feature_based datasets; use triangulation"),
         ("triangulation", {"epochs": 0}, r"epochs: 0 is refused: .* greater than or equal to 1"),
-        ("triangulation", {"rate": 1}, r"rate: is no option of training; choose from epochs"),
+        ("triangulation", {"rate": 1}, r"rate: unknown field; choose one of epochs"),
         ("triangulation", {"parameters": {"depth": 2}}, r"depth: is no parameter of triangulation"),
     ],
 )
@@ -223,8 +234,8 @@ def test_a_damaged_shard_is_named(folder, tmp_path):
 
 def test_one_seed_gives_the_batches_of_an_epoch_again_and_others_differ(folder, tmp_path):
     model = build("triangulation")
-    source = data.open_source(folder)
-    scenes = data.Scenes(source, model, tmp_path, batch_size=16, seed=3, receiver_dropout=0.2)
+    source = open_source(folder)
+    scenes = data.SceneDataModule(source, model, tmp_path, batch_size=16, seed=3, receiver_dropout=0.2)
     scenes.measure(lambda *_: None)
     first, again = (scenes._batches("train", augmented=True) for _ in range(2))
     for name, values in first[1, 0].items():
@@ -242,8 +253,8 @@ def test_signals_are_read_from_disk_as_from_memory_and_at_the_same_instants(tmp_
     for memory_gb in (0.0, 1.0):
         model = build("iq_vggnet")
         model.window = 256
-        scenes = data.Scenes(
-            data.open_source(tmp_path / "dataset"),
+        scenes = data.SceneDataModule(
+            open_source(tmp_path / "dataset"),
             model,
             tmp_path,
             batch_size=4,
@@ -286,7 +297,7 @@ def ranges(batch):
 
 
 def test_losing_receivers_keeps_ranges_references_and_three_that_hear(batch):
-    lost = augmentation.lose_receivers(batch, 0.5, torch.Generator().manual_seed(2))
+    lost = augmentation.drop_receivers(batch, 0.5, torch.Generator().manual_seed(2))
     remaining = lost["present"]
     assert 0.3 < 1 - remaining.sum() / batch["present"].sum() < 0.5
     assert torch.allclose(ranges(lost)[remaining], ranges(batch)[remaining], atol=1e-3)
@@ -300,7 +311,7 @@ def test_losing_receivers_keeps_ranges_references_and_three_that_hear(batch):
 
 
 def test_turning_keeps_ranges_and_mirrors_half_of_the_scenes(batch):
-    turned = augmentation.turn(batch, torch.Generator().manual_seed(2))
+    turned = augmentation.rotate(batch, torch.Generator().manual_seed(2))
     assert torch.allclose(ranges(turned), ranges(batch), atol=1e-3)
 
     def area(of):

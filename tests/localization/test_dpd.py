@@ -6,6 +6,7 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
 from heimdall_lab.localization import baselines, bounds, dpd, errors, estimators, leaderboard, observations
+from heimdall_lab.localization.dpd import correlations, eigenvalues, search, whitening
 from heimdall_lab.signals import pairs
 
 WEAK = {
@@ -68,8 +69,8 @@ def test_envelopes_do_not_pull_the_peaks():
         axis=-1
     )
     voltage = (waveform * np.exp(time / 100)).T[None]
-    signals = dpd._Signals(voltage, np.ones((1, 1600)), np.ones(1), 800)
-    table = dpd._correlations(signals, np.zeros((1, 7)), 100, 1.0)
+    signals = whitening.WhitenedSignals(voltage, np.ones((1, 1600)), np.ones(1), 800)
+    table = correlations.correlation_table(signals, np.zeros((1, 7)), 100, 1.0)
     for i in range(7):
         for j in range(i):
             share = np.abs(table[0, i, j]) / np.sqrt(table[0, i, i, 100].real * table[0, j, j, 100].real)
@@ -81,10 +82,11 @@ def test_likelihood_is_the_eigenvalue_of_delayed_signals(strong, strong_measured
     """Whole signals, faded, delayed by phase ramps, and NumPy's eigenvalues; fades that part cost up to 0.3 %."""
     scene, measured = strong.isel(sample=[0]), strong_measured.isel(sample=[0])
     known = observations.from_dataset(scene, measured)
-    signals = dpd._signals(scene)
-    _, table, _ = dpd._joint(known, scene, signals, measured.fdoa_hz.values)
+    signals = whitening.whiten(scene)
+    frequency_hz = search.search(known, scene, signals, measured.fdoa_hz.values).frequency_hz
+    table = correlations.correlate_pairs(known, scene, signals, frequency_hz)
     delay = np.array([[[0, 3.3, -7.25, 11.9, 0.6, -4.4, 8.05], [20.0, 1, 2, 3, 4, 5, 6.5]]])
-    found = dpd._eigenvalues(table, delay, dpd._FARROW)[0]
+    found = eigenvalues.largest_eigenvalues(table, delay)[0]
     frequency = np.fft.fftfreq(2**15)
     time = np.arange(signals.voltage.shape[-1])
     faded = signals.voltage[0] * np.sin(np.pi / 2 * np.minimum(1, (4999.5 - np.abs(2 * time - 4999.5)) / 64)) ** 2
@@ -124,7 +126,7 @@ def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
     for far_m in (1e6, 3e6, 4.5e6, 6.3e6):
         plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
         latitude, longitude = (degrees[0] for degrees in observations.from_tangent_plane(known, plane[None]))
-        many = observations.repeated(known, 3)
+        many = known.repeat(3)
         assert observations.tangent_plane(many, observations.Fix(latitude, longitude, None, None)) == pytest.approx(
             plane, abs=0.1
         )

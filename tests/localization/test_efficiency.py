@@ -129,7 +129,7 @@ def test_truth_does_not_leak(few, garbage):
     assert {"transmitter_latitude", "clock_offset", "snr", "propagation_delay", "signal_present"} <= set(TRUTH)
     expected_features, found_features = pairs.pair_features(few), pairs.pair_features(blind)
     assert found_features.identical(expected_features)
-    for method in estimators.methods():
+    for method in hl.methods():
         expected = hl.locate(few, method, expected_features)
         found = hl.locate(blind, method, found_features)
         for name in FIX:
@@ -147,7 +147,7 @@ def test_order_and_padding_of_receivers_do_not_matter(few):
     padded = few.reindex(receiver=np.arange(15), fill_value=fill)
     padded = padded.isel(receiver=[13, 4, 9, 2, 6, 7, 0, 5, 14, 1, 3, 8, 10, 11, 12])
     measured, *others = (pairs.pair_features(scenes) for scenes in (few, permuted, padded))
-    for method in estimators.methods():
+    for method in hl.methods():
         expected = hl.locate(few, method, measured)
         for scenes, moved in zip((permuted, padded), others, strict=True):
             assert_same_fixes(hl.locate(scenes, method, moved), expected, 1e-3)
@@ -159,7 +159,7 @@ def test_fixes_do_not_depend_on_the_other_scenes(few):
     for rows in ([4], [5, 0, 3]):
         part = few.isel(sample=rows)
         measured_alone = pairs.pair_features(part)
-        for method in estimators.methods():
+        for method in hl.methods():
             expected = hl.locate(few, method, measured).isel(sample=rows)
             assert_same_fixes(hl.locate(part, method, measured_alone), expected, 1e-3)
 

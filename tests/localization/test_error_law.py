@@ -66,7 +66,7 @@ def test_density_is_scipys(freedom):
 @pytest.mark.parametrize("spread", [0.2, 1.0, 5.0])
 def test_the_law_is_found_from_errors(freedom, spread):
     error = spread * drawn(freedom)
-    found_spread, found_freedom = error_law.fitted(squared(error))
+    found_spread, found_freedom = error_law.fit(squared(error))
     assert found_spread == pytest.approx(spread, rel=0.03)
     assert found_freedom == pytest.approx(freedom, rel=0.25)
     reached = error_law.level(squared(error) / found_spread**2, found_freedom)
@@ -76,7 +76,7 @@ def test_the_law_is_found_from_errors(freedom, spread):
 
 def test_errors_that_reach_less_far_than_normal_ones_have_a_normal_law():
     error = np.random.default_rng(5).uniform(-1, 1, (5000, 2)) @ np.linalg.cholesky(COVARIANCE).T
-    spread, freedom = error_law.fitted(squared(error))
+    spread, freedom = error_law.fit(squared(error))
     assert freedom == np.inf
     reached = error_law.level(squared(error) / spread**2)
     assert (reached <= 0.68).mean() < 0.68

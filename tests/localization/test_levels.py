@@ -51,7 +51,7 @@ def scenes(count, sigma_db, propagation, *, radius_m=80e3, seed=1, like_receiver
     ]
     distance_m = geodesic_m if propagation == "ground_wave" else np.linalg.norm(ends[1] - ends[0], axis=-1)
     power_dbm = rng.uniform(10, 37, (count, 1))
-    known = observations.Network(
+    known = observations.Observations(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=np.zeros_like(latitude),
@@ -194,11 +194,11 @@ def test_nothing_finds_much_more_in_levels(placement, max_receivers):
 
 def simulated(config, count):
     """Scenes of a configuration with levels as they arrive, and where the transmitters are."""
-    truth = scene_draws.draw(config, np.arange(count)).variables
+    truth = scene_draws.draw_scenes(config, np.arange(count)).variables
     channel = config.channel
     noise_dbm = losses.noise_power_dbm(config.signal.channel_bandwidth_hz, channel.noise_figure_db)
     environment_db = (channel.environment_loss_max_db - channel.environment_loss_min_db) / 12**0.5
-    known = observations.Network(
+    known = observations.Observations(
         latitude_deg=truth["receiver_latitude"],
         longitude_deg=truth["receiver_longitude"],
         altitude_m=truth["receiver_altitude"],

@@ -162,8 +162,8 @@ def test_rank_one_gains_are_those_of_the_information_anew(config):
     network = with_one_more(config, 44.7, 7.9, 400.0)
     rmse = []
     for point in np.stack(np.meshgrid(latitude, longitude, indexing="ij"), axis=-1).reshape(-1, 2):
-        links = coverage._links(network, faint, point[:1], point[1:], coverage._network(network))
-        seen = information.sight(links.receivers[0], links.transmitter[0])
+        links = coverage._link_errors(network, faint, point[:1], point[1:], coverage._network(network))
+        seen = information.lines_of_sight(links.receivers[0], links.transmitter[0])
         kinds = information.times(seen, links.toa_sigma_s[0]), information.levels(seen, links.rss_sigma_db[0])
         total = sum(information.fisher(kind) for kind in kinds) + coverage._prior(
             *(a.ravel() for a in np.meshgrid(latitude, longitude, indexing="ij"))

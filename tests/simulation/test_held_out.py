@@ -15,7 +15,7 @@ COUNT = 400
 
 def receivers(config):
     """Of each scene the set of its receivers' coordinates."""
-    truth = scenes.draw(config, np.arange(COUNT)).variables
+    truth = scenes.draw_scenes(config, np.arange(COUNT)).variables
     names = [f"receiver_{name}" for name in ("present", "latitude", "longitude", "altitude")]
     present, *place = (np.broadcast_to(truth[name], (COUNT, config.max_receivers)) for name in names)
     place = np.stack(place, axis=-1)

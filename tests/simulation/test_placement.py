@@ -30,8 +30,8 @@ def config(place: str, **geometry) -> hl.Config:
 
 def draw(settings: hl.Config, count: int) -> dict[str, np.ndarray]:
     """Receivers of the first candidates of ``count`` samples."""
-    streams = scenes.candidates(settings, np.arange(count), np.zeros(count))
-    return placement.receivers(settings, streams)
+    streams = scenes.candidate_streams(settings, np.arange(count), np.zeros(count))
+    return placement.draw_receivers(settings, streams)
 
 
 def offsets_m(settings: hl.Config, network) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +187,7 @@ def test_longest_delay_spread_bounds_the_rim_of_the_square_at_every_latitude(ext
             receiver_altitude_max_m=9000.0,
             margin_deg=0.0,
         )
-        network = placement.receivers(settings, Rim(0, np.arange(8), np.zeros(8)))
+        network = placement.draw_receivers(settings, Rim(0, np.arange(8), np.zeros(8)))
         assert network["receiver_present"].all()
         position = ecef(network).reshape(-1, 3)
         longest = np.linalg.norm(position[:, None] - position, axis=-1).max()
@@ -201,7 +201,7 @@ def test_areas_may_lie_across_the_180_degrees_meridian(place):
     settings, number = [], np.arange(300)
     for longitude_deg in (179.7, 9.7):
         settings.append(config(place, centre_longitude_deg=longitude_deg, centre_latitude_deg=-17.0, margin_deg=0.5))
-    across, here = (scenes.draw(setting, number).variables for setting in settings)
+    across, here = (scenes.draw_scenes(setting, number).variables for setting in settings)
     for who in ("receiver", "transmitter"):
         longitude = across[f"{who}_longitude"]
         assert np.nanmax(np.abs(longitude)) <= 180
@@ -219,7 +219,7 @@ def test_areas_may_lie_across_the_180_degrees_meridian(place):
 def test_transmitters_are_inside_the_box_of_their_own_receivers(place, longitude_deg):
     count, ratio, margin = 6000, 0.6, 0.2
     settings = config(place, inside_ratio=ratio, margin_deg=margin, centre_longitude_deg=longitude_deg)
-    truth = scenes.draw(settings, np.arange(count)).variables
+    truth = scenes.draw_scenes(settings, np.arange(count)).variables
     latitude = truth["receiver_latitude"]
     longitude = (truth["receiver_longitude"] - longitude_deg + 180) % 360
     south, north = np.nanmin(latitude, axis=1), np.nanmax(latitude, axis=1)
@@ -239,14 +239,14 @@ def test_transmitters_are_inside_the_box_of_their_own_receivers(place, longitude
 
 def test_speeds_and_headings_are_uniform():
     settings = config("fixed", transmitter_speed_max_m_s=40.0)
-    truth = scenes.draw(settings, np.arange(20_000)).variables
+    truth = scenes.draw_scenes(settings, np.arange(20_000)).variables
     east, north = truth["transmitter_velocity_east"], truth["transmitter_velocity_north"]
     speed, heading = np.hypot(east, north), np.arctan2(east, north)
     assert stats.kstest(speed, stats.uniform(0, 40).cdf).pvalue > P_VALUE
     assert stats.kstest(heading, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > P_VALUE
     columns = [speed, np.cos(heading), np.sin(heading), truth["transmitter_latitude"], truth["transmitter_longitude"]]
     assert np.abs(np.corrcoef(columns) - np.eye(5)).max() < 5 / 20_000**0.5
-    still = scenes.draw(config("fixed"), np.arange(5)).variables
+    still = scenes.draw_scenes(config("fixed"), np.arange(5)).variables
     for name in ("transmitter_velocity_east", "transmitter_velocity_north", "doppler"):
         assert (still[name][..., :7] == 0).all()
 
@@ -257,7 +257,7 @@ def test_doppler_is_the_closing_speed(place):
     settings = config(
         place, transmitter_speed_max_m_s=300.0, transmitter_altitude_max_m=9000.0, centre_longitude_deg=180.0
     )
-    truth = scenes.draw(settings, np.arange(400)).variables
+    truth = scenes.draw_scenes(settings, np.arange(400)).variables
     east, north = truth["transmitter_velocity_east"], truth["transmitter_velocity_north"]
     latitude, longitude, altitude = (truth[f"transmitter_{n}"] for n in ("latitude", "longitude", "altitude"))
     receivers = ecef(truth)

@@ -1,105 +1,35 @@
-"""The compiled channel against its definition in double precision, sample by sample.
+"""The compiled receiver against its definition in double precision, sample by sample.
 
 The test waveforms are sums of complex exponentials within a quarter of the sample rate, as every waveform's in its
 channel is, so that their value at any instant is known in closed form. Seeds are fixed; statistical thresholds are
-those that a correct channel misses for one seed in 10⁴, or 5 standard deviations.
+those that a correct receiver misses for one seed in 10⁴, or 5 standard deviations.
 """
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reception import (
+    EDGE,
+    HEADROOM_DB,
+    P_VALUE,
+    ROUNDING,
+    difference,
+    evaluate,
+    guard_of,
+    in_codes,
+    lines,
+    links,
+    planar,
+    random_links,
+    receive,
+    streams,
+)
 from scipy import stats
 
-from heimdall_lab.core import interpolation
-from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.philox import Streams
 from heimdall_lab.simulation import receiver
 from heimdall_lab.simulation.propagation import fading
-
-P_VALUE = 1e-4
-HEADROOM_DB = 13.0
-ROUNDING = 12**-0.5  # rms error of rounding to whole numbers
-EDGE = 0.25  # cycles per sample: the largest frequency of a waveform at its own rate
-
-
-def streams(count: int, seed: int = 4) -> Streams:
-    samples = np.arange(count, dtype=np.uint64)
-    return Streams(seed, samples, np.zeros_like(samples))
-
-
-def lines(rng: np.random.Generator, num_scenes: int, cycles: np.ndarray) -> np.ndarray:
-    """Amplitudes of band-limited noise of unit power, one for each frequency: (S, K)."""
-    amplitude = rng.standard_normal((num_scenes, len(cycles))) + 1j * rng.standard_normal((num_scenes, len(cycles)))
-    return amplitude / np.sqrt((np.abs(amplitude) ** 2).sum(axis=1, keepdims=True))
-
-
-def evaluate(amplitude: np.ndarray, cycles: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Σ_k a_k exp(2πj f_k t) at times in samples: (..., K), (K,), (N,) -> (..., N)."""
-    return amplitude @ np.exp(2j * np.pi * np.multiply.outer(cycles, time))
-
-
-def planar(waveform: np.ndarray) -> np.ndarray:
-    return np.stack([waveform.real, waveform.imag], axis=1).astype(np.float32)
-
-
-def links(arrival: np.ndarray, num_time: int, block: int = 64, **changes) -> receiver.Links:
-    """Noiseless links (S, R, P) at 0 dBm of each path, on frequency, unless told otherwise."""
-    zeros = np.zeros(arrival.shape[:2])
-    settings = {
-        "arrival_rate": zeros,
-        "gain": np.ones((*arrival.shape, -(-num_time // block) + 1), dtype=np.complex64),
-        "phase": zeros,
-        "frequency": zeros,
-        "drift": zeros,
-        "noise_amplitude": zeros,
-        "full_scale": zeros + 10 ** (HEADROOM_DB / 20),
-    }
-    return receiver.Links(arrival=arrival, block=block, **(settings | changes))
-
-
-def guard_of(link: receiver.Links, num_time: int) -> int:
-    """The least that is documented, with the way that motion takes."""
-    motion = np.abs(link.arrival_rate).max() * (num_time / 2 + link.block)
-    return int(np.ceil(link.arrival.max() + motion)) + receiver.MARGIN
-
-
-def receive(
-    amplitude: np.ndarray, cycles: np.ndarray, link: receiver.Links, num_time: int, seed: int = 4
-) -> np.ndarray:
-    """Codes (S, R, N), complex, of signals (S, K) that are as long as they must be and no longer."""
-    guard = guard_of(link, num_time)
-    waveform = evaluate(amplitude, cycles, np.arange(guard + num_time + receiver.MARGIN) - guard)
-    iq = np.full((*link.phase.shape, 2, num_time), 12345, dtype=np.int16)
-    receiver.receive(planar(waveform), link, streams(len(amplitude), seed), iq, guard)
-    return iq[:, :, 0] + 1j * iq[:, :, 1]
-
-
-def by_definition(amplitude: np.ndarray, cycles: np.ndarray, link: receiver.Links, num_time: int) -> np.ndarray:
-    """Σ_p g_p(t) s(t − a_p − v (t − t₀)) exp(2πj (φ + f (t − t₀) + d (t − t₀)² / 2)), t₀ the middle: (S, R, N)."""
-    time = np.arange(num_time)
-    from_middle = time - num_time / 2
-    expected = np.zeros((*link.phase.shape, num_time), dtype=complex)
-    for s, r in np.ndindex(link.phase.shape):
-        for p in range(link.arrival.shape[2]):
-            steps = link.block * np.arange(link.gain.shape[3])
-            gain = np.interp(time, steps, link.gain[s, r, p].astype(complex))
-            late = link.arrival[s, r, p] + link.arrival_rate[s, r] * from_middle
-            expected[s, r] += gain * evaluate(amplitude[s], cycles, time - late)
-        turns = link.phase[s, r] + link.frequency[s, r] * from_middle + link.drift[s, r] * from_middle**2 / 2
-        expected[s, r] *= np.exp(2j * np.pi * turns)
-    return expected
-
-
-def in_codes(voltage: np.ndarray, link: receiver.Links) -> np.ndarray:
-    return voltage * (32767 / link.full_scale)[..., None]
-
-
-def difference(amplitude: np.ndarray, cycles: np.ndarray, link: receiver.Links, num_time: int) -> np.ndarray:
-    """Received minus expected codes of both components, after a look that nothing is clipped."""
-    expected = in_codes(by_definition(amplitude, cycles, link, num_time), link)
-    assert max(np.abs(expected.real).max(), np.abs(expected.imag).max()) < 32767
-    error = receive(amplitude, cycles, link, num_time) - expected
-    return np.concatenate([error.real.ravel(), error.imag.ravel()])
 
 
 def matched_delay(received: np.ndarray, amplitude: np.ndarray, cycles: np.ndarray, near: float) -> float:
@@ -113,21 +43,6 @@ def matched_delay(received: np.ndarray, amplitude: np.ndarray, cycles: np.ndarra
         assert 0 < best < 40
         centre, width = delays[best], width / 10
     return float(centre)
-
-
-def random_links(rng: np.random.Generator, num_time: int, block: int, num_paths: int, **changes) -> receiver.Links:
-    """Two scenes of three receivers with everything at work; echoes within 30 samples, 12 dB down."""
-    arrival = rng.uniform(0, 250, (2, 3, 1)) + rng.uniform(0, 30, (2, 3, num_paths)) * (np.arange(num_paths) > 0)
-    shape = (*arrival.shape, -(-num_time // block) + 1)
-    gain = 1 + 0.2 * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
-    gain *= np.where(np.arange(num_paths) > 0, 0.25, 0.9)[:, None]
-    settings = {
-        "gain": gain.astype(np.complex64),
-        "phase": rng.uniform(0, 1, (2, 3)),
-        "frequency": rng.uniform(-0.2, 0.2, (2, 3)),
-        "full_scale": 10 ** ((HEADROOM_DB + 3) / 20) * rng.uniform(1, 1.1, (2, 3)),
-    }
-    return links(arrival, num_time, block, **(settings | changes))
 
 
 @pytest.mark.parametrize("block", [2, 6, 64, 254, 256])
@@ -208,7 +123,7 @@ def test_blocks_follow_fading_as_closely_as_stated():
     rate_hz, num_time, doppler_hz = 50e3, 20_000, 84.6
     block = receiver.block_length(rate_hz, doppler_hz, 0.0)
     shape = (4, 2, 1)
-    paths = fading.Paths(np.zeros(shape), np.ones(shape), np.zeros(shape), np.full(shape[:2], doppler_hz))
+    paths = fading.Multipath(np.zeros(shape), np.ones(shape), np.zeros(shape), np.full(shape[:2], doppler_hz))
     full_scale = np.full(shape[:2], 10**1.0)
     codes = {}
     for step in (2, block):
@@ -261,116 +176,6 @@ def test_fractional_delay_is_right_to_a_thousandth_of_a_sample_at_40_db():
     sigma = 1 / np.sqrt(8 * np.pi**2 * rms**2 * 1e4 * 0.4 * num_time)
     chi_squared = ((error.reshape(4, 3) / sigma[:, None]) ** 2).sum()
     assert stats.chi2(12).ppf(P_VALUE) < chi_squared < stats.chi2(12).ppf(1 - P_VALUE)
-
-
-@pytest.fixture(scope="module")
-def noise():
-    """Noise alone of 3 scenes at 4 receivers, (3, 4, 40 000), of unit power."""
-    num_time = 40_000
-    link = links(np.zeros((3, 4, 1)), num_time, 254, gain=np.zeros((3, 4, 1, 159), np.complex64))
-    link = links(link.arrival, num_time, 254, gain=link.gain, noise_amplitude=np.ones((3, 4)))
-    return receive(np.ones((3, 1)), np.zeros(1), link, num_time, seed=31) / in_codes(np.ones((3, 4, 1)), link)
-
-
-def test_noise_is_white_gaussian_and_independent_between_receivers_and_scenes(noise):
-    num_time = noise.shape[-1]
-    for component in (noise.real, noise.imag):
-        assert stats.kstest(component.ravel(), stats.norm(scale=0.5**0.5).cdf).pvalue > P_VALUE
-    # The mean of N exponential powers has the relative standard deviation 1 / √N.
-    assert (np.abs(noise) ** 2).mean(axis=-1) == pytest.approx(np.ones((3, 4)), abs=5 / num_time**0.5)
-    rows = noise.reshape(12, num_time)
-    # Whiteness: periodogram ordinates of white noise are independent and exponential, at every frequency.
-    periodogram = np.abs(np.fft.fft(rows, axis=1)) ** 2 / num_time
-    assert stats.kstest(periodogram.ravel(), stats.expon.cdf).pvalue > P_VALUE
-    for lag in range(1, 21):  # of complex white noise either part has the variance 1 / (2 N); of both signs of the lag
-        correlation = (rows[:, lag:] * rows[:, :-lag].conj()).sum(axis=1) / num_time
-        assert np.abs([correlation.real, correlation.imag]).max() < 5 / (2 * num_time) ** 0.5
-        pseudo = (rows[:, lag:] * rows[:, :-lag]).sum(axis=1) / num_time  # I of one with Q of another sample
-        assert np.abs([pseudo.real, pseudo.imag]).max() < 5 / (2 * num_time) ** 0.5
-    assert np.abs((rows.real * rows.imag).mean(axis=1)).max() < 5 / (4 * num_time) ** 0.5  # products of variance 1 / 4
-    correlation = np.abs(rows @ rows.conj().T) / num_time
-    assert (correlation - np.diag(np.diag(correlation))).max() < 5 / num_time**0.5
-    powers = np.corrcoef(np.abs(rows) ** 2)
-    assert np.abs(powers - np.eye(12)).max() < 5 / num_time**0.5
-
-
-@pytest.mark.parametrize("block", [2, 58, 254, 256])
-@pytest.mark.parametrize("num_time", [1, 255, 1001])
-def test_noise_is_the_documented_stream_number_by_number(num_time, block):
-    settings = {
-        "gain": np.zeros((3, 5, 1, -(-num_time // block) + 1), dtype=np.complex64),
-        "noise_amplitude": np.linspace(0.5, 1.5, 15).reshape(3, 5),
-    }
-    link = links(np.zeros((3, 5, 1)), num_time, block, **settings)
-    found = receive(np.ones((3, 1)), np.zeros(1), link, num_time, seed=2**40 + 7)
-    for number in range(5):
-        drawn = streams(3, 2**40 + 7).complex_normal(Stage.NOISE, num_time, lane=number).astype(complex)
-        expected = drawn * (32767 / link.full_scale * link.noise_amplitude)[:, number, None]
-        error = found[:, number] - expected
-        # Numbers up to 2¹⁵ in float32 are multiples of 2⁻⁹.
-        assert max(np.abs(error.real).max(), np.abs(error.imag).max()) <= 0.5 + 2.0**-8
-
-
-def test_noise_is_not_turned_or_faded_with_the_signal():
-    """Every nuisance of the signal leaves the noise as it is."""
-    rng, num_time = np.random.Generator(np.random.Philox(3)), 1000
-    cycles = rng.uniform(-EDGE, EDGE, 30)
-    amplitude = lines(rng, 2, cycles)
-    link = random_links(rng, num_time, 32, 2, noise_amplitude=np.full((2, 3), 0.3))
-    silent = random_links(
-        np.random.Generator(np.random.Philox(3)), num_time, 32, 2, gain=0 * link.gain, noise_amplitude=np.ones((2, 3))
-    )
-    expected = in_codes(by_definition(amplitude, cycles, link, num_time), link)
-    noise_alone = receive(amplitude, cycles, silent, num_time) / in_codes(np.ones((2, 3, 1)), silent)
-    error = receive(amplitude, cycles, link, num_time) - expected - in_codes(0.3 * noise_alone, link)
-    assert np.abs(error.real).max() < 0.5 + 0.5 + 0.7
-    assert np.abs(error.imag).max() < 0.5 + 0.5 + 0.7
-
-
-def test_gain_sets_from_the_mean_powers():
-    signal_mw, noise_mw = np.array([[1.0, 1e-12, 0.0]]), np.array([[3.0, 1e-13, 4.0]])
-    found = receiver.full_scale(signal_mw, noise_mw, 20.0)
-    assert found == pytest.approx(10 * np.array([[2.0, 1.1e-12**0.5, 2.0]]), rel=1e-14)
-    assert np.isnan(receiver.full_scale(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 12.0)).all()
-
-
-@pytest.mark.parametrize("level_dbm", [-140.0, -100.0, -60.0, 0.0, 20.0])
-def test_codes_decode_to_the_voltage_at_any_level(level_dbm):
-    rng, num_time = np.random.Generator(np.random.Philox(7)), 3000
-    cycles = rng.uniform(-EDGE, EDGE, 40)
-    amplitude, voltage = lines(rng, 1, cycles), 10 ** (level_dbm / 20)
-    full_scale = receiver.full_scale(np.full((1, 2), voltage**2), np.zeros((1, 2)), 12.0)
-    gain = np.full((1, 2, 1, 48), voltage, dtype=np.complex64)
-    link = links(np.array([[[3.3], [77.7]]]), num_time, 64, gain=gain, full_scale=full_scale)
-    decoded = receive(amplitude, cycles, link, num_time) * full_scale[..., None] / 32767
-    expected = by_definition(amplitude, cycles, link, num_time)
-    step = full_scale[0, 0] / 32767
-    assert np.abs((decoded - expected).real).max() < step
-    assert np.abs((decoded - expected).imag).max() < step
-    assert (np.abs(decoded) ** 2).mean() == pytest.approx((np.abs(expected) ** 2).mean(), rel=1e-3)
-
-
-@pytest.mark.parametrize("headroom_db", [0.0, 9.0])
-def test_clipping_is_that_of_a_gaussian(headroom_db):
-    num_time = 40_000
-    settings = {
-        "gain": np.zeros((2, 3, 1, 158), dtype=np.complex64),
-        "noise_amplitude": np.ones((2, 3)),
-        "full_scale": receiver.full_scale(np.zeros((2, 3)), np.ones((2, 3)), headroom_db),
-    }
-    link = links(np.zeros((2, 3, 1)), num_time, 256, **settings)
-    found = receive(np.ones((2, 1)), np.zeros(1), link, num_time)
-    codes = np.stack([found.real, found.imag])
-    assert codes.min() == -32767  # never -32768, which has no positive counterpart
-    assert codes.max() == 32767
-    clipped = int((np.abs(codes) == 32767).sum())
-    # Full scale over the standard deviation of one component; values that round to full scale count as well.
-    limit = 10 ** (headroom_db / 20) * 2**0.5 * (1 - 0.5 / 32767)
-    assert stats.binomtest(clipped, codes.size, 2 * stats.norm.sf(limit)).pvalue > P_VALUE
-    drawn = np.stack([streams(2).complex_normal(Stage.NOISE, num_time, lane=r) for r in range(3)], axis=1)
-    beyond = drawn.real > link.full_scale[..., None]
-    assert beyond.any()
-    assert (found.real[beyond] == 32767).all()
 
 
 def test_where_no_receiver_is_there_are_zeros_and_the_others_do_not_change():
@@ -462,7 +267,7 @@ def test_a_scene_alone_is_the_same_to_the_last_bit():
     ],
 )
 def test_clock_errors_have_the_distribution_of_their_class(clock, sigma_s, distribution):
-    offset = receiver.clock_offset(clock, sigma_s, streams(15_000), 7)
+    offset = receiver.draw_clock_offset(clock, sigma_s, streams(15_000), 7)
     assert offset.shape == (15_000, 7)
     assert stats.kstest(offset.ravel(), distribution.cdf).pvalue > P_VALUE
     assert offset.std() == pytest.approx(sigma_s, rel=5 / (2 * offset.size) ** 0.5)
@@ -471,57 +276,6 @@ def test_clock_errors_have_the_distribution_of_their_class(clock, sigma_s, distr
     assert bound_s == pytest.approx(10e-3 if clock == "none" else 6.8 * sigma_s)
     correlation = np.corrcoef(offset.T)
     assert np.abs(correlation - np.eye(7)).max() < 5 / 15_000**0.5
-
-
-def test_kernels_add_up_to_one_and_mirror_each_other():
-    table = interpolation.kernel_table()
-    assert table.shape == (interpolation.PHASES + 1, interpolation.TAPS)
-    assert table.dtype == np.float32
-    assert np.abs(table.astype(float).sum(axis=1) - 1).max() < 16 * 2.0**-25  # each entry rounded to 24 bits
-    assert np.abs(table - table[::-1, ::-1]).max() < 2.0**-24
-    whole = np.zeros(interpolation.TAPS)
-    whole[interpolation.LEAD] = 1
-    assert np.abs(table[0] - whole).max() < 1e-12
-    assert np.abs(table[-1] - np.roll(whole, 1)).max() < 1e-12
-
-
-@pytest.mark.parametrize("factor", range(1, 9))
-def test_upsampling_gives_the_values_between_the_samples(factor):
-    rng, count = np.random.Generator(np.random.Philox(factor)), 1500
-    cycles = np.append(rng.uniform(-EDGE, EDGE, 48), [-EDGE, EDGE])
-    amplitude = lines(rng, 3, cycles)
-    found = interpolation.upsample(evaluate(amplitude, cycles, np.arange(count)).astype(np.complex64), factor)
-    assert found.shape == (3, 2, (count - interpolation.TAPS) * factor)
-    assert found.dtype == np.float32
-    time = interpolation.LEAD + np.arange(found.shape[2]) / factor
-    error = found[:, 0] + 1j * found[:, 1] - evaluate(amplitude, cycles, time)
-    assert np.sqrt((np.abs(error) ** 2).mean(axis=1)).max() < 10 ** (-95 / 20)
-    # The worst frequency is the highest.
-    edge = interpolation.upsample(np.exp(2j * np.pi * EDGE * np.arange(count))[None].astype(np.complex64), factor)
-    expected = np.exp(2j * np.pi * EDGE * time)
-    assert np.abs(edge[0, 0] + 1j * edge[0, 1] - expected).max() < 10 ** (-95 / 20)
-
-
-@pytest.mark.parametrize("factor", [1, 3, 8])
-def test_upsampled_values_depend_on_the_sixteen_samples_around_them_alone(factor):
-    rng, count = np.random.Generator(np.random.Philox(1)), 100
-    waveform = (rng.standard_normal((1, count)) + 1j * rng.standard_normal((1, count))).astype(np.complex64)
-    clean = interpolation.upsample(waveform, factor)[0]
-    for place in (0, 15, 50, count - 2, count - 1):
-        dirty = waveform.copy()
-        dirty[0, place] = complex(np.nan, np.nan)
-        changed = np.isnan(interpolation.upsample(dirty, factor)[0])
-        first = np.arange(clean.shape[1]) // factor  # the first sample that each value needs
-        needs = (first <= place) & (place < first + interpolation.TAPS)
-        assert np.array_equal(changed, np.stack([needs, needs]))
-
-
-def test_upsampled_rows_do_not_depend_on_each_other():
-    rng = np.random.Generator(np.random.Philox(2))
-    waveform = (rng.standard_normal((4, 200)) + 1j * rng.standard_normal((4, 200))).astype(np.complex64)
-    together = interpolation.upsample(waveform, 5)
-    for row in range(4):
-        assert np.array_equal(interpolation.upsample(waveform[row : row + 1], 5)[0], together[row])
 
 
 @pytest.mark.parametrize(("arrival", "length"), [(240.0, 2000), (0.0, 1500), (-300.0, 1600)])

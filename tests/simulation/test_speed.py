@@ -16,7 +16,7 @@ STEPS = ["draw", "noise", "iq", "features", "pairs", "write", "verify", "read"]
 @pytest.fixture(scope="module", autouse=True)
 def short_runs():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "_LEAST_S", 1e-9)
+        patch.setattr(speed, "_MIN_TIMED_S", 1e-9)
         yield
 
 

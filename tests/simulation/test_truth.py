@@ -52,19 +52,19 @@ def recorded(request):
 
 
 def streams_of(config):
-    return scenes.draw(config, np.arange(config.num_samples)).streams
+    return scenes.draw_scenes(config, np.arange(config.num_samples)).streams
 
 
 def rebuilt(config, dataset) -> np.ndarray:
     signal, streams = config.signal, streams_of(config)
     num_time, rate_hz, factor = signal.num_time, signal.sample_rate_hz, signal.interpolation
     guard, length = synthesis._waveform_length(config)
-    waveform = kinds.synthesize(signal, kinds.kinds(signal, streams), streams, length).astype(complex)
+    waveform = kinds.synthesize_waveforms(signal, kinds.draw_kinds(signal, streams), streams, length).astype(complex)
     fade = np.sin(np.pi / 2 * np.minimum(1, (np.arange(length) + 0.5) / FADE)) ** 2
     spectrum = np.fft.fft(waveform * fade * fade[::-1], axis=1)
     cycles = np.fft.fftfreq(length)
     truth = {name: dataset[name].values for name in dataset.data_vars if name != "iq"}
-    paths = fading.draw_paths(config.channel, streams, truth["line_of_sight"])
+    paths = fading.draw_multipath(config.channel, streams, truth["line_of_sight"])
     gain = fading.gains(paths, streams, 1 / rate_hz, num_time).astype(complex)  # at every sample
     phase = streams.uniform(Stage.CARRIER_PHASE, config.max_receivers)
     from_middle_s = (np.arange(num_time) - num_time / 2) / rate_hz

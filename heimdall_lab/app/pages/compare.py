@@ -24,8 +24,10 @@ from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.dataset_choice import DatasetViewer
 from heimdall_lab.app.parts.layout import apply_theme, section, show_errors, swatch
 from heimdall_lab.datasets import splits, store
-from heimdall_lab.localization import dpd, errors, estimators, leaderboard, learned
+from heimdall_lab.localization import dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
+from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import methods as methods_for
 
 _MEASURE_S = 8e-8  # for each IQ sample, of measuring delays
 _METHOD_S = {"dpd": 8.6e-7}  # for each IQ sample, of methods that take long
@@ -80,7 +82,7 @@ class Compare(DatasetViewer):
 
     def _show_dataset(self, read: tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]) -> None:
         self._opened, self.offered, self.unfit = read
-        classical = estimators.methods(self._opened)
+        classical = methods_for(self._opened)
         self.methods = [name for name in self.methods if name in self.offered] or classical
         self._show_methods()
 
@@ -100,7 +102,7 @@ class Compare(DatasetViewer):
 
         try:
             with show_errors(self._alert):
-                located = splits.spread(_split(self._opened, self.split), self.scenes)
+                located = splits.evenly_spaced(_split(self._opened, self.split), self.scenes)
                 chosen = [self.offered[name] for name in self.methods]
                 work = asyncio.ensure_future(background.run(leaderboard.compare, located, chosen, report_progress))
                 while not work.done():
@@ -134,7 +136,7 @@ class Compare(DatasetViewer):
             return self._latencies_s[name]
         if name in _METHOD_S:
             return _METHOD_S[name] * iq_samples
-        return _FIX_S.get(name, 0.001 if name in estimators.methods() else _TRAINED_S)
+        return _FIX_S.get(name, 0.001 if name in METHODS else _TRAINED_S)
 
     def _make_layout(self) -> tuple[Viewable, Viewable]:
         self._boxes = pn.Column(sizing_mode="stretch_width", min_height=56)
@@ -375,8 +377,8 @@ class Compare(DatasetViewer):
 def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]:
     """Open a dataset; return it, the methods that it allows, and why others do not fit."""
     dataset = store.open_dataset(folder)
-    fit: dict[str, str | Path] = {name: name for name in estimators.methods(dataset)}
-    unfit = {name: "needs IQ, which this dataset does not keep" for name in estimators.methods() if name not in fit}
+    fit: dict[str, str | Path] = {name: name for name in methods_for(dataset)}
+    unfit = {name: "needs IQ, which this dataset does not keep" for name in METHODS if name not in fit}
     runs = {f"runs/{path.parent.name}": path for path in sorted((root / "runs").glob(f"*/model{learned.SUFFIX}"))}
     for name, path in {**learned.pretrained(), **runs}.items():
         try:

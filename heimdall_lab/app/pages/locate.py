@@ -28,6 +28,7 @@ from heimdall_lab.core.receivers import parse_receivers, receivers_csv
 from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import estimators, learned, tables
 from heimdall_lab.localization.geojson import geojson
+from heimdall_lab.localization.methods import METHODS
 from heimdall_lab.signals import pairs
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -372,7 +373,7 @@ def _methods(root: Path) -> dict[str, str]:
     """Estimators, the trained localizers of the package and those of runs, as what `estimators.locate` takes."""
     runs = {path.parent.name: path for path in sorted((root / "runs").glob("*/model.onnx"))}
     trained = learned.pretrained() | {f"run {name}": path for name, path in runs.items()}
-    return {name: name for name in estimators.methods()} | {name: str(path) for name, path in trained.items()}
+    return {name: name for name in METHODS} | {name: str(path) for name, path in trained.items()}
 
 
 def _with_truth(dataset: xr.Dataset, truth: tuple[float, float] | None) -> xr.Dataset:

@@ -90,7 +90,7 @@ class NewDatasetDialog(Viewer):
             return
         seconds = float("nan")
         try:
-            seconds = await background.run(speed.generation_s, chosen)
+            seconds = await background.run(speed.estimate_generation_s, chosen)
         except (ValueError, OSError, MemoryError) as error:
             if change == self._changes and self._fields is not None:
                 self._fields.show_error(

@@ -12,7 +12,7 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.presets import differing_fields
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import size
-from heimdall_lab.datasets.manifest import MANIFEST, is_whole, read_manifest
+from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
 from heimdall_lab.learning import options
 
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
@@ -103,7 +103,7 @@ def _check_generation(root: Path, task: Generation) -> None:
             raise JobError(
                 f"folder: {task.folder!r} holds a dataset with another {', '.join(fields)}; choose another name"
             )
-        if is_whole(folder, task.config, version("heimdall_lab")):
+        if is_complete(folder, task.config, version("heimdall_lab")):
             raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
     elif folder.exists():
         raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")

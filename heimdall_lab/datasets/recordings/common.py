@@ -27,7 +27,7 @@ def transmitter_position(transmitter: Sequence[float] | None) -> tuple[float, fl
 def quantise(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scale each window of complex (W, N) to the int16 range: (W, 2, N) int16 and the full scale (W,), its peak.
 
-    What counts as 1 √mW is the caller's to say; windows of zeros have a full scale of 1.
+    The caller decides what 1 √mW is; windows of zeros have a full scale of 1.
     """
     parts = np.stack([windows.real, windows.imag], axis=1)  # (W, 2, N)
     peak = np.abs(parts).max(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""Files of recordings as somebody has them: SigMF files, archives and collections, or KiwiSDR recordings."""
+"""Recordings of any kind, by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
 
 import tarfile
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from heimdall_lab.datasets.recordings.sigmf import read_sigmf
 from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, SigmfError
 
 ARCHIVE, WAV = ".sigmf", ".wav"
-KINDS = (META, DATA, ARCHIVE, COLLECTION, WAV)
+SUFFIXES = (META, DATA, ARCHIVE, COLLECTION, WAV)
 
 
 def read_files(
@@ -21,7 +21,7 @@ def read_files(
     window_s: float | None = None,
     transmitter: Sequence[float] | None = None,
 ) -> xr.Dataset:
-    """Read the recordings of one network, of the kind that the names of the files tell.
+    """Read the recordings of one network; their kind follows from the files' names.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def read_files(
     """
     suffixes = {file: file.suffix.lower() for file in files}
     for file, suffix in suffixes.items():
-        if suffix not in KINDS:
-            raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(KINDS)}")
+        if suffix not in SUFFIXES:
+            raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")
     if not files:
         raise ValueError("files: none are given; give SigMF files or KiwiSDR recordings")
     waves = [file for file, suffix in suffixes.items() if suffix == WAV]
@@ -61,19 +61,19 @@ def read_files(
     try:
         for file in files:
             if file.suffix == ARCHIVE:
-                unpack(file, unpacked)
-        named = [*(file for file in files if file.suffix != ARCHIVE), *unpacked]
-        return _read_sigmf(named, receivers, window_s, transmitter)
+                _unpack_archive(file, unpacked)
+        sigmf_files = [*(file for file in files if file.suffix != ARCHIVE), *unpacked]
+        return _read_sigmf(sigmf_files, receivers, window_s, transmitter)
     finally:  # or the next attempt would find them there
         for file in unpacked:
             file.unlink(missing_ok=True)
 
 
 def _read_sigmf(
-    named: Sequence[Path], receivers: Path | None, window_s: float | None, transmitter: Sequence[float] | None
+    files: Sequence[Path], receivers: Path | None, window_s: float | None, transmitter: Sequence[float] | None
 ) -> xr.Dataset:
-    collections = [file for file in named if file.suffix == COLLECTION]
-    metas = [file for file in named if file.suffix == META]
+    collections = [file for file in files if file.suffix == COLLECTION]
+    metas = [file for file in files if file.suffix == META]
     if len(collections) > 1:
         raise ValueError(f"files: {', '.join(file.name for file in collections)} are several collections; give one")
     if not collections and not metas:
@@ -82,14 +82,10 @@ def _read_sigmf(
     return read_sigmf(paths, receivers=receivers, window_s=window_s, transmitter=transmitter)
 
 
-def unpack(archive: Path, unpacked: list[Path]) -> None:
+def _unpack_archive(archive: Path, unpacked: list[Path]) -> None:
     """Unpack the SigMF files of an archive beside it, whatever folders they are in.
 
-    Parameters
-    ----------
-    archive : Path
-    unpacked : list of Path
-        Gets every file that is made, also where the archive is refused in the end.
+    Every file that is made is added to ``unpacked``, also where the archive is refused in the end.
 
     Raises
     ------

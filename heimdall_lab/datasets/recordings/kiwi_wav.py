@@ -5,21 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import i0
+
+from heimdall_lab.core.interpolation import interpolate
 
 SAMPLE_RATE_HZ = 12_000
 MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to estimate its scatter
-HALF_WIDTH = 16  # input samples on either side of an instant that interpolation needs
 
 WEEK_S = 604_800.0
 _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below one lost block (43 ms)
 _OUTLIER_SIGMAS = 6.0
 _CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
 _INT16_MAX = 32_767
-
-# 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.
-# Source: Oppenheim & Schafer, Discrete-Time Signal Processing, 3rd ed., eqs. (7.75) and (7.76)
-_KAISER_BETA = 10.05
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -60,7 +56,7 @@ class Clock:
     stop: int
 
 
-def parse(content: bytes, name: str) -> Blocks:
+def parse_wav(content: bytes, name: str) -> Blocks:
     """Parse the bytes of one KiwiSDR WAV: ``fmt``, then pairs of ``kiwi`` (stamp) and ``data`` (samples) chunks."""
     if len(content) < 12 or content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV that kiwirecorder wrote")
@@ -121,7 +117,7 @@ def _parse_format(content: bytes, name: str) -> tuple[int, int]:
     return header_rate_hz, position
 
 
-def _fresh(fix_age_s: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+def _fresh_stamps(fix_age_s: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """Return the blocks whose stamp comes from a new fix, (F,).
 
     The block at which the fix age falls still carries the extrapolation of the fix before; the jump of the stamp to
@@ -139,13 +135,13 @@ def week_wrapped(seconds: FloatArray) -> FloatArray:
 def fit_clock(blocks: Blocks, name: str) -> Clock:
     """Fit GPS time against the sample number, by least squares on the fresh stamps that agree on one line."""
     index = np.arange(blocks.stamp_s.size, dtype=np.float64) * blocks.block_length  # (B,) sample number of each stamp
-    fresh = _fresh(blocks.fix_age_s)
+    fresh = _fresh_stamps(blocks.fix_age_s)
     fresh = fresh[blocks.stamp_s[fresh] > 0.0]
-    fresh = fresh[_agreeing(index[fresh], blocks.stamp_s[fresh], blocks.header_rate_hz)]
+    fresh = fresh[_consensus(index[fresh], blocks.stamp_s[fresh], blocks.header_rate_hz)]
     _check_fresh(fresh.size, name)
     origin = blocks.stamp_s[fresh[0]]
     elapsed = week_wrapped(blocks.stamp_s - origin)  # (B,)
-    fresh = fresh[_close(index[fresh], elapsed[fresh])]
+    fresh = fresh[_inliers(index[fresh], elapsed[fresh])]
     _check_fresh(fresh.size, name)
     slope, intercept = np.polyfit(index[fresh], elapsed[fresh], 1)
     residual = elapsed - (intercept + slope * index)  # (B,)
@@ -160,7 +156,7 @@ def fit_clock(blocks: Blocks, name: str) -> Clock:
     )
 
 
-def _close(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
+def _inliers(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which stamps, of (F,), lie within six sigmas of the line of median slope and median offset."""
     # The slopes of pairs half a recording apart: Theil's incomplete method, F / 2 of them instead of F² / 2
     half = index.size // 2
@@ -179,7 +175,7 @@ def _check_fresh(count: int, name: str) -> None:
         )
 
 
-def _agreeing(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:
+def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:
     """Return the stamps, of (F,), on the line through two of them that most stamps agree with.
 
     Lines through pairs a quarter of the recording apart, with a rate within 0.1 % of the header's, are candidates.
@@ -202,22 +198,3 @@ def resample(iq: ComplexArray, clock: Clock, start_s: float, length: int) -> Com
     """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k < `length`."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
     return interpolate(iq, (begin_s + np.arange(length) / SAMPLE_RATE_HZ) * clock.rate_hz)
-
-
-def interpolate(samples: ComplexArray, position: FloatArray) -> ComplexArray:
-    """Interpolate (N,) uniform samples at (M,) fractional positions by a Kaiser-windowed sinc.
-
-    Positions lie at least 16 samples inside both ends. The error is below −80 dB for frequencies within ±0.4 of the
-    sample rate.
-    """
-    # Source: Smith & Gossett, "A flexible sampling-rate conversion method", ICASSP 1984
-    whole = np.floor(position).astype(np.intp)
-    fraction = position - whole
-    sine = np.sin(np.pi * fraction) / np.pi  # sin(π(f − k)) = (−1)^k sin(πf)
-    total = np.zeros(position.shape, dtype=np.complex128)
-    for tap in range(1 - HALF_WIDTH, HALF_WIDTH + 1):
-        distance = fraction - tap
-        sinc = np.divide(-sine if tap % 2 else sine, distance, out=np.ones_like(sine), where=distance != 0.0)
-        window = i0(_KAISER_BETA * np.sqrt(np.maximum(0.0, 1.0 - (distance / HALF_WIDTH) ** 2))) / i0(_KAISER_BETA)
-        total += samples[whole + tap] * (sinc * window)
-    return total

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.interpolation import HALF_WIDTH
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import kiwi_wav
@@ -188,7 +189,7 @@ def _read_recording(file: Path, receiver: Receiver) -> _Recording:
         content = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording") from error
-    blocks = kiwi_wav.parse(content, file.name)
+    blocks = kiwi_wav.parse_wav(content, file.name)
     clock = kiwi_wav.fit_clock(blocks, file.name)
     return _Recording(receiver, started, float(matched["frequency"]), blocks.iq, clock)
 
@@ -215,8 +216,8 @@ def _common_span(recordings: Sequence[_Recording], window_s: float | None) -> tu
     anchor = clocks[0].start_s
     starts = anchor + kiwi_wav.week_wrapped(np.array([clock.start_s for clock in clocks]) - anchor)  # (R,)
     rates = np.array([clock.rate_hz for clock in clocks])
-    begin = starts + (np.array([clock.first for clock in clocks]) + kiwi_wav.HALF_WIDTH) / rates
-    end = starts + (np.array([clock.stop for clock in clocks]) - 1 - kiwi_wav.HALF_WIDTH) / rates
+    begin = starts + (np.array([clock.first for clock in clocks]) + HALF_WIDTH) / rates
+    end = starts + (np.array([clock.stop for clock in clocks]) - 1 - HALF_WIDTH) / rates
     first, last = np.ceil(begin.max() * kiwi_wav.SAMPLE_RATE_HZ), np.floor(end.min() * kiwi_wav.SAMPLE_RATE_HZ)
     length = max(0, int(last - first) + 1)
     shortest_s = MIN_OVERLAP_S if window_s is None else window_s

@@ -38,6 +38,7 @@ _ATTRIBUTES = {
 
 _ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
 _SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
+_EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _dataset(file: Path, messages: list[_Message], stations: dict[int, _Sensor])
     serials = sorted({serial for message in messages for serial in message.received if serial in stations})
     variables = _positions(messages, [stations[serial] for serial in serials])
     synchronised = np.array([stations[serial].synchronised for serial in serials])
-    variables |= _measured(*_arrivals(messages, serials), synchronised)
+    variables |= _measured_variables(*_arrivals(messages, serials), synchronised)
     coords = {
         "sample": ("sample", np.array([message.number for message in messages]), {"long_name": "id of the message"}),
         "receiver": np.arange(len(serials)),
@@ -114,7 +115,7 @@ def _dataset(file: Path, messages: list[_Message], stations: dict[int, _Sensor])
 
 
 def _positions(messages: list[_Message], stations: list[_Sensor]) -> dict[str, np.ndarray]:
-    """Where sensors and aircraft are, among truth that is NaN."""
+    """Positions of sensors and aircraft; all other truth is NaN."""
     variables = schema.unknown(len(messages), len(stations))
     for axis in ("latitude_deg", "longitude_deg", "altitude_m"):
         name = axis.rpartition("_")[0]
@@ -138,12 +139,14 @@ def _arrivals(messages: list[_Message], serials: list[int]) -> tuple[np.ndarray,
     return arrival_ns, strength
 
 
-def _measured(arrival_ns: np.ndarray, strength: np.ndarray, synchronised: np.ndarray) -> dict[str, np.ndarray]:
+def _measured_variables(
+    arrival_ns: np.ndarray, strength: np.ndarray, synchronised: np.ndarray
+) -> dict[str, np.ndarray]:
     """Differences (S, R) against the strongest sensor of common time, whatever the scale of the strengths."""
     received = np.isfinite(arrival_ns)
     heard = received & synchronised
     level_db = 2 * linear_to_db(np.where(strength > 0, strength, np.nan))
-    lowest_db = np.finfo(np.float64).min  # any known level goes before an unknown one, and this before silence
+    lowest_db = np.finfo(np.float64).min  # a known level is preferred to an unknown one, and this to silence
     reference = np.where(heard, np.nan_to_num(level_db, nan=lowest_db), -np.inf).argmax(axis=1)
     noise_s = np.where(received, TIMESTAMP_SIGMA_S, np.nan)
     is_reference = np.arange(arrival_ns.shape[1]) == reference[:, None]
@@ -165,7 +168,7 @@ def _measured(arrival_ns: np.ndarray, strength: np.ndarray, synchronised: np.nda
 def _read_sensors(file: Path) -> dict[int, _Sensor]:
     """Sensors by serial, without those of unknown position."""
     stations = {}
-    for line, row in _rows(file, _SENSOR_FIELDS):
+    for line, row in _table_rows(file, _SENSOR_FIELDS):
         serial = int(_number(file, line, row, "serial", whole=True))
         latitude, longitude = _position(file, line, row)
         if serial in stations:
@@ -178,7 +181,7 @@ def _read_sensors(file: Path) -> dict[int, _Sensor]:
 
 def _read_messages(file: Path, stations: dict[int, _Sensor]) -> list[_Message]:
     messages = []
-    for line, row in _rows(file, _ROW_FIELDS):
+    for line, row in _table_rows(file, _ROW_FIELDS):
         altitudes = [
             _number(file, line, row, field) if row[field].strip() else np.nan
             for field in ("geoAltitude", "baroAltitude")
@@ -186,7 +189,7 @@ def _read_messages(file: Path, stations: dict[int, _Sensor]) -> list[_Message]:
         number = int(_number(file, line, row, "id", whole=True))
         reported = next((altitude for altitude in altitudes if np.isfinite(altitude)), np.nan)
         messages.append(
-            _Message(number, *_position(file, line, row), altitudes[0], reported, _received(file, line, row))
+            _Message(number, *_position(file, line, row), altitudes[0], reported, _parse_measurements(file, line, row))
         )
     if not any(message.received.keys() & stations.keys() for message in messages):
         raise ValueError(
@@ -196,7 +199,7 @@ def _read_messages(file: Path, stations: dict[int, _Sensor]) -> list[_Message]:
     return messages
 
 
-def _received(file: Path, line: int, row: dict[str, str]) -> dict[int, tuple[float, float]]:
+def _parse_measurements(file: Path, line: int, row: dict[str, str]) -> dict[int, tuple[float, float]]:
     """Arrival in ns and signal strength (NaN where null) of each sensor."""
     text, where = row["measurements"], f"{file.name}, row {line}: measurements"
     try:
@@ -219,9 +222,6 @@ def _received(file: Path, line: int, row: dict[str, str]) -> dict[int, tuple[flo
     return received
 
 
-_EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
-
-
 def _is_measurement(serial: object, arrival_ns: object, strength: object) -> bool:
     numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
@@ -230,7 +230,7 @@ def _is_measurement(serial: object, arrival_ns: object, strength: object) -> boo
     return numbers and isinstance(serial, int)
 
 
-def _rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def _table_rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file with the line that each ends on, once its columns are checked."""
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -55,9 +55,9 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
     ------
     github.com/hcab14/TDoA (GPL-3.0), recorded on 13 August 2020.
     """
-    if local := _local("kiwisdr_dcf77_2020", "*_iq.wav"):
+    if local := _local_folder("kiwisdr_dcf77_2020", "*_iq.wav"):
         return sorted(local.glob("*_iq.wav")), local / "receivers.csv"
-    files = _fetched("kiwisdr_dcf77_2020", _DCF77, url, cache)
+    files = _fetch("kiwisdr_dcf77_2020", _DCF77, url, cache)
     stations = [_POSITION.match(file.read_text()) for file in files if file.suffix == ".txt"]
     rows = [f"{s['name']},{s['latitude']},{s['longitude']}" for s in stations if s]
     table = files[0].parents[1] / "receivers.csv"
@@ -68,14 +68,7 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
 def locards(cache: str | Path | None = None, url: str = _LOCARDS_URL) -> tuple[list[Path], Path]:
     """Return four tables of aircraft messages that up to five sensors time-stamped, and the table of the sensors.
 
-    Found or fetched (0.3 MB) as `dcf77`.
-
-    Parameters
-    ----------
-    cache : path, optional
-        By default the user's cache folder.
-    url : str
-        Where to fetch from.
+    Found or fetched (0.3 MB) as `dcf77`, with the same parameters and errors.
 
     Returns
     -------
@@ -84,22 +77,17 @@ def locards(cache: str | Path | None = None, url: str = _LOCARDS_URL) -> tuple[l
     sensors : Path
         CSV file.
 
-    Raises
-    ------
-    ValueError
-        If a file can be neither found nor fetched, or is not the published one.
-
     Source
     ------
     LocaRDS (CC-BY-SA), doi 10.5281/zenodo.4739276, as in github.com/lschoe/mpyc.
     """
-    if local := _local("locards", "set_*.csv"):
+    if local := _local_folder("locards", "set_*.csv"):
         return sorted(local.glob("set_*.csv")), local / "sensors.csv"
-    sensors, *tables = _fetched("locards", _LOCARDS, url, cache)
+    sensors, *tables = _fetch("locards", _LOCARDS, url, cache)
     return tables, sensors
 
 
-def _local(name: str, pattern: str) -> Path | None:
+def _local_folder(name: str, pattern: str) -> Path | None:
     """Folder of recordings on this machine, None where no variable names one."""
     folder = os.environ.get(_ENVIRONMENT)
     if not folder:
@@ -110,7 +98,7 @@ def _local(name: str, pattern: str) -> Path | None:
     return local
 
 
-def _fetched(name: str, registry: dict[str, str], url: str, cache: str | Path | None) -> list[Path]:
+def _fetch(name: str, registry: dict[str, str], url: str, cache: str | Path | None) -> list[Path]:
     """Files of a registry, from the cache or the network."""
     fetcher = pooch.create(Path(cache or pooch.os_cache("heimdall_lab")) / name, base_url=url, registry=registry)
     try:

@@ -20,12 +20,12 @@ from heimdall_lab.datasets.recordings.sigmf_files import (
     Channel,
     Recording,
     SigmfError,
-    collected,
-    load,
-    numbers,
-    same,
+    as_numbers,
+    collection_files,
+    common_value,
+    load_recording,
 )
-from heimdall_lab.datasets.recordings.sigmf_time import Span, Stream, common_span, cut, window_length
+from heimdall_lab.datasets.recordings.sigmf_time import Span, Stream, common_span, cut_windows, window_length
 
 # Where neither a file nor the caller says otherwise: receivers disciplined by GNSS that hear a straight path.
 DEFAULTS: dict[str, Any] = {
@@ -119,7 +119,7 @@ def read_sigmf(
     if not files:
         raise ValueError("path: is empty; give a collection or recordings")
     try:
-        dataset = _dataset([load(file) for file in _meta_files(files)], stations, window_s, attributes)
+        dataset = _dataset([load_recording(file) for file in _meta_files(files)], stations, window_s, attributes)
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
@@ -134,7 +134,7 @@ def _meta_files(files: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for file in files:
         if file.suffix == COLLECTION:
-            found += collected(file)
+            found += collection_files(file)
         elif file.suffix in (META, DATA):
             found.append(file.with_suffix(META))
         else:
@@ -149,7 +149,7 @@ def _dataset(
     recordings: Sequence[Recording], stations: dict[str, Receiver], window_s: float | None, given: dict[str, Any]
 ) -> xr.Dataset:
     """Label what was read; captures, K, are cut into samples, S."""
-    captures = same(recordings, [len(recording.segments) for recording in recordings], "number of captures")
+    captures = common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
     streams = [
         Stream(recording, column, channel)
         for recording in recordings
@@ -161,7 +161,9 @@ def _dataset(
     window = window_length(spans, window_s, rate_hz)
     attrs["duration_s"] = window / rate_hz
     counts = [span.length // window for span in spans]
-    known = _truth([[stream.segment(capture).variables for stream in streams] for capture in range(captures)])
+    known = _annotated_variables(
+        [[stream.segment(capture).variables for stream in streams] for capture in range(captures)]
+    )
     known |= _positions(streams, captures, stations)
     variables = {name: np.repeat(values, counts, axis=0) for name, values in known.items()}
     uncut = [all(len(stream.segment(capture).samples) == window for stream in streams) for capture in range(captures)]
@@ -173,7 +175,7 @@ def _dataset(
     for capture, (span, count) in enumerate(zip(spans, counts, strict=True)):
         rows = slice(starts[capture], starts[capture + 1])
         for index, stream in enumerate(streams):
-            iq, full_scale = cut(stream, capture, span.begin[index], window, count)
+            iq, full_scale = cut_windows(stream, capture, span.begin[index], window, count)
             variables["iq"][rows, index], variables["iq_full_scale"][rows, index] = iq, full_scale
     labels = [segment.capture.sample for segment in recordings[0].segments]
     coords = {
@@ -191,15 +193,15 @@ def _dataset(
 
 def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fraction) -> dict[str, object]:
     """Return the coordinate of the time of every sample's first value, if all captures have stamps."""
-    begun = [
+    starts = [
         np.datetime64(round((span.start_s + n * window_s) * 10**9), "ns")
         for span, count in zip(spans, counts, strict=True)
         if span.start_s is not None
         for n in range(count)
     ]
-    if len(begun) < sum(counts):
+    if len(starts) < sum(counts):
         return {}
-    return {"start_time": ("sample", begun, {"long_name": "UTC of the first value in time"})}
+    return {"start_time": ("sample", starts, {"long_name": "UTC of the first value in time"})}
 
 
 def _channels(recording: Recording) -> list[Channel]:
@@ -236,8 +238,8 @@ def _positions(streams: Sequence[Stream], captures: int, stations: dict[str, Rec
     return {f"receiver_{name}": place[..., axis] for axis, name in enumerate(_POSITION)}
 
 
-def _truth(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, np.ndarray]:
-    """Arrays of what the annotations tell of every capture and receiver, NaN where they do not."""
+def _annotated_variables(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, np.ndarray]:
+    """Variables that the annotations state of every capture and receiver, NaN where they state none."""
     captures, receivers = len(known), len(known[0])
     variables = schema.unknown(captures, receivers)
     variables["receiver_present"] = np.ones((captures, receivers), dtype=bool)
@@ -245,11 +247,11 @@ def _truth(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, np.ndarray]:
     for name in sorted({name for row in known for stated in row for name in stated} - {"iq_full_scale"}):
         if name not in schema.VARIABLES or name == "iq" or name in (f"receiver_{axis}" for axis in _POSITION):
             raise ValueError(f"heimdall:variables: {name!r} is no variable of the contract; leave it out")
-        variables[name] = _values(name, known)
+        variables[name] = _variable_values(name, known)
     return variables
 
 
-def _values(name: str, known: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
+def _variable_values(name: str, known: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
     """Values of one variable, (K, R, …) or (K, …)."""
     variable = schema.VARIABLES[name]
     kind = {"f": float, "b": bool, "i": int}.get(variable.kinds, str)
@@ -257,13 +259,13 @@ def _values(name: str, known: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
     rows = [[stated.get(name, default) for stated in row] for row in known]
     if "receiver" not in variable.dims:
         for row, stated in zip(rows, known, strict=True):
-            told = [here[name] for here in stated if name in here]
-            if any(value != told[0] for value in told):
+            given = [receiver[name] for receiver in stated if name in receiver]
+            if any(value != given[0] for value in given):
                 raise ValueError(f"heimdall:variables: {name}: recordings disagree on it; correct them")
-            row[:] = told[:1] or [default]
+            row[:] = given[:1] or [default]
     if kind is not float and any(type(value) is not kind for row in rows for value in row):
         raise ValueError(f"heimdall:variables: {name}: give {kind.__name__} in every capture, or leave it out")
-    values = numbers(f"heimdall:variables: {name}", rows) if kind is float else np.array(rows)
+    values = as_numbers(f"heimdall:variables: {name}", rows) if kind is float else np.array(rows)
     return values if "receiver" in variable.dims else values[:, 0]
 
 
@@ -274,17 +276,18 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     for name in dict.fromkeys(name for attributes in stated for name in attributes):
         values = [attributes.get(name) for attributes in stated]
         if name in schema.ATTRIBUTES:
-            same(recordings, values, f"heimdall:attributes.{name}")
+            common_value(recordings, values, f"heimdall:attributes.{name}")
         if all(value == values[0] for value in values):
-            held[name] = _number(values[0])
+            held[name] = _from_json(values[0])
     for name in streams[0].channel.attributes:
-        held[name] = [_number(stream.channel.attributes.get(name)) for stream in streams]
+        held[name] = [_from_json(stream.channel.attributes.get(name)) for stream in streams]
     tuned = [
-        same([r] * len(r.segments), [s.capture.frequency for s in r.segments], "core:frequency") for r in recordings
+        common_value([r] * len(r.segments), [s.capture.frequency for s in r.segments], "core:frequency")
+        for r in recordings
     ]
     core = {
-        "centre_frequency_hz": same(recordings, tuned, "core:frequency"),
-        "sample_rate_hz": same(recordings, [r.about.sample_rate for r in recordings], "core:sample_rate"),
+        "centre_frequency_hz": common_value(recordings, tuned, "core:frequency"),
+        "sample_rate_hz": common_value(recordings, [r.about.sample_rate for r in recordings], "core:sample_rate"),
     }
     held |= {name: value for name, value in core.items() if value is not None}
     remarks = [{"recording": r.name, **remark} for r in recordings for remark in r.annotations]
@@ -292,13 +295,13 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
         held["annotations"] = json.dumps(remarks)
     if not any(stated):
         held["source"] = "SigMF: " + ", ".join(recording.file.name for recording in recordings)
-    told = held | given
-    attrs = DEFAULTS | told
+    known = held | given
+    attrs = DEFAULTS | known
     if "sample_rate_hz" not in attrs:
         raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
     for name in set(schema.ATTRIBUTES) & set(attrs) - {"propagation"}:
-        attrs[name] = _checked(name, attrs[name], len(streams))
-    if "clock_sigma_s" not in told and len(recordings) > 1:  # channels of one recording have their clock in common
+        attrs[name] = _contract_number(name, attrs[name], len(streams))
+    if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))
     return {"max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(attrs["clock_sigma_s"]))} | attrs
 
@@ -312,16 +315,16 @@ def _stamp_sigma_s(recordings: Sequence[Recording], rate_hz: float) -> float:
     return hypot(digit_s / sqrt(12), min(digit_s, 0.5 / rate_hz) / sqrt(3))
 
 
-def _number(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     """Values of JSON, where null is NaN and infinity is text."""
     if isinstance(value, list):
-        return [_number(item) for item in value]
+        return [_from_json(item) for item in value]
     return {None: np.nan, "Infinity": np.inf, "-Infinity": -np.inf}.get(value, value)
 
 
-def _checked(name: str, value: object, receivers: int) -> float | list[float]:
+def _contract_number(name: str, value: object, receivers: int) -> float | list[float]:
     """Return an attribute of the contract as a number, or as one a receiver."""
-    array = numbers(name, value)
+    array = as_numbers(name, value)
     if array.shape and not (name == "clock_sigma_s" and array.shape == (receivers,)):
         raise ValueError(f"{name}: holds {array.size} numbers; give one, or for clock_sigma_s one a receiver")
     if name == "sample_rate_hz" and not 1e-6 <= array <= 1e12:

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from heimdall_lab.core.files import file_checksum
+
 VERSION = "1.2.6"
 COLLECTION, META, DATA = ".sigmf-collection", ".sigmf-meta", ".sigmf-data"
 NAMESPACE = "heimdall"  # of what the specification has no field for
@@ -24,7 +26,7 @@ NAMESPACE = "heimdall"  # of what the specification has no field for
 _DATATYPE = re.compile(r"[cr](?:(f32|f64|i32|i16|u32|u16)_(le|be)|(i8|u8))")
 _DATETIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?Z", re.ASCII | re.IGNORECASE)
 _FILE_NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
-_NANOSECONDS = 2**63 - 1  # before and after 1970 that NumPy's datetime64[ns] can tell
+_NANOSECONDS = 2**63 - 1  # before and after 1970 that NumPy's datetime64[ns] can hold
 
 
 class SigmfError(ValueError):
@@ -167,7 +169,7 @@ class Recording:
         return self.file.name.removesuffix(META)
 
 
-def collected(file: Path) -> list[Path]:
+def collection_files(file: Path) -> list[Path]:
     """List the metadata files of a collection, in its order.
 
     Raises
@@ -176,9 +178,9 @@ def collected(file: Path) -> list[Path]:
         If the collection is not valid, or a file is missing, outside of its folder, or not that of the hash.
     """
     files = []
-    for stream in _parsed(file, _Collection).collection.streams:
-        meta = file.parent / f"{_plain(stream.name, file, 'core:streams')}{META}"
-        if stream.hash is not None and hashlib.sha512(_content(meta)).hexdigest() != stream.hash.lower():
+    for stream in _parse(file, _Collection).collection.streams:
+        meta = file.parent / f"{_plain_name(stream.name, file, 'core:streams')}{META}"
+        if stream.hash is not None and hashlib.sha512(_read_bytes(meta)).hexdigest() != stream.hash.lower():
             raise SigmfError(
                 f"{meta}: is not the file of which {file.name} holds the hash; fetch it again, or correct the hash"
             )
@@ -186,7 +188,7 @@ def collected(file: Path) -> list[Path]:
     return files
 
 
-def load(file: Path) -> Recording:
+def load_recording(file: Path) -> Recording:
     """Read one metadata file, and open and check the data file that it describes.
 
     Raises
@@ -194,7 +196,7 @@ def load(file: Path) -> Recording:
     SigmfError
         If the metadata is not valid, or the data is missing, truncated, empty or not that of the hash.
     """
-    meta = _parsed(file, _Meta)
+    meta = _parse(file, _Meta)
     about = meta.about
     needed = [e.name for e in about.extensions if not e.optional and e.name != NAMESPACE]
     if needed:
@@ -203,8 +205,8 @@ def load(file: Path) -> Recording:
         raise SigmfError(f"{file}: has core:metadata_only, header or trailing bytes; give a file of samples only")
     data = file.with_name(f"{file.name.removesuffix(META)}{DATA}")
     if about.dataset is not None:
-        data = file.with_name(_plain(about.dataset, file, "core:dataset"))
-    samples = _samples(data, about, file)
+        data = file.with_name(_plain_name(about.dataset, file, "core:dataset"))
+    samples = _map_samples(data, about, file)
     captures = meta.captures or [Capture.model_validate({"core:sample_start": about.offset})]
     starts = [capture.sample_start - about.offset for capture in captures]
     if starts[0] < 0 or any(start >= stop for start, stop in pairwise([*starts, len(samples)])):
@@ -214,7 +216,7 @@ def load(file: Path) -> Recording:
         )
     variables = _variables(meta.annotations, about.offset, starts, len(samples), file)
     segments = [
-        Segment(capture, samples[start:stop], *_time(capture, file), known)
+        Segment(capture, samples[start:stop], *_start_time(capture, file), known)
         for capture, (start, stop), known in zip(captures, pairwise([*starts, len(samples)]), variables, strict=True)
     ]
     remarks = [annotation for annotation in meta.annotations if annotation.variables is None]
@@ -229,7 +231,7 @@ def load(file: Path) -> Recording:
 def _variables(
     annotations: Sequence[Annotation], offset: int, starts: Sequence[int], length: int, file: Path
 ) -> list[dict[str, Any]]:
-    """Gather what annotations tell of each capture, after a look at the samples that they claim."""
+    """Variables that annotations state of each capture, after the samples that they cover are checked."""
     known: list[dict[str, Any]] = [{} for _ in starts]
     for index, annotation in enumerate(annotations):
         first, count = annotation.sample_start - offset, annotation.sample_count or 0
@@ -245,24 +247,24 @@ def _variables(
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _parsed(file: Path, model: type[_Model]) -> _Model:
+def _parse(file: Path, model: type[_Model]) -> _Model:
     try:
-        return model.model_validate_json(_content(file))
+        return model.model_validate_json(_read_bytes(file))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise SigmfError(f"{file}: {f'{place}: ' if place else ''}{first['msg']}; correct it") from error
 
 
-def _content(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
         raise SigmfError(f"{file}: cannot be read ({error.strerror}); give a readable file") from error
 
 
-def _plain(name: str, file: Path, field: str) -> str:
-    """Return the name of a file if it stays in its folder."""
+def _plain_name(name: str, file: Path, field: str) -> str:
+    """Return a file's name if it holds no path."""
     if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
         raise SigmfError(f"{file}: {field}: {name!r} is no plain name of a file beside it; correct it")
     return name
@@ -280,8 +282,8 @@ def _dtype(datatype: str, file: Path) -> np.dtype[Any]:
     return np.dtype(f"{'>' if match[2] == 'be' else '<'}{kind[0]}{int(kind[1:]) // 8}")
 
 
-def _samples(data: Path, about: _Global, file: Path) -> np.ndarray:
-    """Map a data file as (N, C, P), after a look at its size and hash."""
+def _map_samples(data: Path, about: _Global, file: Path) -> np.ndarray:
+    """Map a data file as (N, C, P), after its size and hash are checked."""
     dtype, components = _dtype(about.datatype, file), 2 if about.datatype[0] == "c" else 1
     frame = dtype.itemsize * components * about.num_channels
     try:
@@ -291,17 +293,14 @@ def _samples(data: Path, about: _Global, file: Path) -> np.ndarray:
                 f"{data}: has {size} bytes, which is no positive multiple of the {frame} of a sample of "
                 f"{about.num_channels} channels in {about.datatype}; fetch the whole file again"
             )
-        if about.sha512 is not None:
-            with data.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha512").hexdigest()
-            if digest != about.sha512.lower():
-                raise SigmfError(f"{data}: has another hash than core:sha512 of {file.name}; fetch it again")
+        if about.sha512 is not None and file_checksum(data, "sha512") != about.sha512.lower():
+            raise SigmfError(f"{data}: has another hash than core:sha512 of {file.name}; fetch it again")
         return np.memmap(data, dtype, mode="r", shape=(size // frame, about.num_channels, components))
     except OSError as error:
         raise SigmfError(f"{data}: cannot be read ({error.strerror}); put it beside {file.name}") from error
 
 
-def _time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction]:
+def _start_time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction]:
     """Return the time of a capture's first sample in seconds since 1970 UTC, and the worth of its last digit."""
     if capture.datetime is None:
         return None, Fraction(0)
@@ -322,7 +321,7 @@ def _time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction]:
     return start_s, resolution
 
 
-def numbers(name: str, values: object) -> np.ndarray:
+def as_numbers(name: str, values: object) -> np.ndarray:
     """Return numbers of JSON, where null is NaN and infinity is text, as an array.
 
     Raises
@@ -336,7 +335,7 @@ def numbers(name: str, values: object) -> np.ndarray:
         raise ValueError(f"{name}: does not hold numbers of one shape; correct it") from error
 
 
-def same(recordings: Sequence[Recording], values: Sequence[Any], field: str) -> Any:
+def common_value(recordings: Sequence[Recording], values: Sequence[Any], field: str) -> Any:
     """Return the one value that recordings have in common.
 
     Raises

@@ -7,10 +7,10 @@ from math import floor
 
 import numpy as np
 
+from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_between
 from heimdall_lab.core.units import ADC_MAX
-from heimdall_lab.datasets.recordings import kiwi_wav
 from heimdall_lab.datasets.recordings.common import quantise
-from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, numbers
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, as_numbers
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Sp
         raise SigmfError(f"{file}: core:datetime of capture {capture} is missing, but others have it; give all or none")
     latest, rate = max(stamps), Fraction(rate_hz)
     tolerance = max(segment.resolution_s for segment in segments) * rate
-    begin = [_near_whole((latest - start_s) * rate, tolerance) for start_s in stamps]
-    margin = kiwi_wav.HALF_WIDTH if any(offset.denominator > 1 for offset in begin) else 0  # samples for interpolation
+    begin = [_snapped_to_sample((latest - start_s) * rate, tolerance) for start_s in stamps]
+    margin = HALF_WIDTH if any(offset.denominator > 1 for offset in begin) else 0  # samples for interpolation
     begin = [offset + margin for offset in begin]
     ends = [len(segment.samples) - floor(offset) for segment, offset in zip(segments, begin, strict=True)]
     length = min(ends) - margin
@@ -67,7 +67,7 @@ def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Sp
     return Span(tuple(begin), length, latest + margin / rate)
 
 
-def _near_whole(offset: Fraction, tolerance: Fraction) -> Fraction:
+def _snapped_to_sample(offset: Fraction, tolerance: Fraction) -> Fraction:
     nearest = Fraction(round(offset))
     return nearest if abs(offset - nearest) <= tolerance else offset
 
@@ -89,7 +89,9 @@ def window_length(spans: Sequence[Span], window_s: float | None, rate_hz: float)
     return round(window_s * rate_hz)
 
 
-def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_windows(
+    stream: Stream, capture: int, begin: Fraction, window: int, windows: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut windows of int16 (W, 2, N) and their full scales (W,) out of one capture.
 
     Whole offsets leave 8 and 16 bits as they are; all else is quantised anew.
@@ -100,10 +102,10 @@ def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int
     half_range = 2.0 ** (8 * size - 1) if kind in "iu" else 1.0
     middle = half_range if kind == "u" else 0.0
     nominal = ADC_MAX / half_range if size <= 2 else 1.0
-    scale = numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
+    scale = as_numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
     if scale.shape or scale <= 0:
         raise SigmfError(f"{stream.recording.file}: iq_full_scale: is {scale}; give one positive number")
-    margin = kiwi_wav.HALF_WIDTH if fraction else 0
+    margin = HALF_WIDTH if fraction else 0
     first, stop = floor(begin), floor(begin) + windows * window
     if size <= 2 and not fraction:
         chosen = samples[first:stop].astype(np.int32) - np.int32(middle)
@@ -115,17 +117,6 @@ def cut(stream: Stream, capture: int, begin: Fraction, window: int, windows: int
         raise SigmfError(f"{stream.recording.file}: has samples that are not finite; correct them or cut them out")
     voltage = (level - middle) / half_range @ np.array([1, 1j])[: level.shape[1]]
     if fraction:
-        voltage = _interpolated(voltage, fraction)
+        voltage = interpolate_between(voltage, fraction)
     iq, peak = quantise(voltage.reshape(windows, window))
     return iq, peak * scale / nominal
-
-
-def _interpolated(samples: np.ndarray, fraction: float) -> np.ndarray:
-    """Values a fraction after all samples of (N,) that have enough neighbours, (N − 2 HALF_WIDTH + 1,)."""
-    impulse = np.zeros(4 * kiwi_wav.HALF_WIDTH + 1, dtype=np.complex128)
-    impulse[2 * kiwi_wav.HALF_WIDTH] = 1
-    offset = np.arange(1.0 - kiwi_wav.HALF_WIDTH, kiwi_wav.HALF_WIDTH + 1.0)
-    taps = kiwi_wav.interpolate(
-        impulse, 2 * kiwi_wav.HALF_WIDTH + fraction - offset
-    ).real  # the same ones for every sample
-    return np.correlate(samples, taps, mode="valid")

@@ -1,6 +1,5 @@
 """Datasets as SigMF collections."""
 
-import hashlib
 import json
 import math
 import re
@@ -13,20 +12,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core.files import write_atomically, write_text
+from heimdall_lab.core.files import file_checksum, write_atomically, write_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, NAMESPACE, VERSION, Scalar, SigmfError
 
 _BATCH_IQ_SAMPLES = 2**22
 _EXTENSIONS = [{"name": NAMESPACE, "version": "1.0.0", "optional": True}]
 _COORDS = {"sample", "receiver", "receiver_name", "component", "time", "start_time"}
-_ELSEWHERE = {"iq", "receiver_latitude", "receiver_longitude", "receiver_altitude"}  # variables with a field in SigMF
-_LABELS = {  # coordinates that number and name: kinds of dtype, in words
+_CORE_VARIABLES = {"iq", "receiver_latitude", "receiver_longitude", "receiver_altitude"}  # with a field in SigMF
+_LABELS = {  # coordinates that number and name: kinds of dtype, and a text for them
     "sample": ("iu", "whole numbers"),
     "receiver": ("iu", "whole numbers"),
     "receiver_name": ("TUO", "text"),
 }
-_TUNING = {"centre_frequency_hz", "sample_rate_hz"}  # attributes with one
+_CORE_ATTRIBUTES = {"centre_frequency_hz", "sample_rate_hz"}  # with a field in SigMF
 
 
 def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
@@ -97,7 +96,7 @@ def _check_lossless(dataset: xr.Dataset) -> None:
             raise SigmfError(f"receiver_{name}: is not finite for a receiver that is present; set it")
     _check_coordinates(dataset)
     for name, value in dataset.attrs.items():
-        kept = _json(value)
+        kept = _to_json(value)
         if not all(isinstance(item, Scalar) for item in (kept if isinstance(kept, list) else [kept])):
             raise SigmfError(
                 f"attribute {name!r}: is {str(value)[:60]}; collections keep numbers, text, lists of them: write text"
@@ -124,13 +123,13 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
     name = "-".join([f"{index:02d}", *re.findall("[A-Za-z0-9]+", title)])
     data, meta = folder / f"{name}{DATA}", folder / f"{name}{META}"
     write_atomically(data, lambda path: _write_samples(receiver.iq, path))
-    shared = {key: value for key, value in dataset.attrs.items() if key not in _TUNING}
+    shared = {key: value for key, value in dataset.attrs.items() if key not in _CORE_ATTRIBUTES}
     own = {key: value for key, value in shared.items() if np.shape(value) == (dataset.sizes["receiver"],)}
     about = {
         "core:datatype": "ci16_le",
         "core:sample_rate": float(dataset.attrs["sample_rate_hz"]),
         "core:version": VERSION,
-        "core:sha512": _sha512(data),
+        "core:sha512": file_checksum(data, "sha512"),
         "core:collection": collection,
         "core:description": title,
         "core:recorder": _generator(),
@@ -139,20 +138,22 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
             {
                 "name": title,
                 "label": int(receiver.receiver),
-                "attributes": {key: _json(value[index]) for key, value in own.items()},
+                "attributes": {key: _to_json(value[index]) for key, value in own.items()},
             }
         ],
-        f"{NAMESPACE}:attributes": {key: _json(value) for key, value in shared.items() if key not in own},
+        f"{NAMESPACE}:attributes": {key: _to_json(value) for key, value in shared.items() if key not in own},
     }
-    captures, annotations = _segments(receiver)
+    captures, annotations = _captures_and_annotations(receiver)
     _write_json(meta, {"global": about, "captures": captures, "annotations": annotations})
-    return {"name": name, "hash": _sha512(meta)}
+    return {"name": name, "hash": file_checksum(meta, "sha512")}
 
 
-def _segments(receiver: xr.Dataset) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _captures_and_annotations(receiver: xr.Dataset) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make one capture of every sample of one receiver, and the annotation with all else that is known of it."""
     known = {
-        name: _json(receiver[name].values) for name in schema.VARIABLES if name in receiver and name not in _ELSEWHERE
+        name: _to_json(receiver[name].values)
+        for name in schema.VARIABLES
+        if name in receiver and name not in _CORE_VARIABLES
     }
     position = [receiver[f"receiver_{name}"].values.tolist() for name in ("longitude", "latitude", "altitude")]
     stamps = np.datetime_as_string(receiver.start_time.values, unit="ns") if "start_time" in receiver.coords else None
@@ -193,19 +194,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, text)
 
 
-def _json(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """Arrays and numbers as JSON has them: NaN is null, and infinity is text."""
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     return value
-
-
-def _sha512(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
 
 
 def _generator() -> str:

@@ -4,11 +4,11 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, tile_name, tile_samples
+from heimdall_lab.core.compiled import njit
+from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, padded_tile, tile_name
 
 SPACING_M = 90.0  # that of SRTM3
 MAX_POINTS = 2000  # reaches 180 km at that spacing
@@ -20,7 +20,7 @@ def height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Arr
     Parameters
     ----------
     heights : Heights
-        Of ``open_folder``.
+        Of ``open_terrain``.
     latitude_deg, longitude_deg : (...) broadcast
 
     Returns
@@ -35,7 +35,7 @@ def height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Arr
         If a tile cannot be read.
     """
     latitude, longitude = broadcast_floats(latitude_deg, longitude_deg)
-    height, missing = _ground(heights, latitude.ravel(), longitude.ravel())
+    height, missing = _heights_at(heights, latitude.ravel(), longitude.ravel())
     require_tiles(missing, heights)
     return height.reshape(latitude.shape)
 
@@ -58,7 +58,7 @@ def profiles(
     Parameters
     ----------
     heights : Heights
-        Of ``open_folder``.
+        Of ``open_terrain``.
     tx_latitude_deg, tx_longitude_deg, rx_latitude_deg, rx_longitude_deg : (L,)
     spacing_m : float
     max_points : int
@@ -105,7 +105,7 @@ def _bounds(heights: Heights) -> tuple[Array, Array]:
     return np.array([tile.grid for tile in heights.tiles]), np.array([tile.reach for tile in heights.tiles])
 
 
-def _ground(heights: Heights, latitude: Array, longitude: Array) -> tuple[Array, set[str]]:
+def _heights_at(heights: Heights, latitude: Array, longitude: Array) -> tuple[Array, set[str]]:
     """Height of the ground at points (N,), and the names of the tiles that are missing there."""
     height = np.full(latitude.size, np.nan)
     if np.nanmax(np.abs(longitude), initial=0) > 180:
@@ -113,22 +113,22 @@ def _ground(heights: Heights, latitude: Array, longitude: Array) -> tuple[Array,
     known = np.isfinite(latitude) & np.isfinite(longitude)
     if not known.any():
         return height, set()
-    owner = _owners(heights, latitude, longitude)
+    owner = _tile_of_each(heights, latitude, longitude)
     lost = known & (owner < 0)
     if lost.any():  # the meridian of 180 degrees bounds tiles on both sides
         longitude = np.where(lost & (np.abs(longitude) == 180), -longitude, longitude)
-        owner = _owners(heights, latitude, longitude)
+        owner = _tile_of_each(heights, latitude, longitude)
         lost = known & (owner < 0)
     if lost.any():
         cells = np.unique(np.floor(np.stack([latitude[lost], longitude[lost]])), axis=1)
         return height, {tile_name(south, west) for south, west in cells.T}
     for number in np.flatnonzero(np.bincount(owner[known])):
         grid = heights.tiles[number].grid
-        interpolate_tile(tile_samples(heights, int(number)), grid, owner, int(number), latitude, longitude, height)
+        interpolate_tile(padded_tile(heights, int(number)), grid, owner, int(number), latitude, longitude, height)
     return height, set()
 
 
-def _owners(heights: Heights, latitude: Array, longitude: Array) -> Array:
+def _tile_of_each(heights: Heights, latitude: Array, longitude: Array) -> Array:
     """Number of the tile that each point (N,) is read from, −1 where there is none."""
     grids, reaches = _bounds(heights)
     near = np.flatnonzero(
@@ -138,12 +138,14 @@ def _owners(heights: Heights, latitude: Array, longitude: Array) -> Array:
         & (reaches[:, 3] >= np.nanmin(longitude))
     )
     owner = np.full(latitude.size, -1)
-    _find(latitude, longitude, grids[near], reaches[near], near, owner)
+    _assign_tiles(latitude, longitude, grids[near], reaches[near], near, owner)
     return owner
 
 
 @njit(cache=True)
-def _find(latitude: Array, longitude: Array, grids: Array, reaches: Array, numbers: Array, owner: Array) -> None:
+def _assign_tiles(
+    latitude: Array, longitude: Array, grids: Array, reaches: Array, numbers: Array, owner: Array
+) -> None:
     """Write the number of the first tile whose grid holds each point, or else whose reach does."""
     for bounds in (grids, reaches):
         for point in range(latitude.size):
@@ -177,7 +179,7 @@ def sampled_profiles(
         latitude,
         longitude,
     )
-    height, missing = _ground(heights, latitude.ravel(), longitude.ravel())
+    height, missing = _heights_at(heights, latitude.ravel(), longitude.ravel())
     return distance_km, height.reshape(shape), missing
 
 

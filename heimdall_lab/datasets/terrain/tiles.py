@@ -1,4 +1,4 @@
-"""Tiles of heights, SRTM and GeoTIFF: found in a folder, read, mended, fetched."""
+"""Tiles of heights, SRTM and GeoTIFF: found in a folder, read with their voids filled, fetched."""
 
 import functools
 import gzip
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pooch
-from numba import njit
 from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 _VOID = -32768
@@ -35,7 +35,7 @@ class MissingTilesError(ValueError):
 
 @dataclass(frozen=True)
 class Tile:
-    """One file of heights, by the outermost samples of its grid and by how far around them it answers."""
+    """One file of heights: the outermost samples of its grid, and the area for which it gives heights."""
 
     path: Path
     modified_ns: int
@@ -62,7 +62,7 @@ def tile_name(latitude_deg: float, longitude_deg: float) -> str:
     return f"{'S' if south < 0 else 'N'}{abs(south):02d}{'W' if west < 0 else 'E'}{abs(west):03d}"
 
 
-def open_folder(folder: str | Path) -> Heights:
+def open_terrain(folder: str | Path) -> Heights:
     """Find the tiles of a folder: SRTM ``.hgt`` (plain, ``.zip`` or ``.gz``), and GeoTIFF in latitude and longitude.
 
     Heights are read when they are first asked for, and the latest 32 tiles stay in memory. Voids are filled as a tile
@@ -121,10 +121,10 @@ def fetch_terrain(tiles: Sequence[str], folder: str | Path, url: str = PUBLIC_UR
             raise ValueError(f"terrain tile: {name!r} is no name of a tile; give names such as N43E007")
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    return [_fetched(name, root, f"{url.rstrip('/')}/{name[:3]}/{name}.hgt.gz") for name in tiles]
+    return [_fetch_tile(name, root, f"{url.rstrip('/')}/{name[:3]}/{name}.hgt.gz") for name in tiles]
 
 
-def _fetched(name: str, folder: Path, address: str) -> Path:
+def _fetch_tile(name: str, folder: Path, address: str) -> Path:
     path = folder / f"{name}.hgt"
     if path.exists():
         return path
@@ -206,7 +206,7 @@ def _srtm_samples(path: Path) -> Array:
     return np.frombuffer(content, ">i2").reshape(size, size).astype(np.int16)
 
 
-def _own_samples(tile: Tile) -> Array:
+def _read_tile(tile: Tile) -> Array:
     """Read the heights of a tile (rows from the north, columns from the west), voids filled."""
     if _SRTM_FILE.fullmatch(tile.path.name):
         samples = _srtm_samples(tile.path)
@@ -217,7 +217,7 @@ def _own_samples(tile: Tile) -> Array:
         void = ~np.isfinite(samples) | (samples == _VOID)
     if void.all():
         raise ValueError(f"terrain tile {tile.path}: holds voids alone; fetch another version of it")
-    filled = _filled(samples, void)
+    filled = _fill_voids(samples, void)
     lowest, highest = float(filled.min()), float(filled.max())
     if not (lowest >= _LOWEST_M and highest <= _HIGHEST_M):
         raise ValueError(
@@ -227,16 +227,16 @@ def _own_samples(tile: Tile) -> Array:
     return filled
 
 
-def _filled(samples: Array, void: Array) -> Array:
+def _fill_voids(samples: Array, void: Array) -> Array:
     """Replace voids by linear interpolation between the samples around them; beyond these, by the nearest."""
     if not void.any():
         return samples
     rim = ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
-    known, wanted = np.argwhere(rim), np.argwhere(void)
+    known, unknown = np.argwhere(rim), np.argwhere(void)
     values = samples[rim].astype(float)
-    estimate = NearestNDInterpolator(known, values)(wanted)
+    estimate = NearestNDInterpolator(known, values)(unknown)
     if len(known) >= 3 and (np.ptp(known, axis=0) > 0).all():
-        linear = LinearNDInterpolator(known, values)(wanted)
+        linear = LinearNDInterpolator(known, values)(unknown)
         estimate = np.where(np.isnan(linear), estimate, linear)
     filled = samples.copy()
     filled[void] = np.rint(estimate) if samples.dtype == np.int16 else estimate
@@ -244,13 +244,13 @@ def _filled(samples: Array, void: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=_CACHED_TILES)
-def tile_samples(heights: Heights, number: int) -> Array:
-    """Heights of a tile with one more sample all around: a neighbour's where it answers there, else the nearest.
+def padded_tile(heights: Heights, number: int) -> Array:
+    """Heights of a tile with one more sample all around: a neighbour's where it has one there, else the nearest.
 
-    Tiles whose samples are centres of pixels leave a gap of one step to their neighbours, which is bridged so.
+    This bridges the gap of one step that tiles whose samples are centres of pixels leave to their neighbours.
     """
     tile = heights.tiles[number]
-    own = _own_samples(tile)
+    own = _read_tile(tile)
     padded: Array = np.pad(own, 1, mode="edge")
     if tile.grid == tile.reach:
         return padded
@@ -269,7 +269,7 @@ def tile_samples(heights: Heights, number: int) -> Array:
             value = np.full(row.size, np.nan)
             owner = np.where(inside, 0, -1)
             interpolate_tile(
-                np.pad(_own_samples(other), 1, mode="edge"), other.grid, owner, 0, latitude, longitude, value
+                np.pad(_read_tile(other), 1, mode="edge"), other.grid, owner, 0, latitude, longitude, value
             )
             padded[row[inside], column[inside]] = value[inside]
     return padded

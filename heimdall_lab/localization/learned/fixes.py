@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, observations
 from heimdall_lab.localization.learned import inputs, onnx_model
-from heimdall_lab.localization.observations import Array, Fix, Network
+from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals import pairs
 
 SUFFIX = ".onnx"  # by which a path is told from the name of a method
@@ -188,7 +189,7 @@ def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | Non
     return inputs.arrays(dataset, measured, {*predictor.inputs, "present"}, window)
 
 
-def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
     """Locate every scene of a dataset.
 
     A fix is a failure where no receiver hears the signal, and
@@ -197,7 +198,7 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
     Parameters
     ----------
     predictor : Predictor
-    known : Network
+    known : Observations
         Of the dataset.
     dataset : xr.Dataset
         Of the contract; truth variables are not read.
@@ -209,10 +210,10 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
     ValueError
         As `arrays` does.
     """
-    parts = []
-    for first in range(0, dataset.sizes["sample"], _BATCH):
-        rows = slice(first, first + _BATCH)
-        parts.append(predictor(arrays(predictor, dataset.isel(sample=rows), measured.isel(sample=rows))))
+    parts = [
+        predictor(arrays(predictor, dataset.isel(sample=rows), measured.isel(sample=rows)))
+        for rows in batch_slices(dataset.sizes["sample"], _BATCH)
+    ]
     position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
@@ -220,7 +221,7 @@ def fix(predictor: Predictor, known: Network, dataset: xr.Dataset, measured: xr.
     found = known.heard.any(axis=1) & (reach_m < observations.MAX_RANGE_M[known.propagation])
     plane = np.where(found[:, None], position, 0.0) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
-    return baselines.or_centroid(Fix(latitude, longitude, covariance, found), known)
+    return baselines.centroid_where_failed(Fix(latitude, longitude, covariance, found), known)
 
 
 def _ways(method: Any, predictor: Predictor, number: int) -> list[str]:

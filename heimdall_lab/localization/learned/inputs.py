@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.units import ADC_MAX
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import observations
-from heimdall_lab.localization.observations import Array, Fix, Network
+from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals.features import features
 
 KINDS = {  # name of each array: its dims after the sample, and what it is
@@ -102,20 +102,20 @@ def voltage(dataset: xr.Dataset, window: slice | None = None) -> Array:
     if "iq" not in dataset:
         raise ValueError("iq: is not in the dataset; generate one with data_type iq_raw, which keeps the samples")
     code = dataset["iq"].transpose("sample", "receiver", "component", "time")
-    scale = np.nan_to_num(dataset["iq_full_scale"].values) / ADC_MAX
+    scale = schema.converter_step(np.nan_to_num(dataset["iq_full_scale"].values))
     chosen = code if window is None else code.isel(time=window)
-    return chosen.values * scale[..., None, None].astype(np.float32)
+    return chosen.values * scale[..., None, None]
 
 
-def _placed(known: Network, present: Array) -> Array:
+def _placed(known: Observations, present: Array) -> Array:
     """East, north and up of the receivers, (S, R, 3) float32 km."""
-    latitude, longitude = (np.nanmean(degrees, axis=1) for degrees in (known.latitude_deg, known.longitude_deg))
+    latitude, longitude = geodesy.tangent_plane_origin(known.latitude_deg, known.longitude_deg)
     position = geodesy.ecef(known.latitude_deg, known.longitude_deg, known.altitude_m)
     placed = geodesy.enu(position, latitude, longitude) / _KM
     return np.where(present[..., None], placed, 0.0).astype(np.float32)
 
 
-def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Network) -> Array:
+def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) -> Array:
     """Lay out the features of every link, (S, R, F) float32."""
     if "features" not in dataset and "iq" not in dataset:
         raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.localization.learned.inputs import FEATURES
-from heimdall_lab.localization.observations import Array
 
 OUTPUTS = ("transmitter_position", "cholesky")  # the name position is taken, by an input
 
@@ -59,8 +59,8 @@ class Exported:
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
         """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
         parts = [
-            self.session.run(OUTPUTS, {name: arrays[name][first : first + _BATCH] for name in self.inputs})
-            for first in range(0, len(arrays["present"]), _BATCH)
+            self.session.run(OUTPUTS, {name: arrays[name][rows] for name in self.inputs})
+            for rows in batch_slices(len(arrays["present"]), _BATCH)
         ]
         position, cholesky = (np.concatenate([part[of] for part in parts]).astype(np.float64) for of in (0, 1))
         return position, cholesky

@@ -1,1 +1,6 @@
-"""How a signal gets from a transmitter to a receiver: losses, diffraction, fading, terrain."""
+"""The way of a signal from a transmitter to a receiver.
+
+`losses` has free space, smooth Earth, shadowing and noise power; `terrain` the loss over profiles of the ground;
+`diffraction` the compiled ITU-R P.1812 behind both; `fading` the paths of a link and their gains. A new model is a
+module of functions on arrays, with its source and equation numbers, that `simulation.scenes` calls.
+"""

@@ -1,4 +1,4 @@
-"""Diffraction over one link at a time, compiled: the functions behind `propagation`'s losses.
+"""Diffraction over one link at a time, compiled: the functions behind the losses of `losses`.
 
 Equation numbers are those of ITU-R P.1812-6, section 4.3, unless said otherwise. Lengths of paths are in km, heights in
 m. Each link is computed by itself in double precision, so its loss is the same to the last bit whatever else is in the
@@ -8,12 +8,11 @@ batch.
 import math
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.core.compiled import njit
+from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT
 
-EARTH_RADIUS_KM = 6371.0
 EFFECTIVE_EARTH_RADIUS_KM = 4 / 3 * EARTH_RADIUS_KM  # standard atmosphere, ITU-R P.310-10 definition B1
 
 _LAND = (22.0, 0.003)  # relative permittivity and conductivity (S/m) of average land, section 4.3.3

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import DOPPLER_BY_COHERENCE, MAX_TAPS, Channel
 from heimdall_lab.core.philox import Stage, Streams, complex_normal, lane_word, philox4x32
 from heimdall_lab.core.units import db_to_linear
@@ -22,7 +22,7 @@ _BATCH_GAINS = 2**22  # gains in memory at a time, or those of one scene
 
 
 @dataclass(frozen=True)
-class Paths:
+class Multipath:
     """The first path of every link and its echoes; the ensemble's mean power of the first path is 1.
 
     Attributes
@@ -88,8 +88,8 @@ def path_delay_sigma_s(channel: Channel) -> float:
     return float(np.hypot(channel.excess_delay_sigma_s, echo_delay_sigma_s(channel)))
 
 
-def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Paths:
-    """Draw the paths of every link.
+def draw_multipath(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Multipath:
+    """Draw the first path of every link and its echoes.
 
     The number of echoes, their delays and their levels (dB) are uniform between the bounds of ``channel``. A path fades
     if ``channel.fading`` says so: by Rice on the first path of links in line of sight with ``rician``, by Rayleigh on
@@ -107,7 +107,7 @@ def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) ->
     low_s, high_s = channel.multipath_delay_min_s, channel.multipath_delay_max_s
     low_db, high_db = channel.multipath_power_min_db, channel.multipath_power_max_db
     level_db = low_db + (high_db - low_db) * draws[..., 1 + taps :]
-    there = np.arange(taps) < number[..., None]
+    exists = np.arange(taps) < number[..., None]
     first = np.ones((*shape[:2], 1))
     scattered = 1 / (1 + db_to_linear(channel.rician_k_db)) if channel.fading == "rician" else 1.0
     first_steady = np.where(line_of_sight, 1 - scattered, 0.0)[..., None]
@@ -115,17 +115,17 @@ def draw_paths(channel: Channel, streams: Streams, line_of_sight: np.ndarray) ->
     coherence_s = streams.uniform(
         Stage.COHERENCE_TIME, num_receivers, channel.coherence_time_min_s, channel.coherence_time_max_s
     )
-    return Paths(
+    return Multipath(
         delay_s=np.concatenate(
-            [0 * first, np.where(there, low_s + (high_s - low_s) * draws[..., 1 : 1 + taps], 0.0)], -1
+            [0 * first, np.where(exists, low_s + (high_s - low_s) * draws[..., 1 : 1 + taps], 0.0)], -1
         ),
-        power=np.concatenate([first, np.where(there, db_to_linear(level_db), 0.0)], axis=-1),
+        power=np.concatenate([first, np.where(exists, db_to_linear(level_db), 0.0)], axis=-1),
         steady=steady if channel.fading != "none" else np.ones_like(steady),
         doppler_hz=np.zeros(coherence_s.shape) if channel.fading == "none" else doppler_spread_hz(coherence_s),
     )
 
 
-def gains(paths: Paths, streams: Streams, step_s: float, count: int) -> np.ndarray:
+def gains(paths: Multipath, streams: Streams, step_s: float, count: int) -> np.ndarray:
     """Gain of every path at the times 0, step_s, …: (S, R, P, count) complex64.
 
     The steady part has a random phase, each path its own.
@@ -145,7 +145,7 @@ def gains(paths: Paths, streams: Streams, step_s: float, count: int) -> np.ndarr
     return filled
 
 
-def mean_power(paths: Paths, streams: Streams, duration_s: float, fastest_hz: float) -> np.ndarray:
+def mean_power(paths: Multipath, streams: Streams, duration_s: float, fastest_hz: float) -> np.ndarray:
     """Mean over a window of the power of all paths together, (S, R), by Simpson's rule: to 0.02 dB even in fades.
 
     Paths add as at the carrier: echoes come within a tenth of the channel's inverse bandwidth.
@@ -158,7 +158,7 @@ def mean_power(paths: Paths, streams: Streams, duration_s: float, fastest_hz: fl
     per_batch = max(1, _BATCH_GAINS // (num_receivers * num_paths * count))
     for first in range(0, num_scenes, per_batch):
         rows = slice(first, first + per_batch)
-        part = Paths(paths.delay_s[rows], paths.power[rows], paths.steady[rows], paths.doppler_hz[rows])
+        part = Multipath(paths.delay_s[rows], paths.power[rows], paths.steady[rows], paths.doppler_hz[rows])
         total = gains(part, streams.select(rows), duration_s / max(count - 1, 1), count).sum(axis=2)  # (S, R, count)
         power = total.real.astype(float) ** 2 + total.imag.astype(float) ** 2
         mean[rows] = (power * weight).sum(axis=-1) / weight.sum()

@@ -6,9 +6,9 @@ Diffraction and shadowing are compiled for the CPU (NumPy arrays only), and comp
 import math
 
 import numpy as np
-from numba import njit
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import BOLTZMANN, SPEED_OF_LIGHT, STANDARD_TEMPERATURE_K, linear_to_db
 from heimdall_lab.simulation.propagation.diffraction import delta_bullington_links, smooth_earth_links
 
@@ -279,7 +279,7 @@ def _cholesky(distance_m: Array, correlation_distance_m: float, factor: Array) -
     """Factor exp(−d / d_corr) into L Lᵀ, written to the lower triangle (R, R).
 
     Source: Golub and Van Loan, Matrix Computations, 4th ed., section 4.2.5. A pivot of 0, that of a receiver where
-    another one stands, takes no part in what follows (section 4.2.8).
+    another one stands, is left out of what follows (section 4.2.8).
     """
     for i in range(len(factor)):
         remainder = 1.0

@@ -41,7 +41,7 @@ def diffraction_loss_db(
     Parameters
     ----------
     heights : Heights
-        Of ``open_folder``.
+        Of ``open_terrain``.
     tx_latitude_deg, tx_longitude_deg, tx_altitude_m : (...) broadcast, as (S, 1)
     rx_latitude_deg, rx_longitude_deg, rx_altitude_m : (...) broadcast, as (S, R)
     frequency_hz : float

@@ -5,8 +5,8 @@ They are made with NumPy on the CPU whatever the backend, so that the truth is t
 
 import numpy as np
 import scipy.fft
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import AFSK_HZ, DTMF_HIGH_HZ, DTMF_LOW_HZ, Signal
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.simulation.waveforms.modulation import (
@@ -30,7 +30,7 @@ _FSK4_ROLLOFF = 0.2
 _AFSK_BIT_RATE_HZ = 1200.0
 
 
-def kinds(signal: Signal, streams: Streams) -> np.ndarray:
+def draw_kinds(signal: Signal, streams: Streams) -> np.ndarray:
     """Draw which of ``KINDS`` each scene transmits, (S,) int."""
     ratios = [getattr(signal, f"{name}_ratio") for name in KINDS]
     drawn = np.flatnonzero(ratios)  # rounding of the sum must not draw a kind whose share is 0
@@ -38,7 +38,7 @@ def kinds(signal: Signal, streams: Streams) -> np.ndarray:
     return drawn[np.searchsorted(edges, streams.uniform(Stage.WAVEFORM_KIND, 1)[:, 0], side="right")]
 
 
-def synthesize(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int) -> np.ndarray:
+def synthesize_waveforms(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int) -> np.ndarray:
     """Synthesize each scene's waveform at ``signal.waveform_rate_hz``.
 
     Parameters
@@ -46,7 +46,7 @@ def synthesize(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int
     kind : (S,) int
         Index into ``KINDS``.
     streams : Streams
-        Of the S scenes, on NumPy.
+        Of the S scenes.
 
     Returns
     -------

@@ -10,7 +10,8 @@ from functools import cache
 from math import factorial
 
 import numpy as np
-from numba import njit
+
+from heimdall_lab.core.compiled import njit
 
 _COEFFICIENTS = 8  # of a pulse's polynomials; degree 7 follows 0.6 cycle an interval to 3e-5
 _BLOCK = 256  # samples whose phase is summed before it is reduced to a turn
@@ -18,7 +19,7 @@ _INTERVALS = 64  # of a train, whose polynomials are summed together
 _INTERPOLATION_HALF = 12
 _INTERPOLATION_PASS, _INTERPOLATION_STOP = 0.375, 0.625  # cycles per interval
 _ROOT_HALF = 32
-_WHOLE = 1.5 * 2.0**52
+_ROUNDING = 1.5 * 2.0**52
 _S1, _S2, _S3, _S4, _S5, _S6, _S7 = ((-1.0) ** n / factorial(2 * n + 1) for n in range(1, 8))
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = ((-1.0) ** n / factorial(2 * n) for n in range(1, 8))
 
@@ -68,7 +69,7 @@ def pulse_train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: 
     if first.min() < half - 1 or first.max() + (num_time - 1) * step >= values.shape[-1] - half - 1:
         raise ValueError(f"values: {values.shape[-1]} do not reach {half} intervals beyond the samples; give more")
     train = np.empty((len(values), num_time), dtype=np.float32)
-    _train(values, pulse, first, step, train)
+    _write_train(values, pulse, first, step, train)
     return train
 
 
@@ -112,7 +113,7 @@ def root_raised_cosine_pulse(rolloff: float) -> np.ndarray:
 @njit(cache=True)
 def _nearest(value: float) -> float:
     """Nearest integer of a float64 below 2⁵¹: the sum has no bits left for a fraction."""
-    return (value + _WHOLE) - _WHOLE
+    return (value + _ROUNDING) - _ROUNDING
 
 
 @njit(cache=True)
@@ -161,7 +162,7 @@ def _modulate(message: np.ndarray, turns_per_sample: float, waveform: np.ndarray
 
 
 @njit(cache=True)
-def _train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: float, train: np.ndarray) -> None:
+def _write_train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: float, train: np.ndarray) -> None:
     """Write a train of pulses (S, N): the polynomials of a block of intervals, then the samples inside of it."""
     num_rows, num_time = train.shape
     before = len(pulse) // 2 - 1

@@ -1,8 +1,8 @@
 """The line signal of a stream of AX.25 packets, as APRS sends them."""
 
 import numpy as np
-from numba import njit
 
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.philox import Stage, Streams
 
 # Destination APRS-0 and source N0CALL-x: characters and station numbers are shifted left by one bit, and the last bit
@@ -30,7 +30,7 @@ def line_levels(streams: Streams, num_bits: int) -> tuple[np.ndarray, np.ndarray
     levels : (S, num_bits) uint8
         1 for mark, 0 for space.
     elapsed : (S,) float64
-        What has passed of the first bit when the window opens, 0 … 1; that instant is uniform in the first packet.
+        Share of the first bit that precedes the window, 0 … 1; the window's start is uniform in the first packet.
 
     Source: ISO/IEC 13239, 4.2 and 4.3; AX.25 2.2, section 3.
     """

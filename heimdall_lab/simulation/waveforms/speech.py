@@ -1,4 +1,4 @@
-"""What an FM voice transmitter hands to its modulator: synthesised or recorded speech, processed."""
+"""The modulating audio of an FM voice transmitter: synthesised or recorded speech, processed."""
 
 import warnings
 from functools import lru_cache
@@ -9,9 +9,9 @@ import numpy as np
 import scipy.fft
 import scipy.io.wavfile
 import scipy.signal
-from numba import njit
 
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.config import VOICE_BAND_HZ
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.simulation.waveforms.modulation import cos_sin
@@ -48,7 +48,7 @@ _RECORDED_RATE_HZ = (1_000, 1_000_000)
 def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
     """Make the modulator's input: speech, pre-emphasis of 6 dB an octave, peak limiter, splatter filter.
 
-    The filters are circular, so that some milliseconds at either end hear each other.
+    The filters are circular: some milliseconds at either end leak into each other.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np
     ConfigError
         If the folder, or a file in it, cannot be used.
     """
-    speech = _excerpts(voice_folder, streams, num_audio) if voice_folder else _formant_speech(streams, num_audio)
+    speech = _recorded_speech(voice_folder, streams, num_audio) if voice_folder else _formant_speech(streams, num_audio)
     frequency_hz = scipy.fft.rfftfreq(num_audio, 1 / AUDIO_RATE_HZ).astype(np.float32)
     low_hz, high_hz = VOICE_BAND_HZ
-    below_top, above_bottom = _rise(high_hz - frequency_hz), _rise(frequency_hz - low_hz)
+    below_top, above_bottom = _band_edge(high_hz - frequency_hz), _band_edge(frequency_hz - low_hz)
     emphasis = frequency_hz / np.float32(low_hz) * above_bottom * below_top
     audio = scipy.fft.irfft(scipy.fft.rfft(speech) * emphasis, n=num_audio)
     rms = np.sqrt((audio**2).mean(axis=-1, keepdims=True))
@@ -78,12 +78,12 @@ def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np
     return audio / np.maximum(np.abs(audio).max(axis=-1, keepdims=True), np.float32(0.5))
 
 
-def _rise(inside_hz: np.ndarray) -> np.ndarray:
-    """Amplitude of a filter at frequencies inside of the edge of its band: half a cosine from 0 to 1."""
+def _band_edge(inside_hz: np.ndarray) -> np.ndarray:
+    """Amplitude of a filter at frequencies inside the edge of its band: half a cosine from 0 to 1."""
     return np.sin(np.pi / 2 * (inside_hz / np.float32(_BAND_EDGE_HZ)).clip(0, 1)) ** 2
 
 
-def _excerpts(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
+def _recorded_speech(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
     """Cut a random part out of a random file for each scene, (S, num_audio) float32; short files repeat."""
     paths = _wav_files(voice_folder)
     draws = streams.uniform(Stage.WAVEFORM, 2)
@@ -161,12 +161,12 @@ def _formant_speech(streams: Streams, num_audio: int) -> np.ndarray:
     level = 0.5 + 0.5 * draws[:, 3 + 2 * syllables :]
     breath = streams.complex_normal(Stage.WAVEFORM_NOISE, -(-num_audio // 2)).view(np.float32)
     speech = np.empty((len(draws), num_audio), dtype=np.float32)
-    _speak(draws[:, 1], draws[:, 2], vowel, pitch_hz, level, breath, speech)
+    _write_speech(draws[:, 1], draws[:, 2], vowel, pitch_hz, level, breath, speech)
     return speech
 
 
 @njit(cache=True)
-def _speak(
+def _write_speech(
     onset: np.ndarray,
     start_phase: np.ndarray,
     vowel: np.ndarray,
@@ -202,7 +202,7 @@ def _speak(
                 fundamental[0, i], fundamental[1, i] = cos_sin(phase)
             _add_harmonics(fundamental, glide, gain, next_gain, speech[row, first : first + count])
             first += count
-        _breathe(onset[row], step, breath[row], speech[row])
+        _add_breath_noise(onset[row], step, breath[row], speech[row])
 
 
 @njit(cache=True)
@@ -243,7 +243,7 @@ def _add_harmonics(
 
 
 @njit(cache=True)
-def _breathe(onset: float, step: float, breath: np.ndarray, speech: np.ndarray) -> None:
+def _add_breath_noise(onset: float, step: float, breath: np.ndarray, speech: np.ndarray) -> None:
     """Add aspiration noise to a row of speech, and make it quieter between syllables."""
     power = 0.0
     for i in range(len(speech)):

@@ -23,16 +23,18 @@ def streams(count: int, seed: int = 8) -> Streams:
     return Streams(seed, samples, np.zeros_like(samples))
 
 
-def one_path(num_scenes: int, num_receivers: int, steady: float, power: float = 1.0) -> fading.Paths:
+def one_path(num_scenes: int, num_receivers: int, steady: float, power: float = 1.0) -> fading.Multipath:
     shape = (num_scenes, num_receivers, 1)
-    return fading.Paths(np.zeros(shape), np.full(shape, power), np.full(shape, steady), np.full(shape[:2], DOPPLER_HZ))
+    return fading.Multipath(
+        np.zeros(shape), np.full(shape, power), np.full(shape, steady), np.full(shape[:2], DOPPLER_HZ)
+    )
 
 
 def in_sight(num_scenes: int, num_receivers: int = 5) -> np.ndarray:
     return np.ones((num_scenes, num_receivers), dtype=bool)
 
 
-def dense_power(paths: fading.Paths, rows: Streams, duration_s: float, count: int) -> np.ndarray:
+def dense_power(paths: fading.Multipath, rows: Streams, duration_s: float, count: int) -> np.ndarray:
     """|Σ_p g_p(t)|² at ``count`` times 0 … duration_s, (S, R, count)."""
     gain = fading.gains(paths, rows, duration_s / (count - 1), count).astype(complex)
     return np.abs(gain.sum(axis=2)) ** 2
@@ -72,7 +74,7 @@ def test_autocorrelation_is_the_bessel_function(rayleigh):
 def test_rician_envelopes_and_their_k(k_db):
     k = 10 ** (k_db / 10)
     settings = Channel(fading="rician", rician_k_db=k_db)
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     gain = fading.gains(paths, streams(20_000), 0.03, 2).astype(complex).reshape(100_000, 2)
     for column in range(2):
         envelope = np.abs(gain[:, column])
@@ -109,12 +111,12 @@ def test_the_spectrum_is_that_of_jakes():
 def test_coherence_time_is_0_423_over_the_doppler_spread():
     assert fading.doppler_spread_hz(np.array([0.423, 0.05])) == pytest.approx([1.0, 8.46], rel=5e-4)  # 0.42314
     settings = Channel(fading="rayleigh", coherence_time_min_s=0.05, coherence_time_max_s=0.2)
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     coherence_s = np.sqrt(9 / (16 * np.pi)) / paths.doppler_hz.ravel()
     assert stats.kstest(coherence_s, stats.uniform(0.05, 0.15).cdf).pvalue > P_VALUE
     assert paths.doppler_hz.max() <= settings.max_fading_hz == pytest.approx(8.463, abs=1e-3)
     assert Channel(fading="none").max_fading_hz == 0
-    still = fading.draw_paths(Channel(fading="none"), streams(3), in_sight(3))
+    still = fading.draw_multipath(Channel(fading="none"), streams(3), in_sight(3))
     assert (still.doppler_hz == 0).all()
 
 
@@ -128,7 +130,7 @@ def test_echoes_are_drawn_as_asked(fewest, most):
         multipath_power_min_db=-25.0,
         multipath_power_max_db=-10.0,
     )
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     assert paths.power.shape == paths.delay_s.shape == paths.steady.shape == (20_000, 5, 1 + most)
     assert (paths.power[..., 0] == 1).all()
     assert (paths.delay_s[..., 0] == 0).all()
@@ -161,7 +163,7 @@ def test_the_ensemble_has_the_power_of_all_paths(kind):
         multipath_power_min_db=-6.0,
         multipath_power_max_db=-3.0,
     )
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     mean = fading.mean_power(paths, streams(20_000), 0.2, settings.max_fading_hz).ravel()
     excess = mean - paths.power.sum(axis=-1).ravel()
     assert abs(excess.mean()) < 5 * excess.std() / len(mean) ** 0.5
@@ -178,7 +180,7 @@ def test_mean_power_is_that_of_the_window(kind, duration_s):
     """To 0.02 dB even where it fades; the plain mean over 2001 times is right to 1e-3 dB itself."""
     settings = Channel(fading=kind, multipath_taps_min=2, multipath_taps_max=3)
     rows = streams(400)
-    paths = fading.draw_paths(settings, rows, np.arange(5) < np.full((400, 1), 3))
+    paths = fading.draw_multipath(settings, rows, np.arange(5) < np.full((400, 1), 3))
     found_db = 10 * np.log10(fading.mean_power(paths, rows, duration_s, settings.max_fading_hz))
     dense = dense_power(paths, rows, duration_s, 2001)
     exact_db = 10 * np.log10((dense[..., 1:] + dense[..., :-1]).mean(axis=-1) / 2)
@@ -189,20 +191,20 @@ def test_mean_power_is_that_of_the_window(kind, duration_s):
 def test_long_windows_of_many_scenes_take_little_memory():
     """The gains of all 400 scenes at once would be 217 MB, and as much again for their powers."""
     settings = Channel(fading="rayleigh", coherence_time_min_s=0.05, multipath_taps_min=3, multipath_taps_max=3)
-    paths = fading.draw_paths(settings, streams(400), in_sight(400))
+    paths = fading.draw_multipath(settings, streams(400), in_sight(400))
     tracemalloc.start()
     mean = fading.mean_power(paths, streams(400), 50.0, settings.max_fading_hz)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
-    last = fading.Paths(*(values[-1:] for values in vars(paths).values()))
+    last = fading.Multipath(*(values[-1:] for values in vars(paths).values()))
     alone = fading.mean_power(last, streams(400).select(slice(-1, None)), 50.0, settings.max_fading_hz)
     assert np.array_equal(alone[0], mean[-1])
 
 
 def test_without_fading_paths_add_up_as_they_stand():
     settings = Channel(fading="none", multipath_taps_min=2, multipath_taps_max=3)
-    paths = fading.draw_paths(settings, streams(4000), in_sight(4000))
+    paths = fading.draw_multipath(settings, streams(4000), in_sight(4000))
     gain = fading.gains(paths, streams(4000), 0.01, 7)
     assert (gain == gain[..., :1]).all()
     assert np.abs(gain[..., 0]) == pytest.approx(paths.power**0.5, rel=1e-6)
@@ -215,7 +217,7 @@ def test_without_fading_paths_add_up_as_they_stand():
 def test_links_out_of_sight_fade_by_rayleigh():
     settings = Channel(fading="rician", rician_k_db=10.0, multipath_taps_min=3, multipath_taps_max=3)
     line_of_sight = np.arange(20_000)[:, None] % 2 == np.arange(5) % 2
-    paths = fading.draw_paths(settings, streams(20_000), line_of_sight)
+    paths = fading.draw_multipath(settings, streams(20_000), line_of_sight)
     assert (paths.steady[..., 0] == np.where(line_of_sight, 1 - 1 / 11, 0)).all()
     assert (paths.steady[..., 1:] == 0).all()
     gain = np.abs(fading.gains(paths, streams(20_000), 1.0, 1)[..., 0].astype(complex)) / np.sqrt(paths.power)
@@ -228,7 +230,7 @@ def test_links_out_of_sight_fade_by_rayleigh():
 @pytest.mark.parametrize("kind", ["none", "rayleigh"])
 def test_paths_receivers_and_scenes_are_independent(kind):
     settings = Channel(fading=kind, multipath_taps_min=5, multipath_taps_max=5)
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     gain = fading.gains(paths, streams(20_000), 1.0, 1)[..., 0].astype(complex) / np.sqrt(paths.power)
     columns = gain.reshape(20_000, 30)
     for correlation in (columns.T.conj() @ columns, columns.T @ columns):
@@ -243,7 +245,7 @@ def test_paths_receivers_and_scenes_are_independent(kind):
 
 def test_other_steps_give_the_same_gains_at_the_same_times():
     settings = Channel(fading="rician", multipath_taps_min=2, multipath_taps_max=3)
-    paths = fading.draw_paths(settings, streams(50), in_sight(50))
+    paths = fading.draw_multipath(settings, streams(50), in_sight(50))
     coarse, fine = (fading.gains(paths, streams(50), 0.02 / n, 1 + 40 * n) for n in (1, 7))
     assert np.abs(fine[..., ::7] - coarse).max() < 2e-6  # complex64 of numbers up to 4
     assert np.abs(np.diff(coarse, axis=-1)).max() > 0.1
@@ -251,11 +253,11 @@ def test_other_steps_give_the_same_gains_at_the_same_times():
 
 def test_a_scene_alone_fades_as_among_others():
     settings = Channel(fading="rician", multipath_taps_min=2, multipath_taps_max=3)
-    paths = fading.draw_paths(settings, streams(30), in_sight(30))
+    paths = fading.draw_multipath(settings, streams(30), in_sight(30))
     together = fading.gains(paths, streams(30), 0.01, 9)
     for row in (0, 17, 29):
         rows = streams(30).select(np.array([row]))
-        alone = fading.draw_paths(settings, rows, in_sight(1))
+        alone = fading.draw_multipath(settings, rows, in_sight(1))
         assert np.array_equal(alone.power[0], paths.power[row])
         assert np.array_equal(fading.gains(alone, rows, 0.01, 9)[0], together[row])
         mean = fading.mean_power(alone, rows, 0.3, 8.5)[0]
@@ -277,7 +279,7 @@ def test_spread_of_levels_is_that_of_windows(fading_class, nlos_ratio, duration_
     settings = Channel(fading=fading_class, nlos_ratio=nlos_ratio)
     rows = streams(20_000)
     sight = rows.uniform(Stage.LINE_OF_SIGHT, 1) >= nlos_ratio
-    paths = fading.draw_paths(settings, rows, sight)
+    paths = fading.draw_multipath(settings, rows, sight)
     level_db = 10 * np.log10(fading.mean_power(paths, rows, duration_s, settings.max_fading_hz))
     assert fading.level_sigma_db(settings, duration_s) == pytest.approx(level_db.std(), rel=0.1)
 
@@ -291,7 +293,7 @@ def test_echoes_shift_arrivals_as_much_as_is_known(taps):
     settings = Channel(
         multipath_taps_min=taps[0], multipath_taps_max=taps[1], multipath_power_min_db=-40, multipath_power_max_db=-20
     )
-    paths = fading.draw_paths(settings, streams(20_000), in_sight(20_000))
+    paths = fading.draw_multipath(settings, streams(20_000), in_sight(20_000))
     phase = np.random.Generator(np.random.Philox(4)).uniform(0, 2 * np.pi, paths.power.shape)
     gain = np.sqrt(paths.power) * np.exp(1j * np.where(np.arange(phase.shape[-1]) == 0, 0, phase))
     shift_s = ((gain * paths.delay_s).sum(axis=-1) / gain.sum(axis=-1)).real

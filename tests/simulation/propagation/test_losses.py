@@ -59,7 +59,7 @@ def test_noise_power_is_kt0b(bandwidth_hz, noise_figure_db, expected_dbm):
 def test_delay_and_level_of_drawn_links():
     """Delay is the straight line over c (PROJ's ECEF); the median loss is free space plus the mean environment loss."""
     config = hl.preset("los_sync", num_samples=400, seed=11, gate={"min_receivers": 3, "min_mean_snr_db": -30.0})
-    truth = scenes.draw(config, np.arange(400)).variables
+    truth = scenes.draw_scenes(config, np.arange(400)).variables
     to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
     receivers = np.stack(
         to_ecef.transform(*(truth[f"receiver_{n}"] for n in ("latitude", "longitude", "altitude"))), -1

@@ -8,24 +8,19 @@ import numpy as np
 import pytest
 from scipy import special, stats
 from scipy.io import wavfile
+from waveform_signals import streams
 
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import Signal
-from heimdall_lab.core.philox import Streams
 from heimdall_lab.simulation.waveforms import kinds, speech
 
 RATE_HZ, DEVIATION_HZ = 50e3, 2500.0
 TONE_HZ = 1250.0  # its third harmonic, from the limiter, is above the telephone band
 
 
-def streams(count: int, seed: int = 3) -> Streams:
-    samples = np.arange(count, dtype=np.uint64)
-    return Streams(seed, samples, np.zeros_like(samples))
-
-
 def voice(folder: Path, count: int, num_time: int, seed: int = 3) -> np.ndarray:
     signal = Signal(voice_folder=str(folder))
-    return kinds.synthesize(signal, np.zeros(count, dtype=int), streams(count, seed), num_time)
+    return kinds.synthesize_waveforms(signal, np.zeros(count, dtype=int), streams(count, seed), num_time)
 
 
 def frequency_hz(waveform: np.ndarray) -> np.ndarray:
@@ -94,7 +89,7 @@ def test_excerpts_differ_and_come_again(tmp_path):
     waveform = voice(tmp_path, 200, 5000)
     assert np.array_equal(waveform, voice(tmp_path, 200, 5000))
     assert not np.array_equal(waveform, voice(tmp_path, 200, 5000, seed=4))
-    one = kinds.synthesize(
+    one = kinds.synthesize_waveforms(
         Signal(voice_folder=str(tmp_path)), np.zeros(1, dtype=int), streams(200).select(np.array([77])), 5000
     )
     assert np.array_equal(one[0], waveform[77])

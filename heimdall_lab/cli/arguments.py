@@ -1,0 +1,77 @@
+"""What several commands share: their arguments, how these are read, and how tables are printed."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.text import json_records
+from heimdall_lab.localization.methods import METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA = "HEIMDALL_LAB_DATA, else data"
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any field, as path.to.field=value; repeatable.")]
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Print one line that says what failed, and exit."""
+    print(f"heimdall-lab: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def settings_of(settings: list[str], form: str = "path.to.field=value") -> dict[str, Any]:
+    """Split ``name=value`` settings, which look like ``form``; a value that is not JSON is text."""
+    pairs = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not (path and equals):
+            raise ConfigError(f"set: {setting!r} is not of the form {form}")
+        try:
+            pairs[path] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[path] = value
+    return pairs
+
+
+def known_name(option: str, name: str, names: Sequence[str]) -> str:
+    """Return a name without its blanks if it is one of those known."""
+    if name.strip() not in names:
+        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {', '.join(names)}")
+    return name.strip()
+
+
+def method_name(option: str, name: str) -> str:
+    """Return a name or a path without its blanks if it can be a method."""
+    from heimdall_lab.localization import learned
+
+    if not learned.is_path(name.strip()) and name.strip() not in METHODS:
+        known = ", ".join(METHODS)
+        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {known}, or the path of an .onnx file")
+    return name.strip()
+
+
+def position(text: str | None) -> tuple[float, float] | None:
+    """Read a position as LAT,LON in degrees."""
+    if text is None:
+        return None
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"transmitter: {text!r} is not of the form LAT,LON in degrees") from error
+    return latitude, longitude
+
+
+def print_table(table: "pd.DataFrame", as_json: bool) -> None:
+    """Print a table, for people or as JSON."""
+    if as_json:
+        print(json.dumps(json_records(table), indent=1))
+    else:
+        print(table.to_string(index=False))

@@ -1,0 +1,178 @@
+"""Commands that measure and locate signals and compare methods."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import heimdall_lab as hl
+from heimdall_lab.cli.arguments import Folder, Json, known_name, method_name, position, print_table, settings_of
+from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.files import check_writable, write_atomically
+from heimdall_lab.core.text import json_records
+from heimdall_lab.datasets.manifest import MANIFEST
+from heimdall_lab.localization.methods import METHODS
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def locate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a dataset, SigMF collection or recordings, or with --kiwi WAV files."),
+    ],
+    kiwi: Annotated[bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings of one transmitter.")] = False,
+    receivers: Annotated[
+        Path | None, typer.Option(help="Of recordings: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+    ] = None,
+    transmitter: Annotated[
+        str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Of SigMF: what the files do not tell, as clock_sigma_s=1e-3; repeatable."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(METHODS)}, or the path of an .onnx file.")
+    ] = "tdoa_ls",
+    as_json: Json = False,
+) -> None:
+    """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
+    from heimdall_lab.localization import tables
+    from heimdall_lab.signals import pairs
+
+    method = method_name("method", method)
+    sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
+    if settings and not sigmf:
+        raise ConfigError("set: only SigMF recordings take it; leave it out")
+    if kiwi:
+        if receivers is None:
+            raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
+        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter))
+    elif sigmf:
+        known = settings_of(settings or [])
+        dataset = hl.read_sigmf(paths, receivers=receivers, transmitter=position(transmitter), **known)
+    else:
+        if len(paths) != 1:
+            raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
+        if receivers is not None or transmitter is not None:
+            raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
+        dataset = hl.open_dataset(paths[0])
+    measured = pairs.pair_features(dataset)
+    fixes = hl.locate(dataset, method, measured)
+    table = tables.fix_table(dataset, fixes)
+    differences = tables.difference_table(dataset, measured)
+    if as_json:
+        differences = differences.set_index("sample")
+        rows = [
+            row | {"covariance_m2": covariance, "time_differences": json_records(differences.loc[[row["sample"]]])}
+            for row, covariance in zip(json_records(table), fixes.covariance.values.tolist(), strict=True)
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    print_table(table, as_json)
+    if kiwi or sigmf:
+        print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
+        print_table(differences, as_json)
+
+
+def features(
+    folder: Folder,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write features, spectrograms and differences.", metavar="NC")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the features of every receiver's signal, and show how each is spread."""
+    from heimdall_lab.signals.features import summary
+
+    if out is not None:
+        check_writable(out, "out")
+    measured = hl.features(hl.open_dataset(folder))
+    if out is not None:
+        write_atomically(out, measured.to_netcdf)
+    table = summary(measured)
+    if not as_json:
+        table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
+    print_table(table, as_json)
+    if out is not None and not as_json:
+        print(f"Features, spectrograms and differences: {out}")
+
+
+def compare(
+    folder: Folder,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=f"Comma-separated, by default all of {', '.join(METHODS)}; paths of .onnx files too."),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="Add the trained localizers of this package, where they fit."),
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option(help="Only the scenes of training, validation or test: train, validation, test.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML report.", metavar="HTML")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write leaderboard.nc and leaderboard.csv, with bins.", metavar="DIR")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
+    from heimdall_lab.datasets import splits
+    from heimdall_lab.localization import leaderboard
+
+    names = None if methods is None else [method_name("methods", name) for name in methods.split(",")]
+    if split is not None:
+        split = known_name("split", split, list(splits.SHARES))
+    if report is not None:
+        check_writable(report, "report")
+    if out is not None:
+        _check_folder(out)
+    dataset = hl.open_dataset(folder)
+    dataset = dataset if split is None else splits.select(dataset, split)
+    classical = hl.methods(dataset)
+    added, unfit = _pretrained(dataset) if pretrained else ([], {})
+    board = hl.compare(dataset, [*(classical if names is None else names), *added])
+    if out is not None:
+        leaderboard.save(board, out)
+    if report is not None:
+        from heimdall_lab.report import write_report
+
+        write_report(dataset, board, report)
+    if as_json:
+        print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
+        return
+    print(leaderboard.leaderboard_text(board))
+    if names is None and (lacking := set(METHODS) - set(classical)):
+        print(f"Left out: {', '.join(lacking)}, for lack of IQ in the dataset")
+    for name, reason in unfit.items():
+        print(f"Left out: {name}; {reason}")
+    if report is not None:
+        print(f"Report: {report}")
+    if out is not None:
+        print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
+
+
+def _check_folder(out: Path) -> None:
+    """Make a folder for results, before the work that they are of."""
+    if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
+        kind = "a dataset" if out.is_dir() else "a file"
+        raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
+    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / "leaderboard.nc", "out")
+
+
+def _pretrained(dataset: "xr.Dataset") -> tuple[list[Path], dict[str, str]]:
+    """Files of the localizers of this package that can locate in a dataset, and why others cannot, by name."""
+    from heimdall_lab.localization import learned
+
+    files, reasons = learned.pretrained(), {}
+    if not files:
+        raise ConfigError("pretrained: no trained localizers came with this package; install it again, or leave it out")
+    for name, path in files.items():
+        if reason := learned.misfit(learned.predictor(path), dataset):
+            reasons[name] = reason
+    return [path for name, path in files.items() if name not in reasons], reasons

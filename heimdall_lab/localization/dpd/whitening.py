@@ -1,0 +1,63 @@
+"""Whitened signals of all receivers, at half of the sample rate."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+import xarray as xr
+
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.datasets import schema
+from heimdall_lab.signals import spectra
+
+
+class WhitenedSignals(NamedTuple):
+    """Whitened IQ of S scenes.
+
+    Attributes
+    ----------
+    voltage : (S, R, K) complex128
+        At half of the sample rate; noise has unit variance before the weight, the root of the signal's share.
+    share : (S, 2 K)
+        Of signal in the sum of all receivers, at 2 K frequencies of the inner half of the band, ascending.
+    rms_hz : (S,)
+        Rms bandwidth of the signal.
+    duration : int
+        Samples of the window.
+    """
+
+    voltage: Array
+    share: Array
+    rms_hz: Array
+    duration: int
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # an absent receiver has neither signal nor noise
+def whiten(batch: xr.Dataset) -> WhitenedSignals:
+    """Whiten the signals of a batch of scenes, and weight each frequency by the root of the signal's share in it."""
+    rate_hz = batch.attrs["sample_rate_hz"]
+    voltage = schema.voltage(batch)
+    spectrum = spectra.power_spectrum(voltage, rate_hz)
+    noise = spectra.noise_density(spectrum)  # (S, R)
+    used = batch.receiver_present.values & (noise > 0)
+    count = np.maximum(used.sum(axis=1), 1)[:, None]
+    mean = np.where(used[..., None], spectrum.density / noise[..., None], 0.0).sum(axis=1) / count  # (S, F)
+    # The mean of R receivers has the noise of one, and its share of signal; their sum has R times its signal to noise.
+    together = spectrum._replace(density=mean, averages=spectrum.averages * count)
+    share_of_one = spectra.wiener_weight(together, np.ones(len(mean)))
+    share = count * share_of_one / (1 - share_of_one + count * share_of_one)
+    rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, share_of_one * mean)
+
+    num_time = voltage.shape[-1]
+    length = 4 * scipy.fft.next_fast_len(-(-num_time // 2))  # at least twice the window, so that lags do not wrap
+    bins = np.arange(-(length // 4), length // 4)
+    share = share[:, ((bins / length + 0.5) * share.shape[-1]).astype(int)]
+    scale = np.where(used, 1 / np.sqrt(2 * noise * rate_hz), 0.0)
+    spectra_in_band = scipy.fft.fft(voltage * scale[..., None], n=length, axis=-1)[..., bins] * np.sqrt(share)[:, None]
+    half_rate = scipy.fft.ifft(np.fft.ifftshift(spectra_in_band, axes=-1), axis=-1)[..., : length // 4]
+    return WhitenedSignals(half_rate, share, rms_hz, num_time)
+
+
+def band_spectrum(voltage: Array, length: int) -> Array:
+    """Spectrum (..., length) of voltages (..., K), ascending."""
+    return np.fft.fftshift(scipy.fft.fft(voltage, n=length, axis=-1), axes=-1)
