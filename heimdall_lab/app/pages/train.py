@@ -206,7 +206,7 @@ class Train(Viewer):
             return
         self._queried_s = now_s
         with show_errors(self._store_alert):
-            runs = await asyncio.to_thread(experiments.runs)
+            runs = await asyncio.to_thread(experiments.runs, self._root)
             if not runs.equals(self._runs):
                 self._runs = runs
                 show_rows(self._table, _as_texts(runs))
@@ -227,7 +227,7 @@ class Train(Viewer):
 
     async def _update_curves(self) -> None:
         if run := self.run:
-            curves = await asyncio.to_thread(experiments.curves, run)
+            curves = await asyncio.to_thread(experiments.curves, run, self._root)
             if run == self.run:
                 self._curves.send(curves.reindex(columns=list(_CURVES)))
 
@@ -270,7 +270,7 @@ class Train(Viewer):
 
     async def _promote_run(self, _event: Any) -> None:
         with show_errors(self._history_alert):
-            await asyncio.to_thread(experiments.promote, self.run)
+            await asyncio.to_thread(experiments.promote, self.run, self._root)
             self._queried_s = 0.0
             await self._update_runs(False)
 

@@ -170,8 +170,8 @@ def progress(root: Path, job: Job) -> Progress:
         If these cannot be read.
     """
     if isinstance(job.task, Training):
-        run_id = experiments.run_id_of(output_folder(root, job.task))
-        at = experiments.curves(run_id)["at"] if run_id is not None else pd.Series(dtype=float)
+        run_id = experiments.run_id_of(output_folder(root, job.task), root)
+        at = experiments.curves(run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
         return _progress(len(at), tasks.training_options(job.task).epochs, "epochs", rate)
     attempt = _json(_folder(root, job.id) / "attempt.json")
