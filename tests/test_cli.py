@@ -262,6 +262,36 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     assert done.stderr == f"heimdall-lab: preset: 'nosuch' is unknown; choose one of {', '.join(PRESETS)}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["train", "{}", "--architecture", "triangulation", "--out", "run"], "learn"),
+        (["architectures"], "learn"),
+        (["export", "{}"], "learn"),
+        (["compare", "{}", "--report", "report.html"], "learn"),
+        (["serve"], "app"),
+    ],
+)
+def test_a_command_says_which_extra_it_lacks(arguments, extra, folder, tmp_path):
+    """In a process that cannot import the extra's packages."""
+    script = f"""
+import sys
+from heimdall_lab import cli
+from heimdall_lab.core import extras
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name in extras._EXTRAS[{extra!r}]:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Lacking())
+cli.main()
+"""
+    command = [sys.executable, "-c", script, *(argument.format(folder) for argument in arguments)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"heimdall-lab: \w+: is not installed; pip install 'heimdall-lab\[{extra}\]'\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_then_locate_and_compare(run, refused, trained, small, tmp_path):
     """Ten of the scenes are of training and validation; the test split is compared without them."""
     run_folder, folder = tmp_path / "run", tmp_path / "dataset"

@@ -128,6 +128,8 @@ def compare(
     if split is not None:
         split = known_name("split", split, list(splits.SHARES))
     if report is not None:
+        from heimdall_lab.report import write_report  # before the work, which would be lost without this extra
+
         check_writable(report, "report")
     if out is not None:
         _check_folder(out)
@@ -139,8 +141,6 @@ def compare(
     if out is not None:
         leaderboard.save(board, out)
     if report is not None:
-        from heimdall_lab.report import write_report
-
         write_report(dataset, board, report)
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
