@@ -14,6 +14,8 @@ _import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562); an error says which extra brings what it needs."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return _import(name)
     except ModuleNotFoundError as error:

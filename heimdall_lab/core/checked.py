@@ -50,6 +50,8 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
         return f"{field}{len(refused['input'])} listed, at least {refused['ctx']['min_length']} are needed; add some"
     if refused["type"] == "missing":
         return f"{field}is missing; add it"
+    if refused["type"] == "json_invalid":
+        return f"{field}{message}; correct it"
     if refused["type"] == "value_error":
         return f"{field}{message}"
     shown = repr(refused["input"])

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
 from heimdall_lab.core.receivers import Receiver, italian_network, read_receivers
-from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.core.units import METRES_PER_DEGREE, SPEED_OF_LIGHT
 
 MAX_RECEIVERS = 15
 MAX_TAPS = 5
@@ -113,7 +113,7 @@ class Geometry(CheckedModel):
             len(places) >= 3,
             f"receivers: the {len(self.receivers)} listed stand at {len(places)} places; spread them over at least 3",
         )
-        farthest_deg = abs(self.centre_latitude_deg) + self.extent_km / 111 + self.margin_deg
+        farthest_deg = abs(self.centre_latitude_deg) + self.extent_km * 1e3 / METRES_PER_DEGREE + self.margin_deg
         self._require(
             self.placement == "fixed" or farthest_deg <= 85,
             f"centre_latitude_deg {self.centre_latitude_deg:g} with extent_km {self.extent_km:g} and margin_deg "

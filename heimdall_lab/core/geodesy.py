@@ -7,12 +7,10 @@ import numpy as np
 import pyproj
 
 from heimdall_lab.core.arrays import Array, array_namespace
-from heimdall_lab.core.units import EARTH_RADIUS_KM
 
 SEMI_MAJOR_M = 6_378_137.0  # WGS84 (NIMA TR8350.2, table 3.1)
 FLATTENING = 1 / 298.257223563
 ECCENTRICITY_SQUARED = FLATTENING * (2 - FLATTENING)
-METRES_PER_DEGREE = EARTH_RADIUS_KM * 1e3 * np.pi / 180  # of a great circle on the mean sphere
 
 _WGS84 = pyproj.Geod(ellps="WGS84")
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 EARTH_RADIUS_KM = 6371.0  # mean
+METRES_PER_DEGREE = EARTH_RADIUS_KM * 1e3 * np.pi / 180  # of a great circle on the mean sphere
 SPEED_OF_LIGHT = 299_792_458.0  # m/s, exact (SI)
 BOLTZMANN = 1.380649e-23  # J/K, exact (SI)
 STANDARD_TEMPERATURE_K = 290.0  # IEEE standard noise temperature T0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_error, write_text
 from heimdall_lab.core.presets import differing_fields
@@ -235,8 +236,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except ValidationError as error:
         raise StoreError(
-            f"{path}: is not a valid manifest ({error.errors(include_url=False)[0]['msg']}); "
-            "delete the folder and generate it again"
+            f"{path}: is not a valid manifest ({first_error(error, Manifest)}); delete the folder and generate it again"
         ) from error
 
 

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.core.progress import Report
-from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema, splits
 from heimdall_lab.learning import augmentation
 from heimdall_lab.learning.architectures.layers import Localizer
@@ -301,7 +300,7 @@ def _small_arrays(dataset: xr.Dataset, measures: bool) -> dict[str, Array]:
     made["heard"] = measured.heard.values
     made["reference"] = (receivers == measured.reference.values[:, None]) & measures
     if "iq_full_scale" in dataset:
-        made["scale"] = (np.nan_to_num(dataset["iq_full_scale"].values) / ADC_MAX).astype(np.float32)
+        made["scale"] = schema.converter_step(np.nan_to_num(dataset["iq_full_scale"].values))
     return made
 
 

@@ -17,6 +17,7 @@ from bokeh.models.annotations import ColorBar
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.core.text import length_text, position_text
+from heimdall_lab.core.units import METRES_PER_DEGREE
 from heimdall_lab.localization import bounds
 from heimdall_lab.localization.error_law import radius_squared
 from heimdall_lab.plots.labels import (
@@ -83,10 +84,10 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
     centres = bound.isel(latitude=slice(step // 2, None, step), longitude=slice(step // 2, None, step))
     outline_m = bounds.ellipse(centres.crlb_covariance.values)  # (latitude, longitude, points, 2)
     reach_m = np.abs(outline_m).max(axis=(2, 3))
-    spacing_m = step * float(bound.latitude[1] - bound.latitude[0]) * geodesy.METRES_PER_DEGREE
+    spacing_m = step * float(bound.latitude[1] - bound.latitude[0]) * METRES_PER_DEGREE
     typical_m = float(np.nanmedian(reach_m)) if np.isfinite(reach_m).any() else spacing_m
     factor = _enlargement(spacing_m / 2, typical_m)
-    outline_deg = outline_m * factor / geodesy.METRES_PER_DEGREE
+    outline_deg = outline_m * factor / METRES_PER_DEGREE
     outline_deg[..., 0] /= np.cos(np.radians(centres.latitude.values))[:, None, None]
     centre_deg = np.stack(np.meshgrid(centres.longitude, centres.latitude), axis=-1)[:, :, None]
     paths = list((centre_deg + outline_deg)[reach_m * factor < spacing_m])  # false where not observable
@@ -310,7 +311,7 @@ def _enlargement(room_m: float, reach_m: float) -> float:
 def _point_enlargement(point: xr.Dataset, area: Area) -> float:
     """Factor by which the ellipse at a point is enlarged on the map of an area."""
     reach_m = 2 * float(bounds.principal_axes(point.crlb_covariance.values[0, 0])[0])
-    height_m = (area[1][1] - area[1][0]) * geodesy.METRES_PER_DEGREE
+    height_m = (area[1][1] - area[1][0]) * METRES_PER_DEGREE
     return _enlargement(height_m / 4, reach_m) if math.isfinite(reach_m) else 1.0
 
 

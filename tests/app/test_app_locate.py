@@ -129,7 +129,7 @@ def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
     assert page._fix_rows.value.error_m[0] == pytest.approx(expected, abs=0.1)
     assert expected < 5e3
     assert "from the true position" in page._summary.object
-    points = {f["properties"]["kind"]: f for f in json.load(page._written())["features"]}
+    points = {f["properties"]["kind"]: f for f in json.load(page._geojson_file())["features"]}
     assert points["transmitter"]["geometry"]["coordinates"] == [9.0112, 50.0152]
     assert points["fix"]["properties"]["method"] == "tdoa_ls"
     assert left(tmp_path) == []

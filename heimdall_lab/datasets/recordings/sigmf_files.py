@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.files import file_checksum
 
 VERSION = "1.2.6"
@@ -251,9 +252,7 @@ def _parse(file: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(_read_bytes(file))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise SigmfError(f"{file}: {f'{place}: ' if place else ''}{first['msg']}; correct it") from error
+        raise SigmfError(f"{file}: {first_error(error, model)}") from error
 
 
 def _read_bytes(file: Path) -> bytes:
