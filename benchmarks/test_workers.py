@@ -1,7 +1,5 @@
-"""What a second worker process gains, and how much memory a large dataset takes."""
+"""What a second worker process gains."""
 
-import subprocess
-import sys
 import threading
 from importlib.metadata import version
 
@@ -39,16 +37,3 @@ def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
         benchmark.extra_info["rate of two workers over one"] = round(min(alone_s) / min(together_s), 2)
         benchmark.pedantic(together, rounds=1)
     assert min(alone_s) >= 1.6 * min(together_s)
-
-
-@pytest.mark.parametrize("num_samples", [32, 96])
-def test_memory_does_not_grow_with_the_number_of_scenes(num_samples, tmp_path):
-    """One second at 200 kHz on seven receivers; the limit is the same however many shards there are."""
-    script = f"""
-import heimdall_lab as hl
-config = hl.preset("iq_production", num_samples={num_samples})
-hl.generate(config, {str(tmp_path)!r}, progress=False)
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-"""
-    done = subprocess.run([sys.executable, "-c", script], check=True, timeout=300, capture_output=True, text=True)
-    assert int(done.stdout) < 1.5e6  # kB

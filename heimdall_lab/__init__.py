@@ -21,4 +21,4 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (text := missing_extra(error)) is None:
             raise
-        raise ModuleNotFoundError(f"{name} needs {text}", name=error.name) from error
+        raise ModuleNotFoundError(f"{name}: {text}", name=error.name) from error

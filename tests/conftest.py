@@ -13,6 +13,8 @@ from hypothesis import settings
 
 import heimdall_lab as hl
 
+os.environ.pop("HEIMDALL_LAB_DATA", None)  # no test touches the data of whoever runs it
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests of Ctrl-C pass it on to their processes
 

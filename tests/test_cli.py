@@ -276,19 +276,21 @@ def test_a_command_says_which_extra_it_lacks(arguments, extra, folder, tmp_path)
     """In a process that cannot import the extra's packages."""
     script = f"""
 import sys
+import heimdall_lab as hl
 from heimdall_lab import cli
 from heimdall_lab.core import extras
 class Lacking:
     def find_spec(self, name, path=None, target=None):
-        if name in extras._EXTRAS[{extra!r}]:
+        if name in extras.EXTRAS[{extra!r}]:
             raise ModuleNotFoundError(name=name)
 sys.meta_path.insert(0, Lacking())
+hl.compare = None  # the extra is missed before the work
 cli.main()
 """
     command = [sys.executable, "-c", script, *(argument.format(folder) for argument in arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.fullmatch(rf"heimdall-lab: \w+: is not installed; pip install 'heimdall-lab\[{extra}\]'\n", done.stderr)
+    assert re.fullmatch(rf"heimdall-lab: \w+ is not installed; pip install 'heimdall-lab\[{extra}\]'\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
 
 

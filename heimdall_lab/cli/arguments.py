@@ -15,7 +15,7 @@ from heimdall_lab.localization.methods import METHODS
 if TYPE_CHECKING:
     import pandas as pd
 
-DATA = "HEIMDALL_LAB_DATA, else data"
+DATA_FOLDER_HELP = "HEIMDALL_LAB_DATA, else data"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any field, as path.to.field=value; repeatable.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from heimdall_lab.cli.arguments import DATA
+from heimdall_lab.cli.arguments import DATA_FOLDER_HELP
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import data_folder
 
@@ -14,7 +14,8 @@ def serve(
     port: Annotated[int, typer.Option(help="Where to listen.", min=1, max=65535)] = 5006,
     address: Annotated[str, typer.Option(help="Of this machine; 0.0.0.0 for all of its networks.")] = "127.0.0.1",
     root: Annotated[
-        Path | None, typer.Option(help=f"Folder of datasets, runs and networks; by default {DATA}.", metavar="DIR")
+        Path | None,
+        typer.Option(help=f"Folder of datasets, runs and networks; by default {DATA_FOLDER_HELP}.", metavar="DIR"),
     ] = None,
     prefix: Annotated[str, typer.Option(help="Path before all others, as a reverse proxy passes it on.")] = "",
     allow_origin: Annotated[

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 import heimdall_lab as hl
-from heimdall_lab.cli.arguments import DATA, Folder, Json, Settings, fail, known_name, print_table, settings_of
+from heimdall_lab.cli.arguments import (
+    DATA_FOLDER_HELP,
+    Folder,
+    Json,
+    Settings,
+    fail,
+    known_name,
+    print_table,
+    settings_of,
+)
 from heimdall_lab.core.arrays import BACKENDS
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import StoreError, data_folder
@@ -75,7 +84,7 @@ def bench(
 
 def datasets(
     root: Annotated[
-        Path | None, typer.Argument(help=f"Folder that holds datasets; by default {DATA}.", metavar="ROOT")
+        Path | None, typer.Argument(help=f"Folder that holds datasets; by default {DATA_FOLDER_HELP}.", metavar="ROOT")
     ] = None,
     as_json: Json = False,
 ) -> None:

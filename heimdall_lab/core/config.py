@@ -1,4 +1,4 @@
-"""Configuration of a simulated dataset: frozen pydantic models with bounds and units, and the named presets."""
+"""Configuration of a simulated dataset: frozen pydantic models with bounds and units."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How long jobs tell that they advance, by a callback, and how they are told to stop, by Ctrl-C."""
+"""How long jobs report progress, how Ctrl-C stops them, and how the loggers of other libraries are silenced."""
 
 import logging
 import math
@@ -13,13 +13,13 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-Report = Callable[[int, str], None]  # scenes finished so far, and a note such as the rate
+ProgressCallback = Callable[[int, str], None]  # scenes finished so far, and a note such as the rate
 _LINE_INTERVAL_S = 1.0
 _SILENCE_S = 60.0  # longest time without a line
 
 
 @contextmanager
-def display(title: str, total: int, enabled: bool = True, *, about: str = "") -> Iterator[Report]:
+def display(title: str, total: int, enabled: bool = True, *, about: str = "") -> Iterator[ProgressCallback]:
     """Show a bar on a terminal, and plain lines elsewhere; both on standard error.
 
     There is a line at the first and the last report, and in between about one for each hundredth of the total, at most
@@ -69,7 +69,7 @@ def quiet_loggers(*names: str, level: int) -> Iterator[None]:
             logger.setLevel(earlier)
 
 
-def _lines(write: Callable[[str], None], total: int, about: str) -> Report:
+def _lines(write: Callable[[str], None], total: int, about: str) -> ProgressCallback:
     last_s, last_done = -math.inf, 0
 
     def report(done: int, note: str) -> None:

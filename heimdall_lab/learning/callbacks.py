@@ -47,7 +47,7 @@ class EpochCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """Key of this callback's state in checkpoint files."""
+        """Key of this callback's state in checkpoint files: that of version 0.1.0, whose runs can be resumed."""
         return "Keeper"
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
-from heimdall_lab.core.progress import Report
+from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.datasets import schema, splits
 from heimdall_lab.learning import augmentation
 from heimdall_lab.learning.architectures.layers import Localizer
@@ -186,7 +186,7 @@ class SceneDataModule(pl.LightningDataModule):
         _check_variables(source.dataset, self.inputs, self.window)
         self.rows = _split_rows(source.dataset)
 
-    def measure(self, report: Report) -> None:
+    def measure(self, report: ProgressCallback) -> None:
         """Measure the small arrays, or read them from the cache, and open the signals."""
         path = self.folder / f"arrays-{self._key()}.npz"
         arrays = _read_arrays(path)
@@ -269,7 +269,7 @@ class SceneDataModule(pl.LightningDataModule):
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: Report) -> dict[str, Array]:
+def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: ProgressCallback) -> dict[str, Array]:
     """Make all small arrays, a chunk of scenes at a time.
 
     Returns

@@ -2,10 +2,11 @@
 
 - `bounds`, `information`: dilution of precision and Cramér-Rao bounds.
 - `observations`: what an estimator is given (`Observations`) and returns (`Fix`), and the coordinates between.
-- `estimators`: `locate`, by name. The methods are in `baselines`, `levels` (power), `tdoa` (time differences, with
-  `late_links` for excess delays), `dpd` (all IQ together) and `learned` (trained networks).
+- `methods`, `estimators`: the names of the methods, and `locate`, which calls them. They are in `baselines`, `levels`
+  (power), `tdoa` (time differences, with `late_links` for excess delays), `dpd` (all IQ together) and `learned`
+  (trained networks).
 - `errors`, `error_law`: errors against the truth, and Student's law of them.
 - `leaderboard`: methods compared on a dataset. `tables`, `geojson`: fixes for people and for map programs.
 
-A new method is a module of its own, or a package as `dpd` is, and one line in `estimators`.
+A new method is a module of its own, or a package as `dpd` is, and one line in `methods`.
 """

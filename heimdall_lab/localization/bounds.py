@@ -306,7 +306,9 @@ def _relative_velocity(coordinates: int, receivers: np.ndarray | None, transmitt
     velocities = {"receiver_velocity_m_s": receivers, "transmitter_velocity_m_s": transmitter}
     given = {name: np.asarray(value, dtype=float) for name, value in velocities.items() if value is not None}
     if not given:
-        raise ValueError("receiver_velocity_m_s: nothing moves; fdoa_sigma_hz needs the velocity of somebody")
+        raise ValueError(
+            "receiver_velocity_m_s: nothing moves; fdoa_sigma_hz needs a velocity, of receivers or transmitter"
+        )
     for name, value in given.items():
         if value.shape[-1:] != (coordinates,):
             raise ValueError(f"{name}: has the shape {value.shape}; give {coordinates} coordinates, as positions have")

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.files import write_atomically, write_text
-from heimdall_lab.core.progress import Report
+from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import bounds, estimators, learned
 from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
@@ -22,7 +22,7 @@ from heimdall_lab.signals import pairs
 
 
 def compare(
-    dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None, progress: Report | None = None
+    dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None, progress: ProgressCallback | None = None
 ) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 

@@ -58,7 +58,7 @@ def _with_delays(observed: Observations) -> Observations:
 
 
 def _start_grid(observed: Observations) -> Array:
-    """Starts on a grid over the receivers' box, widened by half on each side: (S, _GRID², 2) degrees."""
+    """Starts on a grid over the receivers' box, widened by half on each side: (S, _GRID_SIDE², 2) degrees."""
     steps = np.stack(np.meshgrid(*[np.linspace(-0.5, 1.5, _GRID_SIDE)] * 2), axis=-1).reshape(-1, 2)
     counted = observed.heard | (np.arange(observed.heard.shape[1]) == observed.reference[:, None])
     positions = np.stack([observed.latitude_deg, observed.longitude_deg], axis=-1)

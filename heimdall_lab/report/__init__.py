@@ -1,4 +1,4 @@
-"""Leaderboards as HTML pages (`page`), and training with pictures of its result (`runs`): a layer above both."""
+"""Leaderboards as HTML pages (`page`), and training with pictures of its result (`runs`)."""
 
 from heimdall_lab.report.page import write_report
 

@@ -8,9 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import holoviews as hv
 import numpy as np
 import xarray as xr
+from bokeh.core.types import ID
+from bokeh.embed import json_item
+from bokeh.models import Plot, Toolbar
+from bokeh.resources import Resources
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from heimdall_lab import plots
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
@@ -54,11 +61,6 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
 
 
 def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
-    from bokeh.resources import Resources  # here, so that the leaderboard does not wait seconds for plotting libraries
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from heimdall_lab.plots import method_styles
-
     method = _best_method(board)
     sample = _median_sample(board, method)
     pictures = _pictures(dataset, board, method, sample)
@@ -80,7 +82,7 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         facts=_facts(dataset),
         columns=["method", *cells.columns],
         rows=list(cells.itertuples()),
-        colours={name: colour for name, (colour, _) in method_styles(map(str, board.method.values)).items()},
+        colours={name: colour for name, (colour, _) in plots.method_styles(map(str, board.method.values)).items()},
         cautions=cautions(table),
         meanings=MEANINGS,
         sample=sample,
@@ -154,8 +156,6 @@ def _waveform_mix(dataset: xr.Dataset) -> str:
 
 def _pictures(dataset: xr.Dataset, board: xr.Dataset, method: str, sample: int) -> dict[str, Any]:
     """Draw the errors of all samples, and one sample, by name of the figure; only the IQ of that sample is read."""
-    from heimdall_lab import plots
-
     chosen = dataset.sel(sample=[sample]).load()
     pictures = {
         "error-cdf": plots.error_cdf(board),
@@ -175,11 +175,6 @@ def _pictures(dataset: xr.Dataset, board: xr.Dataset, method: str, sample: int) 
 
 def _json_item(picture: Any, target: str) -> str:
     """Serialize a picture for a script element; its identifiers do not depend on what this process drew before."""
-    import holoviews as hv
-    from bokeh.core.types import ID
-    from bokeh.embed import json_item
-    from bokeh.models import Plot, Toolbar
-
     model = hv.renderer("bokeh").get_plot(picture).state
     for toolbar in model.select({"type": Toolbar}):
         toolbar.logo = None

@@ -43,7 +43,7 @@ def links(dataset: xr.Dataset, statistic: str = "mean", most: int | None = None)
         If the dataset holds no features or no link with signal, the statistic is unknown, or ``most`` is below 1.
     """
     if "features" not in dataset:
-        raise ValueError("features: are not in the dataset; merge what heimdall_lab.signals.features measures into it")
+        raise ValueError("features: are not in the dataset; merge what hl.features measures into it")
     if statistic not in schema.STATISTICS:
         raise ValueError(f"statistic: {statistic!r} is unknown; choose one of {', '.join(schema.STATISTICS)}")
     if most is not None and most < 1:

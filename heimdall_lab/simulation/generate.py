@@ -13,7 +13,7 @@ import xarray as xr
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import data_folder, locked
-from heimdall_lab.core.progress import Report, display, stop_requests
+from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import schema, size, store
 from heimdall_lab.datasets.manifest import (
@@ -159,7 +159,7 @@ def _write_missing(job: GenerationJob, folder: Path, progress: bool, workers: in
         raise KeyboardInterrupt
 
 
-def _advance(config: Config, done: int, rejected: int, report: Report) -> Callable[[int, int], None]:
+def _advance(config: Config, done: int, rejected: int, report: ProgressCallback) -> Callable[[int, int], None]:
     """Make the function that reports further scenes, kept and rejected, with rate, time left and acceptance."""
     started_s, before = time.monotonic(), done
     iq_samples = sum(config.geometry.num_receivers) / 2 * config.signal.num_time  # of one scene, on average

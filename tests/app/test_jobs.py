@@ -130,7 +130,7 @@ def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, smal
     jobs.start_next(root)
     found = jobs.find_job(root, job.id)
     assert found.state == "failed"
-    assert "without a word" in found.message
+    assert "without a message" in found.message
 
 
 def test_a_failed_job_has_the_message_of_its_error(root, small):

@@ -40,5 +40,6 @@ def test_digest_tells_sources_apart(change, tmp_path):
 
 def test_option_of_numba_is_given_back():
     before = numba.config.CACHE_DIR
-    njit(cache=True)(lambda: 0)
+    compiled = njit(cache=True)(lambda: 0)
+    assert f"kernels-{sources_digest(PACKAGE)}" in compiled.stats.cache_path
     assert before == numba.config.CACHE_DIR

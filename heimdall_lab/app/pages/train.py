@@ -23,6 +23,7 @@ from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
 from heimdall_lab.core.files import data_folder
+from heimdall_lab.core.text import length_text
 from heimdall_lab.learning import experiments
 from heimdall_lab.learning.options import Options, options_for
 
@@ -241,7 +242,7 @@ class Train(Viewer):
         self._compare.param.update(disabled=not finished or task is None, href=_compare_address(task))
         self._promote.disabled = not row.version or bool(row.champion)
         self._resume.disabled = row.status not in ("KILLED", "FAILED") or task is None
-        best = f", median error {plots.length_text(1e3 * row.median_error_km)} on its test scenes"
+        best = f", median error {length_text(1e3 * row.median_error_km)} on its test scenes"
         state = _STATES.get(row.status, row.status.lower())
         text = f"{Path(row.folder).name}: {row.architecture} on {row.dataset}, {state}"
         self._about.object = text + (best if pd.notna(row.median_error_km) else "")
@@ -337,7 +338,7 @@ def _as_texts(runs: pd.DataFrame) -> pd.DataFrame:
         "dataset": runs.dataset,
         "status": [_STATES.get(status, status.lower()) for status in runs.status],
         "began": [f"{at.tz_convert(None):%Y-%m-%d %H:%M}" for at in runs.began],
-        "median": [plots.length_text(1e3 * error) for error in runs.median_error_km],
+        "median": [length_text(1e3 * error) for error in runs.median_error_km],
         "registered": aliases,
     }
     return pd.DataFrame(rows, columns=list(_TITLES), dtype=object).reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Pages about one complete dataset, which the reader chooses and which is read beside the page."""
+"""Pages about one complete dataset, which the reader chooses and which is read in another thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class DatasetViewer(Viewer):
 
     async def refresh(self) -> None:
         """Offer the datasets that are complete by now; the choice stays, and one is chosen where none was."""
-        folders = _by_place(self.root, (await asyncio.to_thread(take_snapshot, self.root)).datasets)
+        folders = _folders_by_path(self.root, (await asyncio.to_thread(take_snapshot, self.root)).datasets)
         chosen = self.dataset
         if chosen is not None and chosen not in folders.values():
             folders[str(Path(chosen).relative_to(self.root))] = chosen
@@ -96,14 +96,14 @@ def complete_datasets(root: Path) -> dict[str, str]:
         If there is none, or no such folder.
     """
     listed = list_datasets(root)
-    folders = _by_place(root, listed)
+    folders = _folders_by_path(root, listed)
     if not folders:
         unfinished = f" ({len(listed)} are unfinished or unreadable)" if len(listed) else ""
         raise ValueError(f"dataset: {str(root)!r} holds no complete one{unfinished}; generate a dataset first")
     return folders
 
 
-def _by_place(root: Path, listed: pd.DataFrame) -> dict[str, str]:
+def _folders_by_path(root: Path, listed: pd.DataFrame) -> dict[str, str]:
     """Folders of the complete ones of listed datasets."""
     folders = [Path(path) for path in listed[listed.state == "complete"].path]
     return {str(folder.relative_to(root)): str(folder) for folder in folders}

@@ -2,9 +2,9 @@
 
 Each job has a folder below ``jobs`` of the data folder, in which each file has one writer: ``task.json``, what was
 asked for; ``attempt.json``, when a process was started for it; ``.running``, which that process keeps locked while it
-lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``, that nobody wants it any more;
-``log.txt``. The progress of a job is read from the dataset's manifest, or from MLflow. A process that ended without
-writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
+lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``, that it was cancelled;
+``log.txt``, what it printed. The progress of a job is read from the dataset's manifest, or from MLflow. A process that
+ended without writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ from heimdall_lab.datasets.manifest import samples_written
 from heimdall_lab.learning import experiments
 
 _MAX_ENDED = 200  # ended jobs that are kept
-_MAX_ATTEMPTS = 3  # after which a job whose processes end without a word is given up
+_MAX_ATTEMPTS = 3  # after which a job whose processes end without a message is given up
 _LOG_LINES = 20
 _log = logging.getLogger(__name__)
 _PROCESSES: list[subprocess.Popen[bytes]] = []  # children, which must be collected when they have ended
@@ -140,9 +140,8 @@ def cancel(root: Path, identity: str) -> Job:
         job = _read(folder)
         if not job.is_active and not _is_running(folder):
             raise JobError(f"job: {identity} is {job.state} already; there is nothing to cancel")
-        (
-            folder / "cancelled"
-        ).touch()  # before the signal: a process that ignores signals yet looks here when it no longer does
+        # Before the signal: a process that still ignores signals looks here when it no longer does.
+        (folder / "cancelled").touch()
         if (folder / "pid").exists() and _is_running(folder):
             with suppress(ProcessLookupError):
                 os.kill(int((folder / "pid").read_text()), signal.SIGINT)
@@ -305,7 +304,7 @@ def _read(folder: Path) -> Job:
         state = "cancelled"
     elif not running and attempt.get("number", 0) >= _MAX_ATTEMPTS:
         state = "failed"
-        times = f"its process ended {_MAX_ATTEMPTS} times without a word"
+        times = f"its process ended {_MAX_ATTEMPTS} times without a message"
         message = f"{times}, as when memory runs out; ask for less at a time"
     return Job(
         id=folder.name,

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -62,8 +61,6 @@ def make_server(
 ) -> Any:
     """Make the server, ready to be started.
 
-    It sets ``HEIMDALL_LAB_DATA`` for this process, so that MLflow's runs, too, are looked for below the data folder.
-
     Parameters
     ----------
     root : path, optional
@@ -90,7 +87,6 @@ def make_server(
     """
     root = data_folder(root)
     root.mkdir(parents=True, exist_ok=True)
-    os.environ["HEIMDALL_LAB_DATA"] = str(root.absolute())
     prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
     pn.extension("tabulator", notifications=False)
     silence(FIXED_SIZING_MODE)  # pictures have the size of their frames, which Bokeh takes for none

@@ -1,4 +1,4 @@
-"""Recordings of any kind, by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
+"""Recordings by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
 
 import tarfile
 from collections.abc import Sequence

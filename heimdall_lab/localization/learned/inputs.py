@@ -152,7 +152,5 @@ def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) ->
 def _variable(dataset: xr.Dataset, name: str) -> Array:
     """Values of a variable (sample, receiver, …), 0 where there is no receiver."""
     if name not in dataset:
-        raise ValueError(
-            f"{name}: is not in the dataset; add it with heimdall_lab.signals.features, or generate it again"
-        )
+        raise ValueError(f"{name}: is not in the dataset; add it with hl.features, or generate it again")
     return np.nan_to_num(dataset[name].transpose("sample", "receiver", ...).values)

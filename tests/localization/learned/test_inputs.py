@@ -150,9 +150,7 @@ def test_amplitudes_are_in_decibels(padded, made):
 def test_what_the_dataset_lacks_is_named(padded, measured):
     with pytest.raises(ValueError, match=r"^iq: is not in the dataset; generate one with data_type iq_raw"):
         inputs.arrays(padded.drop_vars("iq"), measured, ["iq"])
-    with pytest.raises(
-        ValueError, match=r"^spectrogram: is not in the dataset; add it with heimdall_lab.signals.features"
-    ):
+    with pytest.raises(ValueError, match=r"^spectrogram: is not in the dataset; add it with hl.features"):
         inputs.arrays(padded.drop_vars("spectrogram"), measured, ["spectrogram"])
     with pytest.raises(ValueError, match=r"^features: are not in the dataset, nor is IQ"):
         inputs.arrays(padded.drop_vars(["iq", "features"]), measured, ["features"])
