@@ -111,6 +111,11 @@ def test_datasets_and_verify_print_tables_and_json(run, folder):
     assert [row["state"] for row in json.loads(run("verify", folder, "--json").stdout)] == ["ok", "ok"]
 
 
+def test_a_folder_without_datasets_says_so(run, tmp_path):
+    assert run("datasets", tmp_path).stdout == f"{tmp_path}: holds no datasets; 'heimdall-lab generate' makes some\n"
+    assert json.loads(run("datasets", tmp_path, "--json").stdout) == []
+
+
 def test_locate_prints_a_fix_with_error_and_bound_for_each_scene(run, folder):
     rows = json.loads(run("locate", folder, "--method", "tdoa_robust", "--json").stdout)
     assert [row["sample"] for row in rows] == [0, 1, 2, 3, 4, 5]

@@ -89,7 +89,11 @@ def datasets(
     as_json: Json = False,
 ) -> None:
     """List the datasets below a folder."""
-    print_table(hl.datasets(data_folder(root)), as_json)
+    table = hl.datasets(root)
+    if table.empty and not as_json:
+        print(f"{data_folder(root)}: holds no datasets; 'heimdall-lab generate' makes some")
+    else:
+        print_table(table, as_json)
 
 
 def verify(folder: Folder, as_json: Json = False) -> None:

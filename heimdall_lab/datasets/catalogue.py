@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from heimdall_lab.core.files import StoreError
+from heimdall_lab.core.files import StoreError, data_folder
 from heimdall_lab.datasets.manifest import MANIFEST, read_manifest, shard_name
 
 COLUMNS = [
@@ -25,12 +25,13 @@ COLUMNS = [
 ]
 
 
-def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
+def datasets(root: str | Path | None = None, leave_out: Collection[str] = ()) -> pd.DataFrame:
     """List the datasets below a folder.
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        By default the data folder: ``HEIMDALL_LAB_DATA``, else ``data`` here.
     leave_out : collection of str
         Names of folders directly below it that are not searched.
 
@@ -46,9 +47,9 @@ def datasets(root: str | Path, leave_out: Collection[str] = ()) -> pd.DataFrame:
     StoreError
         If the folder does not exist.
     """
-    folder = Path(root)
+    folder = data_folder(root)
     if not folder.is_dir():
-        raise StoreError(f"root: {str(root)!r} is no folder; give one that holds datasets")
+        raise StoreError(f"root: {str(folder)!r} is no folder; give one that holds datasets, or generate one into it")
     return pd.DataFrame([_row(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=COLUMNS)
 
 

@@ -188,6 +188,11 @@ def test_catalogue_lists_every_dataset(folder):
         hl.datasets(folder / "nowhere")
 
 
+def test_catalogue_is_by_default_that_of_the_data_folder(folder, monkeypatch):
+    monkeypatch.setenv("HEIMDALL_LAB_DATA", str(folder.parent))
+    assert str(folder) in hl.datasets().path.tolist()
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"package_version": 3}'])
 def test_broken_manifest_is_refused(tmp_path, text):
     (tmp_path / MANIFEST).write_text(text)
