@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test bench lab serve screenshots lock clean
+.PHONY: setup demo lint test check bench lab serve screenshots lock clean
 
 setup: .venv/installed
 
@@ -29,13 +29,24 @@ demo: setup
 	$(BIN)/heimdall-lab compare data/demo/iq_test --methods $(CLASSICAL),$(QUICK)/model.onnx --pretrained \
 		--report data/demo/report.html
 
-test: setup
+# As many processes as there are cores, of one thread each; the tests of a file share one.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
-	HEIMDALL_LAB_QUICK=1 $(BIN)/pytest --nbmake --nbmake-timeout=600 notebooks
+
+test: lint
+	$(PYTEST) -m "not slow"
+	$(NBMAKE) notebooks/01_* notebooks/02_*
+
+# What test does, with journeys of minutes, repeated faults, long statistics, ten times the fuzzing and all notebooks.
+check: lint
+	$(PYTEST) --hypothesis-profile=full
+	$(NBMAKE) notebooks
 
 bench: setup
 	$(BIN)/pytest benchmarks

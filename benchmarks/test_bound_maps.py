@@ -1,4 +1,4 @@
-"""How long maps of 10,000 points and seven receivers take, beside the same points one by one in the same run.
+"""How much faster maps of 10,000 points and seven receivers are than the same points one by one, in the same run.
 
 In time of the one core that computes: what else the machine does is not counted.
 """
@@ -11,8 +11,6 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab.localization import bounds
 from heimdall_lab.simulation import coverage
-
-LIMIT_S = 0.020
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
 
@@ -42,7 +40,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ten_thousand_points_take_20_ms(name, benchmark, network):
+def test_ten_thousand_points_are_20_times_as_fast_as_one_by_one(name, benchmark, network):
     step, (receivers, transmitters, sigma) = CASES[name], network
     together = benchmark.pedantic(step, args=(receivers, transmitters, sigma), rounds=30, warmup_rounds=1)
     some = slice(0, 10_000, 10)
@@ -54,14 +52,20 @@ def test_ten_thousand_points_take_20_ms(name, benchmark, network):
     loop_s = 10 * seconds(lambda: np.testing.assert_allclose(together[some], one_by_one(), rtol=1e-12))
     benchmark.extra_info["times as fast as the loop"] = round(loop_s / benchmark.stats.stats.min)
     assert np.isfinite(together).mean() > 0.99
-    assert benchmark.stats.stats.min <= LIMIT_S
     assert benchmark.stats.stats.min < loop_s / 20
 
 
-def test_a_map_with_levels_and_snr_takes_20_ms(benchmark):
+def test_a_map_with_levels_and_snr_is_200_times_as_fast_as_one_by_one(benchmark):
     config = hl.preset("los_sync")
-    grid = coverage.grid_deg(config, 100)
-    found = benchmark.pedantic(lambda: coverage.bound_map(config, *grid), rounds=40, warmup_rounds=2)
-    alone = coverage.bound_map(config, grid[0][40:41], grid[1][70:71])
-    assert alone.crlb_rmse[0, 0] == pytest.approx(float(found.crlb_rmse[40, 70]), rel=1e-12)
-    assert benchmark.stats.stats.min <= LIMIT_S
+    latitudes, longitudes = coverage.grid_deg(config, 100)
+    found = benchmark.pedantic(lambda: coverage.bound_map(config, latitudes, longitudes), rounds=40, warmup_rounds=2)
+
+    def one_by_one() -> None:
+        for row, column in [(5, 90), (40, 70), (60, 10), (95, 55)]:
+            alone = coverage.bound_map(config, latitudes[row : row + 1], longitudes[column : column + 1])
+            assert alone.crlb_rmse[0, 0] == pytest.approx(float(found.crlb_rmse[row, column]), rel=1e-12)
+
+    one_by_one()
+    loop_s = 10_000 / 4 * min(seconds(one_by_one) for _ in range(5))
+    benchmark.extra_info["times as fast as the loop"] = round(loop_s / benchmark.stats.stats.min)
+    assert benchmark.stats.stats.min < loop_s / 200

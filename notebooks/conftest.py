@@ -1,8 +1,14 @@
-"""Skip the notebook on real recordings where these are neither at hand nor can be fetched."""
+"""Notebooks as tests: in a data folder of their own, and the one on real recordings only where these can be had."""
+
+import os
+import tempfile
 
 import pytest
 
 from heimdall_lab.datasets.recordings import published
+
+_DATA = tempfile.TemporaryDirectory(prefix="heimdall_lab_notebooks_")  # removed as this process ends
+os.environ["HEIMDALL_LAB_DATA"] = _DATA.name  # of each process of pytest another: one at a time generates a dataset
 
 
 def pytest_collection_modifyitems(items):

@@ -18,8 +18,10 @@ os.environ.pop("HEIMDALL_LAB_DATA", None)  # no test touches the data of whoever
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests of Ctrl-C pass it on to their processes
 
-settings.register_profile("compiled", deadline=None)  # the first call of a compiled function takes seconds
-settings.load_profile("compiled")
+# No deadline: the first call of a compiled function takes seconds.
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("full", deadline=None, max_examples=500)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

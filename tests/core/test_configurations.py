@@ -250,7 +250,7 @@ def test_transmitters_near_the_pole_stay_on_the_globe(placement):
     assert float(dataset.transmitter_latitude.max()) > 82
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(CONFIGURATIONS, PLACEMENT, GEOMETRY, signals(), CHANNEL, GATE | st.just(OPEN))
 def test_any_configuration_gives_a_dataset_or_is_refused_by_name(top, placement, geometry, signal, channel, gate):
     if placement != "fixed":

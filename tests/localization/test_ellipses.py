@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from scipy.special import ndtr
 
 from heimdall_lab.localization import bounds
 
 
 def share_within(radius: float, major: float, minor: float) -> float:
     """Probability that a normal error lies in a circle: strips of the circle, each with its share of a normal."""
-    density, across = stats.norm(scale=major).pdf, stats.norm(scale=minor)
-    strip = lambda x: density(x) * (2 * across.cdf(np.sqrt(radius**2 - x**2)) - 1)  # noqa: E731
-    return integrate.quad(strip, -radius, radius, epsabs=1e-10, limit=200)[0]
+
+    def strip(x: float) -> float:
+        return float(np.exp(-((x / major) ** 2) / 2) * (2 * ndtr(np.sqrt(radius**2 - x**2) / minor) - 1))
+
+    return integrate.quad(strip, -radius, radius, epsabs=1e-10, limit=200)[0] / (np.sqrt(2 * np.pi) * major)
 
 
 @given(st.floats(0.02, 1), st.floats(0, np.pi), st.floats(0.1, 1e5))

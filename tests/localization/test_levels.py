@@ -12,6 +12,7 @@ from heimdall_lab.simulation.propagation import losses
 
 RECEIVERS = 7
 GEOD = pyproj.Geod(ellps="WGS84")
+SAMPLES = [pytest.param(0.25, id="some"), pytest.param(1.0, id="all", marks=pytest.mark.slow)]  # shares of the scenes
 
 
 def polar(latitude, longitude, azimuth_deg, distance_m):
@@ -79,7 +80,10 @@ def error_vectors(fix, transmitter):
     return distance_m[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
 
 
-@pytest.mark.parametrize(("propagation", "radius_m"), [("line_of_sight", 80e3), ("ground_wave", 600e3)])
+@pytest.mark.parametrize(
+    ("propagation", "radius_m"),
+    [("line_of_sight", 80e3), pytest.param("ground_wave", 600e3, marks=pytest.mark.slow)],
+)
 def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius_m):
     """With 0.2 dB of shadowing the weight of the receivers' scatter is nothing.
 
@@ -99,9 +103,10 @@ def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius
             assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / len(squared))
 
 
-def test_shadowed_levels_beat_the_simplest_fixes():
+@pytest.mark.parametrize("share", SAMPLES)
+def test_shadowed_levels_beat_the_simplest_fixes(share):
     """In median and root mean square, with 8.5 dB of shadowing."""
-    known, transmitter, _ = scenes(600, 8.5, "line_of_sight")
+    known, transmitter, _ = scenes(int(600 * share), 8.5, "line_of_sight")
     errors = {}
     for method in (baselines.centroid, baselines.strongest, levels.rss_ml):
         errors[method.__name__] = np.linalg.norm(error_vectors(method(known), transmitter), axis=1)
@@ -110,10 +115,11 @@ def test_shadowed_levels_beat_the_simplest_fixes():
             assert statistic(errors["rss_ml"]) < statistic(errors[other])
 
 
+@pytest.mark.parametrize("share", SAMPLES)
 @pytest.mark.parametrize("sigma_db", [3.0, 8.5])
-def test_spread_is_that_of_the_errors(sigma_db):
+def test_spread_is_that_of_the_errors(sigma_db, share):
     """Where transmitters stand as assumed, the mean squared error over a posterior's covariance is 2, of any shape."""
-    known, transmitter, _ = scenes(500, sigma_db, "line_of_sight", seed=4, like_receivers=True)
+    known, transmitter, _ = scenes(int(500 * share), sigma_db, "line_of_sight", seed=4, like_receivers=True)
     fix = levels.rss_ml(known)
     vector = error_vectors(fix, transmitter)
     squared = np.einsum("si,sij,sj->s", vector, np.linalg.inv(fix.covariance), vector)
@@ -175,6 +181,7 @@ def test_two_receivers_or_unknown_shadowing_are_no_fix():
     assert np.array_equal(unknown.latitude_deg, baselines.centroid(known).latitude_deg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("placement", "max_receivers"), [("fixed", 7), ("random", 10)])
 def test_nothing_finds_much_more_in_levels(placement, max_receivers):
     """Even who knows the simulator's own law of positions and powers has hardly another root mean square error.

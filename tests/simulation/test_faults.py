@@ -20,6 +20,7 @@ from heimdall_lab.datasets import store
 from heimdall_lab.datasets.manifest import MANIFEST, begin_dataset, read_manifest, remove_leftovers
 
 SCENES = 160
+WORKERS = [1, pytest.param(2, marks=pytest.mark.slow)]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 mounts = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0,
@@ -73,7 +74,7 @@ def whole(tmp_path_factory):
     return contents(out)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_killed_generation_resumes_to_identical_bytes(tmp_path, whole, workers):
     process = launch(tmp_path, "--workers", workers)
     wait_for_shards(tmp_path, 5)
@@ -94,7 +95,7 @@ import os, pathlib, random, signal, sys, time
 import heimdall_lab as hl
 
 config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
-out = pathlib.Path(sys.argv[1])
+out, kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 hl.generate(config.model_copy(update={"num_samples": 1}), progress=False)  # so that no child waits for compilers
 
 def kill_when(condition):
@@ -112,18 +113,20 @@ def kill_when(condition):
 
 longest_s = kill_when(lambda _: len(list(out.glob("shard-*.nc"))) == 6)
 moments = random.Random(20)
-for _ in range(20):
+for _ in range(kills):
     moment_s = moments.uniform(0, longest_s)
     kill_when(lambda elapsed_s: elapsed_s >= moment_s)
 """
 
 
-def test_twenty_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path):
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path, kills):
     killed = tmp_path / "killed"
-    done = subprocess.run([sys.executable, "-c", KILL_AT_RANDOM, killed], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", KILL_AT_RANDOM, killed, str(kills)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     first, *written = (int(line) for line in done.stdout.split())
-    assert len(written) == 20
-    assert first < written[10] < written[-1] < 120
+    assert len(written) == kills
+    assert first < written[kills // 2] < written[-1] < 120
     assert set(store.verify(killed).state) == {"ok", "not generated yet"}
     config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
     hl.generate(config, killed, progress=False)
@@ -141,6 +144,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path,
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, monkeypatch):
     limit = 400e6 / (psutil.virtual_memory().total / 2)
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE", str(limit))
@@ -152,7 +156,7 @@ def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, 
     assert_only_valid_shards(tmp_path)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_on(tmp_path, whole, workers):
     process = launch(tmp_path, "--workers", workers)
     wait_for_shards(tmp_path, 3)
@@ -172,7 +176,7 @@ def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_o
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_second_interrupt_stops_at_once(tmp_path, workers):
     slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
     process = launch(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
@@ -209,7 +213,7 @@ def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_full_disk_is_explained_and_resumed(tmp_path, workers):
     small = command(tmp_path, "--workers", workers, num_samples=8, shard_size=4)
     limited = subprocess.run(["bash", "-c", 'ulimit -f 100; "$@"', "bash", *small], capture_output=True, text=True)
@@ -237,7 +241,7 @@ head -c $(($(df --output=avail -B1 . | tail -n 1) - 1000000)) /dev/zero > fill
 
 
 @mounts
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_disk_that_fills_up_meanwhile_leaves_valid_shards(tmp_path, whole, workers):
     arguments = [tmp_path, *command("out", "--workers", workers)]
     done = subprocess.run([*NAMESPACE, "bash", "-c", FILL_THE_DISK, "bash", *arguments], capture_output=True, text=True)

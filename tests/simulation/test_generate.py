@@ -75,6 +75,7 @@ def run_generate(out, **options):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_one_and_four_dask_workers_give_identical_bytes_from_a_process_of_the_same_size(cluster, tmp_path):
     resident = {}
     for workers in (1, 4):
@@ -187,6 +188,7 @@ def test_workers_run_beside_a_running_event_loop_and_leave_no_trace(small, tmp_p
         distributed.default_client()
 
 
+@pytest.mark.slow
 def test_notebook_can_be_interrupted_and_goes_on(tmp_path):
     from jupyter_client.manager import start_new_kernel
 
