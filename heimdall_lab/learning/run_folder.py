@@ -54,7 +54,7 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse a file of another version or identity; the message names both versions, or the first field that differs."""
+    """Refuse a file of another version or identity; the message names the versions or the first field that differs."""
     writer, reader = found.get("package_version"), identity["package_version"]
     if writer != reader:
         raise ValueError(
