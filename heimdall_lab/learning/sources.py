@@ -52,9 +52,10 @@ def open_source(dataset: xr.Dataset | str | Path) -> Source:
     if not isinstance(dataset, xr.Dataset):
         folder = Path(dataset)
         return Source(store.open_dataset(folder), folder, manifest.dataset_checksum(folder))
-    origin = Path(dataset.encoding.get("source", "")).parent
-    if _is_unchanged(dataset, origin):
-        return Source(dataset, origin, manifest.dataset_checksum(origin))
+    if file := dataset.encoding.get("source"):
+        origin = Path(file).parent
+        if _is_unchanged(dataset, origin):
+            return Source(dataset, origin, manifest.dataset_checksum(origin))
     try:
         return Source(schema.check(dataset), None, content_checksum(dataset))
     except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
@@ -101,9 +102,9 @@ def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
 
 
 def _computation_names(dataset: xr.Dataset) -> dict[str, str]:
-    """Name of the Dask computation behind each variable, and its description; equal ones mean equal arrays."""
+    """Name of the Dask computation behind each variable, and its description; equal names mean equal arrays."""
     return {
-        str(name): _json([getattr(variable.data, "name", ""), *_description(variable)])
+        str(name): _json([variable.data.name if variable.chunks is not None else "", *_description(variable)])
         for name, variable in dataset.variables.items()
         if name not in dataset.coords
     }
