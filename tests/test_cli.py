@@ -111,6 +111,14 @@ def test_datasets_and_verify_print_tables_and_json(run, folder):
     assert [row["state"] for row in json.loads(run("verify", folder, "--json").stdout)] == ["ok", "ok"]
 
 
+def test_the_list_says_why_a_dataset_is_unreadable(run, tmp_path):
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "dataset.json").write_text('{"format": 99, "package_version": "9.0.0"}')
+    done = run("datasets", tmp_path)
+    assert "unreadable" in done.stdout
+    assert "later/dataset.json: was written by version 9.0.0 in format 99, and this version " in done.stderr
+
+
 def test_a_folder_without_datasets_says_so(run, tmp_path):
     assert run("datasets", tmp_path).stdout == f"{tmp_path}: holds no datasets; 'heimdall-lab generate' makes some\n"
     assert json.loads(run("datasets", tmp_path, "--json").stdout) == []

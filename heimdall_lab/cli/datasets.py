@@ -21,6 +21,7 @@ from heimdall_lab.core.arrays import BACKENDS
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import StoreError, data_folder
 from heimdall_lab.core.presets import PRESETS, read_config
+from heimdall_lab.core.progress import warn
 from heimdall_lab.core.text import json_records
 from heimdall_lab.datasets.manifest import read_manifest
 
@@ -88,12 +89,17 @@ def datasets(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the datasets below a folder."""
+    """List the datasets below a folder, and say on standard error why one is unreadable."""
     table = hl.datasets(root)
     if table.empty and not as_json:
         print(f"{data_folder(root)}: holds no datasets; 'heimdall-lab generate' makes some")
     else:
         print_table(table, as_json)
+    for path in table.path[table.state == "unreadable"]:
+        try:
+            read_manifest(Path(path))
+        except StoreError as error:
+            warn(str(error))
 
 
 def verify(folder: Folder, as_json: Json = False) -> None:

@@ -40,7 +40,8 @@ def datasets(root: str | Path | None = None, leave_out: Collection[str] = ()) ->
     pandas.DataFrame
         A row for each, with the columns of ``COLUMNS``: ``samples`` are there, ``of`` those wanted; ``acceptance``
         is the share of the drawn scenes that were kept; ``created`` is when its first shard was written (local time);
-        ``state`` is complete, unfinished or unreadable (manifest).
+        ``state`` is complete, unfinished, or unreadable where the manifest is damaged or of another version
+        (`manifest.read_manifest` says which).
 
     Raises
     ------
@@ -50,7 +51,8 @@ def datasets(root: str | Path | None = None, leave_out: Collection[str] = ()) ->
     folder = data_folder(root)
     if not folder.is_dir():
         raise StoreError(f"root: {str(folder)!r} is no folder; give one that holds datasets, or generate one into it")
-    return pd.DataFrame([_row(each) for each in sorted(_dataset_folders(folder, leave_out))], columns=COLUMNS)
+    rows = (_row(each) for each in sorted(_dataset_folders(folder, leave_out)))
+    return pd.DataFrame([row for row in rows if row is not None], columns=COLUMNS)
 
 
 def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
@@ -63,16 +65,17 @@ def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
             folders[:] = [folder for folder in folders if folder not in leave_out]
 
 
-def _row(folder: Path) -> dict[str, Any]:
-    """A row of the catalogue."""
+def _row(folder: Path) -> dict[str, Any] | None:
+    """A row of the catalogue; None if the folder holds no dataset any more."""
     entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
     numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)
     try:
         manifest = read_manifest(folder)
     except StoreError:
+        if not (folder / MANIFEST).exists():
+            return None
         return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
     config, done = manifest.config, manifest.num_samples
-    first = folder / shard_name(0)
     return {
         "path": str(folder),
         "name": config.name,
@@ -83,6 +86,14 @@ def _row(folder: Path) -> dict[str, Any]:
         "seed": config.seed,
         "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
         "acceptance": round(manifest.acceptance, 4),
-        "created": pd.Timestamp.fromtimestamp(first.stat().st_mtime).floor("s") if first.exists() else pd.NaT,
+        "created": _created(folder),
         "state": "complete" if done == config.num_samples else "unfinished",
     }
+
+
+def _created(folder: Path) -> Any:
+    """When the first shard was written, in local time; NaT where it is not there."""
+    try:
+        return pd.Timestamp.fromtimestamp((folder / shard_name(0)).stat().st_mtime).floor("s")
+    except OSError:
+        return pd.NaT

@@ -1,13 +1,17 @@
 """The manifest of a dataset's folder: its configuration, and the shards that were written."""
 
 import hashlib
+import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.config import Config
@@ -15,6 +19,7 @@ from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_
 from heimdall_lab.core.presets import differing_fields
 
 MANIFEST = "dataset.json"
+FORMAT = 1  # of the manifests that are written; one that names none has format 1
 TEMPORARY_FILE = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
 DATASET_FILE = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY_FILE.pattern}")
 _MAX_WRITING_SHARE = 0.05  # of the time may go into writing the manifest
@@ -42,6 +47,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: int = Field(FORMAT, ge=1)
     package_version: str
     config: Config
     folders: dict[str, str] = {}  # digests of what config.folders hold
@@ -104,7 +110,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_complete(folder: Path, config: Config, package_version: str) -> bool:
-    """Whether a folder holds all of a configuration's dataset, undamaged, so that nothing need be written."""
+    """Whether a folder holds all of a configuration's dataset, so that nothing need be written.
+
+    Shards are compared by size, and those that were written after the manifest by checksum too. Of the folders that the
+    configuration names, those that are there are compared.
+    """
     try:
         manifest = read_manifest(folder)
     except StoreError:
@@ -113,8 +123,27 @@ def is_complete(folder: Path, config: Config, package_version: str) -> bool:
         manifest.package_version == package_version
         and not differing_fields(manifest.config, config)
         and manifest.num_samples == config.num_samples
-        and all(shard_damage(folder, shard) is None for shard in manifest.shards)
+        and not any(Path(config.folders[field]).is_dir() for field in _changed_folders(manifest, config))
+        and _shards_look_whole(folder, manifest)
     )
+
+
+def _shards_look_whole(folder: Path, manifest: Manifest) -> bool:
+    """Compare sizes, and checksums of shards newer than the manifest, which then gets the time of the newest one."""
+    path = folder / MANIFEST
+    try:
+        manifest_ns = path.stat().st_mtime_ns
+        times_ns = {shard.number: (folder / shard.file).stat().st_mtime_ns for shard in manifest.shards}
+    except OSError:
+        return False
+    newer = [shard for shard in manifest.shards if times_ns[shard.number] > manifest_ns]
+    damages = [size_damage(folder, shard) for shard in manifest.shards]
+    if any(damages) or any(shard_damage(folder, shard) for shard in newer):
+        return False
+    if newer:
+        with suppress(OSError):  # who may only read the folder hashes them again next time
+            os.utime(path, ns=(manifest_ns, max(times_ns.values())))
+    return True
 
 
 @contextmanager
@@ -158,15 +187,31 @@ def input_digests(config: Config) -> dict[str, str]:
     """Digests of the files in the folders that a configuration names, by field; empty for a folder that is not there.
 
     Names and contents count, not where the folder is nor when its files were written.
+
+    Raises
+    ------
+    StoreError
+        If a file cannot be read.
     """
     digests = {}
     for field, name in config.folders.items():
         digest = hashlib.sha256()
         for path in sorted(Path(name).glob("*")):
-            if path.is_file():
-                digest.update(f"{path.name}\0{file_checksum(path)}\n".encode())
+            try:
+                if path.is_file():
+                    digest.update(f"{path.name}\0{file_checksum(path)}\n".encode())
+            except OSError as error:
+                raise StoreError(
+                    f"{field}: {str(path)!r} cannot be read ({error.strerror}); make it readable, or take it out"
+                ) from error
         digests[field] = digest.hexdigest()
     return digests
+
+
+def _changed_folders(manifest: Manifest, config: Config) -> list[str]:
+    """Fields of the folders that hold other files than when a dataset was begun."""
+    found = input_digests(config)
+    return [field for field, digest in manifest.folders.items() if found.get(field) != digest]
 
 
 def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifest:
@@ -200,16 +245,14 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
     manifest = read_manifest(folder)
     if fields := differing_fields(manifest.config, config):
         raise StoreError(
-            f"out: {str(folder)!r} holds a dataset with another {', '.join(fields)}; "
-            "choose another folder or delete this one"
+            f"out: {str(folder)!r} holds a dataset with another {', '.join(fields)}; choose another folder"
         )
     if manifest.package_version != package_version:
         raise StoreError(
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
         )
-    found_digests = input_digests(config)
-    if changed := [field for field, digest in manifest.folders.items() if found_digests.get(field) != digest]:
+    if changed := _changed_folders(manifest, config):
         raise StoreError(
             f"{changed[0]}: {config.folders[changed[0]]!r} holds other files than when {str(folder)!r} was begun; put "
             "those back, or choose another folder for the dataset"
@@ -224,20 +267,49 @@ def read_manifest(folder: Path) -> Manifest:
     Raises
     ------
     StoreError
-        If there is none, or it is not valid.
+        If there is none, it is damaged, or it was written by a version whose format or fields are others.
     """
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise StoreError(
             f"{str(folder)!r} is no dataset: {MANIFEST} cannot be read ({error.strerror}); "
             "give a folder that 'heimdall-lab generate' made"
         ) from error
-    except ValidationError as error:
+    return _parse_manifest(content, path)
+
+
+def _parse_manifest(content: bytes, path: Path) -> Manifest:
+    """Validate what ``dataset.json`` holds; its format decides whether anything else is looked at."""
+    try:
+        fields: Any = json.loads(content)
+    except ValueError as error:
+        raise _damaged(path, f"no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise _damaged(path, f"{type(fields).__name__} instead of fields")
+    writer, reader, number = fields.get("package_version"), version("heimdall_lab"), fields.get("format", 1)
+    if isinstance(number, int) and number > FORMAT:
         raise StoreError(
-            f"{path}: is not a valid manifest ({first_error(error, Manifest)}); delete the folder and generate it again"
+            f"{path}: was written by version {writer} in format {number}, and this version {reader} reads formats up "
+            f"to {FORMAT}; use version {writer} or a later one"
+        )
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        kinds = ("extra_forbidden", "missing")
+        others = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in kinds]
+        if not isinstance(writer, str) or (writer == reader and not others):
+            raise _damaged(path, first_error(error, Manifest)) from error
+        raise StoreError(
+            f"{path}: was written by version {writer} and does not fit this version {reader} "
+            f"({'fields that only one has: ' + ', '.join(others) if others else first_error(error)}); open it with "
+            f"version {writer}, or put a copy of {MANIFEST} back if somebody changed it"
         ) from error
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(f"{path}: is damaged ({reason}); put a copy of it back, or generate into another folder")
 
 
 def dataset_checksum(folder: Path) -> str:
@@ -247,16 +319,35 @@ def dataset_checksum(folder: Path) -> str:
 
 def samples_written(folder: Path) -> int:
     """Scenes that a folder's manifest lists; 0 where there is none yet."""
-    return read_manifest(folder).num_samples if (folder / MANIFEST).exists() else 0
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+    return _parse_manifest(content, path).num_samples
 
 
 def shard_damage(folder: Path, shard: Shard) -> str | None:
     """Text of what is wrong with a shard's file; None where its bytes are those that were written."""
-    path = folder / shard.file
-    if not path.is_file():
-        return "is missing"
-    if path.stat().st_size != shard.num_bytes:
-        return f"has {path.stat().st_size} bytes instead of {shard.num_bytes}"
-    if file_checksum(path) != shard.sha256:
-        return "has another checksum"
-    return None
+    if damage := size_damage(folder, shard):
+        return damage
+    try:
+        return None if file_checksum(folder / shard.file) == shard.sha256 else "has another checksum"
+    except OSError as error:
+        return _access_damage(error)
+
+
+def size_damage(folder: Path, shard: Shard) -> str | None:
+    """Text of what is wrong with a shard's file, as far as its size tells."""
+    try:
+        num_bytes = (folder / shard.file).stat().st_size
+    except OSError as error:
+        return _access_damage(error)
+    return None if num_bytes == shard.num_bytes else f"has {num_bytes} bytes instead of {shard.num_bytes}"
+
+
+def _access_damage(error: OSError) -> str:
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return "is missing" if missing else f"cannot be read ({error.strerror})"

@@ -8,7 +8,15 @@ import xarray as xr
 
 from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable_error, write_atomically
 from heimdall_lab.datasets import netcdf, schema
-from heimdall_lab.datasets.manifest import DATASET_FILE, MANIFEST, Shard, read_manifest, shard_damage, shard_name
+from heimdall_lab.datasets.manifest import (
+    DATASET_FILE,
+    MANIFEST,
+    Shard,
+    read_manifest,
+    shard_damage,
+    shard_name,
+    size_damage,
+)
 from heimdall_lab.datasets.netcdf import write_netcdf
 
 
@@ -74,11 +82,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     folder = Path(path)
     manifest = read_manifest(folder)
     for shard in manifest.shards:
-        file = folder / shard.file
-        if not file.is_file() or file.stat().st_size != shard.num_bytes:
-            raise StoreError(
-                f"{file}: {shard_damage(folder, shard)}; run the same 'generate' command to write it again"
-            )
+        if damage := size_damage(folder, shard):
+            raise StoreError(f"{folder / shard.file}: {damage}; run the same 'generate' command to write it again")
     if manifest.num_samples < manifest.config.num_samples:
         raise StoreError(
             f"{str(folder)!r} is unfinished: {manifest.num_samples} of {manifest.config.num_samples} samples "
@@ -119,10 +124,11 @@ def delete(path: str | Path) -> None:
         raise StoreError(f"{str(folder)!r} is no dataset: it holds no {MANIFEST}; choose one that is listed")
     with locked(folder):
         try:
-            (folder / MANIFEST).unlink()  # first, so that what is left is no dataset whenever this ends
+            # First, so that what is left is no dataset whenever this ends; another process may take files away too.
+            (folder / MANIFEST).unlink(missing_ok=True)
             for file in folder.iterdir():
                 if DATASET_FILE.fullmatch(file.name):
-                    file.unlink()
+                    file.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable_error(folder, error) from error
     with suppress(OSError):  # other files are in it

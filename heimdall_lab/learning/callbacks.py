@@ -109,6 +109,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return dict(read_tensors(path))
     except Exception as error:
         raise ValueError(
-            f"checkpoint: {str(path)!r} is damaged ({type(error).__name__}); delete it to train from the start, or "
-            "put back a copy"
+            f"checkpoint: {str(path)!r} is damaged ({type(error).__name__}); put a copy of it back, or train "
+            "into another folder"
         ) from error

@@ -35,6 +35,8 @@ RUNS = [
     "champion",
 ]
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
+_DATASET, _LOSS, _PROMOTED = f"{_TAG}.dataset", f"{_TAG}.validation_loss", f"{_TAG}.promoted"  # of model versions
+_PAGE_SIZE = 1000  # entries that the store is asked for at a time
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
 
@@ -103,7 +105,11 @@ class TrackedRun:
                 self._try(self.client.log_text, picture, f"pictures/{name}")
 
     def register_model(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
-        """Log an ONNX model and register it; it is the champion if none on this dataset has a lower loss."""
+        """Log an ONNX model and register it, once for a run.
+
+        It becomes the champion if there is none, or if its loss is lower than the champion's on the same dataset and
+        nobody promoted that one.
+        """
         self._try_all(lambda: self._register_model(onnx_path, name, dataset_checksum, validation_loss))
 
     def end(self, status: str) -> None:
@@ -153,20 +159,20 @@ class TrackedRun:
         except MlflowException:
             self.client.create_registered_model(name)
         source = f"{self.client.get_run(self.run_id).info.artifact_uri}/model"
-        tags = {f"{_TAG}.dataset": dataset_checksum, f"{_TAG}.validation_loss": repr(validation_loss)}
-        version = self.client.create_model_version(name, source, self.run_id, tags=tags).version
-        self.client.set_registered_model_alias(name, NEWEST, version)
-        if self._is_best(name, dataset_checksum, validation_loss):
-            self.client.set_registered_model_alias(name, CHAMPION, version)
+        tags = {_DATASET: dataset_checksum, _LOSS: repr(validation_loss)}
+        registered = _version_of(self.client, self.run_id)  # by a process that was killed before it recorded its end
+        made = registered or self.client.create_model_version(name, source, self.run_id, tags=tags)
+        self.client.set_registered_model_alias(name, NEWEST, made.version)
+        if self._displaces_champion(name, dataset_checksum, validation_loss):
+            self.client.set_registered_model_alias(name, CHAMPION, made.version)
 
-    def _is_best(self, name: str, dataset_checksum: str, validation_loss: float) -> bool:
-        versions = self.client.search_model_versions(f"name = '{name}'")
-        losses = [
-            float(version.tags[f"{_TAG}.validation_loss"])
-            for version in versions
-            if version.tags.get(f"{_TAG}.dataset") == dataset_checksum
-        ]
-        return validation_loss <= min(losses)
+    def _displaces_champion(self, name: str, dataset_checksum: str, validation_loss: float) -> bool:
+        number = self.client.get_registered_model(name).aliases.get(CHAMPION)
+        if number is None:
+            return True
+        tags = self.client.get_model_version(name, str(number)).tags
+        comparable = _PROMOTED not in tags and tags.get(_DATASET) == dataset_checksum
+        return comparable and validation_loss < float(tags[_LOSS])
 
     def _try(self, log: Any, *arguments: Any, **options: Any) -> None:
         self._try_all(lambda: log(self.run_id, *arguments, **options))
@@ -237,11 +243,12 @@ def runs(root: str | Path | None = None) -> pd.DataFrame:
     with _open_store(root) as opened:
         mark_dead_runs(opened)
         found = opened.get_experiment_by_name(EXPERIMENT)
-        versions = {v.run_id: v for v in opened.search_model_versions(max_results=10_000)}
-        champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in opened.search_registered_models(max_results=1000)}
-        logged = opened.search_runs([found.experiment_id], max_results=1000) if found is not None else []
+        ordered = sorted(_all_pages(opened.search_model_versions), key=lambda each: int(each.version))
+        versions = {version.run_id: version for version in ordered}  # the newest of each run
+        champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in _all_pages(opened.search_registered_models)}
+        logged = _all_pages(opened.search_runs, [found.experiment_id]) if found is not None else []
     rows = []
-    for run in logged:
+    for run in {run.info.run_id: run for run in logged}.values():  # a run that begins meanwhile shifts the pages
         began, ended = (pd.to_datetime(at, unit="ms", utc=True) for at in (run.info.start_time, run.info.end_time))
         metrics, version = run.data.metrics, versions.get(run.info.run_id)
         rows.append(
@@ -290,16 +297,18 @@ def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
 def promote(run_id: str, root: str | Path | None = None) -> str:
     """Make a run's registered model the champion of its architecture; returns the architecture's name.
 
+    It stays the champion until another one is promoted: its version gets the tag ``heimdall_lab.promoted``.
+
     Raises
     ------
     TrackingError
         If the run registered none, or the store cannot be opened.
     """
     with _open_store(root) as opened:
-        found = opened.search_model_versions(f"run_id = '{run_id}'")
-        if not found:
+        newest = _version_of(opened, run_id)
+        if newest is None:
             raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
-        newest = max(found, key=lambda each: int(each.version))
+        opened.set_model_version_tag(newest.name, newest.version, _PROMOTED, "true")
         opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
     return str(newest.name)
 
@@ -316,15 +325,29 @@ def mark_dead_runs(opened: Any = None) -> list[str]:
     found = opened.get_experiment_by_name(EXPERIMENT)
     if found is None:
         return []
-    running = opened.search_runs(
-        [found.experiment_id],
-        f"attributes.status = 'RUNNING' and tags.`{_TAG}.host` = '{socket.gethostname()}'",
-        max_results=1000,
-    )
+    here = f"attributes.status = 'RUNNING' and tags.`{_TAG}.host` = '{socket.gethostname()}'"
+    running = _all_pages(opened.search_runs, [found.experiment_id], filter_string=here)
     dead = [run.info.run_id for run in running if not _is_alive(run.data.tags)]
     for run_id in dead:
         opened.set_terminated(run_id, "FAILED")
     return dead
+
+
+def _all_pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+    """Search the store, and fetch what is found page by page until there is no more."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(*arguments, max_results=_PAGE_SIZE, page_token=token, **options)
+        found += page
+        if not (token := page.token):
+            return found
+
+
+def _version_of(opened: Any, run_id: str) -> Any:
+    """Newest version of a model that a run registered; None if it registered none."""
+    found = _all_pages(opened.search_model_versions, filter_string=f"run_id = '{run_id}'")
+    return max(found, key=lambda each: int(each.version), default=None)
 
 
 def _process_tags() -> dict[str, str]:

@@ -54,7 +54,13 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse a file whose identity is another; the message names the first field that differs."""
+    """Refuse a file of another version or identity; the message names the versions or the first field that differs."""
+    writer, reader = found.get("package_version"), identity["package_version"]
+    if writer != reader:
+        raise ValueError(
+            f"out: {str(path)!r} was begun by version {writer}, this is {reader}; finish it with that version or "
+            "choose another folder"
+        )
     before, now = _flat(found, identity), _flat(identity, identity)
     for name, value in now.items():
         if before.get(name) != value:
@@ -77,11 +83,11 @@ def _flat(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
 def read_record(folder: Path) -> dict[str, Any]:
     """Read ``run.json``; empty where there is none."""
     path = folder / RUN
-    if not path.exists():
-        return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except FileNotFoundError:
+        return {}
+    except (TypeError, ValueError) as error:
         raise ValueError(f"run: {str(path)!r} is damaged ({error}); choose another folder for the run") from error
 
 

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,9 @@ def load(path: str | Path) -> Trained:
         model.load_state_dict(kept["state"])
         return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        about = kept.get("about") if isinstance(kept, dict) else None
+        writer = about.get("package_version") if isinstance(about, dict) else None
         raise ValueError(
-            f"model: {str(path)!r} holds no localizer of this version ({type(error).__name__}: {error}); train it again"
+            f"model: {str(path)!r} holds no localizer of this version ({version('heimdall_lab')}) but one of version "
+            f"{writer or 'unknown'} ({type(error).__name__}: {error}); use that version, or train it again"
         ) from error

@@ -49,7 +49,8 @@ def generate(
     config : Config
     out : path, optional
         Folder to write shards to. If it already holds shards of the same configuration, only the missing or damaged
-        ones are generated. Without it, the dataset is made in memory.
+        ones are generated; of a complete dataset, those are found by size, and by checksum where they were written
+        after the manifest. Without it, the dataset is made in memory.
     backend : str
         ``numpy``, ``cupy``, or ``auto`` for CuPy where a GPU answers.
     progress : bool
@@ -104,9 +105,10 @@ def load_or_generate(config: Config, root: str | Path | None = None, progress: b
 
     By default ``root`` is the data folder: ``HEIMDALL_LAB_DATA``, else ``data`` here.
 
-    The folder's name holds a hash of the configuration and of the package version, so that others get other folders.
+    The folder's name holds a hash of the configuration, of the files in the folders that it names, and of the package
+    version, so that others get other folders.
     """
-    identity = version("heimdall_lab") + config.model_dump_json()
+    identity = version("heimdall_lab") + config.model_dump_json() + "".join(input_digests(config).values())
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return generate(config, data_folder(root) / f"{config.name}-{digest}", progress=progress)
 

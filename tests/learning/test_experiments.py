@@ -65,6 +65,75 @@ def test_the_champion_has_the_lowest_loss_on_its_dataset(store):
     assert newest.run_id == tracked(store, "worse")[0].info.run_id != champion.run_id
 
 
+@pytest.fixture
+def finished(store, onnx_file):  # noqa: ARG001  the store is used by its address
+    """Function that makes a finished run with a model on a dataset, and returns its identifier."""
+
+    def finish(name, dataset, loss):
+        log = experiments.TrackedRun(name, {"folder": f"/{name}"})
+        log.register_model(onnx_file, name, dataset, loss)
+        log.end("FINISHED")
+        assert log.failures == 0
+        return log.run_id
+
+    return finish
+
+
+def test_only_a_better_run_on_its_dataset_displaces_a_champion_and_none_a_promoted_one(store, finished):
+    def champion():
+        return store.get_model_version_by_alias("ranked", experiments.CHAMPION).run_id
+
+    first = finished("ranked", "one", 2.0)
+    finished("ranked", "another", 1.0)
+    assert champion() == first
+    finished("ranked", "one", 2.0)
+    assert champion() == first
+    better = finished("ranked", "one", 1.5)
+    assert champion() == better
+    assert experiments.promote(first) == "ranked"
+    finished("ranked", "one", 0.1)
+    last = finished("ranked", "a third", 0.1)
+    assert champion() == first
+    experiments.promote(last)
+    finished("ranked", "a third", 0.01)
+    assert champion() == last
+    table = experiments.runs().set_index("run_id")
+    assert table.index[table.champion & (table.architecture == "")].tolist() == [last]
+
+
+def test_a_run_that_goes_on_registers_its_model_once(store, onnx_file):
+    """As one does that was killed after it had registered it."""
+    log = experiments.TrackedRun("once", {"folder": "/once"})
+    for _ in range(2):
+        log.register_model(onnx_file, "once", "one", 1.0)
+    log.end("FINISHED")
+    assert log.failures == 0
+    assert [each.version for each in store.search_model_versions("name = 'once'")] == [1]
+    assert bool(experiments.runs().set_index("run_id").champion[log.run_id])
+
+
+def test_every_run_and_model_is_listed_however_few_a_page_holds(store, finished, monkeypatch):
+    models = [finished(f"paged{number}", "one", 1.0) for number in range(3)]
+    dead = [experiments.TrackedRun(f"paged{number}", {"folder": "/paged"}).run_id for number in range(5)]
+    for run_id in dead:
+        store.set_tag(run_id, "heimdall_lab.process_began", "0")
+
+    def in_pages_of_two(search):
+        def limited(self, *arguments, max_results, **options):
+            return search(self, *arguments, max_results=min(2, max_results), **options)
+
+        return limited
+
+    for name in ("search_runs", "search_model_versions", "search_registered_models"):
+        monkeypatch.setattr(mlflow.MlflowClient, name, in_pages_of_two(getattr(mlflow.MlflowClient, name)))
+    table = experiments.runs().set_index("run_id")
+    assert table.index.is_unique
+    assert set(models) | set(dead) <= set(table.index)
+    assert (table.version[models] == 1).all()
+    assert table.champion[models].all()
+    assert (table.status[dead] == "FAILED").all()
+
+
 def test_failed_and_stopped_runs_are_told_and_the_same_one_goes_on(store, monkeypatch):
     def failing(error):
         def step(*_):

@@ -1,6 +1,7 @@
 """Files of trained localizers: damaged or foreign ones are refused, and nothing in them is executed."""
 
 import json
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_damaged_files_are_refused(tmp_path):
             trained.load(damaged)
     with pytest.raises(FileNotFoundError, match=r"^model: there is no file '.*none.pt'"):
         trained.load(tmp_path / "none.pt")
+
+
+def test_a_model_of_another_version_is_refused_by_both_versions(tmp_path):
+    path = tmp_path / "model.pt"
+    model = architectures.build("triangulation")
+    trained.save(trained.Trained("triangulation", {"depth": 3}, model, {"package_version": "9.0.0"}), path)
+    with pytest.raises(
+        ValueError, match=rf"version \({version('heimdall_lab')}\) but one of version 9\.0\.0 .* use that"
+    ):
+        trained.load(path)
 
 
 def test_files_execute_nothing(tmp_path):

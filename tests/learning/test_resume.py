@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -96,6 +97,23 @@ def test_a_run_that_is_stopped_in_validation_says_so_and_goes_on(features, tmp_p
     run = quick(features, tmp_path)
     assert len(run.history) == 1
     assert json.loads((tmp_path / "run.json").read_text())["finished"]
+
+
+def test_a_run_of_another_version_is_refused_by_both_versions_before_its_fields(features, tmp_path):
+    quick(features, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["options"]["weight_decay"]
+    (tmp_path / "run.json").write_text(json.dumps(record | {"package_version": "9.0.0"}))
+    message = rf"out: .*run\.json' was begun by version 9\.0\.0, this is {version('heimdall_lab')}; .*another folder"
+    with pytest.raises(ValueError, match=message):
+        quick(features, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{"])
+def test_a_damaged_record_of_a_run_is_named(features, tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run: .*run\.json' is damaged .*choose another folder"):
+        quick(features, tmp_path)
 
 
 def test_a_folder_of_another_run_without_its_record_is_refused(features, tmp_path):

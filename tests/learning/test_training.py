@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(folder, uninterrupted, tmp_path)
         (tmp_path / name).write_bytes(content[: len(content) // 2] if name == "last.ckpt" else content)
     (tmp_path / "run.json").write_text((tmp_path / "run.json").read_text().replace('"finished": true', '"finished": 0'))
     size = (tmp_path / "last.ckpt").stat().st_size
-    with pytest.raises(ValueError, match=r"last.ckpt' is damaged .* delete it to train from the start"):
+    with pytest.raises(ValueError, match=r"last.ckpt' is damaged .* put a copy of it back, or train into an"):
         quick(folder, tmp_path)
     assert (tmp_path / "last.ckpt").stat().st_size == size
 

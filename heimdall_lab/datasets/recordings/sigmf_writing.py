@@ -64,7 +64,7 @@ def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
     _check_lossless(dataset)
     target = Path(folder).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise SigmfError(f"folder: {str(folder)!r} holds something already; choose another one, or delete it")
+        raise SigmfError(f"folder: {str(folder)!r} holds something already; choose another one")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir(parents=True)
     try:

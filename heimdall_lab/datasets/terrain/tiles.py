@@ -174,7 +174,7 @@ def _raster(path: Path) -> Any:
     try:
         raster: Any = rioxarray.open_rasterio(path, mask_and_scale=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"terrain tile {path}: cannot be read ({error}); fetch it again or remove it") from error
+        raise ValueError(f"terrain tile {path}: cannot be read ({error}); replace it by a whole one") from error
     if getattr(raster, "ndim", 0) != 3 or raster.sizes["band"] != 1:  # several datasets, or several bands
         raise ValueError(f"terrain tile {path}: has several bands; keep the one of heights alone")
     if raster.rio.crs is None or not raster.rio.crs.is_geographic or min(raster.shape[1:]) < 2:

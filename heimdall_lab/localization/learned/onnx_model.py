@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,10 @@ def open_model(path: str | Path) -> OnnxLocalizer:
             f"model: {str(path)!r} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
         ) from error
     if missing := [name for name in _REQUIRED_METADATA if name not in stored]:
+        writer = json.loads(stored.get("package_version", "null"))
         raise ValueError(
             f"model: {str(path)!r} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
+            + (f" in this version, {version('heimdall_lab')}: version {writer} wrote this one" if writer else "")
         )
     about = {name: json.loads(text) for name, text in stored.items()}
     if checksum(path.read_bytes(), about["checksum"]) != about["checksum"]:
@@ -130,5 +133,5 @@ def _check_features(path: Path, about: dict[str, Any]) -> None:
     what = f"{differing[0]!r} is not in both" if differing else "their order is another"
     raise ValueError(
         f"features: {str(path)!r} was made by version {about.get('package_version')} for other features than this "
-        f"version's ({what}); train and export it again, or use that version"
+        f"version {version('heimdall_lab')} has ({what}); train and export it again, or use that version"
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -50,6 +51,12 @@ def test_files_of_something_else_are_refused(tmp_path, onnx_file):
 def test_a_file_without_our_metadata_is_refused(altered):
     with pytest.raises(ValueError, match=r"lacks the metadata 'window'; give a file that heimdall_lab exported"):
         onnx_model.open_model(altered(window=None))
+
+
+def test_a_file_of_another_version_is_refused_by_both_versions(altered):
+    later = altered(freedom=None, package_version="9.0.0")
+    with pytest.raises(ValueError, match=rf"lacks the metadata 'freedom'.*{version('heimdall_lab')}.*version 9\.0\.0"):
+        onnx_model.open_model(later)
 
 
 def test_a_changed_weight_is_found(tmp_path, onnx_file, trained):
