@@ -35,7 +35,8 @@ RUNS = [
     "champion",
 ]
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
-_DATASET, _LOSS, _PROMOTED = f"{_TAG}.dataset", f"{_TAG}.validation_loss", f"{_TAG}.promoted"  # of model versions
+_DATASET, _LOSS = f"{_TAG}.dataset", f"{_TAG}.validation_loss"  # of model versions
+_BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: the version that became champion by its loss, not by a person
 _PAGE_SIZE = 1000  # entries that the store is asked for at a time
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
@@ -165,14 +166,17 @@ class TrackedRun:
         self.client.set_registered_model_alias(name, NEWEST, made.version)
         if self._displaces_champion(name, dataset_checksum, validation_loss):
             self.client.set_registered_model_alias(name, CHAMPION, made.version)
+            self.client.set_registered_model_tag(name, _BY_LOSS, made.version)
 
     def _displaces_champion(self, name: str, dataset_checksum: str, validation_loss: float) -> bool:
-        number = self.client.get_registered_model(name).aliases.get(CHAMPION)
+        model = self.client.get_registered_model(name)
+        number = model.aliases.get(CHAMPION)
         if number is None:
             return True
+        if str(number) != model.tags.get(_BY_LOSS):
+            return False  # somebody promoted it, here or on MLflow's own pages
         tags = self.client.get_model_version(name, str(number)).tags
-        comparable = _PROMOTED not in tags and tags.get(_DATASET) == dataset_checksum
-        return comparable and validation_loss < float(tags[_LOSS])
+        return tags[_DATASET] == dataset_checksum and validation_loss < float(tags[_LOSS])
 
     def _try(self, log: Any, *arguments: Any, **options: Any) -> None:
         self._try_all(lambda: log(self.run_id, *arguments, **options))
@@ -297,7 +301,7 @@ def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
 def promote(run_id: str, root: str | Path | None = None) -> str:
     """Make a run's registered model the champion of its architecture; returns the architecture's name.
 
-    It stays the champion until another one is promoted: its version gets the tag ``heimdall_lab.promoted``.
+    It stays the champion until another one is promoted, as does one that was given the alias on MLflow's own pages.
 
     Raises
     ------
@@ -308,7 +312,7 @@ def promote(run_id: str, root: str | Path | None = None) -> str:
         newest = _version_of(opened, run_id)
         if newest is None:
             raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
-        opened.set_model_version_tag(newest.name, newest.version, _PROMOTED, "true")
+        opened.set_registered_model_tag(newest.name, _BY_LOSS, "")
         opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
     return str(newest.name)
 

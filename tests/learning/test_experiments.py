@@ -97,6 +97,10 @@ def test_only_a_better_run_on_its_dataset_displaces_a_champion_and_none_a_promot
     experiments.promote(last)
     finished("ranked", "a third", 0.01)
     assert champion() == last
+    store.set_registered_model_alias("ranked", experiments.CHAMPION, 1)  # as on MLflow's own pages
+    finished("ranked", "one", 0.01)
+    assert champion() == first
+    experiments.promote(last)
     table = experiments.runs().set_index("run_id")
     assert table.index[table.champion & (table.architecture == "")].tolist() == [last]
 
