@@ -34,6 +34,7 @@ RUNS = [
     "version",
     "champion",
 ]
+RUN, ONNX = "run.json", "model.onnx"  # in the folder of a run: its record, and its model
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
@@ -281,7 +282,7 @@ def curves(run_id: str, root: str | Path | None = None) -> pd.DataFrame:
 def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
     """Return the identifier in this store of the run that a folder holds; None if ``run.json`` names none."""
     try:
-        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8")).get("tracking", {})
+        record = json.loads((Path(folder) / RUN).read_text(encoding="utf-8")).get("tracking", {})
     except (FileNotFoundError, ValueError):
         return None
     return str(record["run_id"]) if record.get("uri") == tracking_uri(root) else None
