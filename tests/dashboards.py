@@ -6,11 +6,14 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from functools import cache
 
+import dask
 import pytest
 
 
@@ -51,18 +54,76 @@ def dashboard(folder, *options, port=None):
             process.wait(10)
 
 
-@contextmanager
-def occupied(root, task):
-    """Let a job seem to run, so that all others wait; yields its folder."""
-    folder = root / "jobs" / "20200101T000000000000-0000"
+def submitted(root, task, number=0):
+    """Record a job as submitted long ago; returns its folder."""
+    folder = root / "jobs" / f"20200101T000000000000-{number:04x}"
     folder.mkdir(parents=True)
     text = json.dumps({"asked_at": "2020-01-01T00:00:00+00:00", "task": task.model_dump(mode="json")})
     (folder / "task.json").write_text(text)
-    attempt = {"number": 1, "started_at": "2020-01-01T00:00:01+00:00", "samples_before": 0}
+    return folder
+
+
+@contextmanager
+def occupied(root, task):
+    """Let a job seem to run, so that all others wait; yields its folder."""
+    folder = submitted(root, task)
+    attempt = {"number": 1, "started_at": "2020-01-01T00:00:01+00:00", "done_before": 0, "silent_ends": 0}
     (folder / "attempt.json").write_text(json.dumps(attempt))
     with (folder / ".running").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
+
+
+class _FileWatch:
+    """Records what this thread does to files below a folder, from when it is given one."""
+
+    events = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "glob.glob", "sqlite3.connect")
+
+    def __init__(self):
+        self.folder, self.thread, self.touched, self.others = "", None, [], 0
+        sys.addaudithook(self._note)  # which cannot be removed
+
+    def _note(self, event, arguments):
+        if self.folder and event in self.events and str(arguments[0]).startswith(self.folder):
+            if threading.current_thread() is self.thread:
+                self.touched.append((event, str(arguments[0])))
+            else:
+                self.others += 1
+
+
+@cache
+def _file_watch():
+    return _FileWatch()
+
+
+@contextmanager
+def no_files_here(folder):
+    """Fail if this thread, in which an event loop runs, touches a file of a folder or waits for one to be read."""
+    watch, read_here = _file_watch(), []
+
+    def compute(graph, keys, **options):
+        if threading.current_thread() is watch.thread:
+            read_here.append(keys)
+        return dask.threaded.get(graph, keys, **options)
+
+    watch.thread, watch.touched, watch.others = threading.current_thread(), [], 0
+    watch.folder = str(folder)
+    try:
+        with dask.config.set(scheduler=compute):
+            yield
+    finally:
+        watch.folder = ""
+    assert watch.touched == []
+    assert read_here == []
+    assert watch.others
+
+
+async def until(true):
+    """Wait until something is true that a page does beside itself."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 @pytest.fixture

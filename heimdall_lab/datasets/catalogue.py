@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, data_folder
-from heimdall_lab.datasets.manifest import MANIFEST, read_manifest, shard_name
+from heimdall_lab.datasets.manifest import MANIFEST, Manifest, read_manifest, shard_name
+
+_MAX_SUMMARIES = 1024  # a few kB each, where a whole manifest of many shards has megabytes
 
 COLUMNS = [
     "path",
@@ -55,6 +60,58 @@ def datasets(root: str | Path | None = None, leave_out: Collection[str] = ()) ->
     return pd.DataFrame([row for row in rows if row is not None], columns=COLUMNS)
 
 
+class Summary(NamedTuple):
+    """A dataset as a whole, as its manifest has it.
+
+    Attributes
+    ----------
+    config : Config
+    num_samples : int
+        Scenes written so far.
+    num_bytes : int
+        Of all shards.
+    acceptance : float
+        Share of the candidate scenes that were kept; NaN before the first shard.
+    checksum : str
+        Of all shards, as `manifest.dataset_checksum` returns it.
+    """
+
+    config: Config
+    num_samples: int
+    num_bytes: int
+    acceptance: float
+    checksum: str
+
+
+def summary(folder: Path) -> Summary:
+    """Sum up a dataset's manifest, which is parsed again only when its file has changed.
+
+    Raises
+    ------
+    StoreError
+        If there is no manifest, or it is not valid.
+    """
+    with suppress(OSError):
+        found = (folder / MANIFEST).stat()
+        return _summary_of_file(folder, found.st_mtime_ns, found.st_size, found.st_ino)
+    return _sum_up(read_manifest(folder))  # which says what is wrong
+
+
+@lru_cache(maxsize=_MAX_SUMMARIES)
+def _summary_of_file(folder: Path, *_identity: int) -> Summary:
+    return _sum_up(read_manifest(folder))
+
+
+def _sum_up(manifest: Manifest) -> Summary:
+    return Summary(
+        config=manifest.config,
+        num_samples=manifest.num_samples,
+        num_bytes=sum(shard.num_bytes for shard in manifest.shards),
+        acceptance=manifest.acceptance,
+        checksum=manifest.checksum,
+    )
+
+
 def _dataset_folders(root: Path, leave_out: Collection[str]) -> Iterator[Path]:
     """Yield the folders below a root that hold a manifest; folders may come and go meanwhile."""
     for name, folders, files in os.walk(root):
@@ -70,12 +127,12 @@ def _row(folder: Path) -> dict[str, Any] | None:
     entry: dict[str, Any] = {"path": str(folder), "name": "", "data_type": "", "acceptance": float("nan")}
     numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)
     try:
-        manifest = read_manifest(folder)
+        found = summary(folder)
     except StoreError:
         if not (folder / MANIFEST).exists():
             return None
         return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
-    config, done = manifest.config, manifest.num_samples
+    config, done = found.config, found.num_samples
     return {
         "path": str(folder),
         "name": config.name,
@@ -84,8 +141,8 @@ def _row(folder: Path) -> dict[str, Any] | None:
         "of": config.num_samples,
         "receivers": config.geometry.num_receivers[1],
         "seed": config.seed,
-        "megabytes": round(sum(shard.num_bytes for shard in manifest.shards) / 1e6, 1),
-        "acceptance": round(manifest.acceptance, 4),
+        "megabytes": round(found.num_bytes / 1e6, 1),
+        "acceptance": round(found.acceptance, 4),
         "created": _created(folder),
         "state": "complete" if done == config.num_samples else "unfinished",
     }

@@ -70,6 +70,11 @@ class Manifest(BaseModel):
         candidates = self.num_samples + sum(self.rejections.values())
         return self.num_samples / candidates if candidates else float("nan")
 
+    @property
+    def checksum(self) -> str:
+        """Checksum of all shards."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
 
 def shard_name(number: int) -> str:
     """File name of a shard."""
@@ -314,7 +319,7 @@ def _damaged(path: Path, reason: str) -> StoreError:
 
 def dataset_checksum(folder: Path) -> str:
     """Checksum of all shards that a folder's manifest lists."""
-    return hashlib.sha256("".join(shard.sha256 for shard in read_manifest(folder).shards).encode()).hexdigest()
+    return read_manifest(folder).checksum
 
 
 def samples_written(folder: Path) -> int:

@@ -34,6 +34,7 @@ RUNS = [
     "version",
     "champion",
 ]
+RUN, ONNX = "run.json", "model.onnx"  # in the folder of a run: its record, and its model
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _DATASET, _LOSS = f"{_TAG}.dataset", f"{_TAG}.validation_loss"  # of model versions
 _BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: the version that became champion by its loss, not by a person
@@ -292,7 +293,7 @@ def curves(run_id: str, root: str | Path | None = None) -> pd.DataFrame:
 def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
     """Return the identifier in this store of the run that a folder holds; None if ``run.json`` names none."""
     try:
-        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8")).get("tracking", {})
+        record = json.loads((Path(folder) / RUN).read_text(encoding="utf-8")).get("tracking", {})
     except (FileNotFoundError, ValueError):
         return None
     return str(record["run_id"]) if record.get("uri") == tracking_uri(root) else None

@@ -9,13 +9,14 @@ from typing import Any
 
 from heimdall_lab.core.files import data_folder, write_text
 from heimdall_lab.datasets import manifest
+from heimdall_lab.learning import experiments
 from heimdall_lab.learning.augmentation import seed_of
 from heimdall_lab.learning.callbacks import CHECKPOINT
 from heimdall_lab.learning.options import OF_MACHINE, Options
 from heimdall_lab.learning.sources import Source
 from heimdall_lab.learning.trained import MODEL
 
-RUN, ONNX, ERRORS = "run.json", "model.onnx", "errors.nc"
+RUN, ONNX, ERRORS = experiments.RUN, experiments.ONNX, "errors.nc"
 
 
 def run_identity(source: Source, architecture: str, parameters: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_other_features_keep_the_selection(viewer):
 
 def test_agreement_says_what_is_not_known(viewer, dataset):
     unknown = dataset.assign(snr=dataset.snr * np.nan)
-    viewer._show_dataset((unknown, link_table.links(unknown)))
+    viewer._show_dataset((link_table.common_receivers(unknown), link_table.links(unknown)))
     assert "<b>SNR</b>: the truth is not known" in viewer._agreement.object
     assert "<b>RSSI</b>: 0.0" in viewer._agreement.object
 

@@ -180,19 +180,19 @@ def test_the_area_follows_on_demand(page):
 
 def test_saving_asks_before_it_replaces_and_refuses_names_beside_the_field(page, tmp_path):
     page._name.value = "../x"
-    page.save()
+    asyncio.run(page.save())
     assert page._name.error_state
     assert "letters" in page._name.helper_text
     assert list(tmp_path.iterdir()) == []
     page._name.value = "mine"
-    page.save()
+    asyncio.run(page.save())
     assert not page._name.error_state
     assert load_network(tmp_path, "mine") == italian_network()
     page.remove("Torino")
-    page.save()
+    asyncio.run(page.save())
     assert page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 7
-    page._replace(None)
+    asyncio.run(page._replace(None))
     assert not page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 6
 

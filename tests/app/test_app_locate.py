@@ -174,7 +174,7 @@ def test_trained_models_are_offered(tmp_path):
     names = Locate(tmp_path).param.method.names
     assert set(hl.methods()) <= set(names)
     assert set(hl.pretrained()) <= set(names)
-    assert names["run mine"] == str(run / "model.onnx")
+    assert names["runs/mine"] == str(run / "model.onnx")
 
 
 @pytest.mark.parametrize(

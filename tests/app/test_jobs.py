@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from dashboards import occupied
+from dashboards import occupied, submitted
 
 import heimdall_lab as hl
 from heimdall_lab.app.service import jobs, tasks
@@ -117,11 +120,11 @@ def test_a_running_job_is_cancelled_after_its_shard_and_goes_on_when_asked_again
     assert 0 < done < 400
     again = jobs.submit(root, generation(small, num_samples=400))
     assert settled(root, again).state == "finished"
-    assert json.loads((root / "jobs" / again.id / "attempt.json").read_text())["samples_before"] == done
+    assert json.loads((root / "jobs" / again.id / "attempt.json").read_text())["done_before"] == done
 
 
 def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, small):
-    job = jobs.submit(root, generation(small, num_samples=4000))
+    job = jobs.submit(root, generation(small, num_samples=4000, shard_size=4000))  # no progress before all are there
     for attempt in (1, 2, 3):
         jobs.start_next(root)
         assert json.loads((root / "jobs" / job.id / "attempt.json").read_text())["number"] == attempt
@@ -131,6 +134,82 @@ def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, smal
     found = jobs.find_job(root, job.id)
     assert found.state == "failed"
     assert "without a message" in found.message
+
+
+def test_a_job_outlives_a_killed_process_that_submitted_it_and_resumes_if_it_was_killed_too(root, small, tmp_path):
+    config = small.model_copy(update={"num_samples": 400})
+    (tmp_path / "task.json").write_text(generation(config).model_dump_json())
+    program = (
+        "import sys, time; from pathlib import Path; from heimdall_lab.app.service import jobs, tasks\n"
+        "task = tasks.Generation.model_validate_json(Path('task.json').read_text())\n"
+        "print(jobs.submit(Path('data'), task).id, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as submitter:
+        job = jobs.find_job(root, submitter.stdout.readline().strip())
+        submitter.kill()
+    under_way(root, job)
+    assert jobs.find_job(root, job.id).state == "running"
+    os.kill(process_of(root, job), signal.SIGKILL)
+    ended(root, job)
+    done = manifest.samples_written(root / "made")
+    assert settled(root, job).state == "finished"
+    attempt = json.loads((root / "jobs" / job.id / "attempt.json").read_text())
+    assert (attempt["number"], attempt["done_before"]) == (2, done)
+    assert 0 < done < 400 == manifest.samples_written(root / "made")
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Let the processes of jobs end at once, without a message."""
+    monkeypatch.setattr(jobs.sys, "executable", shutil.which("false"))
+
+
+def ends_silently(root, job):
+    """Start a job, whose process ends at once; returns whether it was started, or given up."""
+    ended(root, job)
+    jobs.start_next(root)
+    return jobs.find_job(root, job.id).is_active
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_process_that_made_progress_resets_the_count_of_silent_ends(root, small):
+    config = small.model_copy(update={"num_samples": 24})
+    hl.generate(config, out=root / "whole", progress=False)
+    whole = manifest.read_manifest(root / "whole")
+    job = jobs.submit(root, tasks.Generation(folder="made", config=config))
+    (root / "made").mkdir()
+    for shards in (1, 3, 4):
+        for _ in range(2):
+            assert ends_silently(root, job)
+        manifest.write_manifest(root / "made", whole.model_copy(update={"shards": whole.shards[:shards]}))
+    assert [ends_silently(root, job) for _ in range(4)] == [True, True, True, False]
+    found = jobs.find_job(root, job.id)
+    assert found.state == "failed"
+    assert "ended 3 times in a row without a message and without progress, 16 scenes being done" in found.message
+    assert "submit it again to go on from there" in found.message
+    again = jobs.submit(root, tasks.Generation(folder="made", config=config))
+    assert again.is_active
+
+
+@pytest.mark.usefixtures("silent")
+def test_epochs_are_the_progress_of_training_and_what_is_unreadable_is_none(root, small, monkeypatch):
+    epochs = 0
+
+    def epoch_times(*_):
+        if epochs is None:
+            raise experiments.TrackingError("MLFLOW_TRACKING_URI: cannot be used")
+        return [0.0] * epochs
+
+    monkeypatch.setattr(jobs, "_epoch_times", epoch_times)
+    hl.generate(small, out=root / "scenes", progress=False)
+    job = jobs.submit(root, tasks.Training(folder="r", dataset="scenes", architecture="triangulation"))
+    for epochs in (0, 0, 5, 5, None, 6, None, None):
+        assert ends_silently(root, job), epochs
+    epochs = None
+    assert not ends_silently(root, job)
+    assert "6 epochs being done" in jobs.find_job(root, job.id).message
 
 
 def test_a_failed_job_has_the_message_of_its_error(root, small):
@@ -253,6 +332,56 @@ def test_a_job_of_another_version_hides_no_other(root, small, caplog):
     (older / "task.json").write_text('{"asked_at": "2020-01-01T00:00:00+00:00", "task": {"kind": "dig"}}')
     assert job.id in [each.id for each in jobs.list_jobs(root)]
     assert str(older) in caplog.text
+    assert "finish the job with that version, or move the folder elsewhere" in caplog.text
+    assert "delete" not in caplog.text
+
+
+@pytest.fixture
+def log(root, small):
+    """The log of a job that waits: a function that replaces its bytes and returns its last lines."""
+    folder = submitted(root, generation(small), 1)
+
+    def written(content, lines=20):
+        (folder / "log.txt").write_bytes(content)
+        return jobs.read_log(root, folder.name, lines)
+
+    return written
+
+
+def test_the_end_of_a_log_is_what_it_says_last(log):
+    assert log(b"") == ""
+    assert log(b"one\ntwo\n") == "one\ntwo"
+    assert log(b"".join(b"line %d\n" % number for number in range(100)), 3) == "line 97\nline 98\nline 99"
+
+
+def test_bars_and_colours_are_read_as_a_terminal_shows_them(log):
+    assert log(b"start\r\n 10 %|#\r 50 %|#####\r100 %|##########\nend\n") == "start\n100 %|##########\nend"
+    assert log(b"a\n 10 %\r 50 %\r") == "a\n 50 %"  # under way
+    assert log(b"\x1b[31merror\x1b[0m: \x00bad\x07\x1b[K\n") == "error: bad"
+
+
+def test_characters_that_are_cut_in_two_are_left_out(log):
+    micro = "µ".encode()
+    assert log(b"5 " + micro + b"s\n7 " + micro[:1]) == "5 µs\n7 "  # being written
+    assert log(b"\xff\n") == "\N{REPLACEMENT CHARACTER}"
+    for shift in range(2):  # one of them begins in the midst of a character
+        text = log(b"x" * shift + micro * 40_000 + b"\n" + micro * 3 + b"\n")
+        assert text == "µµµ"
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r", b""])
+def test_a_line_longer_than_what_is_read_shows_its_end(log, ends):
+    assert set(log(b"x" * 200_000 + ends)) == {"x"}
+    bar = b"".join(b" %6d of 100000\r" % number for number in range(100_000))
+    assert log(b"begun\n" + bar + b" 100000 of 100000" + ends) == " 100000 of 100000"
+
+
+def test_a_log_of_a_week_is_read_from_its_end(root, small):
+    folder = submitted(root, generation(small), 1)
+    with (folder / "log.txt").open("wb") as file:
+        file.seek(10_000_000_000)  # a file with a hole
+        file.write(b"\nthe end\n")
+    assert jobs.read_log(root, folder.name) == "the end"
 
 
 @pytest.mark.usefixtures("busy")

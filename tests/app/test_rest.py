@@ -91,6 +91,20 @@ def test_training_is_queued_and_cancelled(client):
     assert client.post(f"{API}/jobs/{identity}/cancel").status_code == 400
 
 
+def test_the_log_of_a_job_is_read_from_its_end(client, root):
+    [identity] = [job["id"] for job in client.get(f"{API}/jobs").json()]
+    assert client.get(f"{API}/jobs/{identity}/log").text == ""  # it has printed nothing yet
+    (root / "jobs" / identity / "log.txt").write_text("".join(f"{number} µs\n" for number in range(20_000)))
+    answer = client.get(f"{API}/jobs/{identity}/log")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text.splitlines() == [f"{number} µs" for number in range(19_900, 20_000)]
+    assert client.get(f"{API}/jobs/{identity}/log", params={"lines": 2}).text == "19998 µs\n19999 µs"
+    assert client.get(f"{API}/jobs/{identity}/log", params={"lines": 0}).status_code == 422
+    unknown = client.get(f"{API}/jobs/20200101T000000000000-ffff/log")
+    assert unknown.status_code == 404
+    assert "unknown" in unknown.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
@@ -133,7 +147,7 @@ def test_random_requests_find_no_server_error(root):
             timeout=400,
         )
     assert run.returncode == 0, run.stdout[-6000:]
-    assert re.search(r"Operations:\s+7 selected / 7 total", run.stdout)
+    assert re.search(r"Operations:\s+8 selected / 8 total", run.stdout)
     generated, passed = re.search(r"(\d+) generated, (\d+) passed", run.stdout).groups()
     assert generated == passed
     assert int(generated) > 500

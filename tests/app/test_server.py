@@ -12,6 +12,29 @@ from dashboards import dashboard, free_port
 import heimdall_lab as hl
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The folder in which `plain` runs."""
+    folder = tmp_path_factory.mktemp("server") / "here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(here):
+    """Address of a server with defaults; its data folder is ``../elsewhere``."""
+    with dashboard(here, "--root", "../elsewhere") as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """Address of a server as behind a reverse proxy."""
+    options = "--prefix", "lab/radio", "--allow-origin", "radio.example.org"
+    with dashboard(tmp_path_factory.mktemp("proxied"), *options) as (_, url):
+        yield url
+
+
 def log_in(client, url, name, password):
     return client.post(f"{url}login", data={"username": name, "password": password})
 
@@ -42,47 +65,43 @@ def test_a_login_outlives_a_restart_if_the_cookie_secret_is_kept(tmp_path):
             assert client.get(f"{url}api/v1/jobs").status_code == 200
 
 
-def test_all_is_below_a_prefix(tmp_path):
-    with dashboard(tmp_path, "--prefix", "lab/radio") as (_, url):
-        assert httpx.get(f"{url}lab/radio/").headers["location"] == "/lab/radio/datasets"
-        assert httpx.get(f"{url}lab/radio/datasets").status_code == 200
-        assert httpx.get(f"{url}datasets").status_code == 404
-        assert "/lab/radio/api/v1/openapi.json" in httpx.get(f"{url}lab/radio/api/v1/docs").text
-        assert httpx.get(f"{url}lab/radio/api/v1/datasets").json() == []
+def test_all_is_below_a_prefix(proxied):
+    assert httpx.get(f"{proxied}lab/radio/").headers["location"] == "/lab/radio/datasets"
+    assert httpx.get(f"{proxied}lab/radio/datasets").status_code == 200
+    assert httpx.get(f"{proxied}datasets").status_code == 404
+    assert "/lab/radio/api/v1/openapi.json" in httpx.get(f"{proxied}lab/radio/api/v1/docs").text
+    assert httpx.get(f"{proxied}lab/radio/api/v1/datasets").json() == []
 
 
-def test_names_that_nobody_allowed_are_refused(tmp_path):
+def test_names_that_nobody_allowed_are_refused(plain, proxied):
     elsewhere = {"Host": "radio.example.org"}
-    with dashboard(tmp_path) as (_, url):
-        answer = httpx.get(f"{url}api/v1/jobs", headers=elsewhere)
-        assert answer.status_code == 403
-        assert "--allow-origin" in answer.json()["detail"]
-    with dashboard(tmp_path, "--allow-origin", "radio.example.org") as (_, url):
-        assert httpx.get(f"{url}api/v1/jobs", headers=elsewhere).status_code == 200
+    answer = httpx.get(f"{plain}api/v1/jobs", headers=elsewhere)
+    assert answer.status_code == 403
+    assert "--allow-origin" in answer.json()["detail"]
+    assert httpx.get(f"{proxied}lab/radio/api/v1/jobs", headers=elsewhere).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"folder=x&preset=los_sync", b'{"folder": "x", "preset": "los_sync"}'])
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
-def test_what_another_site_could_send_from_a_browser_queues_nothing(tmp_path, kind, body):
+def test_what_another_site_could_send_from_a_browser_queues_nothing(plain, kind, body):
     """Forms and plain texts are sent to other sites without asking them; JSON is not."""
-    with dashboard(tmp_path) as (_, url):
-        answer = httpx.post(f"{url}api/v1/datasets", content=body, headers={"Content-Type": kind})
-        assert answer.status_code == 422
-        assert httpx.get(f"{url}api/v1/jobs").json() == []
+    before = httpx.get(f"{plain}api/v1/jobs").json()
+    answer = httpx.post(f"{plain}api/v1/datasets", content=body, headers={"Content-Type": kind})
+    assert answer.status_code == 422
+    assert httpx.get(f"{plain}api/v1/jobs").json() == before
 
 
-def test_a_port_that_is_taken_is_refused_by_name(tmp_path):
-    with dashboard(tmp_path) as (_, url):
-        command = [sys.executable, "-m", "heimdall_lab.cli", "serve", "--port", str(httpx.URL(url).port)]
-        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+def test_a_port_that_is_taken_is_refused_by_name(plain, tmp_path):
+    port = httpx.URL(plain).port
+    command = [sys.executable, "-m", "heimdall_lab.cli", "serve", "--port", str(port)]
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert second.returncode == 2
-    assert f"port: cannot listen at 127.0.0.1:{httpx.URL(url).port}" in second.stderr
+    assert f"port: cannot listen at 127.0.0.1:{port}" in second.stderr
     assert "choose another --port" in second.stderr
 
 
-def test_all_that_training_writes_is_below_the_root(tmp_path, small):
-    root, here = tmp_path / "elsewhere", tmp_path / "here"
-    here.mkdir()
+def test_all_that_training_writes_is_below_the_root(plain, here, small):
+    root = here.parent / "elsewhere"
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)
     options = {"epochs": 1, "batch_size": 16}
     task = {
@@ -92,13 +111,12 @@ def test_all_that_training_writes_is_below_the_root(tmp_path, small):
         "architecture": "triangulation",
         "options": options,
     }
-    with dashboard(here, "--root", "../elsewhere") as (_, url):
-        job = httpx.post(f"{url}api/v1/jobs", json=task, timeout=60).json()
-        deadline = time.monotonic() + 240
-        while job["state"] in ("queued", "running"):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-            job = httpx.get(f"{url}api/v1/jobs/{job['id']}").json()
+    job = httpx.post(f"{plain}api/v1/jobs", json=task, timeout=60).json()
+    deadline = time.monotonic() + 240
+    while job["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        job = httpx.get(f"{plain}api/v1/jobs/{job['id']}").json()
     assert job["state"] == "finished", job["message"]
     assert (root / "mlflow.db").is_file()
     assert (root / "mlruns").is_dir()

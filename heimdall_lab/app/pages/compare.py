@@ -23,6 +23,7 @@ from heimdall_lab import plots, report
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.dataset_choice import DatasetViewer
 from heimdall_lab.app.parts.layout import apply_theme, section, show_errors, swatch
+from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
@@ -61,6 +62,7 @@ class Compare(DatasetViewer):
         self.unfit: dict[str, str] = {}
         self._opened: xr.Dataset | None = None
         self._located: xr.Dataset | None = None
+        self._in_memory: xr.Dataset | None = None  # the same without IQ, for pictures that read no files
         self._latencies_s: dict[str, float] = {}
         self._cancel = threading.Event()
         self._running = False
@@ -73,7 +75,7 @@ class Compare(DatasetViewer):
     async def load(self) -> None:
         """Find the methods that the chosen dataset allows, unless another is chosen meanwhile."""
         self._cancel.set()
-        self._opened = self._located = self.board = None
+        self._opened = self._located = self._in_memory = self.board = None
         self._start.disabled = True
         await super().load()
 
@@ -104,16 +106,15 @@ class Compare(DatasetViewer):
             with show_errors(self._alert):
                 located = splits.evenly_spaced(_split(self._opened, self.split), self.scenes)
                 chosen = [self.offered[name] for name in self.methods]
-                work = asyncio.ensure_future(background.run(leaderboard.compare, located, chosen, report_progress))
+                work = asyncio.ensure_future(background.run(_compare, located, chosen, report_progress))
                 while not work.done():
                     self._bar.value = round(100 * progress[0] / max(1, len(chosen)))
                     self._status.object = f"{progress[0]} of {len(chosen)} methods done, now {progress[1]} …"
                     await asyncio.wait([work], timeout=0.2)
-                board = await work
+                in_memory, board = await work
                 if cancel.is_set():
                     raise _Cancelled
-                self._located = located
-                self.board = board
+                self._located, self._in_memory, self.board = located, in_memory, board
         except _Cancelled:
             self._status.object = "Cancelled."
         finally:
@@ -307,14 +308,14 @@ class Compare(DatasetViewer):
     def _draw(self) -> None:
         """Draw the picture of the tab that is open, if it is not there yet."""
         tab = self._tabs.active
-        if self.board is None or self._located is None or tab in self._drawn or tab not in self._panes:
+        if self.board is None or self._in_memory is None or tab in self._drawn or tab not in self._panes:
             return
         self._drawn.add(tab)
         if tab == _SCENE and self._view.value == _LIKELIHOOD:
             pn.state.execute(self._draw_likelihood)
             return
         with show_errors(self._alert):
-            self._panes[tab].object = self._picture(tab, self.board, self._located)
+            self._panes[tab].object = self._picture(tab, self.board, self._in_memory)
 
     def _picture(self, tab: int, board: xr.Dataset, located: xr.Dataset) -> Any:
         drawings: dict[int, Callable[[], Any]] = {
@@ -334,8 +335,8 @@ class Compare(DatasetViewer):
         return draw(located, self._sample.value, board).opts(**_MAP)
 
     async def _draw_likelihood(self) -> None:
-        located, board, sample = self._located, self.board, self._sample.value
-        if located is None or board is None:
+        located, in_memory, board, sample = self._located, self._in_memory, self.board, self._sample.value
+        if located is None or in_memory is None or board is None:
             return
         self._likelihoods_running += 1
         self._panes[_SCENE].loading = True
@@ -346,7 +347,7 @@ class Compare(DatasetViewer):
                 if board is not self.board or (sample, _LIKELIHOOD) != (self._sample.value, self._view.value):
                     return
                 shown = board.sel({"method": ["dpd"]}) if "dpd" in board.method else None
-                picture = plots.likelihood_map(located, sample, likelihood, shown).opts(**_SQUARE)
+                picture = plots.likelihood_map(in_memory, sample, likelihood, shown).opts(**_SQUARE)
                 self._panes[_SCENE].object = apply_theme(picture, self.dark)
         finally:
             self._likelihoods_running -= 1
@@ -354,24 +355,32 @@ class Compare(DatasetViewer):
 
     def _show_nearest_scene(self, x: float | None = None, y: float | None = None) -> None:
         """Show the scene whose transmitter is nearest to where the error map was clicked."""
-        if x is None or y is None or self._located is None:
+        if x is None or y is None or self._in_memory is None:
             return
-        self._sample.value = errors.nearest_sample(self._located, y, x)
+        self._sample.value = errors.nearest_sample(self._in_memory, y, x)
         self._tabs.active = _SCENE
 
     def _leaderboard_csv(self) -> io.StringIO:
         return io.StringIO("" if self.board is None else leaderboard.table(self.board).to_csv(index=False))
 
     async def _html_report(self) -> io.BytesIO:
-        """Write the report in a process of its own: drawing for seconds would stop all pages."""
-        located, board = self._located, self.board
-        if located is None or board is None:
+        if self._located is None or self.board is None:
             return io.BytesIO()
-        loop, spawned = asyncio.get_running_loop(), multiprocessing.get_context("spawn")
-        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=spawned) as process:
-            path = Path(folder) / "report.html"
-            await loop.run_in_executor(process, report.write_report, located, board, path)
-            return io.BytesIO(path.read_bytes())
+        return io.BytesIO(await background.run(_report, self._located, self.board))
+
+
+def _compare(located: xr.Dataset, methods: list[str | Path], progress: Any) -> tuple[xr.Dataset, xr.Dataset]:
+    """Compare methods; return the scenes in memory, without IQ, and the leaderboard."""
+    return located.drop_dims("time", errors="ignore").compute(), leaderboard.compare(located, methods, progress)
+
+
+def _report(located: xr.Dataset, board: xr.Dataset) -> bytes:
+    """Write the report in a process of its own: drawing for seconds would stop all pages."""
+    spawned = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=spawned) as process:
+        path = Path(folder) / "report.html"
+        process.submit(report.write_report, located, board, path).result()
+        return path.read_bytes()
 
 
 def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | Path], dict[str, str]]:
@@ -379,8 +388,7 @@ def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | 
     dataset = store.open_dataset(folder)
     fit: dict[str, str | Path] = {name: name for name in methods_for(dataset)}
     unfit = {name: "needs IQ, which this dataset does not keep" for name in METHODS if name not in fit}
-    runs = {f"runs/{path.parent.name}": path for path in sorted((root / "runs").glob(f"*/model{learned.SUFFIX}"))}
-    for name, path in {**learned.pretrained(), **runs}.items():
+    for name, path in trained_models(root).items():
         try:
             reason = learned.incompatibility(learned.predictor(path), dataset)
         except (ValueError, OSError) as error:

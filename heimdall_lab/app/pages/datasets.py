@@ -1,6 +1,7 @@
 """Datasets: which there are and what they hold; they are generated, verified and deleted here."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from heimdall_lab.app.parts.new_dataset import NewDatasetDialog
 from heimdall_lab.app.parts.preview import Preview
 from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
 from heimdall_lab.app.service import jobs, tasks
-from heimdall_lab.app.service.snapshot import Snapshot, list_datasets, take_snapshot
+from heimdall_lab.app.service.snapshot import list_datasets, take_snapshot
 from heimdall_lab.core.files import StoreError, data_folder
 from heimdall_lab.core.text import si_text
-from heimdall_lab.datasets import store
-from heimdall_lab.datasets.manifest import dataset_checksum, read_manifest
+from heimdall_lab.datasets import catalogue, store
 
 _BADGES = {"iq_raw": ("IQ", "#1565c0"), "feature_based": ("Features", "#616161")}
 _TITLES = {
@@ -58,7 +58,8 @@ class Datasets(Viewer):
         super().__init__(**params)
         self._root = data_folder(root)
         self._verified: dict[str, tuple[str, str]] = {}  # by folder: checksum of the verified dataset, and the result
-        self._snapshot: Snapshot | None = None
+        self._checksums: dict[str, str] = {}  # of the verified datasets now, by folder
+        self._states: dict[str, str] = {}  # of all datasets, by folder
         self._alert = error_alert()
         self._create = NewDatasetDialog(self._root, self._show_queued)
         self._jobs = JobList(self._root, "generate")
@@ -75,7 +76,7 @@ class Datasets(Viewer):
             "No dataset yet: make the first with “New dataset”.", variant="body1", visible=False
         )
         self._new = pmui.Button(label="New dataset", icon="add", color="primary")
-        self._new.on_click(lambda _: self._create.open())
+        self._new.on_click(self._create.open)
         self._preview = Preview(self._root)
         self._resume = pmui.Button(label="Resume", icon="play_arrow", variant="outlined")
         self._resume.on_click(self._resume_generation)
@@ -88,9 +89,7 @@ class Datasets(Viewer):
         buttons = pn.Row(self._resume, self._verify, self._delete)
         self._detail = section("", buttons, self._hint, self._preview_place, visible=False)
         self._confirmation = self._make_confirmation()
-        self.update(Snapshot(list_datasets(self._root), [], {}))  # jobs come with the first refresh
-        if self.selected:
-            self._show_selected()
+        pn.state.onload(self._begin)
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
@@ -107,15 +106,21 @@ class Datasets(Viewer):
             sizing_mode="stretch_width",
         )
 
-    async def refresh(self) -> None:
-        """Show what has changed in the data folder."""
-        self.update(await asyncio.to_thread(take_snapshot, self._root))
+    async def _begin(self) -> None:
+        """Show the datasets; jobs, whose progress may take seconds, come with the first refresh."""
+        self._show_datasets(await asyncio.to_thread(list_datasets, self._root))
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Show a snapshot of the data folder."""
-        self._jobs.update(snapshot)
-        before, self._snapshot = self._state(), snapshot
-        table = self._rows(snapshot.datasets)
+    async def refresh(self, fresh: bool = False) -> None:
+        """Show what has changed in the data folder, ``fresh`` as in `take_snapshot`."""
+        snapshot = await asyncio.to_thread(take_snapshot, self._root, fresh)
+        if self._verified:
+            self._checksums = await asyncio.to_thread(_checksums, self._root, list(self._verified))
+        self._show_datasets(snapshot.datasets)
+        await self._jobs.update(snapshot)
+
+    def _show_datasets(self, listed: pd.DataFrame) -> None:
+        before, self._states = self._state(), dict(zip(listed.folder, listed.state, strict=True))
+        table = self._rows(listed)
         if not table.equals(self._table.value):
             show_rows(self._table, table)
             self._mark_selected()
@@ -147,13 +152,11 @@ class Datasets(Viewer):
     def _verification(self, folder: str) -> str:
         """Result of verifying, if the dataset is still the one that was verified."""
         verified, result = self._verified.get(folder, ("", "not checked"))
-        return result if verified == _checksum(self._root / folder) else "not checked"
+        return result if verified == self._checksums.get(folder) else "not checked"
 
     def _state(self) -> str:
         """State of the selected dataset."""
-        if self._snapshot is None or self.selected not in set(self._snapshot.datasets.folder):
-            return ""
-        return str(self._snapshot.datasets.set_index("folder").state[self.selected])
+        return self._states.get(self.selected, "")
 
     def _mark_selected(self) -> None:
         """Keep the selected row selected, wherever it is now."""
@@ -165,8 +168,8 @@ class Datasets(Viewer):
 
     @param.depends("selected", watch=True)
     def _show_selected(self) -> None:
-        self._detail.visible = bool(self.selected)
-        if not self.selected or self._snapshot is None:
+        self._detail.visible = self.selected in self._states
+        if not self._detail.visible:
             self._preview.dataset = ""
             return
         self._mark_selected()
@@ -185,12 +188,12 @@ class Datasets(Viewer):
         self._preview.dark = self.dark
 
     async def _show_queued(self, job: jobs.Job) -> None:
-        self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+        await self.refresh(fresh=True)
         self.selected = job.task.folder if job.task.folder in set(self._table.value.folder) else self.selected
 
     async def _resume_generation(self, _event: Any) -> None:
         with show_errors(self._alert):
-            manifest = await asyncio.to_thread(read_manifest, self._root / self.selected)
+            manifest = await asyncio.to_thread(catalogue.summary, self._root / self.selected)
             if "/" in self.selected:
                 raise ValueError(
                     f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
@@ -203,11 +206,11 @@ class Datasets(Viewer):
         name, self._verify.loading = self.selected, True
         try:
             with show_errors(self._alert):
-                table = await background.run(store.verify, tasks.dataset_folder(self._root, name))
+                table, checksum = await background.run(_verify, self._root, name)
                 faulty = table[~table.state.isin(["ok", "not generated yet"])]
                 result = "ok" if faulty.empty else f"{len(faulty)} of {len(table)} shards damaged"
-                self._verified[name] = (_checksum(self._root / name), result)
-                self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+                self._verified[name] = checksum, result
+                await self.refresh(fresh=True)
                 self._show_selected()
                 if len(faulty):
                     first = faulty.iloc[0]
@@ -240,15 +243,23 @@ class Datasets(Viewer):
         self._close_confirmation()
         with show_errors(self._alert):
             await asyncio.to_thread(jobs.delete_dataset, self._root, self.selected)
-            self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+            await self.refresh(fresh=True)
 
 
-def _checksum(folder: Path) -> str:
-    """Checksum of a dataset as its manifest has it; empty where that cannot be read."""
-    try:
-        return dataset_checksum(folder)
-    except StoreError:
-        return ""
+def _verify(root: Path, name: str) -> tuple[pd.DataFrame, str]:
+    """Verify a dataset; return the state of its shards, and the checksum of what was verified."""
+    folder = tasks.dataset_folder(root, name)
+    checksum = catalogue.summary(folder).checksum
+    return store.verify(folder), checksum
+
+
+def _checksums(root: Path, names: list[str]) -> dict[str, str]:
+    """Checksums of those datasets whose manifests can be read."""
+    found = {}
+    for name in names:
+        with suppress(StoreError):
+            found[name] = catalogue.summary(root / name).checksum
+    return found
 
 
 def _badge(data_type: str) -> str:

@@ -8,7 +8,6 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 import param
-import xarray as xr
 from panel.viewable import Viewable
 
 from heimdall_lab import plots
@@ -20,6 +19,7 @@ from heimdall_lab.signals import link_table
 _MAX_LINKS = 5_000  # that a browser draws and selects among without waiting
 _HALF_PX, _HISTOGRAM_PX, _TRUTH_PX = (374, 310), (249, 215), (249, 250)  # width and height of pictures
 _COLOUR_NAMES = {"waveform": "waveform", "snr": "SNR", "line_of_sight": "line of sight"}
+_Positions = dict[str, tuple[float, float]]  # longitude and latitude of receivers by name
 
 
 class Features(DatasetViewer):
@@ -93,11 +93,10 @@ class Features(DatasetViewer):
         )
         return pictures, layout
 
-    def _show_dataset(self, read: tuple[xr.Dataset, pd.DataFrame]) -> None:
-        dataset, table = read
+    def _show_dataset(self, read: tuple[_Positions, pd.DataFrame]) -> None:
+        receivers, table = read
         self.table, self._source = table, plots.link_rows(table)
         self._source.selected.on_change("indices", lambda _name, _old, new: self.param.update(selected=list(new)))
-        receivers = link_table.common_receivers(dataset)
         pictures = {  # all are made before one is shown: rows that a page shows can be changed under its lock only
             self._scatter: plots.link_scatter(self._source, self.x, self.y, self.colour_by, _HALF_PX),
             self._map: plots.link_map(self._source, receivers, self.colour_by, _HALF_PX),
@@ -166,9 +165,10 @@ class Features(DatasetViewer):
             self._key.object = f"<div style='font-size:13px'>{_COLOUR_NAMES[self.colour_by]}: {swatches}</div>"
 
 
-def _read_links(folder: Path, statistic: str) -> tuple[xr.Dataset, pd.DataFrame]:
+def _read_links(folder: Path, statistic: str) -> tuple[_Positions, pd.DataFrame]:
+    """Read the receivers that scenes share, and the links."""
     dataset = store.open_dataset(folder)
-    return dataset, link_table.links(dataset, statistic, _MAX_LINKS)
+    return link_table.common_receivers(dataset), link_table.links(dataset, statistic, _MAX_LINKS)
 
 
 def _push_to_notebook(pane: pn.pane.Bokeh) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from panel.viewable import Viewer
 
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
-from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_errors
+from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
 from heimdall_lab.app.parts.uploads import FileInput, Files
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import MAX_RECEIVERS, Config
@@ -290,12 +291,13 @@ class Geometry(Viewer):
 
     def _make_files(self) -> None:
         self._choice = pmui.Select(
-            label="Network", options=[ITALY, *saved_networks(self._root)], size="small", sizing_mode="stretch_width"
+            label="Network", options=[ITALY], value=ITALY, size="small", sizing_mode="stretch_width"
         )
-        self._choice.param.watch(lambda event: self._load(event.new), "value")
+        self._choice.param.watch(self._load, "value")
+        pn.state.onload(self._offer_networks)
         self._upload = FileInput(
             self._on_upload,
-            self._show_error,
+            partial(show_error, self._alert),
             _MAX_CSV_BYTES,
             "a network of 15 receivers is smaller, so check the file",
             label="Load CSV",
@@ -317,10 +319,20 @@ class Geometry(Viewer):
         )
         self._replace_dialog = pmui.Dialog(title="Replace the saved network?", width_option="xs")
 
-    def _load(self, name: str) -> None:
+    async def _offer_networks(self) -> None:
+        """Offer the networks that are saved by now; the choice stays, and loads nothing."""
+        saved = await asyncio.to_thread(saved_networks, self._root)
+        with param.parameterized.discard_events(self._choice):
+            self._choice.options = [ITALY, *saved]
+        self._choice.param.trigger("options")
+
+    async def _load(self, event: Any) -> None:
         with show_errors(self._alert):
-            receivers = italian_network() if name == ITALY else load_network(self._root, name)
-            self.set_receivers([receiver.model_dump() for receiver in receivers], fit=True)
+            saved = event.new != ITALY
+            receivers = await asyncio.to_thread(load_network, self._root, event.new) if saved else italian_network()
+            rows = [receiver.model_dump() for receiver in receivers]
+            # Under the lock of the page, which awaiting gave away.
+            pn.state.execute(partial(self.set_receivers, rows, fit=True), schedule=True)
 
     def _on_upload(self, files: Files) -> None:
         """Show the network of an uploaded CSV file."""
@@ -330,27 +342,23 @@ class Geometry(Viewer):
                     [receiver.model_dump() for receiver in parse_receivers(bytes(content), name)], fit=True
                 )
 
-    def _show_error(self, message: str) -> None:
-        self._alert.param.update(object=message, visible=True)
-
-    def save(self, *, replace: bool = False) -> None:
+    async def save(self, _event: Any = None, *, replace: bool = False) -> None:
         """Save the network under the name in the field, or show the error beside it; ask before one is replaced."""
         name = self._name.value_input or self._name.value
         try:
-            if not replace and network_file(self._root, name).exists():
+            if not replace and await asyncio.to_thread(_is_saved, self._root, name):
                 self._replace_dialog.open = True
                 return
-            save_network(self.receivers, self._root, name, replace=replace)
+            await asyncio.to_thread(save_network, self.receivers, self._root, name, replace=replace)
         except (ValueError, OSError) as error:
             self._name.param.update(error_state=True, helper_text=str(error))
             return
         self._name.param.update(error_state=False, helper_text=f"Saved as networks/{name}.csv")
-        with param.parameterized.discard_events(self._choice):
-            self._choice.options = [ITALY, *saved_networks(self._root)]
+        await self._offer_networks()
 
-    def _replace(self, _event: Any) -> None:
+    async def _replace(self, _event: Any) -> None:
         self._replace_dialog.open = False
-        self.save(replace=True)
+        await self.save(replace=True)
 
     def _make_layout(self) -> pn.viewable.Viewable:
         self._replace_dialog.objects = [
@@ -399,9 +407,7 @@ class Geometry(Viewer):
         files = section(
             "Keep this network",
             self._name,
-            pmui.Button(
-                label="Save", icon="save", size="small", sizing_mode="stretch_width", on_click=lambda _: self.save()
-            ),
+            pmui.Button(label="Save", icon="save", size="small", sizing_mode="stretch_width", on_click=self.save),
             self._download,
             self._replace_dialog,
             width=270,
@@ -418,6 +424,10 @@ class Geometry(Viewer):
         return widget.from_param(
             self.param[name], label=label, description=self.param[name].doc, size="small", sizing_mode="stretch_width"
         )
+
+
+def _is_saved(root: Path, name: str) -> bool:
+    return network_file(root, name).exists()
 
 
 def _grid(area: tuple[tuple[float, float], ...], points: int) -> tuple[np.ndarray, np.ndarray]:

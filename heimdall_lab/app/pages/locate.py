@@ -20,13 +20,14 @@ from panel.viewable import Viewer
 
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
-from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_errors
+from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
 from heimdall_lab.app.parts.tables import make_table, show_rows
+from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.receivers import parse_receivers, receivers_csv
 from heimdall_lab.datasets.recordings.files import read_files
-from heimdall_lab.localization import estimators, learned, tables
+from heimdall_lab.localization import estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
 from heimdall_lab.signals import pairs
@@ -94,14 +95,18 @@ class Locate(Viewer):
         self._fixes: xr.Dataset | None = None
         self._drawn: tuple[Any, hv.streams.RangeXY, Any] | None = None  # what was drawn, its limits now and at first
         self._alert = error_alert()
-        self.param.method.objects = _methods(self._root)
+        self.param.method.objects = list(METHODS)
         self._layout = self._make_layout()
+        pn.state.onload(self._offer_methods)
         if pn.state.curdoc is not None:
-            pn.state.on_session_destroyed(lambda _context: self.discard())
+            pn.state.on_session_destroyed(lambda _context: background.start(self.discard))
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page."""
         return self._layout
+
+    async def _offer_methods(self) -> None:
+        self.param.method.objects = await asyncio.to_thread(_methods, self._root)
 
     @property
     def dataset(self) -> xr.Dataset | None:
@@ -155,7 +160,7 @@ class Locate(Viewer):
                 if self._recorded is None:
                     self._recorded = await background.run(self._read, window_s)
                     self._read_window_s = window_s
-                    self.discard()
+                    await asyncio.to_thread(self.discard)
                 elif window_s != self._read_window_s:
                     raise _FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded, measured = self._recorded
@@ -288,7 +293,7 @@ class Locate(Viewer):
         }
         self._upload = FileInput(
             lambda files: pn.state.execute(partial(self.set_recordings, files)),
-            self._show_error,
+            partial(show_error, self._alert),
             MAX_UPLOAD_BYTES,
             _REMEDY,
             label="Choose recordings",
@@ -297,7 +302,7 @@ class Locate(Viewer):
         )
         receivers = FileInput(
             self.set_receivers,
-            self._show_error,
+            partial(show_error, self._alert),
             1_000_000,
             "a table of receivers is smaller, so check the file",
             label="Choose receivers' CSV",
@@ -365,15 +370,11 @@ class Locate(Viewer):
             sizing_mode="stretch_width",
         )
 
-    def _show_error(self, message: str) -> None:
-        self._alert.param.update(object=message, visible=True)
-
 
 def _methods(root: Path) -> dict[str, str]:
-    """Estimators, the trained localizers of the package and those of runs, as what `estimators.locate` takes."""
-    runs = {path.parent.name: path for path in sorted((root / "runs").glob("*/model.onnx"))}
-    trained = learned.pretrained() | {f"run {name}": path for name, path in runs.items()}
-    return {name: name for name in METHODS} | {name: str(path) for name, path in trained.items()}
+    """Classical methods and trained localizers, as what `estimators.locate` takes."""
+    trained = {name: str(path) for name, path in trained_models(root).items()}
+    return {**{name: name for name in METHODS}, **trained}
 
 
 def _with_truth(dataset: xr.Dataset, truth: tuple[float, float] | None) -> xr.Dataset:

@@ -57,9 +57,9 @@ class Train(Viewer):
         super().__init__(**params)
         self._root = data_folder(root)
         self._types: dict[str, str] = {}
-        self._runs = pd.DataFrame(columns=experiments.RUNS)
+        self._runs = pd.DataFrame(columns=[*experiments.RUNS, "has_model"])
         self._queried_s = 0.0
-        self._suggested, self._pending = "", set[str]()
+        self._suggested, self._taken, self._submitted = "", frozenset[str](), list[jobs.Job]()
         self._alert, self._history_alert, self._store_alert = error_alert(), error_alert(), error_alert()
         self._jobs = JobList(self._root, "train")
         self._choice = pmui.Select(label="dataset", options=[], size="small", sizing_mode="stretch_width")
@@ -79,7 +79,7 @@ class Train(Viewer):
         self._table = make_table(_TITLES, _PAGE_SIZE, widths=_WIDTHS, selectable=1, layout="fit_columns")
         self._table.param.watch(self._on_selection, "selection")
         self._export = pmui.FileDownload(
-            label="Export ONNX", callback=self._onnx_file, filename="model.onnx", disabled=True
+            label="Export ONNX", callback=self._onnx_file, filename=experiments.ONNX, disabled=True
         )
         self._promote = pmui.Button(label="Promote to champion", icon="star", disabled=True, variant="outlined")
         self._promote.on_click(self._promote_run)
@@ -103,14 +103,14 @@ class Train(Viewer):
     async def refresh(self) -> None:
         """Show what has changed in the data folder and in MLflow."""
         snapshot = await asyncio.to_thread(take_snapshot, self._root)
-        self._update(snapshot)
+        await self._update(snapshot)
         if not self._cards:
             await self._list_architectures()
         await self._update_runs(any(job.state == "running" and job.task.kind == "train" for job in snapshot.jobs))
 
-    def _update(self, snapshot: Snapshot) -> None:
-        self._jobs.update(snapshot)
-        self._pending = {job.task.folder for job in snapshot.jobs if job.is_active and job.task.kind == "train"}
+    async def _update(self, snapshot: Snapshot) -> None:
+        self._submitted = [job for job in snapshot.jobs if job.task.kind == "train"]
+        self._taken = snapshot.runs | {job.task.folder for job in self._submitted if job.is_active}
         complete = snapshot.datasets[snapshot.datasets.state == "complete"]
         types = dict(zip(complete.folder, complete.data_type, strict=True))
         if types != self._types:
@@ -119,6 +119,7 @@ class Train(Viewer):
             self._choice.param.update(options=list(types), value=chosen or None)
             self._check_compatibility()
         self._choice.helper_text = "" if types else "no dataset is complete: make one on the page Datasets first"
+        await self._jobs.update(snapshot)
 
     async def _list_architectures(self) -> None:
         """List the architectures; counting their weights imports torch, which takes seconds."""
@@ -169,12 +170,8 @@ class Train(Viewer):
             return
         plain = f"{self.architecture}-{self.dataset.replace('/', '-')}"
         names = [plain, *(f"{plain}-{number}" for number in range(2, 1000))]
-        self._suggested = next((name for name in names if name not in self._names_in_use()), plain)
+        self._suggested = next((name for name in names if name not in self._taken), plain)
         self._name.value = self._suggested
-
-    def _names_in_use(self) -> set[str]:
-        """Folders of runs that exist, or are queued."""
-        return {path.name for path in (self._root / "runs").glob("*")} | self._pending
 
     async def _submit(self, _event: Any) -> None:
         if self._options is None or self._parameters is None or not self.architecture:
@@ -191,7 +188,7 @@ class Train(Viewer):
                     options=_differing(self._options.value, options_for(self.architecture, {})),
                 )
                 await asyncio.to_thread(jobs.submit, self._root, task)
-                self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+                await self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
                 self._suggested = self._name.value  # the next one needs another name
                 self._suggest_name()
                 self._tabs.active = 1
@@ -207,7 +204,7 @@ class Train(Viewer):
             return
         self._queried_s = now_s
         with show_errors(self._store_alert):
-            runs = await asyncio.to_thread(experiments.runs, self._root)
+            runs = await asyncio.to_thread(_runs, self._root)
             if not runs.equals(self._runs):
                 self._runs = runs
                 show_rows(self._table, _as_texts(runs))
@@ -236,7 +233,7 @@ class Train(Viewer):
         row = self._selected_run()
         if row is None:
             return
-        finished = row.status == "FINISHED" and (Path(row.folder) / "model.onnx").is_file()
+        finished = row.status == "FINISHED" and row.has_model
         self._export.param.update(disabled=not finished, filename=f"{Path(row.folder).name}.onnx")
         task = self._task_of(row)
         self._compare.param.update(disabled=not finished or task is None, href=_compare_address(task))
@@ -253,7 +250,7 @@ class Train(Viewer):
 
     def _task_of(self, row: Any) -> tasks.Training | None:
         """The task by which a run was started here."""
-        for job in jobs.list_jobs(self._root)[::-1]:
+        for job in self._submitted:
             if isinstance(job.task, tasks.Training) and tasks.output_folder(self._root, job.task).absolute() == Path(
                 row.folder
             ):
@@ -264,10 +261,10 @@ class Train(Viewer):
         with show_errors(self._history_alert):
             if (row := self._selected_run()) is not None and (task := self._task_of(row)) is not None:
                 await asyncio.to_thread(jobs.submit, self._root, task)
-                self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+                await self._update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
 
-    def _onnx_file(self) -> BytesIO:
-        return BytesIO((Path(self._selected_run().folder) / "model.onnx").read_bytes())
+    async def _onnx_file(self) -> BytesIO:
+        return BytesIO(await asyncio.to_thread((Path(self._selected_run().folder) / experiments.ONNX).read_bytes))
 
     async def _promote_run(self, _event: Any) -> None:
         with show_errors(self._history_alert):
@@ -315,6 +312,12 @@ def _architectures() -> pd.DataFrame:
     from heimdall_lab.learning import architectures  # imports torch
 
     return architectures.architectures()
+
+
+def _runs(root: Path) -> pd.DataFrame:
+    """Tracked runs, and whether each one's folder holds a model."""
+    runs = experiments.runs(root)
+    return runs.assign(has_model=[(Path(folder) / experiments.ONNX).is_file() for folder in runs.folder])
 
 
 def _compare_address(task: tasks.Training | None) -> str:

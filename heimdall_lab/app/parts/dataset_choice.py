@@ -26,12 +26,11 @@ class DatasetViewer(Viewer):
         super().__init__(**params)
         self.root = data_folder(root)
         self._alert = error_alert()
-        with show_errors(self._alert), param.parameterized.discard_events(self):
-            folders = complete_datasets(self.root)
-            self.param.dataset.objects = folders
-            self.dataset = chosen or requested_dataset(folders)
+        if chosen is not None:
+            with param.parameterized.discard_events(self):
+                self.param.dataset.objects, self.dataset = {_place(self.root, chosen): chosen}, chosen
         self._loading_area, self._layout = self._make_layout()
-        pn.state.onload(self.load)
+        pn.state.onload(self._begin)
 
     def __panel__(self) -> Viewable:
         """Lay the page out."""
@@ -69,16 +68,26 @@ class DatasetViewer(Viewer):
             if reading == self._reading():
                 self._loading_area.loading = False
 
+    async def _begin(self) -> None:
+        """Show the dataset that was asked for, if any, and offer all that are there."""
+        if self.dataset is not None:
+            await self.load()
+        with show_errors(self._alert, keep=True):
+            self._offer(await asyncio.to_thread(complete_datasets, self.root))
+
     @param.depends("dataset", watch=True)
     async def _reload(self) -> None:
         await self.load()
 
     async def refresh(self) -> None:
-        """Offer the datasets that are complete by now; the choice stays, and one is chosen where none was."""
-        folders = _folders_by_path(self.root, (await asyncio.to_thread(take_snapshot, self.root)).datasets)
+        """Offer the datasets that are complete by now."""
+        self._offer(_folders_by_path(self.root, (await asyncio.to_thread(take_snapshot, self.root)).datasets))
+
+    def _offer(self, folders: dict[str, str]) -> None:
+        """Offer datasets; the choice stays, and one is chosen where none was."""
         chosen = self.dataset
         if chosen is not None and chosen not in folders.values():
-            folders[str(Path(chosen).relative_to(self.root))] = chosen
+            folders = {**folders, _place(self.root, chosen): chosen}
         if folders == self.param.dataset.get_range():
             return
         self.param.dataset.objects = folders
@@ -105,8 +114,12 @@ def complete_datasets(root: Path) -> dict[str, str]:
 
 def _folders_by_path(root: Path, listed: pd.DataFrame) -> dict[str, str]:
     """Folders of the complete ones of listed datasets."""
-    folders = [Path(path) for path in listed[listed.state == "complete"].path]
-    return {str(folder.relative_to(root)): str(folder) for folder in folders}
+    return {_place(root, folder): folder for folder in listed[listed.state == "complete"].path}
+
+
+def _place(root: Path, folder: str) -> str:
+    """Path of a folder below another one; the whole path where it is elsewhere."""
+    return str(Path(folder).relative_to(root) if Path(folder).is_relative_to(root) else folder)
 
 
 def requested_dataset(folders: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Jobs that run, wait or failed, with buttons that cancel or dismiss them."""
+"""Jobs that run, wait or failed, with their logs, and buttons that cancel or dismiss them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,6 +17,11 @@ from heimdall_lab.core.text import duration_text
 
 JobAction = Callable[[str], Awaitable[None]]  # takes the job's identity
 _MAX_FAILURES = 3
+_NO_LOG = "It has printed nothing yet."
+_LOG_STYLE = """pre {
+  margin: 0; padding: 8px 10px; border-radius: 4px; background: rgba(128, 128, 128, 0.14);
+  font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere;
+}"""
 
 
 class JobList(Viewer):
@@ -34,45 +39,60 @@ class JobList(Viewer):
         """Lay the list out."""
         return pn.Column(self._alert, self._layout, sizing_mode="stretch_width")
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Show the jobs of a snapshot; rows that stay are changed in place."""
+    async def update(self, snapshot: Snapshot) -> None:
+        """Show the jobs of a snapshot and the logs that are open; rows that stay are changed in place."""
         own = [job for job in snapshot.jobs if job.task.kind == self._kind and job.id not in self._dismissed]
         failed = [job for job in own if job.state == "failed" and _is_latest(job, own)][:_MAX_FAILURES]
         shown = [job for job in own if job.is_active][::-1] + failed
         others = [job for job in snapshot.jobs if job.state == "running" and job.task.kind != self._kind]
         for job in shown:
-            row = self._rows.setdefault(job.id, _Row(job, self._cancel, self._dismiss))
+            row = self._rows.setdefault(job.id, _Row(job, self._toggle_log, self._cancel, self._dismiss))
             row.update(job, snapshot.progress.get(job.id), others)
         self._rows = {job.id: self._rows[job.id] for job in shown}
         wanted = [self._rows[job.id].layout for job in shown]
         if self._layout.objects != wanted:
             self._layout.objects = wanted
+        await self._read_logs()
+
+    async def _toggle_log(self, identity: str) -> None:
+        if row := self._rows.get(identity):
+            row.toggle_log()
+        await self._read_logs()
+
+    async def _read_logs(self) -> None:
+        for identity, row in list(self._rows.items()):
+            if row.log.visible:
+                with show_errors(self._alert, keep=True):
+                    row.log.object = await asyncio.to_thread(jobs.read_log, self._root, identity) or _NO_LOG
 
     async def _cancel(self, identity: str) -> None:
         with show_errors(self._alert):
             await asyncio.to_thread(jobs.cancel, self._root, identity)
-        self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
+        await self.update(await asyncio.to_thread(take_snapshot, self._root, fresh=True))
 
     async def _dismiss(self, identity: str) -> None:
         self._dismissed.add(identity)
-        self.update(await asyncio.to_thread(take_snapshot, self._root))
+        await self.update(await asyncio.to_thread(take_snapshot, self._root))
 
 
 class _Row:
-    """One job: its title, its progress, and the button that ends it."""
+    """One job: its title, its progress, its log, and the button that ends it."""
 
-    def __init__(self, job: jobs.Job, cancel: JobAction, dismiss: JobAction) -> None:
+    def __init__(self, job: jobs.Job, toggle_log: JobAction, cancel: JobAction, dismiss: JobAction) -> None:
         self.title = pmui.Typography("", variant="body1")
         self.note = pmui.Typography("", variant="body2")
         self.bar = pmui.LinearProgress(value=0, max=100, variant="determinate", sizing_mode="stretch_width")
         self.alert = error_alert()
-        self.cancel = pmui.Button(label="Cancel", icon="stop", variant="outlined", size="small", width=110)
-        self.cancel.on_click(partial(_call, cancel, job.id))
-        self.dismiss = pmui.Button(label="Dismiss", icon="close", variant="outlined", size="small", width=110)
-        self.dismiss.on_click(partial(_call, dismiss, job.id))
+        self.log_button = _button("Log", "article", toggle_log, job)
+        self.cancel = _button("Cancel", "stop", cancel, job)
+        self.dismiss = _button("Dismiss", "close", dismiss, job)
+        self.log = pn.pane.Str(
+            _NO_LOG, stylesheets=[_LOG_STYLE], sizing_mode="stretch_width", margin=(5, 10, 10, 10), visible=False
+        )
         texts = pn.Column(self.title, self.bar, self.note, self.alert, sizing_mode="stretch_width")
-        row = pn.Row(texts, pn.Column(self.cancel, self.dismiss, width=120), sizing_mode="stretch_width")
-        self.layout = pmui.Paper(row, elevation=2, sizing_mode="stretch_width", margin=(5, 10))
+        buttons = pn.Column(self.log_button, self.cancel, self.dismiss, width=130)
+        row = pn.Row(texts, buttons, sizing_mode="stretch_width")
+        self.layout = pmui.Paper(row, self.log, elevation=2, sizing_mode="stretch_width", margin=(5, 10))
 
     def update(self, job: jobs.Job, progress: jobs.Progress | None, others: list[jobs.Job]) -> None:
         self.title.object = _title(job)
@@ -96,6 +116,17 @@ class _Row:
         elif not progress.done:
             parts.append("starting")
         self.note.object = ", ".join(parts)
+
+    def toggle_log(self) -> None:
+        """Open the log below the row, or close it."""
+        self.log.visible = not self.log.visible
+        self.log_button.label = "Hide log" if self.log.visible else "Log"
+
+
+def _button(label: str, icon: str, action: JobAction, job: jobs.Job) -> pmui.Button:
+    button = pmui.Button(label=label, icon=icon, variant="outlined", size="small", width=110)
+    button.on_click(partial(_call, action, job.id))
+    return button
 
 
 async def _call(action: JobAction, identity: str, _event: Any) -> None:

@@ -61,7 +61,12 @@ def show_errors(alert: pmui.Alert, keep: bool = False) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        alert.param.update(object=error_text(error), visible=True)
+        show_error(alert, error_text(error))
+
+
+def show_error(alert: pmui.Alert, message: str) -> None:
+    """Show a message in an alert."""
+    alert.param.update(object=message, visible=True)
 
 
 def error_text(error: Exception) -> str:

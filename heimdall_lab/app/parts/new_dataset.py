@@ -51,7 +51,7 @@ class NewDatasetDialog(Viewer):
         """Return the dialog, closed."""
         return self._dialog
 
-    def open(self) -> None:
+    async def open(self, _event: Any = None) -> None:
         """Open the dialog; its fields are made the first time."""
         if self._fields is None:
             networks = {"Italian network (7 receivers)": italian_network()}
@@ -59,20 +59,20 @@ class NewDatasetDialog(Viewer):
             self._fields.param.watch(self._on_change, "value")
             self._load_preset(self._preset.value)
             self._body.objects = [self._fields]
-        self._add_networks()
         self._dialog.open = True
+        await self._add_networks()
 
     def _close(self, _event: Any = None) -> None:
         self._dialog.open = False
 
-    def _add_networks(self) -> None:
+    async def _add_networks(self) -> None:
         """Offer the networks that are saved by now."""
         if self._fields is None:
             return
         choice = self._fields.widgets["geometry.receivers"]
-        for name in saved_networks(self._root):
+        for name in await asyncio.to_thread(saved_networks, self._root):
             with show_errors(self._alert):
-                receivers = load_network(self._root, name)
+                receivers = await asyncio.to_thread(load_network, self._root, name)
                 choice.options = {**choice.options, f"{name} ({len(receivers)} receivers)": receivers}
 
     def _load_preset(self, name: str) -> None:
@@ -84,7 +84,10 @@ class NewDatasetDialog(Viewer):
         self._start.disabled = event.new is None
         self._changes += 1
         change, chosen = self._changes, event.new
-        self._estimate.object = "" if chosen is None else self._size_text(chosen) + ", estimating the time …"
+        about_size = "" if chosen is None else await asyncio.to_thread(_size_text, self._root, chosen)
+        if change != self._changes:
+            return
+        self._estimate.object = f"{about_size}, estimating the time …" if about_size else ""
         await asyncio.sleep(_DEBOUNCE_S)
         if change != self._changes or chosen is None:
             return
@@ -98,11 +101,7 @@ class NewDatasetDialog(Viewer):
                 )
         if change == self._changes:
             about = f", about {duration_text(seconds / (self._workers.value or 1))}" if math.isfinite(seconds) else ""
-            self._estimate.object = self._size_text(chosen) + about
-
-    def _size_text(self, chosen: config.Config) -> str:
-        free = shutil.disk_usage(self._root).free
-        return f"{si_text(size.expected_bytes(chosen))}B at most, {si_text(free)}B are free"
+            self._estimate.object = about_size + about
 
     async def _submit(self, _event: Any) -> None:
         if self._fields is None or self._fields.value is None:
@@ -119,3 +118,8 @@ class NewDatasetDialog(Viewer):
             self._start.loading = False
         self._close()
         await self._on_queued(job)
+
+
+def _size_text(root: Path, chosen: config.Config) -> str:
+    free = shutil.disk_usage(root).free
+    return f"{si_text(size.expected_bytes(chosen))}B at most, {si_text(free)}B are free"

@@ -49,8 +49,7 @@ class Preview(Viewer):
         if not (chosen := self.dataset):
             return
         with show_errors(self._alert):
-            folder = tasks.dataset_folder(self._root, chosen)
-            opened = await asyncio.to_thread(store.open_dataset, folder)
+            opened = await asyncio.to_thread(_open, self._root, chosen)
             if chosen != self.dataset:
                 return
             self._opened = opened
@@ -106,3 +105,7 @@ class Preview(Viewer):
 
     def _draw_themed(self, draw: Draw) -> Any:
         return apply_theme(draw(), self.dark)
+
+
+def _open(root: Path, name: str) -> xr.Dataset:
+    return store.open_dataset(tasks.dataset_folder(root, name))

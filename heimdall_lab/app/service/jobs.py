@@ -1,12 +1,18 @@
 """Jobs: generation and training in processes of their own, one at a time, in the order in which they were submitted.
 
 Each job has a folder below ``jobs`` of the data folder, in which each file has one writer: ``task.json``, what was
-asked for; ``attempt.json``, when a process was started for it; ``.running``, which that process keeps locked while it
-lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``, that it was cancelled;
-``log.txt``, what it printed. The progress of a job is read from the dataset's manifest, or from MLflow. A process that
-ended without writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
+asked for; ``attempt.json``, when a process was started for it, and how much was done then; ``.running``, which that
+process keeps locked while it lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``,
+that it was cancelled; ``log.txt``, what it printed. The progress of a job is read from the dataset's manifest, or from
+MLflow.
+
+A process that ended without writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
+After three such ends in a row without progress, as when memory runs out, `start_next` writes ``ended.json`` instead:
+the job failed. Where progress cannot be read, as while MLflow is away, an end counts as one without: else a job that
+can never succeed would be tried for ever, while one that is given up goes on where it was when it is submitted again.
 """
 
+import codecs
 import fcntl
 import json
 import logging
@@ -28,18 +34,19 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from heimdall_lab.app.service import tasks
-from heimdall_lab.app.service.tasks import JobError, Task, Training, dataset_folder, output_folder
+from heimdall_lab.app.service.tasks import Generation, JobError, Task, Training, dataset_folder, output_folder
 from heimdall_lab.core.files import write_text
-from heimdall_lab.datasets import store
-from heimdall_lab.datasets.manifest import samples_written
+from heimdall_lab.datasets import catalogue, store
+from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.learning import experiments
 
 _MAX_ENDED = 200  # ended jobs that are kept
-_MAX_ATTEMPTS = 3  # after which a job whose processes end without a message is given up
-_LOG_LINES = 20
+_MAX_SILENT_ENDS = 3  # in a row, without a message and without progress, after which a job is given up
+_LOG_BYTES = 65_536  # of a log's end that are read; the log of a week may be long
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\n\r\t\x20-\x7e\xa0-\U0010ffff]")  # colours and the like
 _log = logging.getLogger(__name__)
 _PROCESSES: list[subprocess.Popen[bytes]] = []  # children, which must be collected when they have ended
-_TASK: TypeAdapter[tasks.Generation | Training] = TypeAdapter(Task)
+_TASK: TypeAdapter[Generation | Training] = TypeAdapter(Task)
 State = Literal["queued", "running", "finished", "failed", "cancelled"]
 
 
@@ -110,7 +117,10 @@ def list_jobs(root: Path) -> list[Job]:
         except FileNotFoundError:  # it is just being made, or removed
             continue
         except ValueError as error:
-            _warn_once(f"{folder} cannot be read ({str(error).splitlines()[0]}); another version wrote it: delete it")
+            _warn_once(
+                f"{folder} cannot be read ({str(error).splitlines()[0]}), as when another version wrote it; finish the "
+                "job with that version, or move the folder elsewhere"
+            )
     return found
 
 
@@ -149,15 +159,14 @@ def cancel(root: Path, identity: str) -> Job:
 
 
 def start_next(root: Path) -> None:
-    """Start the next job that waits if none runs."""
+    """Start the next job that waits if none runs, or give it up if its processes end again and again."""
     _PROCESSES[:] = [each for each in _PROCESSES if each.poll() is None]
-    if not any(job.state == "queued" for job in list_jobs(root)):
+    if (job := _next(root)) is None:
         return
+    done = _done(root, job.task)  # before the lock, as MLflow may take long
     with _queue_lock(root):
-        listed = list_jobs(root)
-        waiting = [job for job in listed if job.state == "queued"]
-        if waiting and not any(job.state == "running" or _is_stopping(root, job) for job in listed):
-            _start(root, waiting[0].id)
+        if _next(root) == job:
+            _start_or_give_up(root, job, done)
 
 
 def progress(root: Path, job: Job) -> Progress:
@@ -169,16 +178,15 @@ def progress(root: Path, job: Job) -> Progress:
         If these cannot be read.
     """
     if isinstance(job.task, Training):
-        run_id = experiments.run_id_of(output_folder(root, job.task), root)
-        at = experiments.curves(run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
+        at = _epoch_times(root, job.task)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
         return _progress(len(at), tasks.training_options(job.task).epochs, "epochs", rate)
     attempt = _json(_folder(root, job.id) / "attempt.json")
-    done = samples_written(output_folder(root, job.task))
+    done = _samples(root, job.task)
     spent_s = 0.0
     if job.started_at is not None:
         spent_s = ((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds()
-    rate = (done - attempt["samples_before"]) / spent_s if spent_s > 0 else 0.0
+    rate = (done - attempt.get("done_before", 0)) / spent_s if spent_s > 0 else 0.0
     return _progress(done, job.task.config.num_samples, "scenes", rate)
 
 
@@ -198,10 +206,28 @@ def delete_dataset(root: Path, name: str) -> None:
         store.delete(folder)
 
 
-def read_log(root: Path, identity: str) -> str:
-    """Return the last lines that a job printed."""
-    path = _folder(root, identity) / "log.txt"
-    return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if path.exists() else ""
+def read_log(root: Path, identity: str, lines: int = 20) -> str:
+    """Return the last lines that a job printed, at most, of a bar on one line its latest state.
+
+    Only the end of the log is read, 64 KiB of it.
+
+    Raises
+    ------
+    JobError
+        If there is no such job.
+    """
+    try:
+        with (_folder(root, identity) / "log.txt").open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES)
+            file.seek(start)
+            raw = file.read(_LOG_BYTES)
+    except FileNotFoundError:
+        return ""
+    if start and (cut := re.search(rb"[\n\r](?!$)", raw)):
+        raw = raw[cut.end() :]  # it began in the midst of a line, and maybe of a character
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(raw)  # without a character that is not whole yet
+    shown = [_CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in text.removesuffix("\n").split("\n")]
+    return "\n".join(shown[-lines:])
 
 
 def record_process(root: Path, identity: str) -> None:
@@ -238,14 +264,63 @@ def _queue_lock(root: Path) -> Iterator[None]:
         yield
 
 
-def _start(root: Path, identity: str) -> None:
+def _next(root: Path) -> Job | None:
+    """Return the job whose turn it is; None while another one runs."""
+    listed = list_jobs(root)
+    if any(job.state == "running" or _is_stopping(root, job) for job in listed):
+        return None
+    return next((job for job in listed if job.state == "queued"), None)
+
+
+def _samples(root: Path, task: Generation) -> int:
+    """Scenes of a dataset's manifest; 0 where there is none yet."""
+    folder = output_folder(root, task)
+    return catalogue.summary(folder).num_samples if (folder / MANIFEST).exists() else 0
+
+
+def _epoch_times(root: Path, task: Training) -> pd.Series:
+    """When each epoch of a run ended, in seconds since 1970; empty before the first."""
+    run_id = experiments.run_id_of(output_folder(root, task), root)
+    return experiments.curves(run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
+
+
+def _done(root: Path, task: Task) -> int | None:
+    """Scenes or epochs that are done; None where that cannot be read now."""
+    try:
+        return _samples(root, task) if isinstance(task, Generation) else len(_epoch_times(root, task))
+    except ValueError:
+        return None
+
+
+def _start_or_give_up(root: Path, job: Job, done: int | None) -> None:
+    """Start the process of a job unless its earlier ones ended too often without a message and without progress.
+
+    Parameters
+    ----------
+    root : Path
+    job : Job
+    done : int, optional
+        Scenes or epochs that are done; without it no progress is assumed.
+    """
+    before = _json(_folder(root, job.id) / "attempt.json")
+    number, known = before.get("number", 0), before.get("done_before", done or 0)
+    done = known if done is None else done
+    silent_ends = before.get("silent_ends", number - 1) + 1 if done <= known else 0
+    if silent_ends < _MAX_SILENT_ENDS:
+        _start(root, job.id, {"number": number + 1, "done_before": done, "silent_ends": silent_ends})
+        return
+    unit = "scenes" if isinstance(job.task, Generation) else "epochs"
+    message = (
+        f"its process ended {silent_ends} times in a row without a message and without progress, {done:,} {unit} being "
+        "done, as when memory runs out; ask for less at a time, or submit it again to go on from there"
+    )
+    record_end(root, job.id, "failed", message)
+
+
+def _start(root: Path, identity: str, attempt: dict[str, Any]) -> None:
     """Start the process of a job in a session of its own: it goes on when this process ends."""
     folder = _folder(root, identity)
-    attempt = {
-        "number": _json(folder / "attempt.json").get("number", 0) + 1,
-        "started_at": datetime.now(UTC).isoformat(),
-        "samples_before": samples_written(output_folder(root, _read(folder).task)),
-    }
+    attempt = {**attempt, "started_at": datetime.now(UTC).isoformat()}
     _write(folder / "attempt.json", attempt)  # before the process: if this fails, none is started unrecorded
     (folder / "pid").unlink(missing_ok=True)
     command = [sys.executable, "-m", "heimdall_lab.app.service.job_process", str(root), identity]
@@ -297,20 +372,15 @@ def _read(folder: Path) -> Job:
     attempt = _json(folder / "attempt.json")
     ended = _json(folder / "ended.json")  # after that, as a process may end between these lines
     state: State = "running" if running else "queued"
-    message = ""
     if ended:
-        state, message = ended["state"], ended["message"]
+        state = ended["state"]
     elif (folder / "cancelled").exists():
         state = "cancelled"
-    elif not running and attempt.get("number", 0) >= _MAX_ATTEMPTS:
-        state = "failed"
-        times = f"its process ended {_MAX_ATTEMPTS} times without a message"
-        message = f"{times}, as when memory runs out; ask for less at a time"
     return Job(
         id=folder.name,
         asked_at=asked["asked_at"],
         state=state,
-        message=message,
+        message=ended.get("message", ""),
         task=_TASK.validate_python(asked["task"]),
         started_at=attempt.get("started_at"),
         ended_at=ended.get("at"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from fastapi import FastAPI, HTTPException, Query
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -115,6 +116,20 @@ def api(root: Path, prefix: str = "") -> FastAPI:
     def look_at(identity: str) -> JobEntry:
         """Look at one job."""
         return _entry(root, _job(root, identity))
+
+    @app.get(
+        f"{API}/jobs/{{identity}}/log",
+        tags=["jobs"],
+        response_class=PlainTextResponse,
+        responses={404: {"description": "unknown"}},
+    )
+    def read_log(
+        identity: str,
+        lines: Annotated[int, Query(ge=1, le=1000, description="as many of the last lines, at most")] = 100,
+    ) -> str:
+        """Read the last lines that a job printed, from the last 64 KiB; of a bar on one line its latest state."""
+        _job(root, identity)
+        return jobs.read_log(root, identity, lines)
 
     @app.post(f"{API}/jobs/{{identity}}/cancel", tags=["jobs"], responses={404: {"description": "unknown"}})
     def cancel(identity: str) -> JobEntry:

@@ -25,11 +25,14 @@ class Snapshot(NamedTuple):
         The newest first.
     progress : dict of str to Progress or None
         Of active jobs, by their identity; None where it is not known.
+    runs : frozenset of str
+        Names of the folders of training runs.
     """
 
     datasets: pd.DataFrame
     jobs: list[jobs.Job]
     progress: dict[str, jobs.Progress | None]
+    runs: frozenset[str]
 
 
 class _SnapshotCache:
@@ -45,7 +48,8 @@ class _SnapshotCache:
                 jobs.start_next(self._root)
                 listed = jobs.list_jobs(self._root)[::-1]
                 progress = {job.id: progress_or_none(self._root, job) for job in listed if job.is_active}
-                self._latest = Snapshot(list_datasets(self._root), listed, progress)
+                runs = frozenset(path.name for path in (self._root / "runs").glob("*"))
+                self._latest = Snapshot(list_datasets(self._root), listed, progress, runs)
                 self._taken_s = time.monotonic()
             return self._latest
 

@@ -13,7 +13,7 @@ from heimdall_lab.core.presets import differing_fields
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import size
 from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
-from heimdall_lab.learning import options
+from heimdall_lab.learning import experiments, options
 
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
 
@@ -123,7 +123,7 @@ def _check_training(root: Path, task: Training, earlier: list[Task]) -> None:
     manifest = read_manifest(dataset_folder(root, task.dataset))
     if manifest.num_samples < manifest.config.num_samples:
         raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
-    if (output_folder(root, task) / "run.json").exists() and task not in earlier:
+    if (output_folder(root, task) / experiments.RUN).exists() and task not in earlier:
         raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
     architectures.check_compatible(task.architecture, manifest.config.data_type)
     architectures.num_parameters(task.architecture, task.parameters)
