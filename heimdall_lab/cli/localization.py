@@ -86,13 +86,14 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Measure the features of every receiver's signal, and show how each is spread."""
+    from heimdall_lab.datasets.netcdf import write_netcdf
     from heimdall_lab.signals.features import summary
 
     if out is not None:
         check_writable(out, "out")
     measured = hl.features(hl.open_dataset(folder))
     if out is not None:
-        write_atomically(out, measured.to_netcdf)
+        write_atomically(out, lambda path: write_netcdf(measured, path))
     table = summary(measured)
     if not as_json:
         table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)

@@ -18,13 +18,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def njit(**options: Any) -> Callable[[_Function], _Function]:
-    """Compile a function as ``numba.njit`` does, and with ``cache=True`` keep it in the folder of these sources."""
+    """Compile a function as ``numba.njit`` does, and with ``cache=True`` keep it in the folder of these sources.
+
+    It lets other threads run meanwhile, so it may write to no array that another thread could have.
+    """
 
     def compiled(function: _Function) -> _Function:
         settings: Any = numba.config  # a module whose options are made as it is loaded; read when a function is wrapped
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(_kernels_folder())
         try:
-            return numba.njit(**options)(function)
+            # Two threads do twice the work of one, and a page is answered while another computes; one is no slower.
+            return numba.njit(**options, nogil=True)(function)
         finally:
             settings.CACHE_DIR = before
 

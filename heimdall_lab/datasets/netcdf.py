@@ -1,33 +1,159 @@
-"""NetCDF files: written whole, and read through one handle each, however often this process opens one.
+"""NetCDF files: written whole, and read through one handle each, by one thread at a time.
 
-HDF5 crashes where a file with variable-length text is open twice, one of its handles is closed, and the file is opened
-or read once more: the text's datatype still refers to the handle that is gone.
+Neither HDF5 nor netCDF-C is made for threads, and netCDF4-python lets other threads run while it is in them. Whatever
+opens, reads, writes or closes a file therefore holds `LOCK`.
+
+HDF5 crashes, even in one thread, where a file with variable-length text is open twice, one of its handles is closed,
+and the file is opened or read once more: the text's datatype still refers to the handle that is gone.
 
 Source: https://github.com/HDFGroup/hdf5/issues/5359.
 """
 
-from collections.abc import Iterable
+import os
+import resource
+import threading
+import weakref
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import netCDF4
 import xarray as xr
-from xarray.backends import BackendEntrypoint, CachingFileManager, NetCDF4DataStore
-from xarray.backends.locks import HDF5_LOCK
+from xarray.backends import BackendEntrypoint, FileManager, NetCDF4DataStore
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from xarray.backends.store import StoreBackendEntrypoint
 
-LOCK = NETCDF4_PYTHON_LOCK  # to be held while a handle is used
+_FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+_MAX_HANDLES = 512 if _FILE_LIMIT == resource.RLIM_INFINITY else min(512, _FILE_LIMIT // 2)  # some 2 MB each
+_handles: OrderedDict[tuple[str, str], Any] = OrderedDict()  # open files by `SharedFile.key`, the last used one last
+_users: Counter[tuple[str, str]] = Counter()  # how many managers there are of each file
+_dropped: deque[tuple[str, str]] = deque()  # files of managers that were garbage-collected
 
 
-def shared_file(path: str | PathLike[str]) -> CachingFileManager[Any]:
-    """Manager of the one handle of a file in this process; a closed handle is opened again when it is next used."""
+class _Lock:
+    """The lock that xarray holds while it reads netCDF files, which the thread that holds it may take again.
+
+    Compute no Dask array while you hold it: the threads that would compute it wait for the lock.
+    """
+
+    def __init__(self) -> None:
+        self._holder: int | None = None
+        self._depth = 0
+
+    # Garbage collection may call `_drop`, which takes and releases the lock, between any two lines of this thread: the
+    # holder is set last and unset first.
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock, and return whether this thread holds it now."""
+        if self._holder == threading.get_ident():
+            self._depth += 1
+            return True
+        if not NETCDF4_PYTHON_LOCK.acquire(blocking):
+            return False
+        self._depth = 1
+        self._holder = threading.get_ident()
+        return True
+
+    def release(self) -> None:
+        """Release the lock, and before its last release in this thread close the files that nobody uses any more."""
+        if self._depth > 1:
+            self._depth -= 1
+            return
+        try:
+            while _dropped:
+                _count_dropped(_dropped.popleft())
+        finally:
+            self._holder = None
+            NETCDF4_PYTHON_LOCK.release()
+        if _dropped:  # by a thread that found the lock taken, after the loop
+            self.release_if_free()
+
+    def release_if_free(self) -> None:
+        """Close the files that nobody uses any more, unless the lock is taken: then its holder will."""
+        if self.acquire(blocking=False):
+            self.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __reduce__(self) -> str:
+        return "LOCK"  # that of the process it is sent to
+
+
+LOCK = _Lock()
+# A fork copies the lock as it is, but not the thread that would release it.
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
+
+
+class SharedFile(FileManager[Any]):
+    """Manager of the one handle of a file in this process; a closed handle is opened again when it is next used.
+
+    The methods take `LOCK` whatever xarray says it needs, as the thread that holds it may take it again.
+
+    Parameters
+    ----------
+    path : str
+    identity : str
+        Differs between files that replace one another under the same name.
+    """
+
+    def __init__(self, path: str, identity: str) -> None:
+        self.key = path, identity
+        with LOCK:
+            _users[self.key] += 1
+        weakref.finalize(self, _drop, self.key).atexit = False
+
+    def __reduce__(self) -> Any:
+        """Leave out the handle; another process opens its own."""
+        return SharedFile, self.key
+
+    def acquire(self, needs_lock: bool = True) -> Any:  # noqa: ARG002
+        """Return the handle, which is to be used under `LOCK`."""
+        with LOCK:
+            if self.key not in _handles:
+                if len(_handles) >= _MAX_HANDLES:
+                    _handles.popitem(last=False)[1].close()
+                _handles[self.key] = netCDF4.Dataset(self.key[0])
+            _handles.move_to_end(self.key)
+            return _handles[self.key]
+
+    @contextmanager
+    def acquire_context(self, needs_lock: bool = True) -> Iterator[Any]:  # noqa: ARG002
+        """Hold `LOCK`, and the handle open."""
+        with LOCK:
+            yield self.acquire()
+
+    def close(self, needs_lock: bool = True) -> None:  # noqa: ARG002
+        """Close the handle."""
+        with LOCK:
+            if (handle := _handles.pop(self.key, None)) is not None:
+                handle.close()
+
+
+def _drop(key: tuple[str, str]) -> None:
+    """Note that a manager is gone, wherever garbage collection finds it: this never waits for the lock."""
+    _dropped.append(key)
+    LOCK.release_if_free()
+
+
+def _count_dropped(key: tuple[str, str]) -> None:
+    _users[key] -= 1
+    if not _users[key]:
+        del _users[key]
+        if (handle := _handles.pop(key, None)) is not None:
+            handle.close()
+
+
+def shared_file(path: str | PathLike[str]) -> SharedFile:
+    """Manager of the one handle of a file in this process."""
     resolved = Path(path).resolve()
-    status = resolved.stat()  # one that replaces it under the same name is another file
-    identity = f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}"
-    opener: Any = netCDF4.Dataset
-    return CachingFileManager(opener, str(resolved), mode="r", lock=LOCK, manager_id=identity)
+    status = resolved.stat()
+    return SharedFile(str(resolved), f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}")
 
 
 class SharedFileBackend(BackendEntrypoint):
@@ -37,10 +163,15 @@ class SharedFileBackend(BackendEntrypoint):
 
     def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
         """Open a file lazily."""
-        manager = shared_file(filename_or_obj)
-        with manager.acquire_context():  # stays open until all variables are known
-            store = NetCDF4DataStore(manager, mode="r", lock=LOCK)
+        with LOCK:
+            store = NetCDF4DataStore(shared_file(filename_or_obj), mode="r", lock=LOCK)
             return StoreBackendEntrypoint().open_dataset(store, drop_variables=drop_variables)
+
+
+def load(path: str | PathLike[str]) -> xr.Dataset:
+    """Read a whole file into memory."""
+    with xr.open_dataset(path, engine=SharedFileBackend) as dataset:
+        return dataset.load()
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
@@ -48,8 +179,9 @@ def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
 
     There is no compression: it would save almost nothing of noise, at a hundredth of the speed.
     """
+    dataset = dataset.compute()  # without the lock, which the threads that compute it need
     variables, attributes = xr.conventions.cf_encoder(*xr.conventions.encode_dataset_coordinates(dataset))
-    with HDF5_LOCK, netCDF4.Dataset(path, "w") as file:
+    with LOCK, netCDF4.Dataset(path, "w") as file:
         file.set_fill_off()  # every value is written below
         file.setncatts(attributes)
         for dimension, size in dataset.sizes.items():

@@ -1,6 +1,5 @@
 """Signals of many scenes, IQ and spectrograms, read a few scenes at a time: from memory, or from their shards."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +45,11 @@ class OnDisk:
         shards = manifest.read_manifest(folder).shards
         self.name, self.files = name, [folder / shard.file for shard in shards]
         self.ends = np.cumsum([shard.num_samples for shard in shards])
-        self._reset()
+        self._open: dict[int, netcdf.SharedFile] = {}
         with netcdf.LOCK:
             self.shape = (int(self.ends[-1]), *self._variable(0).shape[1:])
             self.dtype = self._variable(0).dtype
         self.length: int = self.shape[-1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the open files; another process opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_open_contexts")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start without open files."""
-        self.__dict__.update(state)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._files: dict[int, Any] = {}
-        self._open_contexts = ExitStack()  # keeps all files open; xarray limits how many
 
     def read(self, rows: Array, starts: Array | None, length: int | None) -> Array:
         """Read some scenes.
@@ -112,9 +98,8 @@ class OnDisk:
             ) from error
 
     def _variable(self, shard: int) -> Any:
-        if shard not in self._files:
-            self._files[shard] = netcdf.shared_file(self.files[shard])
-            self._open_contexts.enter_context(self._files[shard].acquire_context(needs_lock=False))
-        variable = self._files[shard].acquire(needs_lock=False).variables[self.name]
+        if shard not in self._open:
+            self._open[shard] = netcdf.shared_file(self.files[shard])
+        variable = self._open[shard].acquire().variables[self.name]
         variable.set_auto_maskandscale(False)
         return variable

@@ -21,6 +21,7 @@ from torch import Tensor
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import locked, write_atomically
 from heimdall_lab.core.progress import display, stop_requests
+from heimdall_lab.datasets import netcdf
 from heimdall_lab.learning import architectures
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared
 from heimdall_lab.learning.augmentation import seed_of
@@ -161,8 +162,7 @@ def open_run(folder: str | Path) -> Run:
     record = read_record(Path(folder))
     if not record.get("finished"):
         raise ValueError(f"run: {str(folder)!r} holds no finished run; train into it")
-    with xr.open_dataset(Path(folder) / ERRORS) as stored:
-        errors = stored.load()
+    errors = netcdf.load(Path(folder) / ERRORS)
     trained = load(Path(folder) / MODEL)
     return Run(Path(folder), trained, record["metrics"], pd.DataFrame(record["history"]), errors)
 
@@ -343,7 +343,7 @@ def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best:
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
     if not is_rank_zero():
         return run
-    write_atomically(job.folder / ERRORS, lambda path: errors.to_netcdf(path))
+    write_atomically(job.folder / ERRORS, lambda path: netcdf.write_netcdf(errors, path))
     save(trained, job.folder / MODEL)
     export_onnx(trained, job.folder / ONNX)
     if tracked is not None:

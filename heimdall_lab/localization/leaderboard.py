@@ -12,6 +12,7 @@ import xarray as xr
 from heimdall_lab.core.files import write_atomically, write_text
 from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.text import length_text
+from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
 from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
 from heimdall_lab.localization.estimators import Method
@@ -101,7 +102,7 @@ def save(board: xr.Dataset, folder: str | Path) -> None:
         Made if it is missing; files of these names in it are replaced.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(folder) / "leaderboard.nc", lambda path: board.to_netcdf(path))
+    write_atomically(Path(folder) / "leaderboard.nc", lambda path: write_netcdf(board, path))
     text = table(board).to_csv(index=False)
     write_text(Path(folder) / "leaderboard.csv", text)
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import MAX_SHARD_SAMPLES, Config
 from heimdall_lab.core.text import si_text
-from heimdall_lab.datasets import manifest, store
+from heimdall_lab.datasets import manifest, netcdf, store
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.features import measure as measure_features
 from heimdall_lab.simulation import scenes, synthesis
@@ -87,7 +86,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
         rows.append(_row("write", "disk", seconds, count, num_iq, shard.num_bytes))
         for step, action in (
             ("verify", lambda: manifest.shard_damage(path, shard)),
-            ("read", lambda: _read(path / shard.file)),
+            ("read", lambda: netcdf.load(path / shard.file)),
         ):
             rows.append(_row(step, "disk", _fastest_run(action)[0], count, num_iq, shard.num_bytes))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -173,11 +172,6 @@ def draw_noise(config: Config, num_scenes: int) -> None:
     scene = np.empty((config.max_receivers, 2, config.signal.num_time), dtype=np.float32)
     for _ in range(num_scenes):
         generator.standard_normal(dtype=np.float32, out=scene)
-
-
-def _read(path: Path) -> xr.Dataset:
-    with xr.open_dataset(path) as dataset:
-        return dataset.load()
 
 
 def _processor() -> str:

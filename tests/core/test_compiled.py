@@ -1,25 +1,42 @@
 """Compiled kernels belong to the sources that they were compiled from."""
 
 import pkgutil
+import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
 
 import heimdall_lab
+from heimdall_lab.core import philox
 from heimdall_lab.core.compiled import njit, sources_digest
 
 PACKAGE = Path(heimdall_lab.__file__).parent
 
 
-def test_every_kernel_is_kept_in_the_folder_of_these_sources():
+def test_every_kernel_is_kept_in_the_folder_of_these_sources_and_lets_other_threads_run():
     modules = [import_module(module.name) for module in pkgutil.walk_packages(heimdall_lab.__path__, "heimdall_lab.")]
     kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
     assert len(kernels) > 30
     for kernel in kernels:
+        assert kernel.targetoptions.get("nogil"), kernel
         assert f"kernels-{sources_digest(PACKAGE)}" in kernel.stats.cache_path, kernel
+
+
+def test_other_threads_run_while_a_kernel_does():
+    words = np.zeros((64, 2**17), dtype=np.uint32)
+    philox._normals(words[:1, :2])  # compiled
+    thread = threading.Thread(target=philox._normals, args=(words,))
+    turns = 0
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 5
 
 
 @pytest.mark.parametrize("change", ["content", "name", "new file"])
