@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import panel as pn
 import pytest
@@ -35,8 +36,8 @@ def browser(chromium):
         opened.close()
 
 
-@pytest.fixture
-def page(browser):
+@contextmanager
+def faultless_page(browser):
     """A page that fails its test if anything went wrong in the browser."""
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     faults = []
@@ -47,6 +48,20 @@ def page(browser):
     yield opened
     opened.close()
     assert not [fault for fault in faults if not any(harmless in fault for harmless in _HARMLESS)]
+
+
+@pytest.fixture
+def page(browser):
+    """A page that fails its test if anything went wrong in the browser."""
+    with faultless_page(browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+def three_pages(browser):
+    """Three of them."""
+    with faultless_page(browser) as first, faultless_page(browser) as second, faultless_page(browser) as third:
+        yield first, second, third
 
 
 @pytest.fixture
