@@ -39,10 +39,10 @@ def root(made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """Texts of the manifests that are parsed, one for each time."""
-    texts, parse = [], manifest.Manifest.model_validate_json
-    monkeypatch.setattr(manifest.Manifest, "model_validate_json", lambda text: texts.append(text) or parse(text))
-    return texts
+    """Paths of the manifests that are parsed, one for each time."""
+    paths, parse = [], manifest._parse_manifest
+    monkeypatch.setattr(manifest, "_parse_manifest", lambda text, path: paths.append(path) or parse(text, path))
+    return paths
 
 
 def test_manifests_are_parsed_once_for_all_pages_and_refreshes(root, parsed):

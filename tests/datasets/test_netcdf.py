@@ -24,8 +24,8 @@ import heimdall_lab as hl
 from heimdall_lab.datasets import netcdf
 from heimdall_lab.learning.signals_on_disk import OnDisk
 
-faulthandler.dump_traceback_later(900, exit=True)  # of threads that wait for one another
 root, threads, rounds, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
+faulthandler.dump_traceback_later(60 + 10 * rounds, exit=True)  # of threads that wait for one another
 truth = {name: hl.open_dataset(root / name).load() for name in ("iq", "features")}
 board = netcdf.load(root / "leaderboard.nc")
 on_disk = OnDisk(root / "iq", "iq")

@@ -104,7 +104,7 @@ KILL_AT_RANDOM = """
 import os, pathlib, random, signal, sys, time
 import heimdall_lab as hl
 
-config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
+config = hl.preset("los_sync", num_samples=int(sys.argv[3]), shard_size=1, signal={"duration_s": 0.02})
 out, kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 hl.generate(config.model_copy(update={"num_samples": 1}), progress=False)  # so that no child waits for compilers
 
@@ -129,16 +129,16 @@ for _ in range(kills):
 """
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path, kills):
+@pytest.mark.parametrize(("kills", "num_samples"), [(4, 60), pytest.param(20, 120, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path, kills, num_samples):
     killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILL_AT_RANDOM, killed, str(kills)]
+    command = [sys.executable, "-c", KILL_AT_RANDOM, killed, str(kills), str(num_samples)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     first, *written = (int(line) for line in done.stdout.split())
     assert len(written) == kills
-    assert first < written[kills // 2] < written[-1] < 120
+    assert first < written[kills // 2] < written[-1] < num_samples
     assert set(store.verify(killed).state) == {"ok", "not generated yet"}
-    config = hl.preset("los_sync", num_samples=120, shard_size=1, signal={"duration_s": 0.02})
+    config = hl.preset("los_sync", num_samples=num_samples, shard_size=1, signal={"duration_s": 0.02})
     hl.generate(config, killed, progress=False)
     hl.generate(config, tmp_path / "whole", progress=False)
     assert contents(killed) == contents(tmp_path / "whole")

@@ -22,8 +22,8 @@ CLICK_ROWS = """names => {
 }"""
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(120, marks=pytest.mark.slow)])
-def test_three_pages_that_click_rows_at_once_leave_the_server_alive(seconds, browser, three_pages, serving, tmp_path):
+@pytest.mark.slow  # threads that open and close files: tests/datasets/test_netcdf.py
+def test_three_pages_that_click_rows_at_once_leave_the_server_alive(browser, three_pages, serving, tmp_path):
     config = hl.preset("los_sync", num_samples=24, seed=5, shard_size=1, signal={"duration_s": 0.05})
     hl.generate(config, tmp_path / "data" / NAMES[0], progress=False)
     for name in NAMES[1:]:
@@ -35,7 +35,7 @@ def test_three_pages_that_click_rows_at_once_leave_the_server_alive(seconds, bro
             page.get_by_role("gridcell", name=NAMES[-1], exact=True).wait_for()
         for page in three_pages:
             page.evaluate(CLICK_ROWS, NAMES)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             three_pages[0].wait_for_timeout(500)
             assert process.poll() is None
