@@ -30,7 +30,7 @@ demo: setup
 		--report data/demo/report.html
 
 # As many processes as there are cores, of one thread each; the tests of a file share one.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
 
 lint: setup

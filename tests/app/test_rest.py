@@ -139,7 +139,13 @@ def test_random_requests_find_no_server_error(root, examples, at_least):
     """Schemathesis derives requests, valid and not, from the served description."""
     with dashboard(root.parent) as (_, url):
         command = ["schemathesis", "run", f"{url}api/v1/openapi.json", "--checks", "not_a_server_error"]
-        options = ["--max-examples", str(examples), "--generation-deterministic", "--phases", "examples,coverage,fuzzing"]
+        options = [
+            "--max-examples",
+            str(examples),
+            "--generation-deterministic",
+            "--phases",
+            "examples,coverage,fuzzing",
+        ]
         run = subprocess.run(
             [f"{sys.prefix}/bin/{command[0]}", *command[1:], *options],
             capture_output=True,
