@@ -43,7 +43,7 @@ test: lint
 	$(PYTEST) -m "not slow"
 	$(NBMAKE) notebooks/01_* notebooks/02_*
 
-# What test does, with journeys of minutes, repeated faults, long statistics, ten times the fuzzing and all notebooks.
+# What test does, with journeys of minutes, repeated faults, long statistics, five times the drawn examples and all notebooks.
 check: lint
 	$(PYTEST) --hypothesis-profile=full
 	$(NBMAKE) notebooks

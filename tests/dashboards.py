@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -77,13 +78,23 @@ def occupied(root, task):
 class _FileWatch:
     """Records what this thread does to files below a folder, from when it is given one."""
 
-    events = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "glob.glob", "sqlite3.connect")
+    events = (
+        "open",
+        "os.listdir",
+        "os.scandir",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "glob.glob",
+        "sqlite3.connect",
+        "os.stat",
+    )
 
     def __init__(self):
         self.folder, self.thread, self.touched, self.others = "", None, [], 0
-        sys.addaudithook(self._note)  # which cannot be removed
+        sys.addaudithook(self.note)  # which cannot be removed
 
-    def _note(self, event, arguments):
+    def note(self, event, arguments):
         if self.folder and event in self.events and str(arguments[0]).startswith(self.folder):
             if threading.current_thread() is self.thread:
                 self.touched.append((event, str(arguments[0])))
@@ -106,10 +117,15 @@ def no_files_here(folder):
             read_here.append(keys)
         return dask.threaded.get(graph, keys, **options)
 
+    def stat(path, *arguments, **options):
+        watch.note("os.stat", [path])  # the one that raises no audit event
+        return os_stat(path, *arguments, **options)
+
     watch.thread, watch.touched, watch.others = threading.current_thread(), [], 0
-    watch.folder = str(folder)
+    watch.folder, os_stat = str(folder), os.stat
     try:
-        with dask.config.set(scheduler=compute):
+        with dask.config.set(scheduler=compute), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "stat", stat)
             yield
     finally:
         watch.folder = ""

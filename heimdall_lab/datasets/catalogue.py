@@ -128,8 +128,8 @@ def _row(folder: Path) -> dict[str, Any] | None:
     numbers = dict.fromkeys(("samples", "of", "receivers", "seed", "megabytes"), 0)
     try:
         found = summary(folder)
-    except StoreError:
-        if not (folder / MANIFEST).exists():
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         return entry | numbers | {"created": pd.NaT, "state": "unreadable"}
     config, done = found.config, found.num_samples

@@ -117,8 +117,8 @@ def remove_leftovers(folder: Path) -> None:
 def is_complete(folder: Path, config: Config, package_version: str) -> bool:
     """Whether a folder holds all of a configuration's dataset, so that nothing need be written.
 
-    Shards are compared by size, and those that were written after the manifest by checksum too. Of the folders that the
-    configuration names, those that are there are compared.
+    Shards are compared by size, and those that were written after the manifest by checksum too, as are the folders that
+    the configuration names; one that is not there any more is not asked for.
     """
     try:
         manifest = read_manifest(folder)
@@ -128,26 +128,29 @@ def is_complete(folder: Path, config: Config, package_version: str) -> bool:
         manifest.package_version == package_version
         and not differing_fields(manifest.config, config)
         and manifest.num_samples == config.num_samples
-        and not any(Path(config.folders[field]).is_dir() for field in _changed_folders(manifest, config))
-        and _shards_look_whole(folder, manifest)
+        and _looks_whole(folder, manifest, config)
     )
 
 
-def _shards_look_whole(folder: Path, manifest: Manifest) -> bool:
-    """Compare sizes, and checksums of shards newer than the manifest, which then gets the time of the newest one."""
-    path = folder / MANIFEST
+def _looks_whole(folder: Path, manifest: Manifest, config: Config) -> bool:
+    """Compare sizes, and checksums of what is newer than the manifest, which then gets the time of the newest."""
+    path, inputs = folder / MANIFEST, [Path(name) for name in config.folders.values() if Path(name).is_dir()]
     try:
         manifest_ns = path.stat().st_mtime_ns
-        times_ns = {shard.number: (folder / shard.file).stat().st_mtime_ns for shard in manifest.shards}
+        shards_ns = {shard.number: (folder / shard.file).stat().st_mtime_ns for shard in manifest.shards}
+        # A folder's own time changes as files come and go.
+        inputs_ns = [each.stat().st_mtime_ns for place in inputs for each in (place, *place.glob("*"))]
     except OSError:
         return False
-    newer = [shard for shard in manifest.shards if times_ns[shard.number] > manifest_ns]
-    damages = [size_damage(folder, shard) for shard in manifest.shards]
-    if any(damages) or any(shard_damage(folder, shard) for shard in newer):
+    newer = [shard for shard in manifest.shards if shards_ns[shard.number] > manifest_ns]
+    if any(size_damage(folder, shard) for shard in manifest.shards) or any(shard_damage(folder, s) for s in newer):
         return False
-    if newer:
+    changed = _changed_folders(manifest, config) if max(inputs_ns, default=0) > manifest_ns else []
+    if any(Path(config.folders[field]) in inputs for field in changed):
+        return False
+    if (newest_ns := max([*shards_ns.values(), *inputs_ns])) > manifest_ns:
         with suppress(OSError):  # who may only read the folder hashes them again next time
-            os.utime(path, ns=(manifest_ns, max(times_ns.values())))
+            os.utime(path, ns=(manifest_ns, newest_ns))
     return True
 
 
@@ -207,7 +210,7 @@ def input_digests(config: Config) -> dict[str, str]:
                     digest.update(f"{path.name}\0{file_checksum(path)}\n".encode())
             except OSError as error:
                 raise StoreError(
-                    f"{field}: {str(path)!r} cannot be read ({error.strerror}); make it readable, or take it out"
+                    f"{field}: {str(path)!r} cannot be read ({error.strerror}); make it readable"
                 ) from error
         digests[field] = digest.hexdigest()
     return digests

@@ -9,6 +9,7 @@ and the file is opened or read once more: the text's datatype still refers to th
 Source: https://github.com/HDFGroup/hdf5/issues/5359.
 """
 
+import logging
 import os
 import resource
 import threading
@@ -26,6 +27,7 @@ from xarray.backends import BackendEntrypoint, FileManager, NetCDF4DataStore
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from xarray.backends.store import StoreBackendEntrypoint
 
+_log = logging.getLogger(__name__)
 _FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 _MAX_HANDLES = 512 if _FILE_LIMIT == resource.RLIM_INFINITY else min(512, _FILE_LIMIT // 2)  # some 2 MB each
 _handles: OrderedDict[tuple[str, str], Any] = OrderedDict()  # open files by `SharedFile.key`, the last used one last
@@ -65,8 +67,10 @@ class _Lock:
             while _dropped:
                 _count_dropped(_dropped.popleft())
         finally:
-            self._holder = None
-            NETCDF4_PYTHON_LOCK.release()
+            try:
+                self._holder = None
+            finally:
+                NETCDF4_PYTHON_LOCK.release()
         if _dropped:  # by a thread that found the lock taken, after the loop
             self.release_if_free()
 
@@ -146,7 +150,10 @@ def _count_dropped(key: tuple[str, str]) -> None:
     if not _users[key]:
         del _users[key]
         if (handle := _handles.pop(key, None)) is not None:
-            handle.close()
+            try:
+                handle.close()
+            except (OSError, RuntimeError) as error:  # whoever happens to hold the lock has nothing to do with it
+                _log.warning("netcdf: %s cannot be closed (%s)", key[0], error)
 
 
 def shared_file(path: str | PathLike[str]) -> SharedFile:

@@ -37,7 +37,7 @@ RUNS = [
 RUN, ONNX = "run.json", "model.onnx"  # in the folder of a run: its record, and its model
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _DATASET, _LOSS = f"{_TAG}.dataset", f"{_TAG}.validation_loss"  # of model versions
-_BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: the version that became champion by its loss, not by a person
+_BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: versions that may be champion by their loss, not by a person
 _PAGE_SIZE = 1000  # entries that the store is asked for at a time
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
@@ -165,19 +165,21 @@ class TrackedRun:
         registered = _version_of(self.client, self.run_id)  # by a process that was killed before it recorded its end
         made = registered or self.client.create_model_version(name, source, self.run_id, tags=tags)
         self.client.set_registered_model_alias(name, NEWEST, made.version)
-        if self._displaces_champion(name, dataset_checksum, validation_loss):
+        before = self.client.get_registered_model(name).aliases.get(CHAMPION)
+        if self._displaces_champion(name, before, dataset_checksum, validation_loss):
+            # Both, until the alias has moved: a process that is killed in between leaves no champion for promoted.
+            self.client.set_registered_model_tag(name, _BY_LOSS, f"{before},{made.version}")
             self.client.set_registered_model_alias(name, CHAMPION, made.version)
             self.client.set_registered_model_tag(name, _BY_LOSS, made.version)
 
-    def _displaces_champion(self, name: str, dataset_checksum: str, validation_loss: float) -> bool:
-        model = self.client.get_registered_model(name)
-        number = model.aliases.get(CHAMPION)
-        if number is None:
+    def _displaces_champion(self, name: str, champion: Any, dataset_checksum: str, validation_loss: float) -> bool:
+        if champion is None:
             return True
-        if str(number) != model.tags.get(_BY_LOSS):
+        by_loss = self.client.get_registered_model(name).tags.get(_BY_LOSS)
+        if by_loss is not None and str(champion) not in by_loss.split(","):
             return False  # somebody promoted it, here or on MLflow's own pages
-        tags = self.client.get_model_version(name, str(number)).tags
-        return tags[_DATASET] == dataset_checksum and validation_loss < float(tags[_LOSS])
+        tags = self.client.get_model_version(name, str(champion)).tags
+        return tags.get(_DATASET) == dataset_checksum and validation_loss < float(tags[_LOSS])
 
     def _try(self, log: Any, *arguments: Any, **options: Any) -> None:
         self._try_all(lambda: log(self.run_id, *arguments, **options))
@@ -293,10 +295,11 @@ def curves(run_id: str, root: str | Path | None = None) -> pd.DataFrame:
 def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
     """Return the identifier in this store of the run that a folder holds; None if ``run.json`` names none."""
     try:
-        record = json.loads((Path(folder) / RUN).read_text(encoding="utf-8")).get("tracking", {})
-    except (FileNotFoundError, ValueError):
+        tracking = dict(json.loads((Path(folder) / RUN).read_text(encoding="utf-8"))).get("tracking")
+    except (OSError, TypeError, ValueError):
         return None
-    return str(record["run_id"]) if record.get("uri") == tracking_uri(root) else None
+    known = isinstance(tracking, dict) and tracking.get("uri") == tracking_uri(root)
+    return str(tracking.get("run_id")) if known else None
 
 
 def promote(run_id: str, root: str | Path | None = None) -> str:

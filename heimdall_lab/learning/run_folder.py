@@ -59,8 +59,8 @@ def check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, 
     writer, reader = found.get("package_version"), identity["package_version"]
     if writer != reader:
         raise ValueError(
-            f"out: {str(path)!r} was begun by version {writer}, this is {reader}; finish it with that version or "
-            "choose another folder"
+            f"out: {str(path)!r} was begun by version {writer or 'unknown'}, this is {reader}; finish it with that "
+            "version or choose another folder"
         )
     before, now = _flat(found, identity), _flat(identity, identity)
     for name, value in now.items():

@@ -138,7 +138,10 @@ def load(path: str | Path) -> Trained:
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         about = kept.get("about") if isinstance(kept, dict) else None
         writer = about.get("package_version") if isinstance(about, dict) else None
+        reader, remedy = version("heimdall_lab"), "train it again"
+        if writer not in (None, reader):
+            remedy = f"version {writer} wrote it, use that or {remedy}"
         raise ValueError(
-            f"model: {str(path)!r} holds no localizer of this version ({version('heimdall_lab')}) but one of version "
-            f"{writer or 'unknown'} ({type(error).__name__}: {error}); use that version, or train it again"
+            f"model: {str(path)!r} holds no localizer of this version, {reader} ({type(error).__name__}: {error}); "
+            + remedy
         ) from error

@@ -105,10 +105,9 @@ def load_or_generate(config: Config, root: str | Path | None = None, progress: b
 
     By default ``root`` is the data folder: ``HEIMDALL_LAB_DATA``, else ``data`` here.
 
-    The folder's name holds a hash of the configuration, of the files in the folders that it names, and of the package
-    version, so that others get other folders.
+    The folder's name holds a hash of the configuration and of the package version, so that others get other folders.
     """
-    identity = version("heimdall_lab") + config.model_dump_json() + "".join(input_digests(config).values())
+    identity = version("heimdall_lab") + config.model_dump_json()
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return generate(config, data_folder(root) / f"{config.name}-{digest}", progress=progress)
 

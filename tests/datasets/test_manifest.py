@@ -83,9 +83,11 @@ def test_fields_of_another_version_are_named_with_both_versions(folder, change, 
 )
 def test_a_damaged_manifest_is_told_with_a_remedy_that_loses_nothing(tmp_path, text):
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
-    with pytest.raises(StoreError, match=r"dataset\.json: is damaged .*put a copy of it back.*another folder") as told:
+    with pytest.raises(
+        StoreError, match=r"dataset\.json: is damaged .*put a copy of it back.*another folder"
+    ) as refusal:
         hl.open_dataset(tmp_path)
-    assert "delete" not in str(told.value)
+    assert "delete" not in str(refusal.value)
 
 
 def test_another_configuration_is_refused_without_advice_to_delete(folder, small):
@@ -208,6 +210,14 @@ def test_resuming_hashes_every_shard_that_is_there(folder, small, hashed):
     assert {"shard-00000.nc", "shard-00002.nc"} <= set(hashed)
 
 
+def test_a_manifest_that_may_not_be_read_is_a_row_of_the_catalogue(folder, monkeypatch):
+    def refused(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert hl.datasets(folder.parent).state.tolist() == ["unreadable"]
+
+
 @pytest.fixture
 def voiced(tmp_path):
     """A configuration that takes voices from a folder, and a function that writes one voice into it."""
@@ -234,13 +244,19 @@ def test_a_whole_dataset_of_other_voices_is_not_taken_for_that_of_these(voiced, 
         hl.generate(config, tmp_path / "new", progress=False)
 
 
-def test_load_or_generate_makes_a_dataset_for_each_content_of_the_folders(voiced, tmp_path):
-    config, speak = voiced
-    first = hl.load_or_generate(config, tmp_path / "data", progress=False).load()
-    speak(900)
-    second = hl.load_or_generate(config, tmp_path / "data", progress=False).load()
-    assert not np.array_equal(first.iq, second.iq)
-    assert len(hl.datasets(tmp_path / "data")) == 2
+def test_voices_are_hashed_once_if_they_are_newer_and_not_asked_for_if_they_are_away(voiced, tmp_path, hashed):
+    config, _ = voiced
+    hl.load_or_generate(config, tmp_path / "data", progress=False)
+    hashed.clear()
+    hl.load_or_generate(config, tmp_path / "data", progress=False)
+    assert hashed == []
+    speech = Path(config.signal.voice_folder) / "a.wav"
+    os.utime(speech, (speech.stat().st_atime, speech.stat().st_mtime + 60))
+    for _ in range(2):
+        hl.load_or_generate(config, tmp_path / "data", progress=False)
+    assert hashed == ["a.wav"]
+    shutil.rmtree(config.signal.voice_folder)
+    assert hl.load_or_generate(config, tmp_path / "data", progress=False).sizes["sample"] == 4
 
 
 def test_an_input_file_that_cannot_be_read_is_named(voiced, monkeypatch):

@@ -105,6 +105,32 @@ def test_only_a_better_run_on_its_dataset_displaces_a_champion_and_none_a_promot
     assert table.index[table.champion & (table.architecture == "")].tolist() == [last]
 
 
+def test_a_champion_is_not_taken_for_promoted_where_a_process_was_killed_as_it_moved(store, finished, monkeypatch):
+    from mlflow import MlflowClient
+
+    first, move = finished("moved", "one", 3.0), MlflowClient.set_registered_model_alias
+
+    def killed(self, name, alias, number):
+        if alias == experiments.CHAMPION:
+            raise KeyboardInterrupt
+        move(self, name, alias, number)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finished("moved", "one", 2.0)
+    monkeypatch.undo()
+    assert store.get_model_version_by_alias("moved", experiments.CHAMPION).run_id == first
+    last = finished("moved", "one", 1.0)
+    assert store.get_model_version_by_alias("moved", experiments.CHAMPION).run_id == last
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"tracking": 3}', '{"tracking": {}}', "{"])
+def test_a_damaged_record_names_no_run(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    assert experiments.run_id_of(tmp_path) is None
+    assert experiments.run_id_of(tmp_path / "run.json") is None  # a file where a folder should be
+
+
 def test_a_run_that_goes_on_registers_its_model_once(store, onnx_file):
     """As one does that was killed after it had registered it."""
     log = experiments.TrackedRun("once", {"folder": "/once"})

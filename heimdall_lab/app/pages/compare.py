@@ -62,7 +62,9 @@ class Compare(DatasetViewer):
         self.unfit: dict[str, str] = {}
         self._opened: xr.Dataset | None = None
         self._located: xr.Dataset | None = None
-        self._in_memory: xr.Dataset | None = None  # the same without IQ, for pictures that read no files
+        self._in_memory: xr.Dataset | None = (
+            None  # the same without IQ and spectrograms, for pictures that read no files
+        )
         self._latencies_s: dict[str, float] = {}
         self._cancel = threading.Event()
         self._running = False
@@ -370,8 +372,9 @@ class Compare(DatasetViewer):
 
 
 def _compare(located: xr.Dataset, methods: list[str | Path], progress: Any) -> tuple[xr.Dataset, xr.Dataset]:
-    """Compare methods; return the scenes in memory, without IQ, and the leaderboard."""
-    return located.drop_dims("time", errors="ignore").compute(), leaderboard.compare(located, methods, progress)
+    """Compare methods; return the scenes in memory, without IQ and spectrograms, and the leaderboard."""
+    in_memory = located.drop_dims(["time", "frame"], errors="ignore").compute()
+    return in_memory, leaderboard.compare(located, methods, progress)
 
 
 def _report(located: xr.Dataset, board: xr.Dataset) -> bytes:

@@ -60,6 +60,7 @@ class Datasets(Viewer):
         self._verified: dict[str, tuple[str, str]] = {}  # by folder: checksum of the verified dataset, and the result
         self._checksums: dict[str, str] = {}  # of the verified datasets now, by folder
         self._states: dict[str, str] = {}  # of all datasets, by folder
+        self._asked = self._shown = 0  # how often the data folder was looked at, and which time is shown
         self._alert = error_alert()
         self._create = NewDatasetDialog(self._root, self._show_queued)
         self._jobs = JobList(self._root, "generate")
@@ -108,15 +109,20 @@ class Datasets(Viewer):
 
     async def _begin(self) -> None:
         """Show the datasets; jobs, whose progress may take seconds, come with the first refresh."""
-        self._show_datasets(await asyncio.to_thread(list_datasets, self._root))
+        listed = await asyncio.to_thread(list_datasets, self._root)
+        if not self._shown:
+            self._show_datasets(listed)
 
     async def refresh(self, fresh: bool = False) -> None:
         """Show what has changed in the data folder, ``fresh`` as in `take_snapshot`."""
-        snapshot = await asyncio.to_thread(take_snapshot, self._root, fresh)
         if self._verified:
             self._checksums = await asyncio.to_thread(_checksums, self._root, list(self._verified))
-        self._show_datasets(snapshot.datasets)
-        await self._jobs.update(snapshot)
+        self._asked += 1
+        asked, snapshot = self._asked, await asyncio.to_thread(take_snapshot, self._root, fresh)
+        if asked > self._shown:  # else a later one is shown already
+            self._shown = asked
+            self._show_datasets(snapshot.datasets)
+            await self._jobs.update(snapshot)
 
     def _show_datasets(self, listed: pd.DataFrame) -> None:
         before, self._states = self._state(), dict(zip(listed.folder, listed.state, strict=True))

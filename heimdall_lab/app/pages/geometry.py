@@ -330,6 +330,8 @@ class Geometry(Viewer):
         with show_errors(self._alert):
             saved = event.new != ITALY
             receivers = await asyncio.to_thread(load_network, self._root, event.new) if saved else italian_network()
+            if event.new != self._choice.value:
+                return  # another one was chosen meanwhile
             rows = [receiver.model_dump() for receiver in receivers]
             # Under the lock of the page, which awaiting gave away.
             pn.state.execute(partial(self.set_receivers, rows, fit=True), schedule=True)

@@ -1,10 +1,10 @@
 """Jobs: generation and training in processes of their own, one at a time, in the order in which they were submitted.
 
-Each job has a folder below ``jobs`` of the data folder, in which each file has one writer: ``task.json``, what was
-asked for; ``attempt.json``, when a process was started for it, and how much was done then; ``.running``, which that
-process keeps locked while it lives, and its number, ``pid``; ``ended.json``, how it says that it ended; ``cancelled``,
-that it was cancelled; ``log.txt``, what it printed. The progress of a job is read from the dataset's manifest, or from
-MLflow.
+Each job has a folder below ``jobs`` of the data folder, in which each file has one writer at a time: ``task.json``,
+what was asked for; ``attempt.json``, when a process was started for it, and how much was done then; ``.running``, which
+that process keeps locked while it lives, and its number, ``pid``; ``ended.json``, how it says that it ended;
+``cancelled``, that it was cancelled; ``log.txt``, what it printed. The progress of a job is read from the dataset's
+manifest, or from MLflow.
 
 A process that ended without writing ``ended.json``, as after a power cut, is started again, and resumes where it was.
 After three such ends in a row without progress, as when memory runs out, `start_next` writes ``ended.json`` instead:
@@ -186,7 +186,7 @@ def progress(root: Path, job: Job) -> Progress:
     spent_s = 0.0
     if job.started_at is not None:
         spent_s = ((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds()
-    rate = (done - attempt.get("done_before", 0)) / spent_s if spent_s > 0 else 0.0
+    rate = (done - attempt.get("done_before", attempt.get("samples_before", 0))) / spent_s if spent_s > 0 else 0.0
     return _progress(done, job.task.config.num_samples, "scenes", rate)
 
 
@@ -288,7 +288,7 @@ def _done(root: Path, task: Task) -> int | None:
     """Scenes or epochs that are done; None where that cannot be read now."""
     try:
         return _samples(root, task) if isinstance(task, Generation) else len(_epoch_times(root, task))
-    except ValueError:
+    except (ValueError, OSError):
         return None
 
 

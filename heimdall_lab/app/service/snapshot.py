@@ -84,5 +84,5 @@ def progress_or_none(root: Path, job: jobs.Job) -> jobs.Progress | None:
     """Read the progress of a job; None where neither manifest nor MLflow has it now."""
     try:
         return jobs.progress(root, job)
-    except ValueError:
+    except (ValueError, OSError):
         return None

@@ -99,7 +99,7 @@ def open_model(path: str | Path) -> OnnxLocalizer:
             f"model: {str(path)!r} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
         ) from error
     if missing := [name for name in _REQUIRED_METADATA if name not in stored]:
-        writer = json.loads(stored.get("package_version", "null"))
+        writer = stored.get("package_version", "").strip('"')
         raise ValueError(
             f"model: {str(path)!r} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
             + (f" in this version, {version('heimdall_lab')}: version {writer} wrote this one" if writer else "")
