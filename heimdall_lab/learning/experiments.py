@@ -298,8 +298,9 @@ def run_id_of(folder: str | Path, root: str | Path | None = None) -> str | None:
         tracking = dict(json.loads((Path(folder) / RUN).read_text(encoding="utf-8"))).get("tracking")
     except (OSError, TypeError, ValueError):
         return None
-    known = isinstance(tracking, dict) and tracking.get("uri") == tracking_uri(root)
-    return str(tracking.get("run_id")) if known else None
+    if not isinstance(tracking, dict) or tracking.get("uri") != tracking_uri(root):
+        return None
+    return str(tracking["run_id"]) if "run_id" in tracking else None
 
 
 def promote(run_id: str, root: str | Path | None = None) -> str:

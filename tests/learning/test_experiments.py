@@ -115,10 +115,10 @@ def test_a_champion_is_not_taken_for_promoted_where_a_process_was_killed_as_it_m
             raise KeyboardInterrupt
         move(self, name, alias, number)
 
-    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", killed)
-    with pytest.raises(KeyboardInterrupt):
-        finished("moved", "one", 2.0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finished("moved", "one", 2.0)
     assert store.get_model_version_by_alias("moved", experiments.CHAMPION).run_id == first
     last = finished("moved", "one", 1.0)
     assert store.get_model_version_by_alias("moved", experiments.CHAMPION).run_id == last
