@@ -120,7 +120,7 @@ class SharedFile(FileManager[Any]):
         """Return the handle, which is to be used under `LOCK`."""
         with LOCK:
             if self.key not in _handles:
-                if len(_handles) >= _MAX_HANDLES:
+                while len(_handles) >= _MAX_HANDLES:
                     _handles.popitem(last=False)[1].close()
                 _handles[self.key] = netCDF4.Dataset(self.key[0])
             _handles.move_to_end(self.key)
