@@ -142,6 +142,5 @@ def load(path: str | Path) -> Trained:
         if writer not in (None, reader):
             remedy = f"version {writer} wrote it, use that or {remedy}"
         raise ValueError(
-            f"model: {str(path)!r} holds no localizer of this version, {reader} ({type(error).__name__}: {error}); "
-            + remedy
+            f"model: {str(path)!r} holds no localizer of this version ({reader}; {type(error).__name__}: {error}); {remedy}"
         ) from error

@@ -261,6 +261,7 @@ def test_an_unknown_job_is_refused(root, identity):
             function(root, identity)
 
 
+@pytest.mark.slow
 def test_progress_of_training_comes_from_mlflow(root, small):
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)
     options = {"epochs": 3, "patience": 3}

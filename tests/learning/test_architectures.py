@@ -25,7 +25,10 @@ SCENES = 32
 FREEDOM = torch.tensor(8.0)
 SILENT = 8  # of each step of learning
 
-each_architecture = pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+_LARGE = ("localization_net", "iq_resnet18")  # take as long as all others together
+each_architecture = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _LARGE else n for n in architectures.ARCHITECTURES]
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

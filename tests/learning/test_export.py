@@ -22,7 +22,10 @@ SMALL = {  # in the place of defaults, to be quick
 KM = {"rtol": 1e-4, "atol": 1e-3}
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+_SLOW = {"localization_net": pytest.mark.slow}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=_SLOW.get(name, ())) for name in ARCHITECTURES])
 def pair(request, tmp_path_factory):
     """A localizer of each architecture with random weights and its file."""
     torch.manual_seed(2)

@@ -39,9 +39,10 @@ def test_a_model_of_another_version_is_refused_by_both_versions(tmp_path):
     path = tmp_path / "model.pt"
     model = architectures.build("triangulation")
     trained.save(trained.Trained("triangulation", {"depth": 3}, model, {"package_version": "9.0.0"}), path)
-    with pytest.raises(
-        ValueError, match=rf"version \({version('heimdall_lab')}\) but one of version 9\.0\.0 .* use that"
-    ):
+    message = (
+        rf"of this version \({version('heimdall_lab')}; .*\); version 9\.0\.0 wrote it, use that or train it again"
+    )
+    with pytest.raises(ValueError, match=message):
         trained.load(path)
 
 

@@ -55,6 +55,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(uninterrupted):
     assert uninterrupted.trained.about["dataset_seed"] == 5
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_training_goes_on_to_the_same_figures(folder, uninterrupted, tmp_path):
     """Kill -9 in the third epoch, then the same call."""
     script = f"""

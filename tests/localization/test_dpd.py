@@ -50,7 +50,7 @@ def test_signals_too_weak_for_single_pairs_are_located():
     assert board.failures.values[1] < 0.1
 
 
-@pytest.mark.parametrize("num_time", [300, 1000])
+@pytest.mark.parametrize("num_time", [300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_short_windows_are_as_uncertain_as_said(strong, num_time):
     """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma."""
     short = strong.isel(time=slice(num_time)).assign_attrs(duration_s=num_time / 50e3)

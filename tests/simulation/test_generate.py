@@ -101,6 +101,7 @@ def test_scheduler_without_workers_is_refused(small, cluster, tmp_path):
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
 
+@pytest.mark.slow
 def test_workers_of_another_version_or_without_the_package_are_refused(small, cluster, tmp_path):
     metadata = tmp_path / "other" / "heimdall_lab-9.9.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
@@ -121,6 +122,7 @@ def test_workers_of_another_version_or_without_the_package_are_refused(small, cl
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
 
+@pytest.mark.slow
 @mounts
 def test_workers_that_do_not_see_the_folder_are_refused(small, cluster, tmp_path):
     out = tmp_path / "mounted" / "out"
@@ -133,6 +135,7 @@ def test_workers_that_do_not_see_the_folder_are_refused(small, cluster, tmp_path
         hl.generate(small, out, progress=False, scheduler=address)
 
 
+@pytest.mark.slow
 def test_lost_scheduler_is_explained_and_what_is_written_is_kept(cluster, tmp_path):
     config = hl.preset("los_sync", num_samples=2000, shard_size=2, signal={"duration_s": 0.1})
     arguments = [sys.executable, "-m", "heimdall_lab.cli", "generate", "--preset", "los_sync", "--num-samples", "2000"]
@@ -157,6 +160,7 @@ def test_scheduler_is_for_folders_and_has_workers_of_its_own(small, tmp_path):
             hl.generate(small, scheduler="tcp://x:1", **options)
 
 
+@pytest.mark.slow
 def test_script_without_main_guard_runs_once(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("num_samples", [32, pytest.param(96, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [32, 96])
 def test_memory_does_not_grow_with_the_number_of_scenes(num_samples, tmp_path):
     """One second at 200 kHz on seven receivers; the limit is the same however many shards there are."""
     script = f"""

@@ -108,6 +108,7 @@ def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, url):
     expect(page.get_by_role("row", name=re.compile("tdoa_robust"))).to_be_visible()
 
 
+@pytest.mark.slow
 def test_incompatible_choices_are_disabled_with_the_reason(page, url):
     page.goto(f"{url}train")
     page.get_by_role("button", name="triangulation", exact=True).wait_for()
@@ -119,6 +120,7 @@ def test_incompatible_choices_are_disabled_with_the_reason(page, url):
     expect(page.get_by_text(re.compile(r"ConvNeXt.* 1 of \d datasets compatible"))).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_bad_value_is_refused_beside_its_field(page, url, root):
     page.goto(f"{url}datasets")
     page.get_by_role("button", name="New dataset").click()
@@ -152,6 +154,7 @@ def test_one_dataset_after_the_other_is_looked_into(page, url):
     expect(page.locator(".bk-Figure")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_a_reload_finds_the_job_and_cancel_ends_it(page, url, root):
     page.goto(f"{url}datasets")
     ask_for(page, "long", 20_000)

@@ -78,6 +78,7 @@ def test_a_click_tells_a_point_and_adds_a_receiver(opened):
     opened.wait_for_function("window.receivers.data.receiver.length === 8", timeout=10_000)
 
 
+@pytest.mark.slow
 def test_a_name_that_leads_elsewhere_is_refused_beside_the_field(opened, tmp_path):
     opened.get_by_label("Save as").fill("../x")
     opened.get_by_role("button", name="Save", exact=True).click()

@@ -36,6 +36,7 @@ def test_a_broken_recording_is_told_in_the_page(opened, tmp_path):
     expect(opened.get_by_text("broken.sigmf-meta: ")).to_be_visible(timeout=20_000)
 
 
+@pytest.mark.slow
 def test_files_above_the_limit_are_refused_and_the_page_lives_on(opened, tmp_path):
     large = [tmp_path / f"{name}.wav" for name in "ab"]
     for file in large:
