@@ -138,9 +138,7 @@ def load(path: str | Path) -> Trained:
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         about = kept.get("about") if isinstance(kept, dict) else None
         writer = about.get("package_version") if isinstance(about, dict) else None
-        reader, remedy = version("heimdall_lab"), "train it again"
-        if writer not in (None, reader):
+        what, remedy = f"{version('heimdall_lab')}; {type(error).__name__}: {error}", "train it again"
+        if writer not in (None, version("heimdall_lab")):
             remedy = f"version {writer} wrote it, use that or {remedy}"
-        raise ValueError(
-            f"model: {str(path)!r} holds no localizer of this version ({reader}; {type(error).__name__}: {error}); {remedy}"
-        ) from error
+        raise ValueError(f"model: {str(path)!r} holds no localizer of this version ({what}); {remedy}") from error
