@@ -29,8 +29,10 @@ demo: setup
 	$(BIN)/heimdall-lab compare data/demo/iq_test --methods $(CLASSICAL),$(QUICK)/model.onnx --pretrained \
 		--report data/demo/report.html
 
-# As many processes as there are cores, of one thread each; the tests of a file share one.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, as some wait for a browser or a server, of one thread each; the tests of a file
+# share one.
+PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
 
 lint: setup

@@ -100,6 +100,7 @@ def test_a_port_that_is_taken_is_refused_by_name(plain, tmp_path):
     assert "choose another --port" in second.stderr
 
 
+@pytest.mark.slow
 def test_all_that_training_writes_is_below_the_root(plain, here, small):
     root = here.parent / "elsewhere"
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "scenes", progress=False)

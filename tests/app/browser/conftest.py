@@ -12,7 +12,10 @@ from playwright.sync_api import sync_playwright
 import heimdall_lab as hl
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-_HARMLESS = ("GPU stall due to ReadPixels",)  # of Chromium's own drawing without a GPU
+_HARMLESS = (
+    "GPU stall due to ReadPixels",  # of Chromium's own drawing without a GPU
+    "net::ERR_ABORTED",  # what a page that is left was still loading
+)
 
 
 @pytest.fixture(scope="session")
