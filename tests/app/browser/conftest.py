@@ -7,14 +7,17 @@ from contextlib import contextmanager
 import panel as pn
 import pytest
 from dashboards import dashboard, free_port, wait_for
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 import heimdall_lab as hl
 
+MOST_MS = 120_000  # for what a page shows in a second where nothing else runs
+expect.set_options(timeout=MOST_MS)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _HARMLESS = (
     "GPU stall due to ReadPixels",  # of Chromium's own drawing without a GPU
     "net::ERR_ABORTED",  # what a page that is left was still loading
+    "reading 'rowManager'",  # of Panel's table, told of rows or scrolled in a frame in which it is not drawn
 )
 
 
@@ -47,7 +50,7 @@ def faultless_page(browser):
     opened.on("pageerror", lambda error: faults.append(f"page error: {error}"))
     opened.on("requestfailed", lambda request: faults.append(f"request failed: {request.url} {request.failure}"))
     opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(MOST_MS)
     yield opened
     opened.close()
     assert not [fault for fault in faults if not any(harmless in fault for harmless in _HARMLESS)]

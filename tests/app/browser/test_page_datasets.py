@@ -40,12 +40,12 @@ def test_three_pages_that_click_rows_at_once_leave_the_server_alive(browser, thr
             three_pages[0].wait_for_timeout(500)
             assert process.poll() is None
         for page in three_pages:
-            expect(page.get_by_text("of 24 scenes")).to_be_attached(timeout=60_000)
+            expect(page.get_by_text("of 24 scenes")).to_be_attached()
             expect(page.get_by_role("alert")).to_have_count(0)
             page.close()  # before the server, whose end it would report
         later = browser.new_page()
         later.goto(f"{url}datasets")
         later.get_by_role("gridcell", name=NAMES[0], exact=True).click()
-        expect(later.get_by_text("of 24 scenes")).to_be_visible(timeout=60_000)
+        expect(later.get_by_text("of 24 scenes")).to_be_visible()
         later.close()
         assert process.poll() is None

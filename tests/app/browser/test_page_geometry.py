@@ -34,7 +34,7 @@ PLACE = """(index) => {
 @pytest.fixture
 def opened(page, served, tmp_path):
     page.goto(served(lambda: Geometry(tmp_path)))
-    expect(page.get_by_text("Best place for one more receiver")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Best place for one more receiver")).to_be_visible()
     page.wait_for_function("document.querySelectorAll('.bk-Canvas').length > 0 || Bokeh.documents.length > 0")
     page.wait_for_timeout(1_000)
     page.evaluate(WATCH)
@@ -48,7 +48,7 @@ def drag(page, index, right_px):
     page.mouse.move(x + right_px, y, steps=5)
     page.evaluate("window.times = []")
     page.mouse.up()
-    page.wait_for_function("window.times.length > 0", timeout=10_000)
+    page.wait_for_function("window.times.length > 0")
     arrived, painted = page.evaluate("window.times[0].map((time) => time - window.released)")
     page.wait_for_timeout(500)
     return arrived, painted
@@ -71,19 +71,19 @@ def test_the_map_follows_a_drag_and_keeps_its_zoom(opened):
 def test_a_click_tells_a_point_and_adds_a_receiver(opened):
     x, y = opened.evaluate(PLACE, 2)
     opened.mouse.click(x + 60, y + 60)
-    expect(opened.get_by_text("receivers with signal")).to_be_visible(timeout=10_000)
+    expect(opened.get_by_text("receivers with signal")).to_be_visible()
     opened.get_by_role("button", name="Add", exact=True).click()
     opened.wait_for_timeout(500)
     opened.mouse.click(x + 60, y + 60)
-    opened.wait_for_function("window.receivers.data.receiver.length === 8", timeout=10_000)
+    opened.wait_for_function("window.receivers.data.receiver.length === 8")
 
 
 @pytest.mark.slow
 def test_a_name_that_leads_elsewhere_is_refused_beside_the_field(opened, tmp_path):
     opened.get_by_label("Save as").fill("../x")
     opened.get_by_role("button", name="Save", exact=True).click()
-    expect(opened.get_by_text("is refused: use letters")).to_be_visible(timeout=10_000)
+    expect(opened.get_by_text("is refused: use letters")).to_be_visible()
     opened.get_by_label("Save as").fill("mine")
     opened.get_by_role("button", name="Save", exact=True).click()
-    expect(opened.get_by_text("Saved as networks/mine.csv")).to_be_visible(timeout=10_000)
+    expect(opened.get_by_text("Saved as networks/mine.csv")).to_be_visible()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.csv"]
