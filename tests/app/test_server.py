@@ -56,6 +56,7 @@ def test_a_password_is_asked_for(tmp_path):
         assert client.get(f"{url}datasets").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_login_outlives_a_restart_if_the_cookie_secret_is_kept(tmp_path):
     options, port = ("--basic-auth", "secret", "--cookie-secret", "kept"), free_port()
     with httpx.Client() as client:

@@ -138,6 +138,7 @@ def test_a_bad_value_is_refused_beside_its_field(page, url, root):
     assert not (root.parent / "outside").exists()
 
 
+@pytest.mark.slow
 def test_one_dataset_after_the_other_is_looked_into(page, url):
     page.goto(f"{url}datasets")
     for name, scenes in (("los", 24), ("bare", 4), ("los", 24)):
