@@ -303,17 +303,37 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
             f"to {FORMAT}; use version {writer} or a later one"
         )
     try:
-        return Manifest.model_validate(fields)
+        manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         kinds = ("extra_forbidden", "missing")
         others = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in kinds]
         if not isinstance(writer, str) or (writer == reader and not others):
             raise _damaged(path, first_error(error, Manifest)) from error
-        raise StoreError(
-            f"{path}: was written by version {writer} and does not fit this version {reader} "
-            f"({'fields that only one has: ' + ', '.join(others) if others else first_error(error)}); open it with "
-            f"version {writer}, or put a copy of {MANIFEST} back if somebody changed it"
-        ) from error
+        raise _unfit(path, writer, others, first_error(error, Manifest)) from error
+    # An earlier version may lack a field that has a default today; this version writes all of them.
+    if writer == reader and (absent := list(_unset_fields(manifest.config, "config"))):
+        raise _unfit(path, writer, absent, "")
+    return manifest
+
+
+def _unset_fields(model: BaseModel, prefix: str) -> Iterator[str]:
+    """Yield the dotted names of the fields that a configuration was read without."""
+    for name, value in model:
+        if name not in model.model_fields_set:
+            yield f"{prefix}.{name}"
+        elif isinstance(value, BaseModel):
+            yield from _unset_fields(value, f"{prefix}.{name}")
+
+
+def _unfit(path: Path, writer: str, fields: list[str], reason: str) -> StoreError:
+    reader = version("heimdall_lab")
+    remedy = f"put a copy of {MANIFEST} back, or generate into another folder"
+    if writer != reader:
+        remedy = f"open it with version {writer}, or, if somebody changed it, {remedy}"
+    what = f"fields that only one has: {', '.join(fields)}" if fields else reason
+    return StoreError(
+        f"{path}: was written by version {writer} and does not fit this version {reader} ({what}); {remedy}"
+    )
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

@@ -192,7 +192,7 @@ def test_saving_asks_before_it_replaces_and_refuses_names_beside_the_field(page,
     asyncio.run(page.save())
     assert page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 7
-    asyncio.run(page._replace(None))
+    asyncio.run(page.save(replace=True))
     assert not page._replace_dialog.open
     assert len(load_network(tmp_path, "mine")) == 6
 

@@ -122,7 +122,7 @@ async def look_at_geometry(root):
     await page.save()
     await page.save()
     assert page._replace_dialog.open
-    await page._replace(None)
+    await page.save(replace=True)
     assert page._choice.options == [ITALY, "four", "mine"]
 
 

@@ -90,6 +90,20 @@ def test_a_damaged_manifest_is_told_with_a_remedy_that_loses_nothing(tmp_path, t
     assert "delete" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["seed", "signal.frequency_hz", "geometry"])
+def test_a_field_that_this_version_writes_and_that_is_missing_is_no_default(folder, name):
+    """Else a dataset of seed 3 would be opened as one of seed 0."""
+    fields = json.loads((folder / MANIFEST).read_text())
+    group, _, field = name.rpartition(".")
+    del (fields["config"][group] if group else fields["config"])[field]
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    with pytest.raises(StoreError, match=rf"version {HERE} .*only one has: config\.{name}\); put a copy of"):
+        hl.open_dataset(folder)
+    fields["package_version"] = "0.1.0"  # which may not have had it
+    (folder / MANIFEST).write_text(json.dumps(fields))
+    assert read_manifest(folder).config
+
+
 def test_another_configuration_is_refused_without_advice_to_delete(folder, small):
     with pytest.raises(StoreError, match=r"another seed; choose another folder$"):
         hl.generate(small.model_copy(update={"seed": 9}), folder, progress=False)

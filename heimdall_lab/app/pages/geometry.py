@@ -340,15 +340,15 @@ class Geometry(Viewer):
         """Show the network of an uploaded CSV file."""
         for name, content in files.items():
             with show_errors(self._alert):
-                self.set_receivers(
-                    [receiver.model_dump() for receiver in parse_receivers(bytes(content), name)], fit=True
-                )
+                receivers = parse_receivers(bytes(content), name)
+                self.set_receivers([receiver.model_dump() for receiver in receivers], fit=True)
 
     async def save(self, _event: Any = None, *, replace: bool = False) -> None:
         """Save the network under the name in the field, or show the error beside it; ask before one is replaced."""
         name = self._name.value_input or self._name.value
+        self._replace_dialog.open = False
         try:
-            if not replace and await asyncio.to_thread(_is_saved, self._root, name):
+            if not replace and await asyncio.to_thread(network_file(self._root, name).exists):
                 self._replace_dialog.open = True
                 return
             await asyncio.to_thread(save_network, self.receivers, self._root, name, replace=replace)
@@ -358,15 +358,11 @@ class Geometry(Viewer):
         self._name.param.update(error_state=False, helper_text=f"Saved as networks/{name}.csv")
         await self._offer_networks()
 
-    async def _replace(self, _event: Any) -> None:
-        self._replace_dialog.open = False
-        await self.save(replace=True)
-
     def _make_layout(self) -> pn.viewable.Viewable:
         self._replace_dialog.objects = [
             pmui.Typography("A network of this name is in the folder; its receivers would be lost."),
             pmui.Row(
-                pmui.Button(label="Replace", color="error", on_click=self._replace),
+                pmui.Button(label="Replace", color="error", on_click=partial(self.save, replace=True)),
                 pmui.Button(
                     label="Keep", variant="outlined", on_click=lambda _: self._replace_dialog.param.update(open=False)
                 ),
@@ -426,10 +422,6 @@ class Geometry(Viewer):
         return widget.from_param(
             self.param[name], label=label, description=self.param[name].doc, size="small", sizing_mode="stretch_width"
         )
-
-
-def _is_saved(root: Path, name: str) -> bool:
-    return network_file(root, name).exists()
 
 
 def _grid(area: tuple[tuple[float, float], ...], points: int) -> tuple[np.ndarray, np.ndarray]:
