@@ -90,6 +90,13 @@ def test_what_is_light_imports_neither_torch_nor_pictures():
     assert not {"torch", "panel", "holoviews", "bokeh", "xarray", "pandas", "numba"} & set(loaded)
 
 
+def test_generating_and_locating_load_of_scipy_what_they_use():
+    script = "import sys, heimdall_lab as hl; hl.generate, hl.locate, hl.compare; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert {"scipy.fft", "heimdall_lab.simulation.generate", "heimdall_lab.localization.estimators"} <= set(loaded)
+    assert not {"scipy.signal", "scipy.stats", "scipy.interpolate"} & set(loaded)
+
+
 def test_receiver_list_is_the_published_network():
     rows = list(csv.DictReader((ROOT / "data" / "receivers.csv").read_text().splitlines()))
     assert len(rows) == 7

@@ -9,7 +9,6 @@ from functools import cache
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
@@ -166,6 +165,7 @@ def _student_points() -> tuple[Array, Array]:
     The numbers choose the hypothesis of each point. All are the same in every scene, so that a fix depends on its
     delays alone.
     """
+    # SciPy loads its folder stats here, not at every start of this package.
     uniform = scipy.stats.qmc.Halton(5, scramble=False).random(_NUM_POINTS + 1)[1:]  # the first one is the corner
     stretch = np.sqrt(_PROPOSAL_FREEDOM / scipy.stats.chi2(_PROPOSAL_FREEDOM).ppf(uniform[:, 4]))
     return scipy.special.ndtri(uniform[:, 1:4]) * stretch[:, None], uniform[:, 0]

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
 
@@ -123,6 +122,7 @@ def cross_correlation(
     reference, received = spectrum[:, band]
     energy = np.sqrt((share * np.abs(reference) ** 2).sum() * (share * np.abs(received) ** 2).sum())
     step_hz = rate_hz / length
+    # SciPy loads its folder signal here, not at every start of this package.
     correlation = scipy.signal.czt(
         share * received * reference.conj(),
         m=len(lag_s),

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pooch
-from scipy import ndimage
-from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+import scipy.ndimage
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
@@ -231,12 +230,13 @@ def _fill_voids(samples: Array, void: Array) -> Array:
     """Replace voids by linear interpolation between the samples around them; beyond these, by the nearest."""
     if not void.any():
         return samples
-    rim = ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
+    rim = scipy.ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
     known, unknown = np.argwhere(rim), np.argwhere(void)
     values = samples[rim].astype(float)
-    estimate = NearestNDInterpolator(known, values)(unknown)
+    # SciPy loads its folder interpolate here, not at every start of this package.
+    estimate = scipy.interpolate.NearestNDInterpolator(known, values)(unknown)
     if len(known) >= 3 and (np.ptp(known, axis=0) > 0).all():
-        linear = LinearNDInterpolator(known, values)(unknown)
+        linear = scipy.interpolate.LinearNDInterpolator(known, values)(unknown)
         estimate = np.where(np.isnan(linear), estimate, linear)
     filled = samples.copy()
     filled[void] = np.rint(estimate) if samples.dtype == np.int16 else estimate

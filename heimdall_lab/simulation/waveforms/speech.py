@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 import scipy.io.wavfile
-import scipy.signal
 
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.compiled import njit
@@ -142,6 +141,7 @@ def _recording(path: Path, modified_ns: int) -> np.ndarray:  # noqa: ARG001
         audio = audio / -float(np.iinfo(samples.dtype).min)
     mono = audio.reshape(len(audio), -1).mean(axis=1, dtype=np.float32)
     common = gcd(AUDIO_RATE_HZ, int(rate_hz))
+    # SciPy loads its folder signal when it is first used: most datasets never do.
     mono = scipy.signal.resample_poly(mono, AUDIO_RATE_HZ // common, int(rate_hz) // common).astype(np.float32)
     mono.setflags(write=False)
     return mono
