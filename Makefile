@@ -33,6 +33,7 @@ demo: setup
 # share one.
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+TESTS = $(PYTEST) -p no:nbmake
 NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
 
 lint: setup
@@ -42,12 +43,12 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(TESTS) -m "not slow"
 	$(NBMAKE) notebooks/01_* notebooks/02_*
 
 # What test does, with journeys of minutes, repeated faults, long statistics, five times the drawn examples and all notebooks.
 check: lint
-	$(PYTEST) --hypothesis-profile=full
+	$(TESTS) --hypothesis-profile=full
 	$(NBMAKE) notebooks
 
 bench: setup
