@@ -33,7 +33,7 @@ demo: setup
 # share one.
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-TESTS = $(PYTEST) -p no:nbmake
+TESTS = $(PYTEST) -p no:nbmake -p no:schemathesis
 NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
 
 lint: setup

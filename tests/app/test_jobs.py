@@ -136,6 +136,7 @@ def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, smal
     assert "without a message" in found.message
 
 
+@pytest.mark.slow
 def test_a_job_outlives_a_killed_process_that_submitted_it_and_resumes_if_it_was_killed_too(root, small, tmp_path):
     config = small.model_copy(update={"num_samples": 400})
     (tmp_path / "task.json").write_text(generation(config).model_dump_json())

@@ -129,8 +129,9 @@ for _ in range(kills):
 """
 
 
-@pytest.mark.parametrize(("kills", "num_samples"), [(6, 60), pytest.param(20, 120, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path, kills, num_samples):
+@pytest.mark.slow
+def test_kills_at_random_moments_and_a_resume_give_identical_bytes(tmp_path):
+    kills, num_samples = 20, 120
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", KILL_AT_RANDOM, killed, str(kills), str(num_samples)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
