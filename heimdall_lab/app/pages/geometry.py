@@ -108,15 +108,7 @@ class Geometry(Viewer):
         return self._bound
 
     def set_receivers(self, rows: list[dict[str, Any]], *, fit: bool = False) -> None:
-        """Show another network, or show the error and keep the one on the map.
-
-        Parameters
-        ----------
-        rows : list of dict
-            Fields of `config.Receiver`.
-        fit : bool
-            Whether the area of the map follows.
-        """
+        """Show another network, with ``fit`` the area around it too; or show the error and keep the one on the map."""
         with show_errors(self._alert):
             config = self._make_config(rows)
             area = plots.network_area(config.geometry.receivers) if fit else self._area

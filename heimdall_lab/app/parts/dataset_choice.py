@@ -97,13 +97,7 @@ class DatasetViewer(Viewer):
 
 
 def complete_datasets(root: Path) -> dict[str, str]:
-    """Folders of the complete datasets below a folder, by their place in it.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or no such folder.
-    """
+    """Folders of the complete datasets below a folder, by their place in it; ValueError if there is none."""
     listed = list_datasets(root)
     folders = _folders_by_path(root, listed)
     if not folders:
@@ -123,12 +117,9 @@ def _place(root: Path, folder: str) -> str:
 
 
 def requested_dataset(folders: dict[str, str]) -> str:
-    """Return the folder of the dataset that the page's address names (``?dataset=NAME``), or the first.
+    """Folder of the dataset that the page's address names (``?dataset=NAME``), or the first.
 
-    Raises
-    ------
-    ValueError
-        If the address names one that is not offered.
+    ValueError if the address names one that is not offered.
     """
     location = pn.state.location
     name = location.query_params.get("dataset") if location else None

@@ -31,16 +31,10 @@ _COLUMNS = 3
 
 
 class Fields(Viewer):
-    """The fields of a model, those of each group behind a heading of its own.
+    """The fields of a pydantic model, those of each group behind a heading of its own.
 
-    Parameters
-    ----------
-    model : type
-        Of pydantic; numbers, texts, choices, switches, and models of these.
-    choices : mapping, optional
-        Options of fields that are chosen from a list, by dotted path.
-    leave_out : iterable of str, optional
-        Dotted paths that have no widget.
+    ``choices`` are options of fields that are chosen from a list, and ``leave_out`` fields that have no widget, both by
+    dotted path.
     """
 
     value = param.Parameter(doc="The validated model; None while a field is invalid.")

@@ -8,17 +8,7 @@ import panel as pn
 
 
 def make_table(titles: Mapping[str, str], page_size: int, **options: Any) -> pn.widgets.Tabulator:
-    """Make an empty table.
-
-    Parameters
-    ----------
-    titles : mapping
-        Heading of each column, by its name.
-    page_size : int
-        Most rows that are shown at a time.
-    **options
-        Of Tabulator.
-    """
+    """Make an empty table of columns, given as name and heading; ``options`` are Tabulator's."""
     return pn.widgets.Tabulator(
         pd.DataFrame(columns=list(titles)),
         titles=dict(titles),

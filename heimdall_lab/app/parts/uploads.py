@@ -18,13 +18,7 @@ Files = dict[str, bytearray]
 
 
 def safe_name(name: str) -> str:
-    """Return the name of an uploaded file if it stays in the folder that it is put into.
-
-    Raises
-    ------
-    ValueError
-        If it is no plain name of a file.
-    """
+    """Return an uploaded file's name if it stays in the folder that it is put into, else raise ValueError."""
     if not _NAME.fullmatch(name) or name in (".", "..") or len(name.encode()) > 255:
         raise ValueError(f"file name: {name!r} is refused: it is no plain name of a file; rename the file")
     return name
@@ -38,13 +32,7 @@ class UploadFolder:
         self.folder: Path | None = None
 
     def replace(self, files: Files) -> list[Path]:
-        """Remove the earlier files and write these.
-
-        Raises
-        ------
-        OSError
-            If they cannot be written.
-        """
+        """Remove the earlier files and write these; OSError if they cannot be written."""
         self.clear()
         self._parent.mkdir(parents=True, exist_ok=True)
         self._remove_old()
@@ -71,16 +59,8 @@ class UploadFolder:
 class FileInput(pmui.FileInput):
     """A button for files; they come in pieces, and are accepted or refused together.
 
-    Parameters
-    ----------
-    on_files : callable
-        Takes the content of every file by its name.
-    on_error : callable
-        Takes the message where the files are too large together, or one of their names is refused.
-    limit_bytes : int
-        Most bytes of all files together.
-    remedy : str
-        What to do with larger ones.
+    ``on_files`` takes the content of every file by its name. ``on_error`` takes the message where a name is refused, or
+    where the files exceed ``limit_bytes`` together; ``remedy`` says what to do with those.
     """
 
     def __init__(

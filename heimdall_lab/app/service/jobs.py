@@ -82,13 +82,7 @@ class Progress(BaseModel):
 
 
 def submit(root: Path, task: Task) -> Job:
-    """Queue a task: it is started when the jobs before it have ended.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be done, as far as that is known before it starts; the message names the field.
-    """
+    """Queue a task, started when the jobs before it have ended; ValueError names the field if it cannot be done."""
     tasks.check(root, task, earlier=[job.task for job in list_jobs(root)])
     asked_at = datetime.now(UTC)
     identity = f"{asked_at:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
@@ -125,25 +119,15 @@ def list_jobs(root: Path) -> list[Job]:
 
 
 def find_job(root: Path, identity: str) -> Job:
-    """Read the state of a job.
-
-    Raises
-    ------
-    JobError
-        If there is none of that identity.
-    """
+    """Read the state of a job; JobError if there is none of that identity."""
     return _read(_folder(root, identity))
 
 
 def cancel(root: Path, identity: str) -> Job:
     """Cancel a job: a waiting one at once, a running one after its shard or batch, or at once if cancelled twice.
 
-    What it wrote is kept: the same task, submitted again, resumes from there.
-
-    Raises
-    ------
-    JobError
-        If there is no such job, or it has ended.
+    What it wrote is kept: the same task, submitted again, resumes from there. JobError if there is no such job, or it
+    has ended.
     """
     folder = _folder(root, identity)
     with _queue_lock(root):
@@ -170,13 +154,7 @@ def start_next(root: Path) -> None:
 
 
 def progress(root: Path, job: Job) -> Progress:
-    """Read the progress of a job from the dataset's manifest or from MLflow.
-
-    Raises
-    ------
-    ValueError
-        If these cannot be read.
-    """
+    """Read a job's progress from the dataset's manifest or from MLflow; ValueError if these cannot be read."""
     if isinstance(job.task, Training):
         at = _epoch_times(root, job.task)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
@@ -191,13 +169,7 @@ def progress(root: Path, job: Job) -> Progress:
 
 
 def delete_dataset(root: Path, name: str) -> None:
-    """Delete a dataset that no job needs.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name, or a job that runs or waits makes it or learns from it.
-    """
+    """Delete a dataset; ValueError if there is none of that name, or a running or waiting job makes or reads it."""
     folder = dataset_folder(root, name)
     with _queue_lock(root):
         for job in list_jobs(root):
@@ -209,12 +181,7 @@ def delete_dataset(root: Path, name: str) -> None:
 def read_log(root: Path, identity: str, lines: int = 20) -> str:
     """Return the last lines that a job printed, at most, of a bar on one line its latest state.
 
-    Only the end of the log is read, 64 KiB of it.
-
-    Raises
-    ------
-    JobError
-        If there is no such job.
+    Only the end of the log is read, 64 KiB of it. JobError if there is no such job.
     """
     try:
         with (_folder(root, identity) / "log.txt").open("rb") as file:
@@ -293,14 +260,9 @@ def _done(root: Path, task: Task) -> int | None:
 
 
 def _start_or_give_up(root: Path, job: Job, done: int | None) -> None:
-    """Start the process of a job unless its earlier ones ended too often without a message and without progress.
+    """Start a job's process unless its earlier ones ended too often without a message and without progress.
 
-    Parameters
-    ----------
-    root : Path
-    job : Job
-    done : int, optional
-        Scenes or epochs that are done; without it no progress is assumed.
+    ``done`` are its scenes or epochs that are done; without it no progress is assumed.
     """
     before = _json(_folder(root, job.id) / "attempt.json")
     number, known = before.get("number", 0), before.get("done_before", done or 0)

@@ -35,14 +35,9 @@ _log = logging.getLogger(__name__)
 class Access:
     """Who may use the server; by default whoever reaches it.
 
-    Attributes
-    ----------
-    basic_auth : str
-        A password, or the path of a JSON file of names and passwords.
-    oauth : dict
-        Options of Panel's server: ``oauth_provider``, ``oauth_key``, ``oauth_secret``, ``oauth_redirect_uri``, …
-    cookie_secret : str
-        Signs the cookies of those who are logged in; without it every start makes a new one, which ends all logins.
+    ``basic_auth`` is a password, or the path of a JSON file of names and passwords; ``oauth`` has options of Panel's
+    server: ``oauth_provider``, ``oauth_key``, ``oauth_secret``, ``oauth_redirect_uri``, … ``cookie_secret`` signs the
+    cookies of those who are logged in; without it every start makes a new one, which ends all logins.
     """
 
     basic_auth: str = ""
@@ -59,31 +54,12 @@ def make_server(
     origins: tuple[str, ...] = (),
     access: Access | None = None,
 ) -> Any:
-    """Make the server, ready to be started.
+    """Make the Bokeh server; ``start()`` and ``io_loop.start()`` run it.
 
-    Parameters
-    ----------
-    root : path, optional
-        The data folder, by default as `data_folder` finds it; it is made if it is missing.
-    port : int
-        Of TCP.
-    address : str
-        Where to listen: by default for this machine alone.
-    prefix : str
-        Path before all others, as a reverse proxy passes it on.
-    origins : tuple of str
-        Hosts, with port unless it is the scheme's, by which browsers reach the server beside its own address.
-    access : Access, optional
-
-    Returns
-    -------
-    panel.io.server.Server
-        Of Bokeh; ``start()`` and ``io_loop.start()`` run it.
-
-    Raises
-    ------
-    OSError
-        If the port cannot be listened at.
+    ``root`` is the data folder, by default as `data_folder` finds it; it is made if it is missing. The server listens
+    for this machine alone by default. ``prefix`` is the path before all others, as a reverse proxy passes it on;
+    ``origins`` are hosts, with port unless it is the scheme's, by which browsers reach the server beside its own
+    address. OSError if the port cannot be listened at.
     """
     root = data_folder(root)
     root.mkdir(parents=True, exist_ok=True)

@@ -15,24 +15,12 @@ _MAX_AGE_S = 0.5
 
 
 class Snapshot(NamedTuple):
-    """The data folder at one moment.
+    """The data folder at one moment."""
 
-    Attributes
-    ----------
-    datasets : pandas.DataFrame
-        As `list_datasets` returns them.
-    jobs : list of Job
-        The newest first.
-    progress : dict of str to Progress or None
-        Of active jobs, by their identity; None where it is not known.
-    runs : frozenset of str
-        Names of the folders of training runs.
-    """
-
-    datasets: pd.DataFrame
-    jobs: list[jobs.Job]
-    progress: dict[str, jobs.Progress | None]
-    runs: frozenset[str]
+    datasets: pd.DataFrame  # as `list_datasets` returns them
+    jobs: list[jobs.Job]  # the newest first
+    progress: dict[str, jobs.Progress | None]  # of active jobs, by their identity; None where it is not known
+    runs: frozenset[str]  # names of the folders of training runs
 
 
 class _SnapshotCache:
@@ -60,11 +48,7 @@ _cache_of = cache(_SnapshotCache)
 def take_snapshot(root: Path, fresh: bool = False) -> Snapshot:
     """List what a data folder holds, and start the next job if none runs; takes tens of milliseconds.
 
-    Parameters
-    ----------
-    root : Path
-    fresh : bool
-        Do not return one that was taken up to half a second ago.
+    Unless ``fresh``, one that was taken up to half a second ago may be returned.
     """
     return _cache_of(root).get(fresh)
 

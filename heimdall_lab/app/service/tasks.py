@@ -55,13 +55,7 @@ def output_folder(root: Path, task: Generation | Training) -> Path:
 
 
 def dataset_folder(root: Path, name: str) -> Path:
-    """Folder of a dataset by its path in the data folder.
-
-    Raises
-    ------
-    JobError
-        If there is none of that path below the data folder.
-    """
+    """Folder of a dataset by its path in the data folder; JobError if there is none of that path below it."""
     parts = Path(name).parts
     inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts
     if not inside or not (root / name / MANIFEST).is_file():
@@ -70,19 +64,9 @@ def dataset_folder(root: Path, name: str) -> Path:
 
 
 def check(root: Path, task: Task, earlier: list[Task]) -> None:
-    """Refuse a task that cannot be done, as far as that is known before it starts.
+    """Refuse a task that cannot be done, as far as that is known before it starts; ValueError names the field.
 
-    Parameters
-    ----------
-    root : Path
-    task : Task
-    earlier : list of Task
-        Of all jobs; only a run that one of them wrote can be resumed.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be done; the message names the field.
+    Only a run that one of the ``earlier`` tasks, of all jobs, wrote can be resumed.
     """
     if isinstance(task, Generation):
         _check_generation(root, task)
