@@ -136,21 +136,11 @@ def network_map(
 ) -> hv.Overlay:
     """Draw GDOP, Cramér-Rao bound or CEP50 in colours, receivers, an ellipse at a point and the best site.
 
-    What is not observable stays blank. `redraw_network` puts other data into the figure that is made of it.
-
-    Parameters
-    ----------
-    bound : xr.Dataset
-        Result of `coverage.bound_map` over the area.
-    variable : str
-        ``gdop``, ``crlb_rmse`` or ``cep50``.
-    receivers : sequence of Receiver
-    area : (low, high) of longitude, (low, high) of latitude, degrees
-        As `network_area` returns it.
-    point : xr.Dataset, optional
-        Result of `coverage.bound_map` for one latitude and one longitude: where the 95 % ellipse is drawn.
-    site : (longitude, latitude), optional
-        Degrees, of the star.
+    ``bound`` is the result of `coverage.bound_map` over the area, ``variable`` its ``gdop``, ``crlb_rmse`` or
+    ``cep50``. The area, of longitudes and latitudes, is as `network_area` returns it. ``point`` is the result of
+    `coverage.bound_map` at the place of the 95 % ellipse; ``site``, where the star is, has longitude and latitude. All
+    angles are in degrees. What is not observable stays blank. `redraw_network` puts other data into the figure that is
+    made of it.
     """
     axes = map_axes()
     values = bound[variable].transpose("latitude", "longitude")
@@ -184,14 +174,7 @@ def redraw_network(
     point: xr.Dataset | None = None,
     site: tuple[float, float] | None = None,
 ) -> None:
-    """Put other data into the Bokeh figure of a `network_map` of the same area; its view stays as it is.
-
-    Parameters
-    ----------
-    figure : bokeh.plotting.figure
-    bound, variable, receivers, area, point, site
-        As `network_map` takes them.
-    """
+    """Put other data into the Bokeh figure of a `network_map` of the same area; its view stays as it is."""
     values = bound[variable].transpose("latitude", "longitude")
     low, high = colour_limits(values.values)
     renderers = {renderer.name: renderer for renderer in figure.renderers}  # figure.select takes 6 ms each time

@@ -28,17 +28,13 @@ _LEAST_M = 1e-3  # a logarithmic scale has no 0
 def error_cdf(board: xr.Dataset) -> hv.Overlay:
     """Draw the share of fixes with at most a given error for each method, and the same for an ideal method.
 
-    The ideal method's errors are normal with the Cramér-Rao bound of each scene as their covariance.
+    The ideal method's errors are normal with the Cramér-Rao bound of each scene as their covariance. The axis of errors
+    is logarithmic, in m.
 
     Parameters
     ----------
     board : xr.Dataset
         Result of `leaderboard.compare`.
-
-    Returns
-    -------
-    hv.Overlay
-        Steps over a logarithmic axis in m.
     """
     board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
     curves = [
@@ -66,11 +62,6 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
     ----------
     board : xr.Dataset
         Result of `leaderboard.compare`.
-
-    Returns
-    -------
-    hv.Overlay
-        A curve for each method.
     """
     board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
     level = np.linspace(0, 1, 201)
@@ -94,24 +85,10 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
 
 
 def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
-    """Draw the median error of each method, and of an ideal one, over what makes scenes hard.
+    """Draw the median error of each method, and of an ideal one, over a condition of `localization.errors.BINS`.
 
-    Parameters
-    ----------
-    board : xr.Dataset
-        Result of `leaderboard.compare`.
-    by : str
-        Of `localization.errors.BINS`: snr, gdop or receivers.
-
-    Returns
-    -------
-    hv.Overlay
-        Over the bins that hold samples, whose number stands below each.
-
-    Raises
-    ------
-    ValueError
-        If ``by`` is unknown.
+    The board is a result of `leaderboard.compare`. Each bin that holds samples is drawn, with their number below it.
+    ValueError if the condition is unknown.
     """
     if by not in _CONDITIONS:
         raise ValueError(f"by: {by!r} is unknown; choose one of {', '.join(_CONDITIONS)}")
@@ -146,21 +123,16 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
 
 
 def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay:
-    """Draw the true positions, coloured by the error of one method on a logarithmic scale.
+    """Draw the true positions, coloured by the error of one method on a logarithmic scale; a cross is a failed fix.
+
+    Receivers are drawn where they are the same in all samples.
 
     Parameters
     ----------
     dataset : xr.Dataset
-        With the true positions; receivers are drawn where they are the same in all samples.
+        With the true positions.
     board : xr.Dataset
         Result of `leaderboard.compare` for it.
-    method : str
-        On the board.
-
-    Returns
-    -------
-    hv.Overlay
-        Where a fix did not converge there is a cross.
 
     Raises
     ------

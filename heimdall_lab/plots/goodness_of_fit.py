@@ -15,7 +15,6 @@ def distribution(values: np.ndarray, law: Any, label: str, title: str = "") -> h
 
     Parameters
     ----------
-    values : array
     law : scipy.stats frozen distribution
         With ``pdf`` and ``ppf``.
     label : str

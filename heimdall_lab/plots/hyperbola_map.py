@@ -41,17 +41,7 @@ class Hyperbolas(NamedTuple):
 def trace_hyperbolas(
     dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None
 ) -> Hyperbolas:
-    """Compute the lines that `hyperbolas` draws, which takes a third of a second of geodesics.
-
-    Parameters
-    ----------
-    dataset, sample, measured, fixes
-        As `hyperbolas` takes them.
-
-    Returns
-    -------
-    Hyperbolas
-    """
+    """Compute the lines that `hyperbolas` draws of the same arguments, which takes a third of a second of geodesics."""
     scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
     places = projected_places(scene, drawn_fixes(scene, fixes), _DEGREES)
     x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
@@ -77,10 +67,12 @@ def hyperbolas(
 ) -> hv.Overlay:
     """Draw the lines on which a transmitter would cause each measured time difference; they cross where it stands.
 
+    The axes are longitude and latitude, with equal scales at the middle.
+
     Parameters
     ----------
     dataset : xr.Dataset
-        Of the contract; ``propagation`` decides between geodesic and straight distances.
+        ``propagation`` decides between geodesic and straight distances.
     sample : int
         Label of the scene along ``sample``.
     measured : xr.Dataset
@@ -89,11 +81,6 @@ def hyperbolas(
         As `estimators.locate` or `leaderboard.compare` return them.
     traced : Hyperbolas, optional
         Result of `trace_hyperbolas` for the same, if at hand.
-
-    Returns
-    -------
-    hv.Overlay
-        On latitude and longitude, with the scale of both made equal at the middle.
 
     Raises
     ------

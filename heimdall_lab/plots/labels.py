@@ -85,24 +85,10 @@ def label_sides(
     x_scale: float = 1.0,
     width_px: int = MAP_PX[0],
 ) -> list[str]:
-    """Choose a side for every receiver's name on which it covers no other receiver or name.
+    """Choose the side of each name at which its receiver is, so that it covers no other receiver or name.
 
-    Parameters
-    ----------
-    place : (P, 2)
-        Map coordinates.
-    names : sequence of str
-    x_range : (left, right)
-        Of the map.
-    x_scale : float
-        Length of a step in x over that of the same step in y.
-    width_px : int
-        Of the map's frame.
-
-    Returns
-    -------
-    list of str
-        Side of the text at which its receiver is: left, right, top or bottom.
+    Each is left, right, top or bottom. Places (P, 2) and ``x_range`` are in map coordinates; ``x_scale`` is the length
+    of a step in x over that of the same step in y, and ``width_px`` the width of the map's frame.
     """
     scaled = place * [x_scale, 1.0]
     left, right = x_range[0] * x_scale, x_range[1] * x_scale

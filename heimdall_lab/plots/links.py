@@ -47,18 +47,7 @@ def feature_label(feature: str) -> str:
 
 
 def link_rows(table: pd.DataFrame) -> ColumnDataSource:
-    """Put links where figures take them from.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Result of `link_table.links`.
-
-    Returns
-    -------
-    bokeh.models.ColumnDataSource
-        The columns of the table, and ``colour_by_…`` of each of ``COLOUR_BY``.
-    """
+    """Put links of `link_table.links` where figures take them from, with ``colour_by_…`` of each of ``COLOUR_BY``."""
     colours = {f"colour_by_{by}": _colours(table, by)[0] for by in COLOUR_BY}
     return ColumnDataSource({str(name): table[name].to_numpy() for name in table} | colours)
 
@@ -69,18 +58,9 @@ def link_colours(table: pd.DataFrame, by: str) -> dict[str, str]:
 
 
 def link_scatter(rows: ColumnDataSource, x: str, y: str, colour_by: str, size: tuple[int, int]) -> figure:
-    """Draw one feature over another.
+    """Draw one of `schema.FEATURES` over another, of `link_rows`, in the colours of one of ``COLOUR_BY``.
 
-    Parameters
-    ----------
-    rows : bokeh.models.ColumnDataSource
-        Result of `link_rows`.
-    x, y : str
-        Of `schema.FEATURES`.
-    colour_by : str
-        Of ``COLOUR_BY``.
-    size : (width, height)
-        In pixels, axes included.
+    The size, (width, height) in pixels, includes the axes.
     """
     x_range, y_range = (_range(rows.data[name]) for name in (x, y))
     picture = _figure(size, x_range, y_range, feature_label(x), feature_label(y))
@@ -89,10 +69,7 @@ def link_scatter(rows: ColumnDataSource, x: str, y: str, colour_by: str, size: t
 
 
 def link_truth(rows: ColumnDataSource, feature: str, colour_by: str, size: tuple[int, int]) -> figure:
-    """Draw a feature over its truth, with the diagonal on which both agree.
-
-    Parameters are those of `link_scatter`.
-    """
+    """Draw a feature over its truth as `link_scatter` does, with the diagonal on which both agree."""
     truth = f"true_{feature}"
     limits = _range([rows.data[name] for name in (truth, feature)])
     label = feature_label(feature)
@@ -105,16 +82,9 @@ def link_truth(rows: ColumnDataSource, feature: str, colour_by: str, size: tuple
 def link_map(
     rows: ColumnDataSource, receivers: dict[str, tuple[float, float]], colour_by: str, size: tuple[int, int]
 ) -> figure:
-    """Draw the transmitters of links, and receivers as triangles.
+    """Draw the transmitters of links, and receivers as triangles; otherwise as `link_scatter`.
 
-    Parameters
-    ----------
-    rows : bokeh.models.ColumnDataSource
-        Result of `link_rows`.
-    receivers : dict of str to (longitude, latitude)
-        Degrees, by name; empty where they stand elsewhere in each scene.
-    colour_by, size
-        As of `link_scatter`.
+    Receivers have longitude and latitude in degrees, by name; none where they stand elsewhere in each scene.
     """
     place = np.stack([rows.data[f"transmitter_{name}"] for name in ("longitude", "latitude")], axis=-1)
     shown = np.concatenate([place, np.array(list(receivers.values())).reshape(-1, 2)])
@@ -139,16 +109,7 @@ def link_histograms(rows: ColumnDataSource, features: list[str], size: tuple[int
     """Draw how features are distributed: all links, and over these the selected ones, as soon as they are selected.
 
     A range that is selected across a histogram selects its links. Histograms that were drawn of these rows before are
-    no longer kept up.
-
-    Parameters
-    ----------
-    rows : bokeh.models.ColumnDataSource
-        Result of `link_rows`.
-    features : list of str
-        Of `schema.FEATURES`.
-    size : (width, height)
-        Of each, in pixels, axes included.
+    no longer kept up. The size of each, (width, height) in pixels, includes the axes.
     """
     pictures, bins = [], []
     for feature in features:

@@ -36,15 +36,11 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
     Parameters
     ----------
     dataset : xr.Dataset
-        Of the contract. Receivers without signal are hollow; an unknown transmitter is left out.
+        Receivers without signal are hollow; an unknown transmitter is left out.
     sample : int
         Label of the scene along ``sample``.
     fixes : xr.Dataset, optional
         As `estimators.locate` or `leaderboard.compare` return them.
-
-    Returns
-    -------
-    hv.Overlay
 
     Raises
     ------
@@ -70,24 +66,8 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
 
     The axes are metres or kilometres east and north of the transmitter or, where it is unknown, of the fix with the
     smallest ellipse. Fixes that are many times further away than the best one are left out, and the legend says so.
-
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        Of the contract.
-    sample : int
-        Label of the scene along ``sample``.
-    fixes : xr.Dataset
-        As `estimators.locate` or `leaderboard.compare` return them; ``crlb_covariance`` is drawn if it is there.
-
-    Returns
-    -------
-    hv.Overlay
-
-    Raises
-    ------
-    ValueError
-        If the sample is not in the dataset.
+    They are as `estimators.locate` or `leaderboard.compare` return them; ``crlb_covariance`` is drawn if it is there.
+    ValueError if there is no sample of that label.
     """
     scene = load_scene(dataset, sample)
     drawn = drawn_fixes(scene, fixes)
@@ -131,28 +111,10 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
 def likelihood_map(
     dataset: xr.Dataset, sample: int, likelihood: xr.DataArray, fixes: xr.Dataset | None = None
 ) -> hv.Overlay:
-    """Draw how likely every position is, given the IQ; the less likely half of the map has one colour.
+    """Draw how likely every position is by `dpd.likelihood`; the less likely half of the map has one colour.
 
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        Of the contract.
-    sample : int
-        Label of the scene along ``sample``.
-    likelihood : xr.DataArray
-        Result of `dpd.likelihood` for it.
-    fixes : xr.Dataset, optional
-        As `estimators.locate` or `leaderboard.compare` return them; drawn without their ellipses.
-
-    Returns
-    -------
-    hv.Overlay
-        On the axes of `scene_map`.
-
-    Raises
-    ------
-    ValueError
-        If the sample is not in the dataset.
+    The axes are those of `scene_map`. Fixes, as `estimators.locate` or `leaderboard.compare` return them, are drawn
+    without their ellipses. ValueError if there is no sample of that label.
     """
     scene = load_scene(dataset, sample)
     projection = _tangent_plane(scene)

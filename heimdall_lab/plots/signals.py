@@ -113,19 +113,7 @@ def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
 def waterfall(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Image:
     """Draw the power density of one receiver as its operator sees it: frequency across, time running down.
 
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        With IQ.
-    sample : int
-        Label of the scene along ``sample``.
-    receiver : str
-        Name of a present receiver.
-
-    Raises
-    ------
-    ValueError
-        If the sample is not in the dataset, or the receiver not in the sample.
+    ValueError if there is no sample of that label, or the receiver is not present in it.
     """
     scene = load_scene(dataset, sample)
     voltage, unit, scale = _present_voltage(scene)
@@ -142,20 +130,7 @@ def constellation(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Points:
     """Draw the IQ samples of one receiver in the complex plane, in units of their rms amplitude.
 
     Frequency modulation is a ring, noise alone a cloud. Of long recordings evenly spaced IQ samples are drawn.
-
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        With IQ.
-    sample : int
-        Label of the scene along ``sample``.
-    receiver : str
-        Name of a present receiver.
-
-    Raises
-    ------
-    ValueError
-        If the sample is not in the dataset, or the receiver not in the sample.
+    ValueError if there is no sample of that label, or the receiver is not present in it.
     """
     scene = load_scene(dataset, sample)
     voltage = _present_voltage(scene)[0][_receiver_row(scene, receiver)]

@@ -19,13 +19,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def learning_curves(data: pd.DataFrame) -> hv.Overlay:
-    """Draw the loss of training and validation scenes after each epoch.
-
-    Parameters
-    ----------
-    data : pandas.DataFrame
-        Index epoch, columns ``train_loss`` and ``validation_loss``; without rows there are axes alone.
-    """
+    """Draw ``train_loss`` and ``validation_loss`` after each epoch, the index; without rows, axes alone."""
     loss = hv.Dimension("loss", label="negative log likelihood")
     curves = [
         _curve(data, f"{name}_loss", loss).relabel(name).opts(color=colour, backend="bokeh")
@@ -36,13 +30,7 @@ def learning_curves(data: pd.DataFrame) -> hv.Overlay:
 
 
 def error_curve(data: pd.DataFrame) -> hv.Curve:
-    """Draw the median error of the validation scenes after each epoch.
-
-    Parameters
-    ----------
-    data : pandas.DataFrame
-        Index epoch, column ``validation_median_error_km``; without rows there are axes alone.
-    """
+    """Draw ``validation_median_error_km`` after each epoch, the index; without rows, axes alone."""
     error = hv.Dimension("error_km", label="median error", unit="km")
     curve = _curve(data, "validation_median_error_km", error).opts(color="#D55E00", logy=True, backend="bokeh")
     return curve.opts(title="Error of validation scenes", **_OPTIONS, backend="bokeh")
