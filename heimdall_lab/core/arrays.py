@@ -26,10 +26,7 @@ def fft_namespace(array: Array) -> Any:
 def backend_namespace(backend: str) -> ModuleType:
     """Return the array module of a backend; ``auto`` is CuPy where a GPU answers, else NumPy.
 
-    Raises
-    ------
-    ValueError
-        If the backend is unknown, or ``cupy`` is asked for where it cannot run.
+    ValueError if the backend is unknown, or ``cupy`` is asked for where it cannot run.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
@@ -59,18 +56,10 @@ def batch_slices(count: int, per_batch: int) -> Iterator[slice]:
 
 
 def phasor(cycles_per_step: Array, count: int, *, start: int = 0, block: int = 256) -> Array:
-    """Evaluate exp(2πj · cycles · n) for n = start … start + count − 1.
+    """Evaluate exp(2πj · cycles · n) for n = start … start + count − 1: (..., count) complex64 of (...) float64.
 
-    The exponent is split as n = block · a + b, so that only count / block + block exponentials are evaluated for
-    each row and the rest is one complex product; the angle is reduced in float64, so long rows lose no phase.
-
-    Parameters
-    ----------
-    cycles_per_step : (...) float64
-
-    Returns
-    -------
-    (..., count) complex64
+    The exponent is split as n = block · a + b, so that only count / block + block exponentials are evaluated for each
+    row and the rest is one complex product; the angle is reduced in float64, so long rows lose no phase.
     """
     xp = array_namespace(cycles_per_step)
     coarse_steps = start + block * xp.arange(-(-count // block))

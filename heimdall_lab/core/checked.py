@@ -29,11 +29,7 @@ class CheckedModel(BaseModel):
 def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Say in one line which field pydantic refused first, its value, and what is accepted.
 
-    Parameters
-    ----------
-    error : ValidationError
-    model : type
-        The model that was validated; its fields are listed where an unknown one is given.
+    Where an unknown field is given, those of the validated model are listed.
     """
     return error_text(error.errors(include_url=False)[0], model)
 

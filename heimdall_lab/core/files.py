@@ -49,16 +49,8 @@ def locked(folder: Path) -> Iterator[str]:
     """Make a dataset folder if there is none, and keep other processes from writing to it inside the block.
 
     The operating system gives the lock back when this process ends, however that happens. Readers are not affected.
-
-    Yields
-    ------
-    str
-        Text of the lock's file, by which another machine can check that it sees this folder.
-
-    Raises
-    ------
-    StoreError
-        If another process holds the lock, or the folder cannot be written to.
+    Yields the text of the lock's file, by which another machine can check that it sees this folder. StoreError if
+    another process holds the lock, or the folder cannot be written to.
     """
     path = folder / LOCK
     holder = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}"

@@ -76,18 +76,10 @@ def kernel(table: np.ndarray, fraction: float, taps: np.ndarray) -> None:
 
 
 def upsample(waveform: np.ndarray, factor: int) -> np.ndarray:
-    """Raise the sample rate of waveforms by a whole factor.
+    """Raise the sample rate of waveforms (S, M) complex64 by a whole factor: (S, 2, (M − TAPS) · factor) float32.
 
-    Parameters
-    ----------
-    waveform : (S, M) complex64
-    factor : int
-
-    Returns
-    -------
-    (S, 2, (M − TAPS) · factor) float32
-        Real and imaginary part, so that compilers find neighbours to work on together; the first sample is the
-        waveform's sample LEAD.
+    Real and imaginary part are apart, so that compilers find neighbours to work on together; the first sample is the
+    waveform's sample LEAD.
     """
     planar = np.empty((len(waveform), 2, (waveform.shape[1] - TAPS) * factor), dtype=np.float32)
     _upsample(waveform.view(np.float32).reshape(*waveform.shape, 2), factor, TABLE, planar)

@@ -23,12 +23,8 @@ def display(title: str, total: int, enabled: bool = True, *, about: str = "") ->
     """Show a bar on a terminal, and plain lines elsewhere; both on standard error.
 
     There is a line at the first and the last report, and in between about one for each hundredth of the total, at most
-    one a second and at least one a minute, so that a log stays readable however many reports there are.
-
-    Parameters
-    ----------
-    about : str
-        What is done and how, shown in a line of its own before the first report.
+    one a second and at least one a minute, so that a log stays readable however many reports there are. ``about``, what
+    is done and how, has a line of its own before the first report.
     """
     if not enabled:
         yield lambda *_: None
@@ -89,12 +85,8 @@ def _lines(write: Callable[[str], None], total: int, about: str) -> ProgressCall
 def stop_requests(terminate: bool = False) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C inside the block into a request to stop; a second one raises KeyboardInterrupt at once.
 
-    Where Ctrl-C is ignored, or outside of the main thread, the request never comes.
-
-    Parameters
-    ----------
-    terminate : bool
-        Take SIGTERM for such a request too.
+    Where Ctrl-C is ignored, or outside of the main thread, the request never comes. With ``terminate``, SIGTERM is such
+    a request too.
     """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():

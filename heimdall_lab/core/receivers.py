@@ -27,10 +27,7 @@ class Receiver(CheckedModel):
 def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
     """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
 
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, lacks a column or holds a value out of bounds.
+    ConfigError if the file cannot be read, lacks a column or holds a value out of bounds.
     """
     try:
         content = Path(path).read_bytes()
@@ -42,10 +39,7 @@ def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
 def parse_receivers(content: bytes, source: str) -> tuple[Receiver, ...]:
     """Read a network from the content of such a file, which errors call by the name of its source.
 
-    Raises
-    ------
-    ConfigError
-        If it is no text in UTF-8, lacks a column or holds a value out of bounds.
+    ConfigError if it is no text in UTF-8, lacks a column or holds a value out of bounds.
     """
     try:
         rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="surplus")
@@ -93,10 +87,7 @@ def saved_networks(root: str | Path) -> list[str]:
 def network_file(root: str | Path, name: str) -> Path:
     """File of a network below a folder of data, which need not exist.
 
-    Raises
-    ------
-    ConfigError
-        If the name holds anything but letters, digits, hyphens and underscores.
+    ConfigError if the name holds anything but letters, digits, hyphens and underscores.
     """
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"name: {name!r} is refused: use letters A-Z, a-z, digits, - and _ only, at least one")
@@ -104,33 +95,14 @@ def network_file(root: str | Path, name: str) -> Path:
 
 
 def load_network(root: str | Path, name: str) -> tuple[Receiver, ...]:
-    """Read a saved network.
-
-    Raises
-    ------
-    ConfigError
-        If the name is not allowed, or the file cannot be read or holds a value out of bounds.
-    """
+    """Read a saved network; ConfigError if its name is not allowed, or its file as `read_receivers` refuses it."""
     return read_receivers(network_file(root, name))
 
 
 def save_network(receivers: Iterable[Receiver], root: str | Path, name: str, *, replace: bool = False) -> Path:
     """Write a network below a folder of data, and return its file.
 
-    Parameters
-    ----------
-    receivers : iterable of Receiver
-    root : path
-    name : str
-    replace : bool
-        Whether a network of that name may be overwritten.
-
-    Raises
-    ------
-    ConfigError
-        If the name is not allowed, or exists and may not be replaced.
-    OSError
-        If the file cannot be written.
+    ConfigError if the name is not allowed, or exists without ``replace``; OSError if the file cannot be written.
     """
     file = network_file(root, name)
     file.parent.mkdir(parents=True, exist_ok=True)

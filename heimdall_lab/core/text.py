@@ -25,12 +25,8 @@ def duration_text(seconds: float) -> str:
 def si_text(value: float) -> str:
     """Write a number of bytes, samples, … with three digits and the SI prefix of its unit, which follows.
 
-    Examples
-    --------
-    >>> si_text(17.92e6) + "B"
-    '17.9 MB'
-    >>> si_text(96) + "B"
-    '96 B'
+    >>> si_text(17.92e6) + "B", si_text(96) + "B"
+    ('17.9 MB', '96 B')
     """
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
     while abs(value) >= 999.5 and len(prefixes) > 1:
