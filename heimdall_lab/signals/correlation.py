@@ -16,21 +16,11 @@ _PHASOR_BLOCK = 64  # near the root of the lengths here
 
 
 class AmbiguityPeak(NamedTuple):
-    """Where the cross-ambiguity of each receiver with its reference is largest, each (S, R).
+    """Where the cross-ambiguity of each receiver with its reference is largest, each (S, R)."""
 
-    Attributes
-    ----------
-    delay_samples
-        How much later the receiver sees the waveform; NaN where no peak lies within the delays allowed.
-    frequency_cycles
-        How much higher the receiver sees it, in cycles per sample.
-    coherence
-        Squared magnitude of the peak over the product of the energies, 0 … 1 (Cauchy-Schwarz).
-    """
-
-    delay_samples: Array
-    frequency_cycles: Array
-    coherence: Array
+    delay_samples: Array  # how much later the receiver sees the waveform; NaN without a peak within the delays allowed
+    frequency_cycles: Array  # how much higher the receiver sees it, in cycles per sample
+    coherence: Array  # squared peak over the product of the energies, 0 … 1 (Cauchy-Schwarz)
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
@@ -42,23 +32,13 @@ def ambiguity_peak(
     max_delay_samples: Array,
     max_frequency_cycles: float,
 ) -> AmbiguityPeak:
-    """Find the delay and frequency offset of each receiver against its scene's reference.
+    """Find the delay and frequency offset of each receiver of iq (S, R, N) against its scene's reference (S,).
 
-    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid inside the allowed delays and
-    frequencies and then refined by Newton steps, which makes it the maximum likelihood estimate where the reference is
-    strong. Only the band between the outermost weights of at least half the largest one is used, at a rate of its own.
-
-    Parameters
-    ----------
-    iq : (S, R, N) complex64
-    reference : (S,) int
-        Index of each scene's reference receiver.
-    weight : (S, F) float
-        Spectral weight on F equal frequency steps that span the band, ascending from −1/2 cycle per sample.
-    max_delay_samples : (S, R)
-        Largest delay against the reference that is searched.
-    max_frequency_cycles : float
-        Largest frequency offset against the reference that is searched, cycles per sample.
+    The peak of |Σ_f X_i(f + ν) W(f) X_ref*(f) exp(2πj f τ)|² is searched on a grid inside the allowed delays (S, R),
+    and frequencies in cycles per sample, and then refined by Newton steps, which makes it the maximum likelihood
+    estimate where the reference is strong. The spectral weight (S, F) is on F equal frequency steps that span the band,
+    ascending from −1/2 cycle per sample. Only the band between its outermost values of at least half the largest one is
+    used, at a rate of its own.
 
     Source: Stein, "Algorithms for ambiguity function processing", IEEE Trans. ASSP 29 (1981).
     """
@@ -101,12 +81,8 @@ def cross_correlation(
 ) -> np.ndarray:
     """Magnitude of the weighted cross-correlation at equally spaced lags (L,), over the root of both energies.
 
-    Parameters
-    ----------
-    pair : (2, N)
-        Reference and receiver.
-    weight : (F,)
-        Spectral weight on F equal frequency steps that span the band, ascending.
+    The pair (2, N) is reference and receiver; the weight (F,) is on F equal frequency steps that span the band,
+    ascending.
 
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976), eq. (6), evaluated by the chirp z transform.
     """
@@ -138,9 +114,9 @@ def _dot(first: Array, second: Array) -> Array:
 
 
 def _occupied_band(weight: Array) -> tuple[Array, Array]:
-    """Centre and width of the band between the outermost weights of at least half the largest one, each (S,).
+    """Centre and width in cycles per sample, each (S,), between the outermost weights of at least half the largest one.
 
-    In cycles per sample. Beyond it the signal is weaker than the noise, or single frequencies of noise stand out.
+    Beyond it the signal is weaker than the noise, or single frequencies of noise stand out.
     """
     xp, num_weights = array_namespace(weight), weight.shape[-1]
     largest = weight.max(axis=-1)
@@ -169,27 +145,11 @@ def _band_peak(
     max_lag: Array,
     max_shift: float,
 ) -> tuple[Array, Array, Array]:
-    """Find the peaks of scenes that use bands of equal width.
+    """Find lag, frequency and squared coherence, each (S, R), of the peaks of scenes that use bands of equal width.
 
-    Frequencies count in bins of the spectrum, and times in steps of the grid of K points that K bins transform to.
-
-    Parameters
-    ----------
-    spectrum : (S, R, L) complex64
-    reference : (S,) int
-    bins : (S, K) int
-        Those of the spectrum that are used, ascending.
-    weight : (S, K) float32
-    blocks : int
-        Number of blocks of the time grid in which no frequency offset turns far.
-    duration, fade : float
-        Of the recording, and of either end of a window.
-    max_lag : (S, R)
-    max_shift : float
-
-    Returns
-    -------
-    lag, frequency and squared coherence of the peak, each (S, R)
+    Of a spectrum (S, R, L), the bins (S, K), ascending, are used, with weights (S, K). Frequencies count in these bins,
+    and times in steps of the grid of K points that they transform to: ``duration`` of the recording, ``fade`` of either
+    end of a window, ``max_lag`` (S, R). In each of ``blocks`` of the time grid no frequency offset turns far.
     """
     xp, count = array_namespace(spectrum), bins.shape[-1]
     fft, root = fft_namespace(spectrum), weight**0.5
@@ -242,14 +202,8 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
 def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:
     """Find the largest of the parabolas through three levels each: index of its middle, and its vertex, each (S, R).
 
-    Signals that nearly repeat have peaks of nearly equal heights, which a grid alone would take for one another.
-
-    Parameters
-    ----------
-    level : (S, R, L)
-        Logarithmic.
-    allowed : (S, R, L - 2) bool
-        Of the middles.
+    Levels (S, R, L) are logarithmic; middles are ``allowed`` (S, R, L − 2) or not. Signals that nearly repeat have
+    peaks of nearly equal heights, which a grid alone would take for one another.
     """
     xp = array_namespace(level)
     before, at, after = level[..., :-2], level[..., 1:-1], level[..., 2:]
@@ -277,25 +231,12 @@ def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Arr
 def _refine_peak(
     signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
 ) -> tuple[Array, Array, Array]:
-    """Climb from nearby to the largest |A|² / E, where A is the cross-ambiguity and E the energy of the template.
+    """Climb from lag and frequency (S, R) to the largest |A|² / E nearby: lag, frequency and squared coherence (S, R).
 
-    The energy is what the window leaves of the delayed template: without it, levels that differ between the two fades
-    of the window would pull the peak. Taylor's series of the template stands in for delays other than the given one.
-
-    Parameters
-    ----------
-    signal : (S, R, K) complex64
-        In time.
-    template : (S, K) complex64
-        In frequency, ascending.
-    window : (S, R, K) float32
-        Weight of each time.
-    lag, frequency : (S, R)
-        Of the start, in steps and bins.
-
-    Returns
-    -------
-    lag, frequency and squared coherence of the peak, each (S, R)
+    A is the cross-ambiguity of a signal (S, R, K) in time and a template (S, K) in ascending frequency, E the energy
+    that the window (S, R, K) leaves of the delayed template: without it, levels that differ between the two fades of
+    the window would pull the peak. Taylor's series of the template stands in for delays other than the given one. Lags
+    are in steps and frequencies in bins.
     """
     xp, count = array_namespace(signal), template.shape[-1]
     slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
@@ -311,20 +252,11 @@ def _refine_peak(
 
 
 def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
-    """Take Newton steps towards the largest ln |A|² / E in lag and frequency together.
+    """Take Newton steps towards the largest ln |A|² / E: step of the lag, frequency, and conjugate A, each (S, R).
 
-    Parameters
-    ----------
-    sums : (S, R, 3, B)
-        Over blocks, of the conjugate signal and the template, its first and its second derivative by the lag.
-    growth : (S, R)
-        Half the derivative of ln E by the lag.
-    frequency : (S, R)
-        Of the start, in turns in all blocks together.
-
-    Returns
-    -------
-    step of the lag, frequency, and value of the conjugate cross-ambiguity there, each (S, R)
+    A is the cross-ambiguity. Its sums (S, R, 3, B), over B blocks, are of the conjugate signal and the template, its
+    first and its second derivative by the lag. ``growth`` is half the derivative of ln E by the lag; the frequency is
+    in turns in all blocks together.
     """
     xp, blocks = array_namespace(sums), sums.shape[-1]
     # Time counted from the middle of the signal keeps delay and frequency nearly uncoupled.

@@ -18,29 +18,13 @@ _LINE_OF_SIGHT = {True: "yes", False: "no"}
 
 
 def links(dataset: xr.Dataset, statistic: str = "mean", most: int | None = None) -> pd.DataFrame:
-    """List the links that have signal, with their features and what these depend on.
+    """List the links that have signal, with their features and what these depend on: a row for each (sample, receiver).
 
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        With ``features``.
-    statistic : str
-        Of `schema.STATISTICS`, over the chunks of the window.
-    most : int, optional
-        Most links to take, evenly spread over all; by default all.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each (sample, receiver) with ``signal_present``: ``sample``, ``receiver`` (name),
-        ``transmitter_latitude``, ``transmitter_longitude`` (degrees), ``waveform``, ``snr`` (dB), ``line_of_sight``
-        (yes, no, unknown), each of `schema.FEATURES`, and ``true_…`` of each of `FEATURE_TRUTH`, NaN where it is
-        unknown. The attribute ``links`` is the number of all links with signal.
-
-    Raises
-    ------
-    ValueError
-        If the dataset holds no features or no link with signal, the statistic is unknown, or ``most`` is below 1.
+    Columns: ``sample``, ``receiver`` (name), ``transmitter_latitude``, ``transmitter_longitude`` (degrees),
+    ``waveform``, ``snr`` (dB), ``line_of_sight`` (yes, no, unknown), each of `schema.FEATURES` as a statistic over the
+    chunks of the window, and ``true_…`` of each of `FEATURE_TRUTH`, NaN where it is unknown. At most ``most`` links are
+    taken, evenly spread over all, whose number is the attribute ``links``. ValueError if the dataset holds no features
+    or no link with signal, the statistic is unknown, or ``most`` is below 1.
     """
     if "features" not in dataset:
         raise ValueError("features: are not in the dataset; merge what hl.features measures into it")
@@ -83,19 +67,10 @@ def links(dataset: xr.Dataset, statistic: str = "mean", most: int | None = None)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Measure how features differ from the truth.
+    """Measure how features in a table of `links` differ from the truth: a row for each feature of `FEATURE_TRUTH`.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Result of `links`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each feature of `FEATURE_TRUTH`: ``feature``, ``units``, ``links`` on which both are known, ``bias``,
-        the median of feature minus truth, and ``spread``, half of the interval that holds the middle 68 % of these
-        differences; NaN where no truth is known.
+    Columns: ``feature``, ``units``, ``links`` on which both are known, ``bias``, the median of feature minus truth, and
+    ``spread``, half of the interval that holds the middle 68 % of these differences; NaN where no truth is known.
     """
     rows = []
     for name in FEATURE_TRUTH:

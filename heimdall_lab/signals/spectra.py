@@ -12,21 +12,11 @@ _FADE = 64  # samples at either end of a whole waveform
 
 
 class Spectrum(NamedTuple):
-    """A two-sided power spectral density.
+    """A two-sided power spectral density."""
 
-    Attributes
-    ----------
-    frequency_hz : (F,)
-        Ascending.
-    density : (..., F)
-        Power per Hz.
-    averages : float
-        Number of independent periodograms that each value averages.
-    """
-
-    frequency_hz: Array
-    density: Array
-    averages: float
+    frequency_hz: Array  # (F,), ascending
+    density: Array  # (..., F), power per Hz
+    averages: float  # number of independent periodograms that each value averages
 
 
 def power_spectrum(iq: Array, sample_rate_hz: float) -> Spectrum:
@@ -47,21 +37,12 @@ def power_spectrum(iq: Array, sample_rate_hz: float) -> Spectrum:
 
 
 def short_time_power(voltage: Array, segment: int) -> Array:
-    """Squared magnitudes of short spectra with Hann windows that start a third of their length apart.
+    """Squared magnitudes of short spectra with Hann windows of ``segment`` samples that start a third of it apart.
 
-    So close, the squares of the windows add up to a constant: every instant weighs the same, and modulation at the
-    rate of the windows does not pull the mean frequency.
-
-    Parameters
-    ----------
-    voltage : (..., N) complex64
-    segment : int
-        Samples in a window, a multiple of 6, at most N.
-
-    Returns
-    -------
-    (..., 3 N // segment − 2, segment) float32
-        Of ascending frequency from −1/2 cycle per sample; the mean over frequency is the power.
+    So close, the squares of the windows add up to a constant: every instant weighs the same, and modulation at the rate
+    of the windows does not pull the mean frequency. Of (..., N) complex64, (..., 3 N // segment − 2, segment) float32
+    of ascending frequency from −1/2 cycle per sample; the mean over frequency is the power. A segment is a multiple of
+    6, at most N.
 
     Source: Welch, IEEE Trans. Audio Electroacoust. 15 (1967).
     """
@@ -125,18 +106,9 @@ def mel_weights(edges_hz: np.ndarray, frequency_hz: np.ndarray) -> np.ndarray:
 
 
 def periodogram(waveform: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """Squared magnitude of the spectra of waveforms, both ends faded so that their periodic continuation has no jump.
+    """Ascending frequency_hz (N,) and density (S, N), of arbitrary level, of waveforms (S, N) complex64.
 
-    Parameters
-    ----------
-    waveform : (S, N) complex64
-
-    Returns
-    -------
-    frequency_hz : (N,)
-        Ascending.
-    density : (S, N) float64
-        Of arbitrary level.
+    Both ends are faded so that the periodic continuation has no jump.
     """
     num_time = waveform.shape[-1]
     edge = min(_FADE, num_time // 4)
@@ -208,13 +180,10 @@ def rms_bandwidth_hz(frequency_hz: Array, density: Array) -> Array:
 def delay_sigma_s(snr: Array, occupied_bandwidth_hz: Array, rms_bandwidth_hz: Array, duration_s: float) -> Array:
     """Cramér-Rao bound of the delay of a known waveform in noise, as a standard deviation in s.
 
-    Parameters
-    ----------
-    snr : array
-        Power ratio in the occupied bandwidth. The other arrays broadcast with it.
+    The SNR is a power ratio in the occupied bandwidth; the other arrays broadcast with it.
 
-    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 3.11, for complex samples:
-    1 / (8π² β² E/N0), where E/N0 = SNR · bandwidth · duration.
+    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 3.11, for complex samples,
+    where E/N0 = SNR · bandwidth · duration: 1 / (8π² β² E/N0).
     """
     energy_to_noise = snr * occupied_bandwidth_hz * duration_s
     return 1 / (2 * np.pi * rms_bandwidth_hz * np.sqrt(2 * energy_to_noise))
@@ -223,10 +192,7 @@ def delay_sigma_s(snr: Array, occupied_bandwidth_hz: Array, rms_bandwidth_hz: Ar
 def level_sigma_db(snr: Array, occupied_bandwidth_hz: Array, duration_s: float) -> Array:
     """Cramér-Rao bound of the level of a known waveform in noise, as a standard deviation in dB.
 
-    Parameters
-    ----------
-    snr : array
-        Power ratio in the occupied bandwidth. The other arrays broadcast with it.
+    The SNR is a power ratio in the occupied bandwidth; the other arrays broadcast with it.
 
     Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 3.10: an amplitude's relative
     variance is 1 / (2 E/N0), a level in dB is 20 log10 of it.
