@@ -77,10 +77,7 @@ def delta_bullington_links(
 
 @njit(cache=True, error_model="numpy")
 def _num_points(distance_km: Array) -> int:
-    """Count the points of a profile that ends in NaN; −1 if its distances do not ascend from 0.
-
-    The points of a path of no length are all at 0.
-    """
+    """Count the points of a profile that ends in NaN, all at 0 without length; −1 if they do not ascend from 0."""
     count = 0
     while count < distance_km.size and not math.isnan(distance_km[count]):
         count += 1
@@ -216,10 +213,7 @@ def _first_term_db(
     sea_fraction: float,
     vertical: bool,
 ) -> float:
-    """First term of the residue series of the loss over a path of land and sea.
-
-    Source: ITU-R P.1812-6 eq. (28).
-    """
+    """First term of the residue series of the loss over a path of land and sea: ITU-R P.1812-6 eq. (28)."""
     loss_db = 0.0
     if sea_fraction < 1:
         loss_db += (1 - sea_fraction) * _first_term_over_db(
@@ -240,10 +234,7 @@ def _first_term_over_db(
     frequency_ghz: float,
     vertical: bool,
 ) -> float:
-    """First term of the loss over one kind of ground.
-
-    Equation numbers are those of ITU-R P.1812-6, section 4.3.3.
-    """
+    """First term of the loss over one kind of ground; equation numbers are those of ITU-R P.1812-6, section 4.3.3."""
     permittivity, conductivity = ground
     loss_angle = 18 * conductivity / frequency_ghz
     radius_root, frequency_root = np.cbrt(radius_km), np.cbrt(frequency_ghz)
@@ -266,10 +257,7 @@ def _first_term_over_db(
 
 @njit(cache=True, error_model="numpy")
 def _height_gain_db(b: float, least_db: float) -> float:
-    """Gain of an antenna's normalised height.
-
-    Source: ITU-R P.1812-6 eq. (34).
-    """
+    """Gain of an antenna's normalised height: ITU-R P.1812-6 eq. (34)."""
     if b > 2:
         gain_db = 17.6 * math.sqrt(b - 1.1) - 5 * math.log10(b - 1.1) - 8
     elif b > 0:

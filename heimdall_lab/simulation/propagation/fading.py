@@ -23,24 +23,12 @@ _BATCH_GAINS = 2**22  # gains in memory at a time, or those of one scene
 
 @dataclass(frozen=True)
 class Multipath:
-    """The first path of every link and its echoes; the ensemble's mean power of the first path is 1.
+    """The first path of every link and its echoes, float64; the ensemble's mean power of the first path is 1."""
 
-    Attributes
-    ----------
-    delay_s : (S, R, P) float64
-        Delay after the first path.
-    power : (S, R, P) float64
-        Mean power, 0 for an echo that is not there.
-    steady : (S, R, P) float64
-        Share of the power that does not fade.
-    doppler_hz : (S, R) float64
-        Largest Doppler shift of scattered waves.
-    """
-
-    delay_s: np.ndarray
-    power: np.ndarray
-    steady: np.ndarray
-    doppler_hz: np.ndarray
+    delay_s: np.ndarray  # (S, R, P) after the first path
+    power: np.ndarray  # (S, R, P) in the mean, 0 for an echo that is not there
+    steady: np.ndarray  # (S, R, P) share of the power that does not fade
+    doppler_hz: np.ndarray  # (S, R) largest Doppler shift of scattered waves
 
 
 def doppler_spread_hz(coherence_time_s: np.ndarray) -> np.ndarray:
@@ -89,15 +77,11 @@ def path_delay_sigma_s(channel: Channel) -> float:
 
 
 def draw_multipath(channel: Channel, streams: Streams, line_of_sight: np.ndarray) -> Multipath:
-    """Draw the first path of every link and its echoes.
+    """Draw the first path of every link and its echoes, of links (S, R) in line of sight or not.
 
     The number of echoes, their delays and their levels (dB) are uniform between the bounds of ``channel``. A path fades
     if ``channel.fading`` says so: by Rice on the first path of links in line of sight with ``rician``, by Rayleigh on
     all other paths.
-
-    Parameters
-    ----------
-    line_of_sight : (S, R) bool
     """
     num_scenes, num_receivers = line_of_sight.shape
     taps = channel.multipath_taps_max

@@ -61,7 +61,6 @@ def smooth_earth_loss_db(
     ----------
     distance_m, tx_altitude_m, rx_altitude_m : (...) broadcast
         Path lengths, and altitudes of the antennas above the smooth Earth; those below 1 m are taken as 1 m.
-    frequency_hz : float
     polarization : str
         ``vertical`` or ``horizontal``.
 

@@ -33,35 +33,14 @@ def diffraction_loss_db(
     *,
     polarization: str = "vertical",
 ) -> Array:
-    """Diffraction loss of links over terrain and an Earth of 4/3 radius, beyond that of free space.
+    """Diffraction loss of links in dB over terrain and an Earth of 4/3 radius, beyond that of free space.
 
-    Profiles are those of ``profiles``. Antennas that stand less than 1 m above the ground are taken at 1 m. A link's
-    loss does not depend on the links it is computed with.
+    Positions broadcast, as (S, 1) with (S, R); a link's loss does not depend on the others, and is NaN where an
+    argument is NaN. Profiles are those of ``profiles``. Antennas that stand less than 1 m above the ground are taken at
+    1 m. The polarization is ``vertical`` or ``horizontal``. MissingTilesError names all missing tiles of all links;
+    ValueError if a tile cannot be read, or the polarization is unknown.
 
-    Parameters
-    ----------
-    heights : Heights
-        Of ``open_terrain``.
-    tx_latitude_deg, tx_longitude_deg, tx_altitude_m : (...) broadcast, as (S, 1)
-    rx_latitude_deg, rx_longitude_deg, rx_altitude_m : (...) broadcast, as (S, R)
-    frequency_hz : float
-    polarization : str
-        ``vertical`` or ``horizontal``.
-
-    Returns
-    -------
-    (...) dB, NaN where an argument is NaN
-
-    Raises
-    ------
-    MissingTilesError
-        If a profile leaves the tiles; all missing tiles of all links are named.
-    ValueError
-        If a tile cannot be read, or the polarization is unknown.
-
-    Source
-    ------
-    ITU-R P.1812-6 section 4.3.
+    Source: ITU-R P.1812-6 section 4.3.
     """
     arguments = (tx_latitude_deg, tx_longitude_deg, tx_altitude_m, rx_latitude_deg, rx_longitude_deg, rx_altitude_m)
     links = broadcast_floats(*arguments)
