@@ -39,26 +39,12 @@ def draw_kinds(signal: Signal, streams: Streams) -> np.ndarray:
 
 
 def synthesize_waveforms(signal: Signal, kind: np.ndarray, streams: Streams, num_time: int) -> np.ndarray:
-    """Synthesize each scene's waveform at ``signal.waveform_rate_hz``.
+    """Synthesize the waveform of each scene's kind, an index into ``KINDS``: (S, num_time) complex64.
 
-    Parameters
-    ----------
-    kind : (S,) int
-        Index into ``KINDS``.
-    streams : Streams
-        Of the S scenes.
-
-    Returns
-    -------
-    (S, num_time) complex64
-        FM waveforms have magnitude 1 and a continuous phase; voice, tones and AFSK deviate by at most
-        ``signal.deviation_hz``, 4-FSK as its standard says. Noise has power 1 in expectation: the mean over a row of
-        duration T strays from it by 1 / sqrt(bandwidth · T).
-
-    Raises
-    ------
-    ConfigError
-        If ``signal.voice_folder`` is given and cannot be used.
+    They are at ``signal.waveform_rate_hz``. FM waveforms have magnitude 1 and a continuous phase; voice, tones and AFSK
+    deviate by at most ``signal.deviation_hz``, 4-FSK as its standard says. Noise has power 1 in expectation: the mean
+    over a row of duration T strays from it by 1 / sqrt(bandwidth · T). ConfigError if ``signal.voice_folder`` is given
+    and cannot be used.
     """
     waveform = np.empty((len(kind), num_time), dtype=np.complex64)
     for index, name in enumerate(KINDS):

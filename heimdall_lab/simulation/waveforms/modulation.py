@@ -25,17 +25,10 @@ _C1, _C2, _C3, _C4, _C5, _C6, _C7 = ((-1.0) ** n / factorial(2 * n) for n in ran
 
 
 def frequency_modulate(message: np.ndarray, deviation_hz: float, sample_rate_hz: float) -> np.ndarray:
-    """Modulate a carrier at 0 Hz by messages.
+    """Modulate a carrier at 0 Hz by messages (S, N) within ±1: (S, N) complex64, of magnitude 1 to rounding.
 
-    Parameters
-    ----------
-    message : (S, N) float32 or float64
-        Within ±1. The phase advances by the message times ``deviation_hz`` from the sample before.
-
-    Returns
-    -------
-    (S, N) complex64
-        Of magnitude 1 to rounding. The phase is summed and reduced in float64, so that long rows lose none of it.
+    The phase advances by the message times ``deviation_hz`` from the sample before. It is summed and reduced in
+    float64, so that long rows lose none of it.
     """
     waveform = np.empty(message.shape, dtype=np.complex64)
     _modulate(message, deviation_hz / sample_rate_hz, waveform.view(np.float32))
@@ -45,25 +38,10 @@ def frequency_modulate(message: np.ndarray, deviation_hz: float, sample_rate_hz:
 def pulse_train(values: np.ndarray, pulse: np.ndarray, first: np.ndarray, step: float, num_time: int) -> np.ndarray:
     """Evaluate a sum of equally spaced pulses, Σ_k values[k] · pulse(first + n · step − k), at n = 0 … num_time − 1.
 
-    Parameters
-    ----------
-    values : (S, K) float32
-    pulse : (2 half, 8) float32
-        What ``interpolation_pulse`` or ``root_raised_cosine_pulse`` returns.
-    first : (S,) float64
-        Position of each row's first sample, in intervals from value 0. Values are needed from ``half`` − 1 intervals
-        before the first sample to ``half`` + 1 after the last one.
-    step : float
-        Intervals per sample.
-
-    Returns
-    -------
-    (S, num_time) float32
-
-    Raises
-    ------
-    ValueError
-        If the samples reach beyond the values.
+    Of values (S, K) and a pulse (2 half, 8), as ``interpolation_pulse`` or ``root_raised_cosine_pulse`` return it, the
+    sum is (S, num_time) float32. ``first`` (S,) is the position of each row's first sample, in intervals from value 0,
+    and ``step`` the intervals per sample. Values are needed from ``half`` − 1 intervals before the first sample to
+    ``half`` + 1 after the last one, else a ValueError is raised.
     """
     half = len(pulse) // 2
     if first.min() < half - 1 or first.max() + (num_time - 1) * step >= values.shape[-1] - half - 1:

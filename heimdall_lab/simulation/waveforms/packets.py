@@ -23,14 +23,8 @@ def line_levels(streams: Streams, num_bits: int) -> tuple[np.ndarray, np.ndarray
     """Write streams of packets bit by bit: eight flags, a UI frame of random printable text, eight flags, …
 
     A frame ends with its check sequence (CRC-16/X.25), a 0 is stuffed behind five 1 between flags, and a 0 on the line
-    is a change of level (NRZI).
-
-    Returns
-    -------
-    levels : (S, num_bits) uint8
-        1 for mark, 0 for space.
-    elapsed : (S,) float64
-        Share of the first bit that precedes the window, 0 … 1; the window's start is uniform in the first packet.
+    is a change of level (NRZI). Levels (S, num_bits) uint8 are 1 for mark, 0 for space. With them goes the share (S,)
+    of the first bit that precedes the window, 0 … 1; the window's start is uniform in the first packet.
 
     Source: ISO/IEC 13239, 4.2 and 4.3; AX.25 2.2, section 3.
     """

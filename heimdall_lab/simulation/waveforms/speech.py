@@ -47,23 +47,10 @@ _RECORDED_RATE_HZ = (1_000, 1_000_000)
 def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
     """Make the modulator's input: speech, pre-emphasis of 6 dB an octave, peak limiter, splatter filter.
 
-    The filters are circular: some milliseconds at either end leak into each other.
-
-    Parameters
-    ----------
-    voice_folder : str
-        Folder of WAV files to take excerpts from, or nothing for synthesised speech.
-
-    Returns
-    -------
-    (S, num_audio) float32
-        At ``AUDIO_RATE_HZ``, inside the telephone band. The largest magnitude is 1, or less where a recording is
-        quieter than -80 dB of full scale; where it is silent, it is 0.
-
-    Raises
-    ------
-    ConfigError
-        If the folder, or a file in it, cannot be used.
+    Speech is excerpts of a folder of WAV files, or synthesised where none is named. The audio (S, num_audio) float32 at
+    ``AUDIO_RATE_HZ`` lies inside the telephone band. Its largest magnitude is 1, or less where a recording is quieter
+    than -80 dB of full scale; where it is silent, it is 0. The filters are circular: some milliseconds at either end
+    leak into each other. ConfigError if the folder, or a file in it, cannot be used.
     """
     speech = _recorded_speech(voice_folder, streams, num_audio) if voice_folder else _formant_speech(streams, num_audio)
     frequency_hz = scipy.fft.rfftfreq(num_audio, 1 / AUDIO_RATE_HZ).astype(np.float32)
