@@ -53,8 +53,8 @@ def bound_map(
 
     The SNR of a link is that of its median loss: free space, diffraction over a smooth Earth if the configuration has
     it, and the mean environment loss. Times err by noise, clock, excess delays and echoes, levels by noise, shadowing,
-    environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within
-    1 m of the transmitter, where there is no direction to them, measure nothing.
+    environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within 1
+    m of the transmitter, where there is no direction to them, measure nothing.
 
     Parameters
     ----------
@@ -62,7 +62,6 @@ def bound_map(
         With a fixed network.
     latitude_deg : (N,)
     longitude_deg : (M,)
-    transmitter : Transmitter
 
     Returns
     -------
@@ -259,10 +258,7 @@ def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _prior(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
     """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m².
 
-    Raises
-    ------
-    ValueError
-        If the points span no area.
+    ValueError if the points span no area.
     """
     for name, values in (("latitude_deg", latitude), ("longitude_deg", longitude)):
         if (count := len(np.unique(values))) < 2:

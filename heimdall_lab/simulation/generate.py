@@ -126,13 +126,7 @@ def _in_memory(config: Config, backend: str, progress: bool) -> xr.Dataset:
 
 
 def _write_missing(job: GenerationJob, folder: Path, progress: bool, workers: int, scheduler: str | None) -> None:
-    """Write the shards that a folder lacks.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If a stop was asked for.
-    """
+    """Write the shards that a folder lacks; KeyboardInterrupt if a stop was asked for."""
     config = job.config
     manifest = begin_dataset(folder, config, job.version)
     needed = size.check_disk_space(folder, manifest)

@@ -23,10 +23,7 @@ def receiver_names(config: Config) -> list[str]:
 def draw_receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     """Positions of the receivers: ``receiver_present``, ``_latitude``, ``_longitude`` and ``_altitude``.
 
-    Returns
-    -------
-    dict of str to array
-        By contract name, (S, R), or (1, R) for a fixed network; NaN where no receiver is. Longitudes may pass 180.
+    Each, by contract name, is (S, R), or (1, R) for a fixed network; NaN where no receiver is. Longitudes may pass 180.
     """
     draw = {"fixed": _fixed, "random": _random, "hexagonal": _hexagonal}[config.geometry.placement]
     return draw(config, streams)

@@ -32,37 +32,19 @@ MARGIN = _LONGEST_BLOCK + TAPS  # samples needed of a waveform before and after 
 class Links:
     """Delays, gains, oscillators and noise of every link from the transmitters to the receivers.
 
-    Attributes
-    ----------
-    arrival : (S, R, P) float64
-        Local time at which the waveform's time 0 arrives by each path, in samples, at the middle of the window.
-    arrival_rate : (S, R) float64
-        Growth of the arrival by motion, samples per sample.
-    gain : (S, R, P, B + 1) complex64, √mW
-        Gain of each path at the samples 0, block, 2 · block, …; 0 for a path that is not there.
-    block : int
-        Even number of samples, 2 … 256, over which gains are straight lines.
-    phase : (S, R) float64
-        Of the oscillator at the middle of the window, in turns.
-    frequency : (S, R) float64
-        Frequency error at the middle of the window, cycles per sample.
-    drift : (S, R) float64
-        Its growth, cycles per sample squared.
-    noise_amplitude : (S, R) float64, √mW
-        Root mean square of the noise.
-    full_scale : (S, R) float64, √mW
-        Amplitude that the converter's largest value stands for; not positive where there is no receiver.
+    Voltages are in √mW, frequencies in cycles per sample, and times those of the receiver's clock. All arrays but the
+    gain are float64.
     """
 
-    arrival: np.ndarray
-    arrival_rate: np.ndarray
-    gain: np.ndarray
-    block: int
-    phase: np.ndarray
-    frequency: np.ndarray
-    drift: np.ndarray
-    noise_amplitude: np.ndarray
-    full_scale: np.ndarray
+    arrival: np.ndarray  # (S, R, P) of the waveform's time 0 by each path, in samples, at the middle of the window
+    arrival_rate: np.ndarray  # (S, R) growth of the arrival by motion, samples per sample
+    gain: np.ndarray  # (S, R, P, B + 1) complex64, at samples 0, block, 2 · block, …; 0 for a path that is not there
+    block: int  # even number of samples, 2 … 256, over which gains are straight lines
+    phase: np.ndarray  # (S, R) of the oscillator at the middle of the window, in turns
+    frequency: np.ndarray  # (S, R) error at the middle of the window
+    drift: np.ndarray  # (S, R) its growth, cycles per sample squared
+    noise_amplitude: np.ndarray  # (S, R) root mean square
+    full_scale: np.ndarray  # (S, R) of the converter's largest value; not positive where there is no receiver
 
     def select(self, rows: slice) -> "Links":
         """Links of some scenes."""
@@ -86,10 +68,7 @@ def draw_clock_offset(clock: str, sigma_s: float, streams: Streams, num_receiver
 def block_length(sample_rate_hz: float, fading_hz: float, drift_hz_per_s: float) -> int:
     """Even number of samples, 2 … 256, over which gains and oscillators are straight to −66 dB and better.
 
-    Parameters
-    ----------
-    fading_hz, drift_hz_per_s : float
-        Largest Doppler spread of any path and largest oscillator drift, or 0.
+    Given are the largest Doppler spread of any path and the largest oscillator drift, or 0.
     """
     longest = float(_LONGEST_BLOCK)
     if fading_hz > 0:
@@ -108,18 +87,11 @@ def full_scale(signal_power_mw: np.ndarray, noise_power_mw: np.ndarray, headroom
 
 
 def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray, guard: int) -> None:
-    """Fill ``iq`` with what each receiver's converter delivers.
+    """Fill ``iq`` (S, R, 2, N) int16, in-phase and quadrature, with what each receiver's converter delivers.
 
-    Parameters
-    ----------
-    waveform : (S, 2, M) float32
-        Real and imaginary part, unit power. Its sample ``guard`` is the waveform's time 0.
-    streams : Streams
-        Of the S scenes, for the noise.
-    iq : (S, R, 2, N) int16
-        In-phase and quadrature; ``iq * full_scale / 32767`` is the voltage in √mW. 0 where there is no receiver.
-    guard : int
-        At least the latest arrival and MARGIN samples more; M ≥ guard + N + MARGIN.
+    ``iq * full_scale / 32767`` is the voltage in √mW; it is 0 where there is no receiver. The waveform (S, 2, M)
+    float32 has real and imaginary part, and unit power. Its sample ``guard`` is its time 0: at least the latest arrival
+    and MARGIN samples more, with M ≥ guard + N + MARGIN. ``streams`` of the S scenes are for the noise.
     """
     check_waveform_length(links, guard, waveform.shape[-1], iq.shape[-1])
     _receive(
@@ -145,13 +117,7 @@ def receive(waveform: np.ndarray, links: Links, streams: Streams, iq: np.ndarray
 
 
 def check_waveform_length(links: Links, guard: int, num_waveform: int, num_time: int) -> None:
-    """Refuse a waveform that ends before a receiver's samples do, which compiled kernels would not notice.
-
-    Raises
-    ------
-    ValueError
-        If it is too short.
-    """
+    """Raise ValueError if a waveform ends before a receiver's samples do, which compiled kernels would not notice."""
     drift = np.abs(links.arrival_rate)[..., None] * (num_time / 2 + _LONGEST_BLOCK)
     earliest, latest = (links.arrival - drift).min(), (links.arrival + drift).max()
     if not (latest + TAPS <= guard and guard + num_time + MARGIN - earliest <= num_waveform):

@@ -23,23 +23,10 @@ def receive(
     iq: np.ndarray,
     guard: int,
 ) -> None:
-    """Fill ``iq`` as `receiver.upsample_and_receive` does, on a GPU.
+    """Fill ``iq`` as `receiver.upsample_and_receive` does, on a GPU; all arrays are NumPy's.
 
-    Where the GPU's memory does not hold the scenes, halves of them follow each other.
-
-    Parameters
-    ----------
-    waveform : (S, M) complex64
-        At its own rate.
-    factor : int
-        By which the receivers sample faster.
-    links, streams, iq, guard
-        As of `receiver.receive`; all arrays are NumPy's.
-
-    Raises
-    ------
-    MemoryError
-        If the GPU's memory does not hold one scene.
+    The waveform (S, M) complex64 is at its own rate; receivers sample ``factor`` times faster. Where the GPU's memory
+    does not hold the scenes, halves of them follow each other; MemoryError if it does not hold one scene.
     """
     try:
         _receive(cupy, waveform, factor, links, streams, iq, guard)

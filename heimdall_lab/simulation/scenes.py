@@ -27,41 +27,21 @@ _MIN_CANDIDATES_JUDGED = 500_000  # candidates after which an acceptance below M
 
 @dataclass(frozen=True)
 class Scenes:
-    """Kept scenes, and how many candidates were rejected before them.
+    """Kept scenes, and how many candidates were rejected before them."""
 
-    Attributes
-    ----------
-    variables : dict of str to array
-        Truth that needs no waveform, by contract name: (S,) for a scene, (S, R) for a link.
-    streams : Streams
-        Random streams of the kept scenes.
-    rejections : dict of str to int
-        Candidates rejected before the kept ones, by the field of the gate that did it.
-    """
-
-    variables: dict[str, np.ndarray]
-    streams: Streams
-    rejections: dict[str, int]
+    variables: dict[str, np.ndarray]  # truth that needs no waveform, by contract name: (S,) or (S, R)
+    streams: Streams  # of the kept scenes
+    rejections: dict[str, int]  # candidates rejected before the kept ones, by the field of the gate that did it
 
 
 def draw_scenes(config: Config, samples: np.ndarray) -> Scenes:
-    """Draw the scenes of some samples.
+    """Draw the scenes of samples, given by their indices (S,).
 
-    Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but
-    the configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth.
+    Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but the
+    configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth.
     Waveforms hardly ever occupy more: in its own bandwidth every receiver that passed has signal, perhaps a few more
-    have, and the dilution of precision is no larger.
-
-    Parameters
-    ----------
-    samples : (S,) int
-        Indices of the samples.
-
-    Raises
-    ------
-    ConfigError
-        If tiles of the terrain are missing; or if fewer than 1 candidate in 10,000 is accepted: it names the field of
-        the gate that rejects most.
+    have, and the dilution of precision is no larger. ConfigError if tiles of the terrain are missing; or if fewer than
+    1 candidate in 10,000 is accepted: it names the field of the gate that rejects most.
     """
     if config.channel.diffraction == "terrain":
         _check_tiles(config)
@@ -88,10 +68,7 @@ def draw_scenes(config: Config, samples: np.ndarray) -> Scenes:
 def check_tones(config: Config) -> None:
     """Refuse tones that make the time differences of a synchronised network ambiguous.
 
-    Raises
-    ------
-    ConfigError
-        If the longest delay between two receivers, in both directions, exceeds the period of the highest tone.
+    ConfigError if the longest delay between two receivers, in both directions, exceeds the period of the highest tone.
     """
     signal = config.signal
     highest_hz = 1 / (2 * placement.longest_delay_spread_s(config))
@@ -103,12 +80,9 @@ def check_tones(config: Config) -> None:
 
 
 def gate_outcome(config: Config, streams: Streams) -> np.ndarray:
-    """Draw candidate scenes and check them against the gate.
+    """Draw candidate scenes, and tell the first condition of the gate that each fails, (S,).
 
-    Returns
-    -------
-    (S,) int
-        Index into REASONS of the first condition that each fails, len(REASONS) where it passes all.
+    It is an index into REASONS, or len(REASONS) where a scene passes all.
     """
     levels, offset = _link_budget(config, streams)
     gate, signal = config.gate, config.signal
@@ -138,15 +112,11 @@ def candidate_streams(config: Config, samples: np.ndarray, attempts: np.ndarray)
 
 
 def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Positions, losses and received powers of candidate scenes: all that the gate needs.
+    """Positions, losses and received powers of candidate scenes, all that the gate needs, by contract name.
 
-    Returns
-    -------
-    levels : dict of str to array
-        By contract name: (S) for a scene, (S, R) for a link, or (1, R) for what a fixed network has in common; NaN
-        where no receiver is.
-    offset : (S, R, 3) m
-        From the transmitters to the receivers: east, north and up at the transmitters.
+    Each is (S) for a scene, (S, R) for a link, or (1, R) for what a fixed network has in common; NaN where no receiver
+    is. Beside them, the way from the transmitters to the receivers, (S, R, 3) m: east, north and up at the
+    transmitters.
     """
     size, channel = config.max_receivers, config.channel
     network = placement.draw_receivers(config, streams)

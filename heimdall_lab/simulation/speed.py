@@ -95,10 +95,7 @@ def measure(config: Config, folder: str | Path | None = None) -> pd.DataFrame:
 def estimate_generation_s(config: Config) -> float:
     """Estimate how long one process takes here to generate a dataset, from small shards of it; NaN for huge scenes.
 
-    Raises
-    ------
-    ValueError
-        If it cannot be simulated.
+    ValueError if it cannot be simulated.
     """
     few, more = _TIMED_SCENES
     max_scenes = MAX_SHARD_SAMPLES // 8 // (config.signal.num_time * config.max_receivers)  # in modest memory
