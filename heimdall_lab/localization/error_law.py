@@ -17,25 +17,12 @@ _LEAST_FREEDOM, _MOST_FREEDOM = 0.3, 1e4  # below and above which degrees of fre
 
 
 def radius_squared(level: float, freedom: Array = np.inf) -> Array:
-    """Square of the radius of the ellipse that holds a share of the errors, in units of the covariance.
+    """Square of the radius of the ellipse that holds a share (0 … 1) of the errors, in units of the covariance: (...).
 
-    Parameters
-    ----------
-    level : float
-        The share, above 0 and below 1.
-    freedom : (...)
-        Degrees of freedom; infinite: normal.
+    Infinite degrees of freedom (...) make errors normal.
 
-    Returns
-    -------
-    (...)
-
-    Examples
-    --------
-    >>> float(radius_squared(0.95).round(3))
-    5.991
-    >>> float(radius_squared(0.95, 4.0).round(3))
-    10.306
+    >>> float(radius_squared(0.95).round(3)), float(radius_squared(0.95, 4.0).round(3))
+    (5.991, 10.306)
     """
     return scale(freedom) * _quantile(level, freedom)
 
@@ -43,16 +30,7 @@ def radius_squared(level: float, freedom: Array = np.inf) -> Array:
 def level(squared: Array, freedom: Array = np.inf) -> Array:
     """Share of the errors that the ellipse through an error holds: the inverse of `radius_squared`.
 
-    Parameters
-    ----------
-    squared : (...)
-        Squared errors over their covariance.
-    freedom : (...)
-
-    Returns
-    -------
-    (...)
-        Even between 0 and 1, if the covariances are right; NaN of NaN.
+    Of squared errors over their covariance (...): even between 0 and 1, if the covariances are right; NaN of NaN.
     """
     normal, factor = np.isinf(freedom), scale(freedom)
     finite = np.where(normal, 1.0, freedom)
@@ -61,19 +39,9 @@ def level(squared: Array, freedom: Array = np.inf) -> Array:
 
 
 def log_density(squared: Array, log_determinant: Array, freedom: Array = np.inf) -> Array:
-    """Natural logarithm of the density of errors, per unit of area of the covariance.
+    """Natural logarithm of the density of errors, per unit of area of the covariance, (...).
 
-    Parameters
-    ----------
-    squared : (...)
-        Squared errors over their covariance.
-    log_determinant : (...)
-        Natural logarithm of the covariance's determinant.
-    freedom : (...)
-
-    Returns
-    -------
-    (...)
+    Given are squared errors over their covariance (...), and natural logarithms of the covariance's determinant (...).
     """
     factor, normal = scale(freedom), np.isinf(freedom)
     finite = np.where(normal, 1.0, freedom)
@@ -82,20 +50,11 @@ def log_density(squared: Array, log_determinant: Array, freedom: Array = np.inf)
 
 
 def fit(squared: Array) -> tuple[float, float]:
-    """Fit the law to errors, so that the ellipses of 68 and of 95 % hold these shares of them.
+    """Fit the law to errors, so that the ellipses of 68 and of 95 % hold these shares of them: spread and freedom.
 
-    Parameters
-    ----------
-    squared : (S,)
-        Squared errors over a covariance that is right but for a factor.
-
-    Returns
-    -------
-    spread : float
-        Factor on standard deviations.
-    freedom : float
-        Infinite where the errors reach no further than a normal law's; the spread is then between those by which either
-        ellipse alone is right.
+    Of squared errors (S,) over a covariance that is right but for a factor, the spread is the factor on standard
+    deviations. The freedom is infinite where the errors reach no further than a normal law's; the spread is then
+    between those by which either ellipse alone is right.
     """
     inner, outer = np.quantile(squared, (_SHARED_LEVEL, _OUTER_LEVEL))
 

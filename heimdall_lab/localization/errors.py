@@ -63,13 +63,7 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
 
 
 def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
-    """Label of the sample whose transmitter is nearest to a position.
-
-    Raises
-    ------
-    ValueError
-        If no true position is known.
-    """
+    """Label of the sample whose transmitter is nearest to a position; ValueError if no true position is known."""
     latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
     distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
     if not np.isfinite(distance_m).any():

@@ -15,24 +15,17 @@ _DECIMALS = 7  # of degrees: a centimetre
 
 
 def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
-    """Describe fixes, their ellipses and the receivers as a GeoJSON FeatureCollection.
+    """Describe fixes, their ellipses and the receivers as a GeoJSON FeatureCollection, for ``json.dumps``.
 
-    Parameters
-    ----------
-    dataset : xr.Dataset
-        Of the contract, with the receivers' positions and, if known, the transmitter's.
-    fixes : xr.Dataset
-        As `estimators.locate` returns them for it.
+    Of the dataset, receivers and known transmitters are taken; the fixes are as `estimators.locate` returns them for
+    it. The property ``kind`` of a feature is one of
 
-    Returns
-    -------
-    dict
-        For ``json.dumps``. The property ``kind`` of a feature is one of ``fix``, a Point with ``sample``,
-        ``method``, ``converged``, ``sigma_east_m``, ``sigma_north_m``, ``covariance_m2`` (along east and north) and
-        ``freedom`` of its law of errors, null for a normal one; ``ellipse``, a Polygon that holds the share ``level``
-        of the errors, left out where the covariance is unknown, in two parts where it crosses the 180° meridian;
-        ``receiver``, a Point with its ``name`` and altitude, once where it stands still; ``transmitter``, a Point,
-        where the truth is known.
+    - ``fix``, a Point with ``sample``, ``method``, ``converged``, ``sigma_east_m``, ``sigma_north_m``,
+      ``covariance_m2`` (along east and north) and ``freedom`` of its law of errors, null for a normal one;
+    - ``ellipse``, a Polygon that holds the share ``level`` of the errors, left out where the covariance is unknown, in
+      two parts where it crosses the 180° meridian;
+    - ``receiver``, a Point with its ``name`` and altitude, once where it stands still;
+    - ``transmitter``, a Point, where the truth is known.
 
     Source: RFC 7946: longitude before latitude in degrees of WGS84 (section 4), rings that close and run
     counterclockwise (3.1.6), and geometries cut at the antimeridian (3.1.9).

@@ -16,40 +16,23 @@ _LEAST_NORM_RATIO = 1e-20  # squared norm of a nuisance beside the others, below
 
 
 class LinesOfSight(NamedTuple):
-    """Lines of sight from a transmitter to receivers.
+    """Lines of sight from a transmitter to receivers."""
 
-    Attributes
-    ----------
-    unit : two or three of (..., R)
-        Unit vectors towards the receivers along east, north (and up).
-    distance_m : (..., R)
-        NaN, as the vectors are, where there is no receiver or the transmitter stands on it.
-    present : (..., R) bool
-        Where there is a receiver.
-    """
-
-    unit: Sequence[Array]
-    distance_m: Array
-    present: Array
+    unit: Sequence[Array]  # two or three of (..., R): unit vectors towards the receivers along east, north (and up)
+    distance_m: Array  # (..., R); NaN, as the vectors are, without a receiver or with the transmitter on it
+    present: Array  # (..., R) bool, where there is a receiver
 
 
 class Measurements(NamedTuple):
     """One measurement a receiver with a normal error, linear in small steps of the transmitter.
 
-    Attributes
-    ----------
-    east, north : (..., R)
-        Change of the measurement for a step of 1 m, up to one sign for all.
-    weight : (..., R)
-        Inverse variance, 0 without a measurement.
-    nuisances : tuple of (..., R)
-        Its change for a unit of each unknown that the receivers have in common.
+    East and north are the change of the measurement for a step of 1 m, up to one sign for all.
     """
 
-    east: Array
-    north: Array
-    weight: Array
-    nuisances: tuple[Array, ...] = ()
+    east: Array  # (..., R)
+    north: Array  # (..., R)
+    weight: Array  # (..., R), inverse variance, 0 without a measurement
+    nuisances: tuple[Array, ...] = ()  # (..., R) each, its change for a unit of each common unknown
 
 
 def lines_of_sight(receivers_enu: Array, transmitter_enu: Array) -> LinesOfSight:
@@ -121,10 +104,7 @@ def bearings(lines: LinesOfSight, sigma_rad: Array) -> Measurements:
 def frequencies(lines: LinesOfSight, sigma_hz: Array, frequency_hz: float, velocity_m_s: Array) -> Measurements:
     """Received frequencies with standard deviations (..., R), of an unknown emission frequency near ``frequency_hz``.
 
-    Parameters
-    ----------
-    velocity_m_s : (..., R, 2 or 3)
-        Of the receivers relative to the transmitter, known.
+    Velocities (..., R, 2 or 3) are those of the receivers relative to the transmitter, known.
 
     Source: Ho and Xu, "An accurate algebraic solution for moving source location using TDOA and FDOA measurements",
     IEEE Trans. Signal Process. 52 (2004): the gradient of a range rate.

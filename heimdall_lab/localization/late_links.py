@@ -26,15 +26,10 @@ _OUTLIER_RATIO = 0.02  # share of links on time whose error follows a Cauchy law
 
 
 def posterior_mean(observed: Observations, fix: Fix) -> Fix:
-    """Refine fixes by the law of excess delays, around the fix.
+    """Refine fixes of delays that all have the variance ``sigma_m``² by the law of excess delays, around the fix.
 
     Importance sampling over east, north and the common range offset, from a sum of distributions, one for each likely
     set of late links. Where the fix did not converge, or where too few points count, it is left as it is.
-
-    Parameters
-    ----------
-    fix : Fix
-        Of delays that all have the variance ``sigma_m``².
     """
     return Fix.concatenate(_refine_batch(batch, fix.select(rows)) for rows, batch in observed.batches(_BATCH_SCENES))
 

@@ -19,21 +19,12 @@ _LEAST_LEVEL_SIGMA_DB = 0.1  # as well as levels are measured
 
 
 class Fix(NamedTuple):
-    """Positions of S scenes.
+    """Positions of S scenes."""
 
-    Attributes
-    ----------
-    latitude_deg, longitude_deg : (S,)
-    covariance : (S, 2, 2) m²
-        East and north.
-    converged : (S,) bool
-        False where the method found no position and the centroid stands in for it.
-    """
-
-    latitude_deg: Array
-    longitude_deg: Array
-    covariance: Array
-    converged: Array
+    latitude_deg: Array  # (S,)
+    longitude_deg: Array  # (S,)
+    covariance: Array  # (S, 2, 2) m², of east and north
+    converged: Array  # (S,) bool, False where the method found no position and the centroid stands in for it
 
     def select(self, rows: slice) -> Self:
         """Take the fixes of some scenes."""
@@ -46,44 +37,22 @@ class Fix(NamedTuple):
 
 
 class Observations(NamedTuple):
-    """What is known of the receivers of S scenes and measured by them.
+    """What is known of the receivers of S scenes and measured by them."""
 
-    Attributes
-    ----------
-    latitude_deg, longitude_deg, altitude_m : (S, R)
-        Of the receivers.
-    transmitter_altitude_m : (S,)
-        What it reports itself; else assumed, the mean of the receivers'.
-    heard : (S, R) bool
-    rssi_dbm : (S, R)
-    silent_dbm : (S, R)
-        Level that the signal must be below where a receiver does not hear it; NaN at all others.
-    pseudorange_m : (S, R)
-        Time difference against the reference times the speed of light.
-    sigma_m : (S, R)
-        Standard deviation of a pseudo-range by noise, clock and path.
-    reference : (S,) int
-    propagation : str
-    nlos_ratio, nlos_excess_m : float
-        Share of links that are late, and by how much in the mean, both in ``sigma_m``.
-    link_sigma_db : float
-        Standard deviation of a level about its law of distance; NaN where levels cannot be compared.
-    """
-
-    latitude_deg: Array
-    longitude_deg: Array
-    altitude_m: Array
-    transmitter_altitude_m: Array
-    heard: Array
-    rssi_dbm: Array
-    silent_dbm: Array
-    pseudorange_m: Array
-    sigma_m: Array
-    reference: Array
+    latitude_deg: Array  # (S, R), of the receivers
+    longitude_deg: Array  # (S, R)
+    altitude_m: Array  # (S, R)
+    transmitter_altitude_m: Array  # (S,), what it reports itself; else assumed, the mean of the receivers'
+    heard: Array  # (S, R) bool
+    rssi_dbm: Array  # (S, R)
+    silent_dbm: Array  # (S, R), level that the signal must be below where a receiver does not hear it; else NaN
+    pseudorange_m: Array  # (S, R), time difference against the reference times the speed of light
+    sigma_m: Array  # (S, R), standard deviation of a pseudo-range by noise, clock and path
+    reference: Array  # (S,) int
     propagation: str
-    nlos_ratio: float
-    nlos_excess_m: float
-    link_sigma_db: float
+    nlos_ratio: float  # share of links that are late, included in ``sigma_m``
+    nlos_excess_m: float  # by how much in the mean, included in ``sigma_m``
+    link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
 
     def select(self, rows: slice) -> Self:
         """Take some scenes."""

@@ -159,15 +159,9 @@ def _level_cost(observed: Observations, latitude: Array, longitude: Array) -> Ar
 def _gauss_newton(observed: Observations, start: Array, *, robust: bool) -> tuple[Array, Array, Array, Array, Array]:
     """Levenberg-Marquardt steps in east, north and the common range offset of all receivers.
 
-    Returns
-    -------
-    latitude, longitude : (S,) degrees
-    covariance : (S, 2, 2) m²
-    cost : (S,)
-        Sum of squared (or Cauchy) normalised residuals; infinite with fewer than three receivers, no convergence, or
-        a direction that is not observed.
-    agreeing : (S,)
-        Number of delays that agree with the position.
+    Returned are latitude and longitude (S,) in degrees, covariance (S, 2, 2) m², cost (S,) and the number of agreeing
+    delays (S,). The cost is the sum of squared (or Cauchy) normalised residuals; infinite with fewer than three
+    receivers, no convergence, or a direction that is not observed.
     """
     used = observed.heard
     sigma = np.where(used, observed.sigma_m, 1.0)

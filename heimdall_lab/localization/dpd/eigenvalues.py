@@ -12,14 +12,9 @@ _FARROW = np.polynomial.polynomial.polyfit(np.arange(PHASES + 1) / PHASES, TABLE
 
 
 def largest_eigenvalues(table: Array, delay: Array) -> Array:
-    """Largest eigenvalues (S, G) of the Gram matrices of signals from which delays are taken.
+    """Largest eigenvalues (S, G) of the Gram matrices of signals from which delays (S, G, R), in samples, are taken.
 
-    Parameters
-    ----------
-    table : (S, R, R, L) complex128
-        Correlations of receiver i over j ≤ i, at lags of one sample around 0.
-    delay : (S, G, R)
-        In samples.
+    The table (S, R, R, L) complex128 has correlations of receiver i over j ≤ i, at lags of one sample around 0.
     """
     return _eigenvalues(table, delay, _FARROW)
 

@@ -19,20 +19,9 @@ def refine(
 ) -> tuple[Array, Array, Array, Array]:
     """Positions that are most likely with the most likely delay errors, by quadratic models in the delays.
 
-    Parameters
-    ----------
-    start : (S, K, 2) m
-        On the tangent plane.
-    sigma : (1, R)
-        Standard deviation of the delay errors, in samples.
-
-    Returns
-    -------
-    latitude, longitude : (S, K) degrees
-    covariance : (S, K, 2, 2) m²
-        From the curvature at the maximum.
-    value : (S, K)
-        Log likelihood with the log density of the delay errors; −∞ where no maximum was reached.
+    From starts (S, K, 2) m on the tangent plane, with standard deviations (1, R) of the delay errors in samples:
+    latitude and longitude (S, K) degrees, covariance (S, K, 2, 2) m² from the curvature at the maximum, and value (S,
+    K), the log likelihood with the log density of the delay errors; −∞ where no maximum was reached.
     """
     scenes, count, _ = start.shape
     sigma_product = sigma[..., None] * sigma[:, None]  # (1, R, R)
@@ -73,12 +62,8 @@ def _maximize(
 ) -> tuple[Array, Array, Array, Array]:
     """Maximize −½ xᵀWx + bᵀx of delays x from those of the start, by Levenberg-Marquardt steps.
 
-    Returns
-    -------
-    latitude, longitude : (S,) degrees
-    information : (S, 2, 2) per m²
-    moved : (S,) m
-        From the start.
+    Returned are latitude and longitude (S,) in degrees, information (S, 2, 2) per m², and the way (S,) from the start,
+    m.
     """
     origin, gradient = _delays_and_gradient(observed, latitude, longitude, rate_hz)
     moved = np.zeros((len(latitude), 2))
@@ -125,10 +110,7 @@ def _solve_regularized(matrix: Array, right: Array) -> Array:
 
 
 def _quadratic_model(table: Array, delay: Array) -> tuple[Array, Array, Array]:
-    """Largest eigenvalue (S·K,), its slope (S·K, R) and negative curvature (S·K, R, R) at delays (S·K, R).
-
-    By differences.
-    """
+    """Largest eigenvalue (S·K,) at delays (S·K, R), by differences its slope (S·K, R) and −curvature (S·K, R, R)."""
     size = delay.shape[1]
     first, second = np.triu_indices(size, 1)
     unit = np.eye(size)

@@ -21,33 +21,19 @@ _DETECTION_SIGMAS = 7.0  # above the noise's mean, which the best of some thousa
 
 
 class Candidates(NamedTuple):
-    """What the search found in S scenes.
+    """What the search found in S scenes."""
 
-    Attributes
-    ----------
-    start : (S, K, 2) m
-        Best positions of a grid over the tangent plane, and some around the strongest receiver.
-    frequency_hz : (S, R)
-        Frequency offsets against the reference.
-    detected : (S,) bool
-        At least three receivers agree better than by chance.
-    """
-
-    start: Array
-    frequency_hz: Array
-    detected: Array
+    start: Array  # (S, K, 2) m, best positions of a grid over the tangent plane, and some around the strongest receiver
+    frequency_hz: Array  # (S, R) offsets against the reference
+    detected: Array  # (S,) bool, at least three receivers agree better than by chance
 
 
 def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, fdoa_hz: Array) -> Candidates:
     """Search the tangent plane for starts of `refinement.refine`, with frequency offsets unknown.
 
     Against the reference alone, the likelihood is the sum of the pairs' squared cross-ambiguities, each at its best
-    frequency. It chooses the frequencies, and the starts among whose maxima the joint likelihood decides.
-
-    Parameters
-    ----------
-    fdoa_hz : (S, R)
-        Frequency differences that pairs alone show; kept where the search finds the same peak.
+    frequency. It chooses the frequencies, and the starts among whose maxima the joint likelihood decides. ``fdoa_hz``
+    (S, R), what pairs alone show, is kept where the search finds the same peak.
     """
     rate_hz = batch.attrs["sample_rate_hz"]
     rows = np.arange(len(observed.reference))
@@ -97,10 +83,8 @@ def _around_strongest(observed: Observations, axis_m: Array) -> Array:
 def _agree_better_than_noise(power: Array, num_present: Array, bins: int) -> Array:
     """Whether at least three receivers agree better than by chance, (S,) bool, at the best position.
 
-    Parameters
-    ----------
-    power : (S, R)
-        Squared cross-ambiguity with the reference over its mean in noise, the largest of ``bins`` frequencies.
+    The power (S, R) is the squared cross-ambiguity with the reference over its mean in noise, the largest of ``bins``
+    frequencies.
     """
     # The strongest pair alone is a hyperbola; what the others add must be more than noise would.
     others = num_present - 2
@@ -126,14 +110,10 @@ def grid_delays(observed: Observations, plane: Array, rate_hz: float) -> Array:
 def _power_over_noise(
     signals: WhitenedSignals, reference: Array, widest: int, max_hz: float, rate_hz: float
 ) -> tuple[Array, int]:
-    """Squared cross-ambiguity with the reference at its best frequency, over its mean in noise.
+    """Squared cross-ambiguity with the reference at its best frequency, over its mean in noise: (S, R, 2 · widest + 1).
 
-    Returns
-    -------
-    power : (S, R, 2 · widest + 1)
-        At lags of two samples, from −widest on; 0 of the reference itself.
-    bins : int
-        Frequencies among which the best was chosen.
+    It is at lags of two samples, from −widest on; 0 of the reference itself. Returned beside it is the number of
+    frequencies among which the best was chosen.
     """
     rows = np.arange(len(reference))
     strongest = signals.voltage[rows, reference]

@@ -14,22 +14,13 @@ from heimdall_lab.signals import spectra
 class WhitenedSignals(NamedTuple):
     """Whitened IQ of S scenes.
 
-    Attributes
-    ----------
-    voltage : (S, R, K) complex128
-        At half of the sample rate; noise has unit variance before the weight, the root of the signal's share.
-    share : (S, 2 K)
-        Of signal in the sum of all receivers, at 2 K frequencies of the inner half of the band, ascending.
-    rms_hz : (S,)
-        Rms bandwidth of the signal.
-    duration : int
-        Samples of the window.
+    Noise has unit variance before the weight, the root of the signal's share.
     """
 
-    voltage: Array
-    share: Array
-    rms_hz: Array
-    duration: int
+    voltage: Array  # (S, R, K) complex128, at half of the sample rate
+    share: Array  # (S, 2 K) of signal in the sum of receivers, at ascending frequencies of the band's inner half
+    rms_hz: Array  # (S,) rms bandwidth of the signal
+    duration: int  # samples of the window
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # an absent receiver has neither signal nor noise
