@@ -83,10 +83,7 @@ def preset(name: str, /, **overrides: Any) -> Config:
 
 
 def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
-    """Read a configuration from a YAML (or JSON) file and apply overrides to it.
-
-    ConfigError if the file cannot be read or parsed, or a field is not accepted.
-    """
+    """Read a YAML (or JSON) file and apply overrides; ConfigError if it cannot be read or a field is not accepted."""
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -99,10 +96,7 @@ def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
 
 
 def build(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-    """Validate fields merged with overrides (nested dicts or dotted paths).
-
-    ConfigError names the first field that is not accepted, its value and what is accepted.
-    """
+    """Validate fields merged with overrides (nested dicts or dotted paths); ConfigError names the first one refused."""
     merged = copy.deepcopy(dict(fields))
     for path, value in overrides.items():
         _merge(merged, path.split("."), value)

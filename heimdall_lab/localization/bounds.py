@@ -262,15 +262,9 @@ def principal_axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def cep50(covariance: np.ndarray) -> np.ndarray:
-    """Circular error probable: radius of the circle that holds half of a normal distribution, (...).
+    """Circular error probable: radius that holds half of a normal distribution of covariances (..., 2, 2): (...).
 
-    Parameters
-    ----------
-    covariance : (..., 2, 2)
-
-    Returns
-    -------
-    (...) in the covariance's root, exact to 1e-5; NaN where the covariance is
+    It is in the covariance's root, exact to 1e-5; NaN where the covariance is.
 
     >>> import numpy as np
     >>> cep50(np.diag([4.0, 4.0])).round(4), cep50(np.diag([0.0, 1.0])).round(4)

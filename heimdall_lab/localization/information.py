@@ -24,13 +24,10 @@ class LinesOfSight(NamedTuple):
 
 
 class Measurements(NamedTuple):
-    """One measurement a receiver with a normal error, linear in small steps of the transmitter.
+    """One measurement a receiver with a normal error, linear in small steps of the transmitter."""
 
-    East and north are the change of the measurement for a step of 1 m, up to one sign for all.
-    """
-
-    east: Array  # (..., R)
-    north: Array  # (..., R)
+    east: Array  # (..., R), change of the measurement for a step of 1 m, up to one sign for all
+    north: Array  # (..., R), the same
     weight: Array  # (..., R), inverse variance, 0 without a measurement
     nuisances: tuple[Array, ...] = ()  # (..., R) each, its change for a unit of each common unknown
 

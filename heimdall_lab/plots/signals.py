@@ -28,7 +28,7 @@ _PANEL_OPTIONS: dict[str, Any] = {
 
 
 def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -> hv.Layout:
-    """Draw the cross-correlation of each receiver with the reference around its peak.
+    """Draw the cross-correlation of each receiver with the reference around its peak, in a panel each.
 
     The measured frequency difference is removed and the estimator's spectral weight applied, so the peak is where the
     measured delay is. Magnitude 1 would be a perfect copy of the reference.
@@ -42,11 +42,6 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
         Label of the scene along ``sample``.
     measured : xr.Dataset
         Result of `pairs.pair_features`.
-
-    Returns
-    -------
-    hv.Layout
-        One panel for each present receiver except the reference.
 
     Raises
     ------
@@ -79,17 +74,14 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
 def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
     """Draw power density over time and frequency for each present receiver, on one colour scale.
 
+    It is in dBm per Hz, with frequencies in kHz from the centre; long recordings are averaged to 120 columns.
+
     Parameters
     ----------
     dataset : xr.Dataset
         With IQ.
     sample : int
         Label of the scene along ``sample``.
-
-    Returns
-    -------
-    hv.Layout
-        Of images in dBm per Hz, frequencies in kHz from the centre; long recordings are averaged to 120 columns.
 
     Raises
     ------
@@ -149,17 +141,14 @@ def constellation(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Points:
 def envelopes(dataset: xr.Dataset, sample: int) -> hv.Layout:
     """Draw the power in each present receiver over time: its mean, and the band that holds 90 % of the IQ samples.
 
+    Panels below each other, in dBm, are reduced to at most 400 points in time.
+
     Parameters
     ----------
     dataset : xr.Dataset
         With IQ.
     sample : int
         Label of the scene along ``sample``.
-
-    Returns
-    -------
-    hv.Layout
-        Panels below each other, in dBm, reduced to at most 400 points in time.
 
     Raises
     ------

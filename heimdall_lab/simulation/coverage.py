@@ -120,10 +120,8 @@ def best_site(
     ----------
     config : Config
         With a fixed network.
-    latitude_deg : (N,)
-    longitude_deg : (M,)
+    latitude_deg, longitude_deg : (N,), (M,)
         The grid of points where transmitters may stand, all equally likely.
-    transmitter : Transmitter
     site_latitude_deg, site_longitude_deg : (K,), (L,)
         The grid of sites for the new receiver; by default the points.
     site_altitude_m : float
@@ -140,8 +138,8 @@ def best_site(
     ValueError
         As `bound_map`, or if the points span no area.
 
-    Source: Van Trees, Detection, Estimation and Modulation Theory, part I, section 2.4.3. A receiver's information is
-    a matrix of rank one for each kind of measurement, so that no site needs the network's again.
+    Source: Van Trees, Detection, Estimation and Modulation Theory, part I, section 2.4.3. A receiver's information is a
+    matrix of rank one for each kind of measurement, so that no site needs the network's again.
     """
     latitude, longitude = (a.ravel() for a in np.meshgrid(latitude_deg, longitude_deg, indexing="ij"))
     network = _network(config)
@@ -256,10 +254,7 @@ def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _prior(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Information (2, 2) of a normal distribution as wide along east and north as the points (P), 1/m².
-
-    ValueError if the points span no area.
-    """
+    """Information (2, 2), 1/m², of a normal distribution as wide as the points (P); ValueError if they span no area."""
     for name, values in (("latitude_deg", latitude), ("longitude_deg", longitude)):
         if (count := len(np.unique(values))) < 2:
             raise ValueError(f"{name}: holds {count} value(s), which span no area; give at least 2 different ones")

@@ -80,10 +80,7 @@ def check_tones(config: Config) -> None:
 
 
 def gate_outcome(config: Config, streams: Streams) -> np.ndarray:
-    """Draw candidate scenes, and tell the first condition of the gate that each fails, (S,).
-
-    It is an index into REASONS, or len(REASONS) where a scene passes all.
-    """
+    """Draw candidates: index into REASONS of the condition that each fails first, len(REASONS) where none, (S,)."""
     levels, offset = _link_budget(config, streams)
     gate, signal = config.gate, config.signal
     noise_dbm = losses.noise_power_dbm(signal.channel_bandwidth_hz, config.channel.noise_figure_db)

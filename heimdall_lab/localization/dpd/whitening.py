@@ -12,10 +12,7 @@ from heimdall_lab.signals import spectra
 
 
 class WhitenedSignals(NamedTuple):
-    """Whitened IQ of S scenes.
-
-    Noise has unit variance before the weight, the root of the signal's share.
-    """
+    """Whitened IQ of S scenes: noise has unit variance before the weight, the root of the signal's share."""
 
     voltage: Array  # (S, R, K) complex128, at half of the sample rate
     share: Array  # (S, 2 K) of signal in the sum of receivers, at ascending frequencies of the band's inner half

@@ -96,10 +96,7 @@ def _num_points(distance_km: Array) -> int:
 
 @njit(cache=True, error_model="numpy")
 def _smooth_surface(distance_km: Array, terrain_m: Array, tx_m: float, rx_m: float) -> tuple[float, float]:
-    """Heights of the smooth Earth under two antennas, for diffraction; all above sea level, in m.
-
-    Equation numbers are those of ITU-R P.1812-6 attachment 1, section 5.6.
-    """
+    """Heights in m above sea level of the smooth Earth under two antennas (P.1812-6 attachment 1, section 5.6)."""
     last = distance_km.size - 1
     length_km = distance_km[last]
     v1, v2 = 0.0, 0.0
@@ -134,10 +131,7 @@ def _bullington_db(
     radius_km: float,
     frequency_ghz: float,
 ) -> float:
-    """Bullington's loss over obstacles of ``scale`` times the ground's height; antenna heights in the same system.
-
-    Equation numbers are those of ITU-R P.1812-6, section 4.3.1.
-    """
+    """Bullington's loss over ``scale`` times the ground's height; antennas in the same system of heights (4.3.1)."""
     last = distance_km.size - 1
     length_km = distance_km[last]
     wavelength_m = SPEED_OF_LIGHT / (frequency_ghz * 1e9)
@@ -175,10 +169,7 @@ def _spherical_earth_db(
     sea_fraction: float,
     vertical: bool,
 ) -> float:
-    """Loss over a spherical Earth between antennas at heights above it; 0 where the path is clear.
-
-    Equation numbers are those of ITU-R P.1812-6, section 4.3.2.
-    """
+    """Loss over a spherical Earth between antennas at heights above it; 0 where the path is clear (section 4.3.2)."""
     if distance_km == 0:
         return 0.0
     horizon_km = math.sqrt(2 * radius_km) * (math.sqrt(0.001 * tx_m) + math.sqrt(0.001 * rx_m))  # eq. (22)
@@ -213,7 +204,7 @@ def _first_term_db(
     sea_fraction: float,
     vertical: bool,
 ) -> float:
-    """First term of the residue series of the loss over a path of land and sea: ITU-R P.1812-6 eq. (28)."""
+    """First term of the residue series of the loss over a path of land and sea (eq. 28)."""
     loss_db = 0.0
     if sea_fraction < 1:
         loss_db += (1 - sea_fraction) * _first_term_over_db(
@@ -234,7 +225,7 @@ def _first_term_over_db(
     frequency_ghz: float,
     vertical: bool,
 ) -> float:
-    """First term of the loss over one kind of ground; equation numbers are those of ITU-R P.1812-6, section 4.3.3."""
+    """First term of the loss over one kind of ground (section 4.3.3)."""
     permittivity, conductivity = ground
     loss_angle = 18 * conductivity / frequency_ghz
     radius_root, frequency_root = np.cbrt(radius_km), np.cbrt(frequency_ghz)
@@ -257,7 +248,7 @@ def _first_term_over_db(
 
 @njit(cache=True, error_model="numpy")
 def _height_gain_db(b: float, least_db: float) -> float:
-    """Gain of an antenna's normalised height: ITU-R P.1812-6 eq. (34)."""
+    """Gain of an antenna's normalised height (eq. 34)."""
     if b > 2:
         gain_db = 17.6 * math.sqrt(b - 1.1) - 5 * math.log10(b - 1.1) - 8
     elif b > 0:

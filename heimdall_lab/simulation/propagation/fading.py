@@ -110,10 +110,7 @@ def draw_multipath(channel: Channel, streams: Streams, line_of_sight: np.ndarray
 
 
 def gains(paths: Multipath, streams: Streams, step_s: float, count: int) -> np.ndarray:
-    """Gain of every path at the times 0, step_s, …: (S, R, P, count) complex64.
-
-    The steady part has a random phase, each path its own.
-    """
+    """Gain of every path at the times 0, step_s, …: (S, R, P, count) complex64; steady parts have random phases."""
     filled = np.empty((*paths.power.shape, count), np.complex64)
     _gains(
         paths.power,
