@@ -131,9 +131,8 @@ class _Block(nn.Module):
         query, key, value = (
             part.view(batch, receivers, self.heads, -1).transpose(1, 2) for part in split.chunk(3, dim=-1)
         )  # (B, H, R, D/H)
-        score = query @ key.transpose(-1, -2) / math.sqrt(width / self.heads)
-        score = score.float().masked_fill(~present[:, None, None, :], -1e9)  # half precision holds no such number
-        attended = (score.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).reshape(batch, receivers, width)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, present[:, None, None, :])
+        attended = attended.transpose(1, 2).reshape(batch, receivers, width)
         tokens = tokens + self.dropout(self.project(attended))
         return tokens + self.dropout(self.feed(self.before_feed(tokens)))
 
