@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from heimdall_lab.core.units import EARTH_RADIUS_KM
+from heimdall_lab.learning.architectures.layers import mean_over, zeroed
 from heimdall_lab.localization.learned import inputs
 
 MIN_HEARD = 3  # receivers that hear the signal and are never dropped
@@ -30,16 +31,7 @@ def drop_receivers(batch: dict[str, Tensor], chance: float, rng: torch.Generator
     The reference stays, since all differences are against it, and so do three receivers that hear the signal; scenes
     with no more than these stay as they are. Positions and targets move to the centroid of the remaining receivers.
 
-    Parameters
-    ----------
-    batch : dict of str to Tensor
-        Of `inputs.ARRAYS`, with ``heard`` (B, R) bool, ``reference`` (B, R) bool and ``target`` (B, 2) km.
-    chance : float
-    rng : torch.Generator
-
-    Returns
-    -------
-    dict of str to Tensor
+    The batch has some of `inputs.ARRAYS`, and ``heard`` (B, R) bool, ``reference`` (B, R) bool, ``target`` (B, 2) km.
     """
     present, heard = batch["present"], batch["heard"]
     drawn = torch.rand(present.shape, generator=rng)
@@ -48,16 +40,16 @@ def drop_receivers(batch: dict[str, Tensor], chance: float, rng: torch.Generator
     spare = heard.sum(dim=1, keepdim=True) - MIN_HEARD
     dropped = dropped & (spare > 0) & (~heard | (ranked_before.sum(dim=2) < spare))
     remaining, hearing = present & ~dropped, heard & ~dropped
-    shift = _mean(batch["position"], remaining) - _mean(batch["position"], present)  # (B, 1, 2)
-    changed = {name: _zeroed(values, dropped) for name, values in batch.items() if name in inputs.ARRAYS}
-    changed["position"] = (batch["position"] - shift) * remaining[..., None]
+    shift = mean_over(batch["position"], remaining) - mean_over(batch["position"], present)  # (B, 2)
+    changed = {name: zeroed(values, dropped) for name, values in batch.items() if name in inputs.ARRAYS}
+    changed["position"] = (batch["position"] - shift[:, None]) * remaining[..., None]
     if "features" in changed:
-        level = changed["features"][..., _LEVEL, None]  # (B, R, 1)
-        changed["features"][..., _LEVEL] = ((level - _mean(level, hearing)) * hearing[..., None])[..., 0]
+        level = changed["features"][..., _LEVEL]  # (B, R)
+        changed["features"][..., _LEVEL] = (level - mean_over(level[..., None], hearing)) * hearing
         # The tangent plane has moved with the centroid, and heights over it have changed.
         nearer = (batch["position"] ** 2).sum(dim=-1) - (changed["position"] ** 2).sum(dim=-1)
         changed["features"][..., _HEIGHT] += nearer / (2 * EARTH_RADIUS_KM) * remaining
-    return batch | changed | {"present": remaining, "heard": hearing, "target": batch["target"] - shift[:, 0]}
+    return batch | changed | {"present": remaining, "heard": hearing, "target": batch["target"] - shift}
 
 
 def rotate(batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
@@ -72,14 +64,3 @@ def rotate(batch: dict[str, Tensor], rng: torch.Generator) -> dict[str, Tensor]:
         "position": batch["position"] @ matrix.transpose(1, 2),
         "target": (matrix @ batch["target"][..., None])[..., 0],
     }
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values (B, R, K) over the receivers of a mask (B, R), (B, 1, K)."""
-    count = mask.sum(dim=1).clamp(min=1)[:, None, None]
-    return (values * mask[..., None]).sum(dim=1, keepdim=True) / count
-
-
-def _zeroed(values: Tensor, dropped: Tensor) -> Tensor:
-    """A copy of values (B, R, …) with 0 where a receiver is dropped."""
-    return values.masked_fill(dropped.reshape(*dropped.shape, *(1,) * (values.ndim - 2)), 0)

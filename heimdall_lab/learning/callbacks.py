@@ -27,14 +27,7 @@ class StopRequested(Exception):
 class EpochCheckpoint(Checkpoint):
     """Writes a checkpoint after every epoch, with the best weights and the history among its contents.
 
-    Parameters
-    ----------
-    folder : Path
-    model : Localizer
-    report_epoch : callable
-        Called with the metrics of each epoch.
-    stop : threading.Event
-        Set when a stop is requested; `files.request_stop` requests one too.
+    A stop is requested by the event ``stop``, or by `files.request_stop`.
     """
 
     def __init__(

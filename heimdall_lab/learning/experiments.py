@@ -1,4 +1,9 @@
-"""Training runs in MLflow: in a SQLite file of the data folder, or on the server that MLFLOW_TRACKING_URI names."""
+"""Training runs in MLflow: in a SQLite file of the data folder, or on the server that MLFLOW_TRACKING_URI names.
+
+Every store is read and written by a client of its own address. `mlflow.search_runs`, `mlflow.onnx.log_model` and
+Lightning's logger use one address for the whole process, and write it to MLFLOW_TRACKING_URI, which would then hide the
+stores of other data folders.
+"""
 
 import json
 import logging
@@ -9,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +57,9 @@ def tracking_uri(root: str | Path | None = None) -> str:
 
 
 class TrackedRun:
-    """One run in the tracking store; writes that fail while it is under way are reported once and stop nothing.
+    """One run in the tracking store: the one that ``run_id`` names, or a new one where the store has none of that name.
 
-    Parameters
-    ----------
-    name : str
-    tags : mapping
-    run_id : str, optional
-        Of a run to continue, if the store has it.
+    Writes that fail while it is under way are reported once and stop nothing.
 
     Raises
     ------
@@ -68,13 +68,10 @@ class TrackedRun:
     """
 
     def __init__(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
-        self.uri, self.failures = tracking_uri(), 0
+        self.uri, self.failures, self.client = tracking_uri(), 0, client()
         try:
-            self.client = client()
             mark_dead_runs(self.client)
             self.run_id = self._continue(run_id, tags) or self._create(name, tags)
-        except TrackingError:
-            raise
         except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
             raise _unusable(self.uri, error) from error
 
@@ -82,29 +79,31 @@ class TrackedRun:
         """Log parameters; a run that continues has the same ones."""
         from mlflow.entities import Param
 
-        self._try(self.client.log_batch, params=[Param(name, str(value)) for name, value in values.items()])
+        parameters = [Param(name, str(value)) for name, value in values.items()]
+        self._try(self.client.log_batch, self.run_id, params=parameters)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics of an epoch."""
         from mlflow.entities import Metric
 
         now_ms = int(1e3 * time.time())
-        self._try(self.client.log_batch, metrics=[Metric(name, value, now_ms, step) for name, value in values.items()])
+        metrics = [Metric(name, value, now_ms, step) for name, value in values.items()]
+        self._try(self.client.log_batch, self.run_id, metrics=metrics)
 
     def log_json(self, values: Mapping[str, Any], file: str) -> None:
         """Log JSON values as a file."""
-        self._try(self.client.log_text, json.dumps(values, indent=1, default=str), file)
+        self._try(self.client.log_text, self.run_id, json.dumps(values, indent=1, default=str), file)
 
     def log_pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
         """Make and log pictures: the text of each HTML page by its file's name, or the path of a file."""
-        self._try_all(lambda: self._log_pictures(make()))
+        self._try(self._log_pictures, make)
 
-    def _log_pictures(self, pictures: Mapping[str, str | Path]) -> None:
-        for name, picture in pictures.items():
+    def _log_pictures(self, make: Callable[[], Mapping[str, str | Path]]) -> None:
+        for name, picture in make().items():
             if isinstance(picture, Path):
-                self._try(self.client.log_artifact, str(picture), "pictures")
+                self._try(self.client.log_artifact, self.run_id, str(picture), "pictures")
             else:
-                self._try(self.client.log_text, picture, f"pictures/{name}")
+                self._try(self.client.log_text, self.run_id, picture, f"pictures/{name}")
 
     def register_model(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
         """Log an ONNX model and register it, once for a run.
@@ -112,11 +111,11 @@ class TrackedRun:
         It becomes the champion if there is none, or if its loss is lower than the champion's on the same dataset and
         nobody promoted that one.
         """
-        self._try_all(lambda: self._register_model(onnx_path, name, dataset_checksum, validation_loss))
+        self._try(self._register_model, onnx_path, name, dataset_checksum, validation_loss)
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
-        self._try_all(lambda: self.client.set_terminated(self.run_id, status))
+        self._try(self.client.set_terminated, self.run_id, status)
         if self.failures:
             warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
 
@@ -145,48 +144,48 @@ class TrackedRun:
         return str(self.client.create_run(experiment, run_name=name, tags=all_tags).info.run_id)
 
     def _register_model(self, onnx_path: Path, name: str, dataset_checksum: str, validation_loss: float) -> None:
-        import onnx
         from mlflow.exceptions import MlflowException
 
-        with tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) / "model"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # of MLflow's own classes
-                import mlflow.onnx
-
-                mlflow.onnx.save_model(onnx.load(onnx_path), str(saved), pip_requirements=["onnxruntime"])
-            self.client.log_artifacts(self.run_id, str(saved), "model")
-        try:
-            self.client.get_registered_model(name)
-        except MlflowException:
-            self.client.create_registered_model(name)
-        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/model"
-        tags = {_DATASET: dataset_checksum, _LOSS: repr(validation_loss)}
-        registered = _version_of(self.client, self.run_id)  # by a process that was killed before it recorded its end
-        made = registered or self.client.create_model_version(name, source, self.run_id, tags=tags)
+        made = _version_of(self.client, self.run_id)  # by a process that was killed before it recorded its end
+        if made is None:
+            source = self._log_model(onnx_path)
+            with suppress(MlflowException):  # it is there already
+                self.client.create_registered_model(name)
+            tags = {_DATASET: dataset_checksum, _LOSS: repr(validation_loss)}
+            made = self.client.create_model_version(name, source, self.run_id, tags=tags)
         self.client.set_registered_model_alias(name, NEWEST, made.version)
-        before = self.client.get_registered_model(name).aliases.get(CHAMPION)
-        if self._displaces_champion(name, before, dataset_checksum, validation_loss):
+        registered = self.client.get_registered_model(name)
+        if self._displaces_champion(registered, dataset_checksum, validation_loss):
             # Both, until the alias has moved: a process that is killed in between leaves no champion for promoted.
-            self.client.set_registered_model_tag(name, _BY_LOSS, f"{before},{made.version}")
+            both = f"{registered.aliases.get(CHAMPION)},{made.version}"
+            self.client.set_registered_model_tag(name, _BY_LOSS, both)
             self.client.set_registered_model_alias(name, CHAMPION, made.version)
             self.client.set_registered_model_tag(name, _BY_LOSS, made.version)
 
-    def _displaces_champion(self, name: str, champion: Any, dataset_checksum: str, validation_loss: float) -> bool:
+    def _log_model(self, onnx_path: Path) -> str:
+        """Log an ONNX model among the run's files; returns its address."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")  # of MLflow's own classes
+            import mlflow.onnx
+
+            mlflow.onnx.save_model(onnx.load(onnx_path), f"{folder}/model", pip_requirements=["onnxruntime"])
+            self.client.log_artifacts(self.run_id, folder)
+        return f"{self.client.get_run(self.run_id).info.artifact_uri}/model"
+
+    def _displaces_champion(self, registered: Any, dataset_checksum: str, validation_loss: float) -> bool:
+        champion, by_loss = registered.aliases.get(CHAMPION), registered.tags.get(_BY_LOSS)
         if champion is None:
             return True
-        by_loss = self.client.get_registered_model(name).tags.get(_BY_LOSS)
         if by_loss is not None and str(champion) not in by_loss.split(","):
             return False  # somebody promoted it, here or on MLflow's own pages
-        tags = self.client.get_model_version(name, str(champion)).tags
+        tags = self.client.get_model_version(registered.name, str(champion)).tags
         return tags.get(_DATASET) == dataset_checksum and validation_loss < float(tags[_LOSS])
 
-    def _try(self, log: Any, *arguments: Any, **options: Any) -> None:
-        self._try_all(lambda: log(self.run_id, *arguments, **options))
-
-    def _try_all(self, log: Any) -> None:
+    def _try(self, log: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         try:
-            log()
+            log(*arguments, **options)
         except Exception as error:  # a server that is away for a while is no reason to lose hours of training
             self.failures += 1
             if self.failures == 1:
@@ -229,12 +228,7 @@ def _open_store(root: str | Path | None) -> Iterator[Any]:
 
 
 def runs(root: str | Path | None = None) -> pd.DataFrame:
-    """List the tracked runs, the newest first.
-
-    Parameters
-    ----------
-    root : path, optional
-        Data folder, see `tracking_uri`.
+    """List the tracked runs of a data folder (`tracking_uri`), the newest first.
 
     Returns
     -------
@@ -249,18 +243,17 @@ def runs(root: str | Path | None = None) -> pd.DataFrame:
     """
     with _open_store(root) as opened:
         mark_dead_runs(opened)
-        found = opened.get_experiment_by_name(EXPERIMENT)
         ordered = sorted(_all_pages(opened.search_model_versions), key=lambda each: int(each.version))
         versions = {version.run_id: version for version in ordered}  # the newest of each run
         champions = {(m.name, str(m.aliases.get(CHAMPION))) for m in _all_pages(opened.search_registered_models)}
-        logged = _all_pages(opened.search_runs, [found.experiment_id]) if found is not None else []
+        logged = {run.info.run_id: run for run in _search_runs(opened)}  # one that begins meanwhile shifts the pages
     rows = []
-    for run in {run.info.run_id: run for run in logged}.values():  # a run that begins meanwhile shifts the pages
+    for run_id, run in logged.items():
         began, ended = (pd.to_datetime(at, unit="ms", utc=True) for at in (run.info.start_time, run.info.end_time))
-        metrics, version = run.data.metrics, versions.get(run.info.run_id)
+        metrics, version = run.data.metrics, versions.get(run_id)
         rows.append(
             {
-                "run_id": run.info.run_id,
+                "run_id": run_id,
                 "architecture": run.data.params.get("architecture", ""),
                 "dataset": run.data.params.get("dataset.name", ""),
                 "status": run.info.status,
@@ -323,23 +316,18 @@ def promote(run_id: str, root: str | Path | None = None) -> str:
 
 
 def mark_dead_runs(opened: Any = None) -> list[str]:
-    """Mark as FAILED the runs that are logged as running in a process of this machine that has ended.
-
-    Returns
-    -------
-    list of str
-        Their identifiers.
-    """
+    """Mark as FAILED the runs logged as running in a process of this machine that has ended; returns their run_ids."""
     opened = client() if opened is None else opened
-    found = opened.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        return []
     here = f"attributes.status = 'RUNNING' and tags.`{_TAG}.host` = '{socket.gethostname()}'"
-    running = _all_pages(opened.search_runs, [found.experiment_id], filter_string=here)
-    dead = [run.info.run_id for run in running if not _is_alive(run.data.tags)]
+    dead = [run.info.run_id for run in _search_runs(opened, here) if not _is_alive(run.data.tags)]
     for run_id in dead:
         opened.set_terminated(run_id, "FAILED")
     return dead
+
+
+def _search_runs(opened: Any, condition: str = "") -> list[Any]:
+    found = opened.get_experiment_by_name(EXPERIMENT)
+    return _all_pages(opened.search_runs, [found.experiment_id], filter_string=condition) if found is not None else []
 
 
 def _all_pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:

@@ -33,16 +33,9 @@ class Learner(pl.LightningModule):
     """A localizer with its loss, the negative log likelihood of the true position, and its optimiser.
 
     The degrees of freedom of the law of errors are learned together with the weights. Networks that refine a fix are
-    trained on the fixes of all rounds, with weights that grow with the round.
-
-    Parameters
-    ----------
-    model : Localizer
-    options : Options
-    identity : dict
-        Of the run; goes into its checkpoints.
-    batches_per_epoch : callable
-        Counts the batches that this process trains on; Lightning's own estimate reads the first ones of epoch 0 ahead.
+    trained on the fixes of all rounds, with weights that grow with the round. The identity of the run goes into its
+    checkpoints. ``batches_per_epoch`` counts the batches that this process trains on; Lightning's own estimate reads
+    the first ones of epoch 0 ahead.
     """
 
     def __init__(

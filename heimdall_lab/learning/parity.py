@@ -28,23 +28,8 @@ def random_scenes(
 ) -> dict[str, Array]:
     """Draw arrays as `inputs.arrays` gives them: time differences fit the positions, all else is noise.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Of `inputs.ARRAYS`.
-    scenes, receivers : int
-    seed : int
-    window : int, optional
-        Instants of ``iq``.
-    max_receivers : int, optional
-        Further receivers of a scene are padding.
-    features : (mean, deviation)
-        Of the features, (F,) each.
-
-    Returns
-    -------
-    dict of str to array
-        Float32, and ``present`` bool.
+    ``window`` is the number of instants of ``iq``, ``features`` the mean and deviation of the features, (F,) each;
+    receivers beyond ``max_receivers`` are padding.
     """
     rng = np.random.Generator(np.random.Philox(seed))
     shape = (scenes, receivers)
@@ -71,13 +56,10 @@ def random_scenes(
 
 
 def largest_difference(first: Predictor, second: Predictor, batches: Iterable[Mapping[str, Array]]) -> float:
-    """Compare positions and factors of two programs.
+    """Return the largest difference of positions and factors of two programs; NaN where either is NaN.
 
-    Returns
-    -------
-    float
-        Largest difference over the larger of the network's size, the root mean square distance of its receivers from
-        their centroid, and the position's distance from there; NaN where either is NaN.
+    It is divided by the larger of the network's size, the root mean square distance of its receivers from their
+    centroid, and the position's distance from there.
     """
     return float(np.max([_difference(first, second, batch) for batch in batches]))
 

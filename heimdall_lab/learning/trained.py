@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
@@ -74,12 +74,11 @@ class Trained:
     def __call__(self, arrays: Mapping[str, Array]) -> tuple[Array, Array]:
         """Locate scenes: positions (S, 2) km and Cholesky factors (S, 3) km, both float64."""
         self.model.eval()
-        count = len(arrays["present"])
-        parts = []
         with torch.inference_mode():
-            for first in range(0, count, _BATCH):
-                rows = slice(first, first + _BATCH)
-                parts.append(self.model({name: torch.from_numpy(arrays[name][rows]) for name in self.inputs}))
+            parts = [
+                self.model({name: torch.from_numpy(arrays[name][rows]) for name in self.inputs})
+                for rows in batch_slices(len(arrays["present"]), _BATCH)
+            ]
         position, cholesky = (np.concatenate([part[of].numpy() for part in parts]) for of in (0, 1))
         return position.astype(np.float64), cholesky.astype(np.float64)
 

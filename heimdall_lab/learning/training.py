@@ -140,7 +140,8 @@ def train(
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(chosen.seed))
             model = architectures.build(architecture, settings)
-            scenes = _data_module(source, model, folder, chosen)
+            loading = {"batch_size", "seed", "receiver_dropout", "num_workers", "memory_gb"}
+            scenes = SceneDataModule(source, model, folder, **chosen.model_dump(include=loading))
             with locked(folder) if is_rank_zero() else nullcontext():
                 check_same_run(folder, identity)
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
@@ -410,16 +411,3 @@ def _provenance(job: _Job) -> dict[str, Any]:
         "options": job.identity["options"],
         "package_version": job.identity["package_version"],
     }
-
-
-def _data_module(source: Source, model: Localizer, folder: Path, options: Options) -> SceneDataModule:
-    return SceneDataModule(
-        source,
-        model,
-        folder,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        receiver_dropout=options.receiver_dropout,
-        num_workers=options.num_workers,
-        memory_gb=options.memory_gb,
-    )

@@ -18,22 +18,12 @@ from heimdall_lab.learning.architectures.triangulation import Triangulation
 
 
 class Architecture(NamedTuple):
-    """One kind of localizer.
-
-    Attributes
-    ----------
-    make : type
-    data_types : tuple of str
-        Types of dataset that hold its inputs.
-    description : str
-    parameters : dict
-        Default arguments of ``make``.
-    """
+    """One kind of localizer."""
 
     make: type[Localizer]
-    data_types: tuple[str, ...]
+    data_types: tuple[str, ...]  # of datasets that hold its inputs
     description: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # default arguments of ``make``
 
 
 ARCHITECTURES = {
@@ -84,14 +74,7 @@ def architecture(name: str) -> Architecture:
 
 
 def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
-    """Make a localizer with random weights.
-
-    Parameters
-    ----------
-    name : str
-        Of `ARCHITECTURES`.
-    parameters : mapping, optional
-        Instead of the architecture's defaults.
+    """Make a localizer of `ARCHITECTURES` with random weights; ``parameters`` replace the architecture's defaults.
 
     Raises
     ------

@@ -27,27 +27,21 @@ class _IqNetwork(Localizer):
 
     inputs = ("iq", "position", "present")
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        max_receivers: int,
-        window: int,
-        width: int,
-        heads: int,
-        layers: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, max_receivers: int, window: int, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
         if not 1 <= max_receivers <= MAX_RECEIVERS:
             raise ValueError(f"max_receivers: {max_receivers} is not in 1 … {MAX_RECEIVERS}; set a number within")
         self.max_receivers, self.window = max_receivers, window
-        self.encoder = encoder
+        self.encoder = self._encoder(_channels(width))
         self.standardise = Standardise("levels", 2)
         self.dropout = nn.Dropout(dropout)
         self.embed = nn.Linear(width + 4, width)
         self.attention = ReceiverAttention(width, heads, layers, dropout)
         self.head = Head(width)
+
+    def _encoder(self, channels: list[int]) -> nn.Module:
+        """From (B·R, 2, N) to (B·R, D), by stages with these numbers of channels."""
+        raise NotImplementedError
 
     def derived(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Localizer.derived`: levels over 1 mW, and over the scene's mean."""
@@ -91,30 +85,20 @@ class IqResNet18(_IqNetwork):
     Source: He et al., CVPR 2016, table 1 and figure 5 (left), with `_norm` instead of batch normalisation.
     """
 
-    def __init__(self, max_receivers: int, window: int, width: int, heads: int, layers: int, dropout: float) -> None:
-        channels = _channels(width)
+    def _encoder(self, channels: list[int]) -> nn.Module:
         blocks = [
             block
             for before, after in zip((channels[0], *channels), channels, strict=False)
             for block in (ResidualBlock(before, after), ResidualBlock(after, after))
         ]
-        encoder = nn.Sequential(
+        return nn.Sequential(
             nn.Conv1d(2, channels[0], 7, stride=2, padding=3, bias=False),
             _norm(channels[0]),
             nn.ReLU(),
             nn.MaxPool1d(3, stride=2, padding=1),  # (B·R, D/8, N/4)
             *blocks,
             nn.AdaptiveAvgPool1d(1),
-            nn.Flatten(),  # (B·R, D)
-        )
-        super().__init__(
-            encoder,
-            max_receivers=max_receivers,
-            window=window,
-            width=width,
-            heads=heads,
-            layers=layers,
-            dropout=dropout,
+            nn.Flatten(),
         )
 
 
@@ -124,22 +108,13 @@ class IqVggNet(_IqNetwork):
     Source: Simonyan and Zisserman, ICLR 2015, in one dimension, with `_norm` after each convolution.
     """
 
-    def __init__(self, max_receivers: int, window: int, width: int, heads: int, layers: int, dropout: float) -> None:
-        channels = _channels(width)
+    def _encoder(self, channels: list[int]) -> nn.Module:
         stages = [
             stage
             for before, after in zip((2, *channels), channels, strict=False)
             for stage in (*_convolution(before, after), *_convolution(after, after), nn.MaxPool1d(4))
         ]
-        super().__init__(
-            nn.Sequential(*stages, nn.AdaptiveAvgPool1d(1), nn.Flatten()),  # (B·R, D)
-            max_receivers=max_receivers,
-            window=window,
-            width=width,
-            heads=heads,
-            layers=layers,
-            dropout=dropout,
-        )
+        return nn.Sequential(*stages, nn.AdaptiveAvgPool1d(1), nn.Flatten())
 
 
 class ResidualBlock(nn.Module):

@@ -131,9 +131,8 @@ class _Block(nn.Module):
         query, key, value = (
             part.view(batch, receivers, self.heads, -1).transpose(1, 2) for part in split.chunk(3, dim=-1)
         )  # (B, H, R, D/H)
-        score = query @ key.transpose(-1, -2) / math.sqrt(width / self.heads)
-        score = score.float().masked_fill(~present[:, None, None, :], -1e9)  # half precision holds no such number
-        attended = (score.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).reshape(batch, receivers, width)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, present[:, None, None, :])
+        attended = attended.transpose(1, 2).reshape(batch, receivers, width)
         tokens = tokens + self.dropout(self.project(attended))
         return tokens + self.dropout(self.feed(self.before_feed(tokens)))
 
@@ -156,9 +155,8 @@ class Head(nn.Module):
         share = self.share(tokens).float().masked_fill(~present[..., None], -1e9).softmax(dim=1)  # (B, R, 1)
         size = size_km(position, present)[:, None]  # (B, 1)
         offset = (share * self.offset(tokens)).sum(dim=1)  # (B, 2)
-        count = present.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = (tokens * present[..., None]).sum(dim=1) / count  # (B, D)
-        return (share * position).sum(dim=1) + size * offset, size * cholesky_factor(self.factor(mean))
+        factor = self.factor(mean_over(tokens, present))
+        return (share * position).sum(dim=1) + size * offset, size * cholesky_factor(factor)
 
 
 def feed_forward(inputs: int, width: int, outputs: int, *, start_at_zero: bool = False) -> nn.Sequential:
@@ -176,19 +174,25 @@ def cholesky_factor(raw: Tensor) -> Tensor:
     return torch.stack([_positive(first), between, _positive(last)], dim=-1)
 
 
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values (B, R, K) over the receivers of a mask (B, R), (B, K); 0 where it has none."""
+    return zeroed(values, ~mask).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def zeroed(values: Tensor, mask: Tensor) -> Tensor:
+    """Values (B, R, …) with 0, whatever they are, for the receivers of a mask (B, R)."""
+    return values.masked_fill(mask.reshape(*mask.shape, *(1,) * (values.ndim - 2)), 0)
+
+
 def size_km(position: Tensor, present: Tensor) -> Tensor:
     """Root mean square distance of the present receivers (B, R, 2) from their centroid, (B,)."""
-    count = present.sum(dim=1).clamp(min=1)
-    square = (position**2 * present[..., None]).sum(dim=(1, 2)) / count
-    return square.sqrt().clamp(min=_MIN_SIZE_KM)
+    return mean_over(position**2, present).sum(dim=-1).sqrt().clamp(min=_MIN_SIZE_KM)
 
 
 def levels_db(power: Tensor, present: Tensor) -> Tensor:
     """Levels of powers (B, R) mW, and the same over the mean of the scene's present receivers, (B, R, 2) dB."""
     level = 10 * power.clamp(min=MIN_POWER_MW).log10()
-    count = present.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = level.masked_fill(~present, 0).sum(dim=1, keepdim=True) / count
-    return torch.stack([level, level - mean], dim=-1)
+    return torch.stack([level, level - mean_over(level[..., None], present)], dim=-1)
 
 
 def negative_log_likelihood(position: Tensor, cholesky: Tensor, target: Tensor, freedom: Tensor) -> Tensor:
@@ -214,11 +218,8 @@ def mahalanobis_squared(position: Tensor, cholesky: Tensor, target: Tensor) -> T
 
 def _absent_as_zero(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Set the values of absent receivers to 0, whatever they are."""
-    absent = ~batch["present"]
-    return {
-        name: values if name == "present" else values.masked_fill(absent[(..., *[None] * (values.ndim - 2))], 0)
-        for name, values in batch.items()
-    }
+    present = batch["present"]
+    return {name: values if name == "present" else zeroed(values, ~present) for name, values in batch.items()}
 
 
 def _positive(raw: Tensor) -> Tensor:

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from heimdall_lab.core.units import EARTH_RADIUS_KM
-from heimdall_lab.learning.architectures.layers import Localizer, ReceiverAttention, Standardise, feed_forward, size_km
+from heimdall_lab.learning.architectures.layers import (
+    Localizer,
+    ReceiverAttention,
+    Standardise,
+    feed_forward,
+    mean_over,
+    size_km,
+)
 from heimdall_lab.localization.learned import inputs
 
 _PRIOR_SIZES = 3.0  # prior standard deviation of the transmitter's distance from the centroid, in sizes of the network
@@ -86,8 +93,8 @@ class TdoaUnrolled(Localizer):
 
     def _corrected(self, cholesky: Tensor, tokens: Tensor, heard: Tensor) -> Tensor:
         """Multiply the Cholesky factor (B, 3) of the Gauss-Newton covariance by a learned one."""
+        mean = mean_over(tokens, heard)  # (B, D)
         count = heard.sum(dim=1, keepdim=True)
-        mean = (tokens * heard[..., None]).sum(dim=1) / count.clamp(min=1)  # (B, D)
         spread = (cholesky[:, :1] * cholesky[:, 2:]).log()
         first, between, last = self.widen(torch.cat([mean, spread, count.to(mean.dtype)], dim=-1)).unbind(dim=-1)
         first, last = first.exp(), last.exp()
@@ -118,15 +125,13 @@ def _feature(batch: dict[str, Tensor], name: str) -> Tensor:
 def _delays(batch: dict[str, Tensor]) -> Delays:
     receiver, present = batch["position"], batch["present"]
     heard = present & (_feature(batch, "heard") > 0)
-    count = heard.sum(dim=1, keepdim=True).clamp(min=1)
     altitude = _feature(batch, "height_km") + (receiver**2).sum(dim=-1) / (2 * EARTH_RADIUS_KM)
-    mean_altitude = (altitude * heard).sum(dim=1, keepdim=True) / count
     return Delays(
         receiver,
-        mean_altitude - altitude,
+        mean_over(altitude[..., None], heard) - altitude,
         _feature(batch, "range_difference_km"),
         torch.where(heard, (-2 * _feature(batch, "log_sigma")).exp(), 0.0),
-        (receiver * heard[..., None]).sum(dim=1) / count,
+        mean_over(receiver, heard),
         size_km(receiver, present),
     )
 
