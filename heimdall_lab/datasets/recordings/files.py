@@ -85,7 +85,8 @@ def _read_sigmf(
 def _unpack_archive(archive: Path, unpacked: list[Path]) -> None:
     """Unpack the SigMF files of an archive beside it, whatever folders they are in.
 
-    Every file that is made is added to ``unpacked``, also where the archive is refused in the end.
+    Every file that is made is added to ``unpacked``, also where the archive is refused in the end. Of an archive of
+    several recordings, `sigmf.SigMFArchiveReader` joins the samples of one to the metadata of another.
 
     Raises
     ------

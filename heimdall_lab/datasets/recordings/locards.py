@@ -2,12 +2,15 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from pydantic import FailFast, FiniteFloat, Json, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
@@ -38,29 +41,10 @@ _ATTRIBUTES = {
 
 _ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
 _SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
+_MEASUREMENTS = TypeAdapter(
+    Annotated[list[Json[Annotated[list[tuple[int, FiniteFloat, FiniteFloat | None]], FailFast()]]], FailFast()]
+)
 _EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
-
-
-@dataclass(frozen=True)
-class _Sensor:
-    """Position of a sensor, and whether its timestamps are of a common time."""
-
-    latitude_deg: float
-    longitude_deg: float
-    altitude_m: float
-    synchronised: bool
-
-
-@dataclass(frozen=True)
-class _Message:
-    """One row: what the aircraft reports of itself, and who received it when, by serial: (ns, signal strength)."""
-
-    number: int
-    latitude_deg: float
-    longitude_deg: float
-    altitude_m: float
-    reported_altitude_m: float
-    received: dict[int, tuple[float, float]]
 
 
 def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
@@ -94,49 +78,37 @@ def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
     ------
     Schäfer, Strohmeier, Leonardi and Lenders, "LocaRDS: A Localization Reference Data Set", Sensors 21 (2021).
     """
-    stations = _read_sensors(Path(sensors))
-    messages = _read_messages(Path(path), stations)
-    return _dataset(Path(path), messages, stations)
+    stations, rows = _read_sensors(Path(sensors)), _read_table(Path(path), _ROW_FIELDS)
+    messages, received = _read_messages(Path(path), rows), _read_measurements(Path(path), rows)
+    received = received[received["serial"].isin(stations.index)]
+    if received.empty:
+        raise ValueError(
+            f"{Path(path).name}: no message was received by a sensor of known position; give the sensors' table that "
+            "belongs to it, and at least one message"
+        )
+    arrivals = received.pivot(index="line", columns="serial").reindex(rows.index)
+    return _dataset(Path(path), messages, stations.loc[arrivals["arrival_ns"].columns], arrivals)
 
 
-def _dataset(file: Path, messages: list[_Message], stations: dict[int, _Sensor]) -> xr.Dataset:
-    """Label what was read."""
-    serials = sorted({serial for message in messages for serial in message.received if serial in stations})
-    variables = _positions(messages, [stations[serial] for serial in serials])
-    synchronised = np.array([stations[serial].synchronised for serial in serials])
-    variables |= _measured_variables(*_arrivals(messages, serials), synchronised)
+def _dataset(file: Path, messages: pd.DataFrame, stations: pd.DataFrame, arrivals: pd.DataFrame) -> xr.Dataset:
+    """Label what was read; all truth but the positions is NaN."""
+    variables = schema.unknown(len(messages), len(stations))
+    for axis in ("latitude", "longitude", "altitude"):
+        variables[f"receiver_{axis}"] = np.tile(stations[axis], (len(messages), 1))
+        variables[f"transmitter_{axis}"] = messages[axis].to_numpy()
+    variables["reported_altitude"] = messages["reported_altitude"].to_numpy()
+    variables["receiver_present"] = np.ones((len(messages), len(stations)), dtype=bool)
+    variables["waveform"] = np.full(len(messages), "mode_s")
+    variables |= _measured_variables(
+        arrivals["arrival_ns"].to_numpy(), arrivals["strength"].to_numpy(), stations["synchronised"].to_numpy()
+    )
     coords = {
-        "sample": ("sample", np.array([message.number for message in messages]), {"long_name": "id of the message"}),
-        "receiver": np.arange(len(serials)),
-        "receiver_name": ("receiver", np.array([str(serial) for serial in serials])),
+        "sample": ("sample", messages["id"].to_numpy(), {"long_name": "id of the message"}),
+        "receiver": np.arange(len(stations)),
+        "receiver_name": ("receiver", np.array([str(serial) for serial in stations.index])),
     }
     about = {"title": f"Aircraft messages of {file.name}", "source": f"LocaRDS: {file.name}"}
     return schema.check(schema.label(variables, coords, about | _ATTRIBUTES))
-
-
-def _positions(messages: list[_Message], stations: list[_Sensor]) -> dict[str, np.ndarray]:
-    """Positions of sensors and aircraft; all other truth is NaN."""
-    variables = schema.unknown(len(messages), len(stations))
-    for axis in ("latitude_deg", "longitude_deg", "altitude_m"):
-        name = axis.rpartition("_")[0]
-        here = np.array([getattr(station, axis) for station in stations])
-        variables[f"receiver_{name}"] = np.tile(here, (len(messages), 1))
-        variables[f"transmitter_{name}"] = np.array([getattr(message, axis) for message in messages])
-    variables["reported_altitude"] = np.array([message.reported_altitude_m for message in messages])
-    variables["receiver_present"] = np.ones((len(messages), len(stations)), dtype=bool)
-    variables["waveform"] = np.full(len(messages), "mode_s")
-    return variables
-
-
-def _arrivals(messages: list[_Message], serials: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Arrivals in ns and signal strengths of the sensors, (S, R) each, NaN where not received."""
-    column = {serial: index for index, serial in enumerate(serials)}
-    shape = len(messages), len(serials)
-    arrival_ns, strength = np.full(shape, np.nan), np.full(shape, np.nan)
-    for row, message in enumerate(messages):
-        for serial in message.received.keys() & column.keys():
-            arrival_ns[row, column[serial]], strength[row, column[serial]] = message.received[serial]
-    return arrival_ns, strength
 
 
 def _measured_variables(
@@ -165,103 +137,101 @@ def _measured_variables(
     }
 
 
-def _read_sensors(file: Path) -> dict[int, _Sensor]:
-    """Sensors by serial, without those of unknown position."""
-    stations = {}
-    for line, row in _table_rows(file, _SENSOR_FIELDS):
-        serial = int(_number(file, line, row, "serial", whole=True))
-        latitude, longitude = _position(file, line, row)
-        if serial in stations:
-            raise ValueError(f"{file.name}, row {line}: serial {serial} is there twice; keep one row a sensor")
-        if (latitude, longitude) != (0.0, 0.0):
-            altitude = _number(file, line, row, "height")
-            stations[serial] = _Sensor(latitude, longitude, altitude, row["type"] in GPS_TYPES)
-    return stations
+def _read_sensors(file: Path) -> pd.DataFrame:
+    """Positions of sensors by serial, without unknown ones, and whether their timestamps are of a common time."""
+    table = _read_table(file, _SENSOR_FIELDS)
+    serial = _numbers(file, table["serial"], whole=True)
+    _check(file, table["serial"], ~serial.duplicated(), "{} is there twice; keep one row a sensor")
+    sensors = _positions(file, table).assign(synchronised=table["type"].isin(GPS_TYPES))
+    placed = (sensors[["latitude", "longitude"]] != 0.0).any(axis=1)
+    altitude = _numbers(file, table["height"][placed])
+    return sensors[placed].assign(altitude=altitude).set_index(serial[placed])
 
 
-def _read_messages(file: Path, stations: dict[int, _Sensor]) -> list[_Message]:
-    messages = []
-    for line, row in _table_rows(file, _ROW_FIELDS):
-        altitudes = [
-            _number(file, line, row, field) if row[field].strip() else np.nan
-            for field in ("geoAltitude", "baroAltitude")
-        ]
-        number = int(_number(file, line, row, "id", whole=True))
-        reported = next((altitude for altitude in altitudes if np.isfinite(altitude)), np.nan)
-        messages.append(
-            _Message(number, *_position(file, line, row), altitudes[0], reported, _parse_measurements(file, line, row))
-        )
-    if not any(message.received.keys() & stations.keys() for message in messages):
-        raise ValueError(
-            f"{file.name}: no message was received by a sensor of known position; give the sensors' table that belongs "
-            "to it, and at least one message"
-        )
-    return messages
-
-
-def _parse_measurements(file: Path, line: int, row: dict[str, str]) -> dict[int, tuple[float, float]]:
-    """Arrival in ns and signal strength (NaN where null) of each sensor."""
-    text, where = row["measurements"], f"{file.name}, row {line}: measurements"
-    try:
-        measurements = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} {text[:60]!r} is no JSON ({error.msg}); {_EXPECTED}") from error
-    if not isinstance(measurements, list):
-        raise ValueError(f"{where} {text[:60]!r} is no list; {_EXPECTED}")
-    received: dict[int, tuple[float, float]] = {}
-    for entry in measurements:
-        if not (isinstance(entry, list) and len(entry) == 3 and _is_measurement(*entry)):
-            raise ValueError(f"{where} holds {json.dumps(entry)[:60]}; {_EXPECTED}")
-        serial, arrival_ns, strength = entry
-        if serial in received:
-            raise ValueError(f"{where} holds sensor {serial} twice; keep one entry a sensor")
-        received[serial] = float(arrival_ns), np.nan if strength is None else float(strength)
-    announced = _number(file, line, row, "numMeasurements", whole=True)
-    if announced != len(received):
-        raise ValueError(f"{where} holds {len(received)} entries, numMeasurements is {announced:g}; correct either")
-    return received
-
-
-def _is_measurement(serial: object, arrival_ns: object, strength: object) -> bool:
-    numbers = all(
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-        for value in (serial, arrival_ns, 0 if strength is None else strength)
+def _read_messages(file: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the aircraft report of themselves, a row a message."""
+    geometric, barometric = (
+        _numbers(file, rows[field][rows[field].str.strip() != ""]).reindex(rows.index)
+        for field in ("geoAltitude", "baroAltitude")
     )
-    return numbers and isinstance(serial, int)
+    return _positions(file, rows).assign(
+        id=_numbers(file, rows["id"], whole=True), altitude=geometric, reported_altitude=geometric.fillna(barometric)
+    )
 
 
-def _table_rows(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with the line that each ends on, once its columns are checked."""
+def _read_measurements(file: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Entries of all rows: line, serial of the sensor, arrival in ns, and signal strength (NaN where null)."""
+    texts = rows["measurements"]
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        entries = _MEASUREMENTS.validate_python(texts.tolist(), strict=True)
+    except ValidationError as error:
+        raise ValueError(_measurements_error(file, texts, error.errors()[0])) from error
+    received = pd.DataFrame(chain.from_iterable(entries), columns=["serial", "arrival_ns", "strength"])
+    held = pd.Series([len(parsed) for parsed in entries], texts.index, dtype=int)
+    received["line"] = np.repeat(texts.index, held)
+    serials = received.set_index("line")["serial"].rename("measurements")
+    _check(file, serials, ~received.duplicated(["line", "serial"]), "holds sensor {} twice; keep one entry a sensor")
+    counts = held.astype(str) + " entries, numMeasurements is " + rows["numMeasurements"]
+    announced = _numbers(file, rows["numMeasurements"], whole=True)
+    _check(file, counts.rename("measurements"), held == announced, "holds {}; correct either")
+    return received.astype({"arrival_ns": float, "strength": float})
+
+
+def _measurements_error(file: Path, texts: pd.Series, refused: ErrorDetails) -> str:
+    """Say which entry of which row was refused."""
+    row, *entry = (int(index) for index in refused["loc"])
+    text = texts.iloc[row]
+    if refused["type"] == "json_invalid":
+        problem = f"{text[:60]!r} is no JSON ({refused['ctx']['error']})"
+    elif entry:
+        problem = f"holds {json.dumps(from_json(text)[entry[0]])[:60]}"
+    else:
+        problem = f"{text[:60]!r} is no list"
+    return f"{file.name}, row {texts.index[row]}: measurements {problem}; {_EXPECTED}"
+
+
+def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
+    """Text of a CSV file by the line that each row ends on.
+
+    Not by ``pandas.read_csv``, which completes a row that is too short with empty values.
+    """
+    try:
+        lines = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
+        columns = next(lines, [])
+        rows = [(lines.line_num, row) for row in lines if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read ({error}); give a CSV file in UTF-8") from error
-    table = csv.DictReader(text.splitlines())
-    if missing := [field for field in fields if field not in (table.fieldnames or [])]:
-        raise ValueError(f"{file.name}: column {missing[0]!r} is missing; give a table with {', '.join(fields)}")
-    for row in table:
-        if None in row or None in row.values():
+    if unusable := [field for field in fields if columns.count(field) != 1]:
+        raise ValueError(
+            f"{file.name}: column {unusable[0]!r} is missing or there twice; give a table with {', '.join(fields)}"
+        )
+    for line, row in rows:
+        if len(row) != len(columns):
             raise ValueError(
-                f"{file.name}, row {table.line_num}: has not one value for each of the {len(table.fieldnames or [])} "
-                "columns; write as many, in quotes where they hold commas"
+                f"{file.name}, row {line}: has not one value for each of the {len(columns)} columns; write as many, in "
+                "quotes where they hold commas"
             )
-        yield table.line_num, row
+    return pd.DataFrame([row for _, row in rows], [line for line, _ in rows], columns)
 
 
-def _number(file: Path, line: int, row: dict[str, str], field: str, *, whole: bool = False) -> float:
-    try:
-        value = float(row[field])
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value) or (whole and value != int(value)):
-        kind = "whole" if whole else "finite"
-        raise ValueError(f"{file.name}, row {line}: {field} is {row[field]!r}; write a {kind} number")
-    return value
+def _numbers(file: Path, texts: pd.Series, *, whole: bool = False) -> pd.Series:
+    numbers = pd.to_numeric(texts, errors="coerce").astype(float)
+    accepted = numbers.abs() < (2**63 if whole else np.inf)
+    if whole:
+        accepted &= numbers == numbers.round()
+    _check(file, texts, accepted, f"is {{!r}}; write a {'whole' if whole else 'finite'} number")
+    return numbers.astype(np.int64) if whole else numbers
 
 
-def _position(file: Path, line: int, row: dict[str, str]) -> tuple[float, float]:
-    latitude, longitude = (_number(file, line, row, field) for field in ("latitude", "longitude"))
-    for field, value, limit in (("latitude", latitude, 90), ("longitude", longitude, 180)):
-        if abs(value) > limit:
-            raise ValueError(f"{file.name}, row {line}: {field} {value:g} is outside ±{limit}; write degrees")
-    return latitude, longitude
+def _positions(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    positions = pd.DataFrame({field: _numbers(file, table[field]) for field in ("latitude", "longitude")})
+    for field, limit in (("latitude", 90), ("longitude", 180)):
+        _check(file, table[field], positions[field].abs() <= limit, f"{{}} is outside ±{limit}; write degrees")
+    return positions
+
+
+def _check(file: Path, column: pd.Series, accepted: pd.Series, message: str) -> None:
+    """Refuse the first value of a column that is not accepted."""
+    if not accepted.all():
+        row = int(accepted.to_numpy().argmin())
+        raise ValueError(f"{file.name}, row {column.index[row]}: {column.name} {message.format(column.iloc[row])}")

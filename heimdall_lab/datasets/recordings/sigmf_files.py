@@ -1,5 +1,8 @@
 """SigMF files: metadata that is checked as it is parsed, and the samples that it describes.
 
+The package ``sigmf``, which the tests compare with, accepts captures beyond the data, positions off the Earth, numbers
+that are not finite and types of data that SigMF does not have, and cuts times to microseconds.
+
 Source: SigMF specification 1.2.6, sigmf.org, with the schema of its metadata.
 """
 

@@ -5,6 +5,7 @@ import math
 import re
 import secrets
 import shutil
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -204,5 +205,6 @@ def _to_json(value: Any) -> Any:
     return value
 
 
+@cache  # reading the version takes longer than all else of a capture
 def _generator() -> str:
     return f"heimdall_lab {version('heimdall_lab')}"

@@ -115,14 +115,17 @@ def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
         ({"longitude": "nan"}, r"set.csv, row 2: longitude is 'nan'"),
         ({"id": "1.5"}, r"set.csv, row 2: id is '1.5'; write a whole number"),
         ({"geo": "high"}, r"set.csv, row 2: geoAltitude is 'high'"),
-        ({"count": "4"}, r"holds 5 entries, numMeasurements is 4"),
+        ({"count": "4"}, r"set.csv, row 2: measurements holds 5 entries, numMeasurements is 4"),
         ({"measurements": "[[1, 2, 3]"}, r"set.csv, row 2: measurements '\[\[1, 2, 3\]' is no JSON"),
         ({"measurements": "{}"}, r"is no list"),
         ({"measurements": "[[1, 2]]"}, r"holds \[1, 2\]; write \[\[sensor, time of arrival in ns"),
         ({"measurements": '[[1, "2", 3]]'}, r'holds \[1, "2", 3\]'),
         ({"measurements": "[[1, NaN, 3]]"}, r"holds \[1, NaN, 3\]"),
         ({"measurements": "[[true, 2, 3]]"}, r"holds \[true, 2, 3\]"),
-        ({"measurements": "[[1, 2, 3], [1, 2, 3]]"}, r"holds sensor 1 twice"),
+        ({"measurements": "[[1, 2, 3], [1, 2, 3]]"}, r"set.csv, row 2: measurements holds sensor 1 twice"),
+        ({"measurements": "[" * 10**4}, r"set.csv, row 2: measurements '\[\[.* is no JSON"),
+        ({"measurements": f"[[1, {10**400}, 3]]"}, r"set.csv, row 2: measurements holds \[1, 10000"),
+        ({"id": "1e300"}, r"set.csv, row 2: id is '1e300'; write a whole number"),
         ({"measurements": "[[5, 2, 3]]", "count": "1"}, r"no message was received by a sensor of known position"),
     ],
 )
@@ -134,6 +137,10 @@ def test_malformed_rows_are_refused(tmp_path, replaced, says):
 def test_malformed_tables_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"set.csv: column 'geoAltitude' is missing"):
         hl.read_locards(*write(tmp_path, message(), header=HEADER.replace("geoAltitude", "altitude")))
+    with pytest.raises(ValueError, match=r"set.csv: column 'id' is missing or there twice"):
+        hl.read_locards(*write(tmp_path, message(), header=HEADER.replace("aircraft", "id")))
+    with pytest.raises(ValueError, match=r"set.csv: cannot be read \(field larger"):  # a quote that nothing closes
+        hl.read_locards(*write(tmp_path, '7,"' + "x" * 200_000))
     with pytest.raises(ValueError, match=r"set.csv, row 2: has not one value for each of the 9 columns"):
         hl.read_locards(*write(tmp_path, "7,1.0"))
     with pytest.raises(ValueError, match=r"sensors.csv, row 9: serial 7 is there twice"):
