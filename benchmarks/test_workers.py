@@ -18,12 +18,12 @@ SHARDS = 24
 def test_two_workers_write_at_least_1_6_times_as_fast(benchmark, tmp_path):
     """Default configuration; the least of up to eight runs each, in turns, after one that compiles."""
     config = hl.preset("iq_test", num_samples=64 * SHARDS)
-    with locked(tmp_path) as lock, cluster.start_local_cluster(2) as client:
+    with locked(tmp_path) as lock, cluster.worker_processes(2) as submit:
         job = cluster.GenerationJob(config, tmp_path, lock, "numpy", version("heimdall_lab"), {})
         numbers, never = range(SHARDS), threading.Event()
 
         def together() -> None:
-            assert len(list(cluster.write_on_cluster(client, job, numbers, never))) == SHARDS
+            assert len(list(cluster.write_side_by_side(submit, lambda: 2, job, numbers, never))) == SHARDS
 
         def alone() -> None:
             assert len(list(cluster.write_in_process(job, numbers, never))) == SHARDS

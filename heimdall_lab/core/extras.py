@@ -1,7 +1,7 @@
 """Optional parts of the installation: which extra brings a package that is not there."""
 
 EXTRAS = {  # import names, by the smallest extra of pyproject.toml that brings them
-    "learn": ("bokeh", "holoviews", "jinja2", "lightning", "mlflow", "onnx", "onnxscript", "psutil", "torch"),
+    "learn": ("bokeh", "holoviews", "jinja2", "lightning", "mlflow", "onnx", "onnxscript", "torch"),
     "app": ("fastapi", "fastapi_offline", "httpx", "panel", "panel_material_ui", "param"),
     "gpu": ("cupy",),
 }

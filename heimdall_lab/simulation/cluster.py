@@ -1,23 +1,29 @@
-"""Write shards one after the other in this process, or side by side on Dask workers."""
+"""Write shards one after the other in this process, or side by side in worker processes or on a Dask cluster."""
 
 import logging
+import math
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dask
 import numpy as np
+import psutil
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
@@ -32,34 +38,24 @@ _MAX_FOLDER_DELAY_S = 5.0  # a network file system may show a new file this late
 _CONNECTION_LOST = (
     "scheduler: the connection to it is lost; what is written is kept, so run the same command again when it answers"
 )
-_SHARDS_PER_THREAD = 2  # handed out to each thread of the workers: one being written, one that waits
+_SHARDS_PER_WORKER = 2  # handed out to each: one being written, one that waits
+_MAX_ATTEMPTS = 4  # to write a shard, where workers end meanwhile
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_DASK_LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 
 WriteShards = Callable[[Sequence[int], threading.Event], Iterator[manifest.Shard]]  # shards' numbers, a request to stop
+Submit = Callable[..., "Future[manifest.Shard | None]"]  # a function and its arguments
 
 
 class GenerationJob(NamedTuple):
-    """What a worker must know to write any shard of a dataset.
-
-    Attributes
-    ----------
-    folder : Path
-        Absolute.
-    lock : str
-        What ``files.locked`` yielded.
-    backend : str
-        ``numpy``, ``cupy`` or ``auto``.
-    version : str
-        Of this package, where the job comes from.
-    input_digests : dict of str to str
-        What ``manifest.input_digests`` returned there.
-    """
+    """What a worker must know to write any shard of a dataset."""
 
     config: Config
-    folder: Path
-    lock: str
-    backend: str
-    version: str
-    input_digests: dict[str, str]
+    folder: Path  # absolute
+    lock: str  # what `files.locked` yielded
+    backend: str  # numpy, cupy or auto
+    version: str  # of this package, where the job comes from
+    input_digests: dict[str, str]  # what `manifest.input_digests` returned there
 
 
 def shard_samples(config: Config, shard: int) -> np.ndarray:
@@ -85,18 +81,18 @@ def shard_writer(job: GenerationJob, workers: int, scheduler: str | None) -> Ite
     if scheduler is not None:
         with connect_to_cluster(scheduler) as client:
             chosen = common_backend(client, scheduler, job)
-            yield (
-                f"{describe_backend(job.backend, chosen)}, workers of {scheduler}",
-                partial(write_on_cluster, client, job._replace(backend=chosen)),
-            )
+            about, job = describe_backend(job.backend, chosen), job._replace(backend=chosen)
+            submit = client.get_executor(pure=False).submit
+            write = partial(write_side_by_side, submit, partial(_count_threads, client), job)
+            yield f"{about}, workers of {scheduler}", write
         return
     chosen = backend_namespace(job.backend).__name__
     about, job = describe_backend(job.backend, chosen), job._replace(backend=chosen)
     if workers == 1:
         yield about, partial(write_in_process, job)
         return
-    with start_local_cluster(workers) as client:
-        yield f"{about}, {workers} workers", partial(write_on_cluster, client, job)
+    with worker_processes(workers) as submit:
+        yield f"{about}, {workers} workers", partial(write_side_by_side, submit, lambda: workers, job)
 
 
 def describe_backend(asked: str, chosen: str) -> str:
@@ -119,10 +115,10 @@ def write_in_process(job: GenerationJob, numbers: Sequence[int], stop: threading
         yield write_shard(job, number)
 
 
-def write_on_cluster(
-    client: Any, job: GenerationJob, numbers: Sequence[int], stop: threading.Event
+def write_side_by_side(
+    submit: Submit, count_workers: Callable[[], int], job: GenerationJob, numbers: Sequence[int], stop: threading.Event
 ) -> Iterator[manifest.Shard]:
-    """Write shards on a Dask cluster until a stop is requested; those that are being written then are finished.
+    """Write shards on workers until a stop is requested; those that are being written then are finished.
 
     A shard whose worker is lost is written by another one.
 
@@ -131,35 +127,31 @@ def write_on_cluster(
     StoreError
         If workers are lost again and again, the scheduler is, or a worker cannot write.
     """
-    waiting = iter(numbers)
-    running: set[Any] = set()
+    waiting = deque(numbers)
+    running: dict[Future[manifest.Shard | None], int] = {}
+    attempts: Counter[int] = Counter()
     failure: Exception | None = None
     stopping = False
-    last_worker_s = time.monotonic()
     while True:
-        threads = _num_threads(client)
-        last_worker_s = time.monotonic() if threads else last_worker_s
-        if time.monotonic() - last_worker_s > _MAX_NO_WORKER_S:
-            raise StoreError(
-                f"workers: there has been none for {_MAX_NO_WORKER_S:.0f} s, as when memory runs out; what is written "
-                "is kept, so run the same command again, with fewer workers"
-            )
         if not stopping and (stop.is_set() or failure):
             stopping = True
             request_stop(job.folder)
-        while not stopping and len(running) < _SHARDS_PER_THREAD * max(1, threads):
-            number = next(waiting, None)
-            if number is None:
-                break
-            running.add(client.submit(_write_on_worker, job, number, pure=False))
+        places = _SHARDS_PER_WORKER * count_workers()
+        while waiting and not stopping and len(running) < places:
+            number = waiting.popleft()
+            running[submit(_write_on_worker, job, number)] = number
         if not running:
             break
-        for future in _finished(client, running):
-            running.discard(future)
+        for future in wait(running, timeout=1.0, return_when="FIRST_COMPLETED").done:
+            number = running.pop(future)
+            attempts[number] += 1
             try:
-                shard = _result(future)
-            except Exception as error:  # raised below, when those that are being written are finished
-                failure = failure or error
+                shard = future.result()
+            except Exception as error:
+                if isinstance(error, BrokenProcessPool) and attempts[number] < _MAX_ATTEMPTS:
+                    waiting.appendleft(number)
+                else:  # raised below, when those that are being written are finished
+                    failure = failure or _explained(error)
             else:
                 if shard is not None:
                     yield shard
@@ -168,55 +160,79 @@ def write_on_cluster(
 
 
 @contextmanager
-def start_local_cluster(workers: int) -> Iterator[Any]:
-    """Start worker processes on this machine and yield a client of theirs; they end with the block, or this process.
+def worker_processes(workers: int) -> Iterator[Submit]:
+    """Yield the function that submits to worker processes of this machine; they end with the block, or this process.
 
-    Raises
-    ------
-    StoreError
-        If they cannot be started.
+    Where one has ended by itself, so have the others, and what is submitted next starts new ones.
     """
+    import dask
     import distributed
 
+    # A worker ends, as those of Dask do, at a part of its share and before the machine is out of memory.
+    part = dask.config.get("distributed.worker.memory.terminate") or math.inf
+    memory_limit = distributed.system.MEMORY_LIMIT / workers * part
     with ExitStack() as stack:
-        stack.enter_context(_quiet())
-        stack.enter_context(_environment_restored())
-        stack.enter_context(_script_not_imported())
-        stack.enter_context(
-            dask.config.set(
-                {
-                    "distributed.worker.multiprocessing-method": "spawn",
-                    # Shards are made in a thread that nothing can pause; a worker beyond its share of memory ends.
-                    "distributed.worker.memory.target": False,
-                    "distributed.worker.memory.spill": False,
-                    "distributed.worker.memory.pause": False,
-                    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,  # it costs a third of the speed
-                    "distributed.deploy.lost-worker-timeout": "1 hour",  # a worker that died is soon started again
-                }
-            )
-        )
-        # Ctrl-C reaches every process of a terminal. Threads and processes inherit what is blocked where they start;
-        # the tracker is started before because that unblocks.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            cluster = distributed.LocalCluster(
-                n_workers=0,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                silence_logs=logging.CRITICAL + 1,
-                memory_limit=distributed.system.MEMORY_LIMIT // workers,
-            )
-        except (OSError, RuntimeError) as error:
-            raise StoreError(f"workers: cannot be started ({error}); use 1") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        stack.callback(_kill_workers, cluster)
-        cluster.scale(workers)
-        yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+        pool = stack.enter_context(_process_pool(workers, memory_limit))
+
+        def submit(*task: Any) -> Future[manifest.Shard | None]:
+            nonlocal pool
+            try:
+                with _start_of_workers():
+                    try:
+                        return pool.submit(*task)
+                    except BrokenProcessPool:
+                        stack.close()
+                        pool = stack.enter_context(_process_pool(workers, memory_limit))
+                        return pool.submit(*task)
+            except (OSError, RuntimeError) as error:
+                raise StoreError(f"workers: cannot be started ({error}); use 1") from error
+
+        yield submit
+
+
+@contextmanager
+def _process_pool(workers: int, memory_limit: float) -> Iterator[ProcessPoolExecutor]:
+    spawn = multiprocessing.get_context("spawn")
+    kept_by_workers, kept_here = spawn.Pipe(duplex=False)
+    with (
+        kept_by_workers,
+        ProcessPoolExecutor(workers, spawn, _watch_worker, (kept_by_workers, memory_limit)) as pool,
+        kept_here,  # is closed first, so that nobody waits for what is being written
+    ):
+        yield pool
+
+
+def _watch_worker(pipe: Connection, memory_limit: float) -> None:
+    """In a worker, end it when the pipe's other end is closed or its process dead, or it takes too much memory."""
+
+    def watch() -> None:
+        while not pipe.poll(0.1) and psutil.Process().memory_info().rss < memory_limit:
+            pass
+        os._exit(1)  # what it holds that is not on disk is written again
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _start_of_workers() -> Iterator[None]:
+    """Have processes that start inside the block ignore Ctrl-C, compute in one thread and leave the script alone."""
+    # Ctrl-C reaches every process of a terminal. Threads and processes inherit what is blocked where they start; the
+    # tracker is started before because that unblocks.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Workers import the script that runs, which would start workers again where it has no main guard; a package's
+    # __main__ is the one that multiprocessing leaves alone.
+    main = sys.modules["__main__"]
+    spec, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
+    unset = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    try:
+        yield
+    finally:
+        for name in unset:
+            del os.environ[name]
+        main.__spec__ = spec
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -232,7 +248,7 @@ def connect_to_cluster(scheduler: str) -> Iterator[Any]:
 
     if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
         raise StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
-    with _quiet():
+    with quiet_loggers(*_DASK_LOGGERS, level=logging.CRITICAL + 1):  # what matters is raised
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
         except Exception as error:  # an unknown host, a closed port, another protocol, another version
@@ -309,72 +325,33 @@ def _write_on_worker(job: GenerationJob, number: int) -> manifest.Shard | None:
     return write_shard(job, number) if lock_holder(job.folder) == job.lock else None
 
 
-def _num_threads(client: Any) -> int:
-    """Number of threads of all workers that there are now."""
+def _count_threads(client: Any) -> int:
+    """Count the threads of all workers that a cluster has now; where it has none, wait for a worker."""
     try:
-        return sum(client.nthreads().values())
-    except (OSError, TimeoutError) as error:
+        if not client.nthreads():
+            with suppress(TimeoutError):
+                client.wait_for_workers(1, timeout=_MAX_NO_WORKER_S)
+        threads = sum(client.nthreads().values())
+    except OSError as error:
         raise StoreError(_CONNECTION_LOST) from error
-
-
-def _finished(client: Any, running: set[Any]) -> set[Any]:
-    """Wait a second at most for the first futures to be done, and return those that are."""
-    import distributed
-
-    with client.as_current(), suppress(TimeoutError, distributed.CancelledError):
-        distributed.wait(list(running), timeout=1.0, return_when="FIRST_COMPLETED")
-    return {future for future in running if future.status != "pending"}
-
-
-def _result(future: Any) -> manifest.Shard | None:
-    import distributed
-
-    try:
-        return future.result()
-    except distributed.KilledWorker as error:
+    if not threads:
         raise StoreError(
-            f"workers: {error.allowed_failures + 1} of them ended while they wrote the same shard, as when memory runs "
-            "out; what is written is kept, so run the same command again, with fewer workers or a lower shard_size"
-        ) from error
-    except distributed.CancelledError as error:
-        raise StoreError(_CONNECTION_LOST) from error
+            f"workers: there has been none for {_MAX_NO_WORKER_S:.0f} s, as when memory runs out; what is written is "
+            "kept, so run the same command again, with fewer workers"
+        )
+    return threads
 
 
-def _kill_workers(cluster: Any) -> None:
-    """Kill the workers; they hold nothing that is not on disk."""
-    for nanny in cluster.workers.values():
-        nanny.close_gracefully()  # so that it does not start another worker
-        if nanny.pid:
-            with suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
-    cluster.close()
+def _explained(error: Exception) -> Exception:
+    """Error that says what to do about one that a shard ended with, where that does not say so itself."""
+    import distributed
 
-
-def _quiet() -> AbstractContextManager[None]:
-    """Keep Dask's own log, about workers that come and go, from standard error; what matters is raised."""
-    with_own_levels = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
-    return quiet_loggers(*with_own_levels, level=logging.CRITICAL + 1)
-
-
-@contextmanager
-def _environment_restored() -> Iterator[None]:
-    """Undo what starting workers sets in this process's environment, such as the number of threads of its kernels."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-@contextmanager
-def _script_not_imported() -> Iterator[None]:
-    """Keep workers from importing the script that runs, which would start workers again where it has no main guard."""
-    main = sys.modules["__main__"]
-    # A package's __main__ is the one that multiprocessing leaves alone.
-    before, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
-    try:
-        yield
-    finally:
-        main.__spec__ = before
+    if isinstance(error, CancelledError):
+        return StoreError(_CONNECTION_LOST)
+    if isinstance(error, BrokenProcessPool | distributed.KilledWorker):
+        ended = getattr(error, "allowed_failures", _MAX_ATTEMPTS - 1) + 1
+        return StoreError(
+            f"workers: {ended} of them ended while they wrote the same shard, as when memory runs out; what is written "
+            "is kept, so run the same command again, with fewer workers or a lower shard_size"
+        )
+    return error

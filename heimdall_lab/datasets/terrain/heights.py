@@ -169,15 +169,7 @@ def sampled_profiles(
     shape = (points.size, int(points.max(initial=0)))
     distance_km, latitude, longitude = (np.full(shape, np.nan) for _ in range(3))
     _great_circle(
-        tx_latitude,
-        tx_longitude,
-        rx_latitude,
-        rx_longitude,
-        length_m / 1e3,
-        points,
-        distance_km,
-        latitude,
-        longitude,
+        tx_latitude, tx_longitude, rx_latitude, rx_longitude, length_m / 1e3, points, distance_km, latitude, longitude
     )
     height, missing = _heights_at(heights, latitude.ravel(), longitude.ravel())
     return distance_km, height.reshape(shape), missing

@@ -7,7 +7,8 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,31 +158,39 @@ def _srtm_tile(path: Path) -> Tile:
 
 
 def _geotiff_tile(path: Path) -> Tile:
-    with _raster(path) as raster:
-        latitude, longitude = raster["y"].values, raster["x"].values
-    south, north, west, east = latitude.min(), latitude.max(), longitude.min(), longitude.max()
-    half_lat, half_lon = (north - south) / (latitude.size - 1) / 2, (east - west) / (longitude.size - 1) / 2
-    grid = (float(south), float(west), float(north), float(east))
-    reach = (float(south - half_lat), float(west - half_lon), float(north + half_lat), float(east + half_lon))
-    return Tile(path, path.stat().st_mtime_ns, grid, reach)
+    with _geotiff(path) as raster:
+        lon_step, _, left, _, lat_step, top = raster.transform[:6]
+        west, east = sorted(left + lon_step * column for column in (0.5, raster.width - 0.5))
+        south, north = sorted(top + lat_step * row for row in (0.5, raster.height - 0.5))
+    half_lat, half_lon = abs(lat_step) / 2, abs(lon_step) / 2
+    reach = (south - half_lat, west - half_lon, north + half_lat, east + half_lon)
+    return Tile(path, path.stat().st_mtime_ns, (south, west, north, east), reach)
 
 
-def _raster(path: Path) -> Any:
-    """Open a GeoTIFF of one band in latitude and longitude, as a labelled array; nodata is NaN in it."""
-    import rioxarray  # takes longer to import than all else here, and few folders hold GeoTIFFs
+@contextmanager
+def _geotiff(path: Path) -> Iterator[Any]:
+    """Open a GeoTIFF of one band, the heights in metres along parallels and meridians."""
+    import rasterio  # few folders hold GeoTIFFs
 
     try:
-        raster: Any = rioxarray.open_rasterio(path, mask_and_scale=True)
-    except (OSError, ValueError) as error:
+        with rasterio.open(path) as raster:
+            _check_geotiff(path, raster)
+            yield raster
+    except rasterio.errors.RasterioError as error:
         raise ValueError(f"terrain tile {path}: cannot be read ({error}); replace it by a whole one") from error
-    if getattr(raster, "ndim", 0) != 3 or raster.sizes["band"] != 1:  # several datasets, or several bands
+
+
+def _check_geotiff(path: Path, raster: Any) -> None:
+    if raster.count != 1 or raster.subdatasets:
         raise ValueError(f"terrain tile {path}: has several bands; keep the one of heights alone")
-    if raster.rio.crs is None or not raster.rio.crs.is_geographic or min(raster.shape[1:]) < 2:
+    rotated = (raster.transform.b, raster.transform.d) != (0, 0)
+    if raster.crs is None or not raster.crs.is_geographic or rotated or min(raster.shape) < 2:
         raise ValueError(
-            f"terrain tile {path}: is no grid in latitude and longitude (CRS {raster.rio.crs}); reproject it to "
-            "EPSG:4326"
+            f"terrain tile {path}: is no grid in latitude and longitude (CRS {raster.crs}{', rotated' * rotated}); "
+            "reproject it to EPSG:4326"
         )
-    return raster[0]
+    if (units := raster.units[0] or "m").lower() not in ("m", "meter", "meters", "metre", "metres"):
+        raise ValueError(f"terrain tile {path}: has heights in {units!r}; convert them to metres")
 
 
 def _srtm_samples(path: Path) -> Array:
@@ -211,8 +220,10 @@ def _read_tile(tile: Tile) -> Array:
         samples = _srtm_samples(tile.path)
         void = samples == _VOID
     else:
-        with _raster(tile.path) as raster:
-            samples = raster.sortby("y", ascending=False).sortby("x").values.astype(np.float32)
+        with _geotiff(tile.path) as raster:
+            masked = raster.read(1, masked=True) * raster.scales[0] + raster.offsets[0]
+            upward, leftward = raster.transform.e > 0, raster.transform.a < 0
+        samples = masked.filled(np.nan).astype(np.float32)[:: -1 if upward else 1, :: -1 if leftward else 1]
         void = ~np.isfinite(samples) | (samples == _VOID)
     if void.all():
         raise ValueError(f"terrain tile {tile.path}: holds voids alone; fetch another version of it")

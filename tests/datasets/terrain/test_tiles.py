@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 import rioxarray  # noqa: F401  (adds the .rio accessor)
 import xarray as xr
 from height_tiles import SIZE, grid, plane_m, points, raw_riviera, write_hgt
@@ -135,6 +136,34 @@ def test_geotiffs_that_are_no_heights_in_latitude_and_longitude_are_refused(tmp_
     (tmp_path / "a.tif").write_bytes(b"II*\0 nothing")
     with pytest.raises(ValueError, match=r"a.tif: cannot be read"):
         open_terrain(tmp_path)
+
+
+def test_geotiffs_that_are_rotated_or_in_feet_are_refused(tmp_path):
+    path, steps = tmp_path / "a.tif", np.arange(10) / 10
+    write_geotiff(path, np.zeros((10, 10), np.float32), 44 - steps, 7 + steps)
+    for angle_deg in (20, 90):
+        with rasterio.open(path, "r+") as file:
+            file.transform = file.transform * rasterio.Affine.rotation(angle_deg)
+        with pytest.raises(ValueError, match=r"a.tif: is no grid .* \(CRS EPSG:4326, rotated\); reproject it to"):
+            open_terrain(tmp_path)
+        write_geotiff(path, np.zeros((10, 10), np.float32), 44 - steps, 7 + steps)
+    with rasterio.open(path, "r+") as file:
+        file.units = ["metre"]
+    assert height_m(open_terrain(tmp_path), 43.5, 7.5) == 0
+    write_geotiff(path, np.zeros((10, 10), np.float32), 44 - steps, 7 + steps, crs="EPSG:4326+6360")
+    with pytest.raises(ValueError, match=r"a.tif: has heights in 'US survey foot'; convert them to metres"):
+        open_terrain(tmp_path)
+
+
+def test_a_geotiff_that_is_cut_off_is_refused_and_read_again_when_it_is_replaced(tmp_path):
+    path, steps = tmp_path / "a.tif", np.arange(300) / 300
+    write_geotiff(path, np.random.default_rng(1).uniform(0, 9, (300, 300)), 44 - steps, 7 + steps)
+    path.write_bytes(path.read_bytes()[:200_000])
+    with pytest.raises(ValueError, match=r"a.tif: cannot be read .*; replace it by a whole one"):
+        height_m(open_terrain(tmp_path), 43.5, 7.5)
+    for replacement_m in (7.0, 8.0):
+        write_geotiff(path, np.full((300, 300), replacement_m), 44 - steps, 7 + steps)
+        assert height_m(open_terrain(tmp_path), 43.5, 7.5) == replacement_m
 
 
 @pytest.fixture
