@@ -25,12 +25,12 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def wait_for(url, seconds=60):
-    """Return an address when it answers, with whatever status."""
+def wait_for(url, seconds=120):
+    """Return an address when it answers, with whatever status; a busy machine may take long to answer once."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5)
+            urllib.request.urlopen(url, timeout=seconds)
         except urllib.error.HTTPError:
             return url
         except OSError:
