@@ -52,7 +52,7 @@ def dashboard(folder, *options, port=None):
             yield process, wait_for(f"http://127.0.0.1:{port}/")
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def submitted(root, task, number=0):
