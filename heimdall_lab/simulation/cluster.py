@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
@@ -132,16 +132,21 @@ def write_side_by_side(
     attempts: Counter[int] = Counter()
     failure: Exception | None = None
     stopping = False
-    while True:
+    last_worker_s = time.monotonic()
+    while running or (waiting and not stopping):
         if not stopping and (stop.is_set() or failure):
             stopping = True
             request_stop(job.folder)
-        places = _SHARDS_PER_WORKER * count_workers()
-        while waiting and not stopping and len(running) < places:
+        workers = count_workers()
+        last_worker_s = time.monotonic() if workers else last_worker_s
+        if time.monotonic() - last_worker_s > _MAX_NO_WORKER_S:
+            raise StoreError(
+                f"workers: there has been none for {_MAX_NO_WORKER_S:.0f} s, as when memory runs out; what is written "
+                "is kept, so run the same command again, with fewer workers"
+            )
+        while waiting and not stopping and len(running) < _SHARDS_PER_WORKER * max(1, workers):
             number = waiting.popleft()
             running[submit(_write_on_worker, job, number)] = number
-        if not running:
-            break
         for future in wait(running, timeout=1.0, return_when="FIRST_COMPLETED").done:
             number = running.pop(future)
             attempts[number] += 1
@@ -326,20 +331,11 @@ def _write_on_worker(job: GenerationJob, number: int) -> manifest.Shard | None:
 
 
 def _count_threads(client: Any) -> int:
-    """Count the threads of all workers that a cluster has now; where it has none, wait for a worker."""
+    """Count the threads of all workers that a cluster has now."""
     try:
-        if not client.nthreads():
-            with suppress(TimeoutError):
-                client.wait_for_workers(1, timeout=_MAX_NO_WORKER_S)
-        threads = sum(client.nthreads().values())
-    except OSError as error:
+        return sum(client.nthreads().values())
+    except (OSError, TimeoutError) as error:
         raise StoreError(_CONNECTION_LOST) from error
-    if not threads:
-        raise StoreError(
-            f"workers: there has been none for {_MAX_NO_WORKER_S:.0f} s, as when memory runs out; what is written is "
-            "kept, so run the same command again, with fewer workers"
-        )
-    return threads
 
 
 def _explained(error: Exception) -> Exception:
@@ -351,7 +347,7 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, BrokenProcessPool | distributed.KilledWorker):
         ended = getattr(error, "allowed_failures", _MAX_ATTEMPTS - 1) + 1
         return StoreError(
-            f"workers: {ended} of them ended while they wrote the same shard, as when memory runs out; what is written "
-            "is kept, so run the same command again, with fewer workers or a lower shard_size"
+            f"workers: they ended {ended} times while the same shard was written or waited, as when memory runs out; "
+            "what is written is kept, so run the same command again, with fewer workers or a lower shard_size"
         )
     return error
