@@ -347,7 +347,7 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, BrokenProcessPool | distributed.KilledWorker):
         ended = getattr(error, "allowed_failures", _MAX_ATTEMPTS - 1) + 1
         return StoreError(
-            f"workers: they ended {ended} times while the same shard was written or waited, as when memory runs out; "
-            "what is written is kept, so run the same command again, with fewer workers or a lower shard_size"
+            f"workers: {ended} of them ended while the same shard was written or waited, as when memory runs out; what "
+            "is written is kept, so run the same command again, with fewer workers or a lower shard_size"
         )
     return error
