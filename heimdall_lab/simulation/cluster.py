@@ -138,6 +138,8 @@ def write_side_by_side(
             stopping = True
             request_stop(job.folder)
         workers = count_workers()
+        if stopping and not workers:  # so that nothing is being written
+            break
         last_worker_s = time.monotonic() if workers else last_worker_s
         if time.monotonic() - last_worker_s > _MAX_NO_WORKER_S:
             raise StoreError(

@@ -216,7 +216,7 @@ def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
 
 def _numbers(file: Path, texts: pd.Series, *, whole: bool = False) -> pd.Series:
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
-    accepted = numbers.abs() < (2**63 if whole else np.inf)
+    accepted = numbers.abs() < (2**53 if whole else np.inf)  # beyond, floats are no longer all whole numbers
     if whole:
         accepted &= numbers == numbers.round()
     _check(file, texts, accepted, f"is {{!r}}; write a {'whole' if whole else 'finite'} number")

@@ -126,6 +126,7 @@ def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
         ({"measurements": "[" * 10**4}, r"set.csv, row 2: measurements '\[\[.* is no JSON"),
         ({"measurements": f"[[1, {10**400}, 3]]"}, r"set.csv, row 2: measurements holds \[1, 10000"),
         ({"id": "1e300"}, r"set.csv, row 2: id is '1e300'; write a whole number"),
+        ({"id": str(2**53 + 1)}, r"set.csv, row 2: id is '9007199254740993'; write a whole number"),
         ({"measurements": "[[5, 2, 3]]", "count": "1"}, r"no message was received by a sensor of known position"),
     ],
 )
