@@ -51,8 +51,9 @@ check: lint
 	$(TESTS) --hypothesis-profile=full
 	$(NBMAKE) notebooks
 
+# In one thread: those of OpenBLAS burn time while they wait for work, and that would count.
 bench: setup
-	$(BIN)/pytest benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
