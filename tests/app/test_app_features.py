@@ -214,6 +214,27 @@ def test_a_page_without_datasets_works_as_soon_as_there_is_one(root, tmp_path):
     assert viewer.table is table
 
 
+def test_a_page_reads_the_requested_dataset_once(root, tmp_path, monkeypatch):
+    read, folders = features._read_links, []
+    monkeypatch.setattr(
+        features, "_read_links", lambda folder, *rest: folders.append(folder.name) or read(folder, *rest)
+    )
+    monkeypatch.setattr(type(pn.state), "location", SimpleNamespace(query_params={"dataset": "los"}))
+    shown = []
+    monkeypatch.setattr(Features, "_show_dataset", lambda viewer, _: shown.append(viewer.dataset))
+    viewer = Features(tmp_path)
+    viewer.root = root
+
+    async def steps():
+        await viewer.refresh()
+        while viewer._loading_area.loading or not shown:
+            await asyncio.sleep(0.05)
+        await asyncio.gather(viewer.load(), viewer.load())
+
+    asyncio.new_event_loop().run_until_complete(steps())
+    assert (folders, shown) == (["los"] * 3, [str(root / "los")] * 2)
+
+
 def test_only_complete_datasets_are_offered(root, tmp_path, monkeypatch):
     assert sorted(complete_datasets(root)) == ["bare", "los"]
     with pytest.raises(ValueError, match="holds no complete one; generate a dataset first"):

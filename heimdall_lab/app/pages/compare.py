@@ -75,7 +75,7 @@ class Compare(DatasetViewer):
             pn.state.on_session_destroyed(lambda _context: self._cancel.set())
 
     async def load(self) -> None:
-        """Find the methods that the chosen dataset allows, unless another is chosen meanwhile."""
+        """Find the methods that the chosen dataset allows, unless this is asked for again meanwhile."""
         self._cancel.set()
         self._opened = self._located = self._in_memory = self.board = None
         self._start.disabled = True
@@ -220,10 +220,6 @@ class Compare(DatasetViewer):
 
     async def _on_start(self, _event: Any) -> None:
         await self.compare()
-
-    @param.depends("dataset", watch=True)
-    async def _reload(self) -> None:
-        await self.load()
 
     @param.depends("split", "scenes", "methods", watch=True)
     def _show_estimate(self) -> None:

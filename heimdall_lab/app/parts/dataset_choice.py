@@ -25,6 +25,7 @@ class DatasetViewer(Viewer):
         chosen = params.pop("dataset", None)
         super().__init__(**params)
         self.root = data_folder(root)
+        self._loads = 0
         self._alert = error_alert()
         if chosen is not None:
             with param.parameterized.discard_events(self):
@@ -49,23 +50,24 @@ class DatasetViewer(Viewer):
         raise NotImplementedError
 
     async def load(self) -> None:
-        """Read the chosen dataset and show it, unless another is chosen meanwhile."""
+        """Read the chosen dataset and show it, unless this is asked for again meanwhile."""
         if self.dataset is None:
             return
-        reading = function, *arguments = self._reading()
+        self._loads = load = self._loads + 1
+        function, *arguments = self._reading()
         self._loading_area.loading = True
         try:
             with show_errors(self._alert):
                 try:
                     read = await asyncio.to_thread(function, *arguments)
                 except (ValueError, OSError):
-                    if reading == self._reading():
+                    if load == self._loads:
                         raise
                 else:
-                    if reading == self._reading():
+                    if load == self._loads:
                         self._show_dataset(read)
         finally:
-            if reading == self._reading():
+            if load == self._loads:
                 self._loading_area.loading = False
 
     async def _begin(self) -> None:
@@ -90,10 +92,13 @@ class DatasetViewer(Viewer):
             folders = {**folders, _place(self.root, chosen): chosen}
         if folders == self.param.dataset.get_range():
             return
-        self.param.dataset.objects = folders
         if chosen is None:
             with show_errors(self._alert):
-                self.dataset = requested_dataset(folders)
+                chosen = requested_dataset(folders)
+                # Offered alone at first: a field of many options takes the first of them, which would be read in vain.
+                self.param.dataset.objects = {_place(self.root, chosen): chosen}
+                self.dataset = chosen
+        self.param.dataset.objects = folders
 
 
 def complete_datasets(root: Path) -> dict[str, str]:
