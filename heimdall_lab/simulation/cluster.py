@@ -2,32 +2,26 @@
 
 import logging
 import math
-import multiprocessing
 import os
 import re
-import signal
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.machinery import ModuleSpec
 from importlib.metadata import version
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, lock_holder, request_stop
+from heimdall_lab.core.processes import process_pool, start_of_workers
 from heimdall_lab.core.progress import quiet_loggers
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
@@ -40,7 +34,6 @@ _CONNECTION_LOST = (
 )
 _SHARDS_PER_WORKER = 2  # handed out to each: one being written, one that waits
 _MAX_ATTEMPTS = 4  # to write a shard, where workers end meanwhile
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _DASK_LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 
 WriteShards = Callable[[Sequence[int], threading.Event], Iterator[manifest.Shard]]  # shards' numbers, a request to stop
@@ -179,67 +172,22 @@ def worker_processes(workers: int) -> Iterator[Submit]:
     part = dask.config.get("distributed.worker.memory.terminate") or math.inf
     memory_limit = distributed.system.MEMORY_LIMIT / workers * part
     with ExitStack() as stack:
-        pool = stack.enter_context(_process_pool(workers, memory_limit))
+        pool = stack.enter_context(process_pool(workers, memory_limit))
 
         def submit(*task: Any) -> Future[manifest.Shard | None]:
             nonlocal pool
             try:
-                with _start_of_workers():
+                with start_of_workers():
                     try:
                         return pool.submit(*task)
                     except BrokenProcessPool:
                         stack.close()
-                        pool = stack.enter_context(_process_pool(workers, memory_limit))
+                        pool = stack.enter_context(process_pool(workers, memory_limit))
                         return pool.submit(*task)
             except (OSError, RuntimeError) as error:
                 raise StoreError(f"workers: cannot be started ({error}); use 1") from error
 
         yield submit
-
-
-@contextmanager
-def _process_pool(workers: int, memory_limit: float) -> Iterator[ProcessPoolExecutor]:
-    spawn = multiprocessing.get_context("spawn")
-    kept_by_workers, kept_here = spawn.Pipe(duplex=False)
-    with (
-        kept_by_workers,
-        ProcessPoolExecutor(workers, spawn, _watch_worker, (kept_by_workers, memory_limit)) as pool,
-        kept_here,  # is closed first, so that nobody waits for what is being written
-    ):
-        yield pool
-
-
-def _watch_worker(pipe: Connection, memory_limit: float) -> None:
-    """In a worker, end it when the pipe's other end is closed or its process dead, or it takes too much memory."""
-
-    def watch() -> None:
-        while not pipe.poll(0.1) and psutil.Process().memory_info().rss < memory_limit:
-            pass
-        os._exit(1)  # what it holds that is not on disk is written again
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _start_of_workers() -> Iterator[None]:
-    """Have processes that start inside the block ignore Ctrl-C, compute in one thread and leave the script alone."""
-    # Ctrl-C reaches every process of a terminal. Threads and processes inherit what is blocked where they start; the
-    # tracker is started before because that unblocks.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # Workers import the script that runs, which would start workers again where it has no main guard; a package's
-    # __main__ is the one that multiprocessing leaves alone.
-    main = sys.modules["__main__"]
-    spec, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
-    unset = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, "1"))
-    try:
-        yield
-    finally:
-        for name in unset:
-            del os.environ[name]
-        main.__spec__ = spec
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
