@@ -25,7 +25,7 @@ def test_scenes_are_loaded_1_5_times_as_fast_as_a_model_learns(architecture, mem
     model = build(architecture)
     source = open_source(tmp_path / "dataset")
     scenes = data.SceneDataModule(
-        source, model, tmp_path, batch_size=options.batch_size, seed=0, receiver_dropout=0.1, memory_gb=memory_gb
+        source, model, batch_size=options.batch_size, seed=0, receiver_dropout=0.1, memory_gb=memory_gb
     )
     scenes.measure(lambda *_: None)
     model.fit(scenes.statistics())

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": datasets.bench,
     "datasets": datasets.datasets,
     "verify": datasets.verify,
+    "measure": datasets.measure,
     "locate": localization.locate,
     "features": localization.features,
     "compare": localization.compare,

@@ -61,6 +61,25 @@ def generate(
     print(f"{out}: {dataset.sizes['sample']} scenes in {shards}, {kept}")
 
 
+def measure(
+    folder: Folder,
+    workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = 1,
+) -> None:
+    """Measure the time differences of a dataset with IQ ahead, which is otherwise done when they are first needed."""
+    from heimdall_lab.datasets import store
+    from heimdall_lab.signals.measurements import measure_folder
+
+    dataset = store.open_dataset(folder)
+    try:
+        count = measure_folder(folder, workers)
+    except KeyboardInterrupt:
+        fail("interrupted: what is finished is kept; run the same command again to go on", 130)
+    if "iq" not in dataset:
+        print(f"{folder}: was measured when it was generated, and its IQ is not kept")
+    else:
+        print(f"{folder}: {count} of {dataset.sizes['sample']} scenes measured now, the others were")
+
+
 def bench(
     preset_name: Annotated[str, typer.Option("--preset", help=f"One of {', '.join(PRESETS)}.")] = "iq_test",
     settings: Settings = None,

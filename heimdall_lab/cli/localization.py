@@ -41,7 +41,7 @@ def locate(
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
     from heimdall_lab.localization import tables
-    from heimdall_lab.signals import pairs
+    from heimdall_lab.signals.measurements import with_measurements
 
     method = method_name("method", method)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
@@ -60,10 +60,10 @@ def locate(
         if receivers is not None or transmitter is not None:
             raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
-    measured = pairs.pair_features(dataset)
-    fixes = hl.locate(dataset, method, measured)
+    dataset = with_measurements(dataset)
+    fixes = hl.locate(dataset, method)
     table = tables.fix_table(dataset, fixes)
-    differences = tables.difference_table(dataset, measured)
+    differences = tables.difference_table(dataset)
     if as_json:
         differences = differences.set_index("sample")
         rows = [

@@ -6,15 +6,21 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".dataset.lock"
+_POLL_S = 0.2
 
 
 class StoreError(ValueError):
     """A dataset folder that cannot be used; the message names the file and the remedy."""
+
+
+class UnwritableError(StoreError):
+    """A folder that cannot be written to."""
 
 
 def data_folder(root: str | Path | None = None) -> Path:
@@ -45,18 +51,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[str]:
+def locked(folder: Path, name: str = LOCK, wait: Callable[[str], object] | None = None) -> Iterator[str]:
     """Make a dataset folder if there is none, and keep other processes from writing to it inside the block.
 
-    The operating system gives the lock back when this process ends, however that happens. Readers are not affected.
-    Yields the text of the lock's file, by which another machine can check that it sees this folder. StoreError if
-    another process holds the lock, or the folder cannot be written to.
+    The operating system gives the lock back when this process ends, however that happens. Readers are not affected,
+    nor is who takes a lock of another name. Yields the text of the lock's file, by which another machine can check that
+    it sees this folder. Where another process holds the lock, ``wait`` is called with its name, once a second until the
+    lock is free; without ``wait`` that is a StoreError, as is a folder that cannot be written to.
     """
-    path = folder / LOCK
+    path = folder / name
     holder = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, holder)
+        while (descriptor := _acquire_or_wait(path, holder, wait)) is None:
+            pass
     except BlockingIOError as error:
         raise StoreError(
             f"out: {str(folder)!r} is being written to by {_holder_text(path)}; wait until it is done, or stop it, "
@@ -85,12 +93,12 @@ def request_stop(folder: Path) -> None:
         file.write(" stop")
 
 
-def unwritable_error(folder: Path, error: Exception) -> StoreError:
+def unwritable_error(folder: Path, error: Exception, field: str = "out") -> "UnwritableError":
     """Error that says why a folder cannot be written to, and what to do."""
     reason = getattr(error, "strerror", None) or error
-    return StoreError(
-        f"out: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has room, "
-        "or make room and run the same command again"
+    return UnwritableError(
+        f"{field}: cannot write to {str(folder)!r} ({reason}); choose a folder that you may write to and that has "
+        "room, or make room and run the same command again"
     )
 
 
@@ -109,6 +117,18 @@ def check_writable(path: str | Path, option: str) -> None:
         reason = error.strerror
     if reason:
         raise ValueError(f"{option}: cannot write '{path}' ({reason}); name a file in a folder that you may write to")
+
+
+def _acquire_or_wait(path: Path, holder: str, wait: Callable[[str], object] | None) -> int | None:
+    """Acquire a lock, or tell who holds it and wait a moment."""
+    try:
+        return _acquire(path, holder)
+    except BlockingIOError:
+        if wait is None:
+            raise
+        wait(_holder_text(path))
+        time.sleep(_POLL_S)
+        return None
 
 
 def _acquire(path: Path, holder: str) -> int:

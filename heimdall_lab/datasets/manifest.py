@@ -19,8 +19,9 @@ from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_
 from heimdall_lab.core.presets import differing_fields
 
 MANIFEST = "dataset.json"
-FORMAT = 1  # of the manifests that are written; one that names none has format 1
+FORMAT = 2  # of the datasets that are written; a manifest that names none has format 1
 TEMPORARY_FILE = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
+_LEFT = re.compile(rf"{TEMPORARY_FILE.pattern}|measured-\d{{5,}}\.nc|\.measured.*")  # nothing that is missed
 DATASET_FILE = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY_FILE.pattern}")
 _MAX_WRITING_SHARE = 0.05  # of the time may go into writing the manifest
 
@@ -241,7 +242,7 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise unwritable_error(folder, error) from error
-    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not TEMPORARY_FILE.fullmatch(name)}):
+    if MANIFEST not in found and (others := {name for name in found - {LOCK} if not _LEFT.fullmatch(name)}):
         raise StoreError(
             f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
         )
@@ -259,6 +260,11 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
         raise StoreError(
             f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
+        )
+    if manifest.format != FORMAT:
+        raise StoreError(
+            f"out: {str(folder)!r} was begun in format {manifest.format}, and this version writes format {FORMAT}; "
+            "choose another folder"
         )
     if changed := _changed_folders(manifest, config):
         raise StoreError(
@@ -296,7 +302,8 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
         raise _damaged(path, f"no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise _damaged(path, f"{type(fields).__name__} instead of fields")
-    writer, reader, number = fields.get("package_version"), version("heimdall_lab"), fields.get("format", 1)
+    fields.setdefault("format", 1)
+    writer, reader, number = fields.get("package_version"), version("heimdall_lab"), fields["format"]
     if isinstance(number, int) and number > FORMAT:
         raise StoreError(
             f"{path}: was written by version {writer} in format {number}, and this version {reader} reads formats up "

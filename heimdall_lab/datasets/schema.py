@@ -31,6 +31,8 @@ class Variable(NamedTuple):
     long_name : str
     required : bool
         False for truth that a recording may lack and for which NaN is no placeholder.
+    or_dims : tuple of str
+        Dimensions that it may have instead of ``dims``.
     """
 
     dims: tuple[str, ...]
@@ -38,7 +40,10 @@ class Variable(NamedTuple):
     units: str
     long_name: str
     required: bool = True
+    or_dims: tuple[str, ...] | None = None
 
+
+MEASUREMENT = 1  # version of how these are measured: a change of any of their values takes the next number
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {
@@ -50,7 +55,34 @@ MEASURED = {
     "tdoa_std_s": Variable(_LINK, "f", "s", "predicted standard deviation of tdoa_s by noise", required=False),
     "coherence": Variable(_LINK, "f", "1", "squared coherence with the reference at the peak", required=False),
     "heard": Variable(_LINK, "b", "", "SNR is at least min_snr_db, and the delay was found", required=False),
-    "reference": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
+    "reference_receiver": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
+}
+
+MEASURED_OF = "measured_of"
+
+# What is known beforehand of emissions and receivers, in recordings and tables. Estimators may use it, but for
+# transmitter_position_std; numbers that are not known are NaN.
+KNOWN = {
+    "recording": Variable(_SCENE, "i", "1", "number of the recording: its samples share oscillators", required=False),
+    "recording_time": Variable(_SCENE, "f", "s", "start of the window in its recording", required=False),
+    "centre_frequency": Variable(
+        _SCENE, "f", "Hz", "carrier frequency that 0 Hz of this IQ stands for", required=False
+    ),
+    "reported_latitude": Variable(_SCENE, "f", "degrees_north", "latitude that is known beforehand", required=False),
+    "reported_longitude": Variable(_SCENE, "f", "degrees_east", "longitude that is known beforehand", required=False),
+    "reported_altitude": Variable(_SCENE, "f", "m", "altitude above the ellipsoid, known beforehand", required=False),
+    "reported_altitude_std": Variable(_SCENE, "f", "m", "standard deviation of reported_altitude", required=False),
+    "transmitter_position_std": Variable(
+        _SCENE, "f", "m", "standard deviation of the transmitter's stated position", required=False
+    ),
+    "receiver_position_std": Variable(
+        _LINK,
+        "f",
+        "m",
+        "standard deviation of the receivers' stated positions",
+        required=False,
+        or_dims=("receiver",),
+    ),
 }
 
 FEATURES = {  # units and meaning of each of the features, in their order
@@ -97,9 +129,6 @@ VARIABLES = {
     "transmitter_latitude": Variable(_SCENE, "f", "degrees_north", "WGS84 latitude of the transmitter"),
     "transmitter_longitude": Variable(_SCENE, "f", "degrees_east", "WGS84 longitude of the transmitter"),
     "transmitter_altitude": Variable(_SCENE, "f", "m", "altitude of the transmitter above the ellipsoid"),
-    "reported_altitude": Variable(
-        _SCENE, "f", "m", "altitude that the transmitter itself reports, which estimators may use", required=False
-    ),
     "transmitter_power": Variable(_SCENE, "f", "dBm", "radiated power"),
     "transmitter_velocity_east": Variable(_SCENE, "f", "m s-1", "speed of the transmitter eastward", required=False),
     "transmitter_velocity_north": Variable(_SCENE, "f", "m s-1", "speed of the transmitter northward", required=False),
@@ -148,11 +177,14 @@ VARIABLES = {
         required=False,
     ),
     **MEASURED,
+    MEASURED_OF: Variable(_SCENE, "i", "", "digest of the IQ, receivers and attributes measured of", required=False),
+    **KNOWN,
 }
 
 # What is stored of the signals, by type of dataset; the truth and the positions always are.
 SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED)}
-TRUTH = tuple(name for name in VARIABLES if not any(name in signals for signals in SIGNALS.values()))
+_NO_TRUTH = {MEASURED_OF, *KNOWN, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
+TRUTH = tuple(name for name in VARIABLES if name not in _NO_TRUTH)
 
 # What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.
 ATTRIBUTES = {
@@ -216,8 +248,9 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
                 raise SchemaError(f"variable {name!r} is missing ({variable.long_name}); add it, NaN where unknown")
             continue
         found = dataset[name]
-        if found.dims != variable.dims:
-            raise SchemaError(f"{name}: dimensions are {found.dims}, expected {variable.dims}; transpose or rename")
+        if found.dims not in (variable.dims, variable.or_dims):
+            wanted = f"{variable.dims}{f' or {variable.or_dims}' if variable.or_dims else ''}"
+            raise SchemaError(f"{name}: dimensions are {found.dims}, expected {wanted}; transpose or rename")
         if found.dtype.kind not in variable.kinds:
             raise SchemaError(f"{name}: dtype is {found.dtype}, expected kind {variable.kinds!r}; convert it")
         if variable.units and found.attrs.get("units") != variable.units:

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable_error, write_atomically
-from heimdall_lab.datasets import netcdf, schema
+from heimdall_lab.datasets import measured, netcdf, schema
 from heimdall_lab.datasets.manifest import (
     DATASET_FILE,
     MANIFEST,
@@ -18,6 +18,8 @@ from heimdall_lab.datasets.manifest import (
     size_damage,
 )
 from heimdall_lab.datasets.netcdf import write_netcdf
+
+OPENED_AS = "opened_as"  # in the encoding of IQ: name of its Dask array as it was opened
 
 
 def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict[str, int]) -> Shard:
@@ -72,7 +74,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        With the variables of the contract; arrays are read from disk when they are used.
+        With the variables of the contract; arrays are read from disk when they are used. What is measured of IQ is
+        among them if it lies beside the shards.
 
     Raises
     ------
@@ -91,23 +94,20 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         )
     files = [folder / shard.file for shard in manifest.shards]
     try:
-        # All shards have the same coordinates; comparing them file by file would double the time to open many.
-        dataset = xr.open_mfdataset(
-            files,
-            engine=netcdf.SharedFileBackend,
-            combine="nested",
-            concat_dim="sample",
-            data_vars="all",
-            coords="minimal",
-            compat="override",
-            join="override",
-            combine_attrs="override",
-        )
+        dataset = opened = netcdf.open_side_by_side(files)
     except OSError as error:
         raise StoreError(
             f"{str(folder)!r}: a shard cannot be read ({error}); 'heimdall-lab verify' tells which, and the same "
             "'generate' command writes it again"
         ) from error
+    if manifest.format == 1 and "reference" in dataset:
+        dataset = dataset.rename_vars(reference="reference_receiver").assign_attrs(measurement=1)
+    if "iq" in dataset:
+        dataset["iq"].encoding[OPENED_AS] = dataset["iq"].data.name
+        if (found := measured.open_all(folder, manifest.shards)) is not None:
+            dataset = dataset.assign(found.data_vars).assign_attrs(measurement=found.attrs["measurement"])
+    if dataset is not opened:  # whose copies do not close it
+        dataset.set_close(opened.close)
     return schema.check(dataset)
 
 
@@ -122,12 +122,12 @@ def delete(path: str | Path) -> None:
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise StoreError(f"{str(folder)!r} is no dataset: it holds no {MANIFEST}; choose one that is listed")
-    with locked(folder):
+    with locked(folder), locked(folder, measured.LOCK):
         try:
             # First, so that what is left is no dataset whenever this ends; another process may take files away too.
             (folder / MANIFEST).unlink(missing_ok=True)
             for file in folder.iterdir():
-                if DATASET_FILE.fullmatch(file.name):
+                if DATASET_FILE.fullmatch(file.name) or measured.FILE.fullmatch(file.name):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable_error(folder, error) from error

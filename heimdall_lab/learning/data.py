@@ -1,12 +1,7 @@
 """Scenes of a dataset as batches of tensors: split, shuffled and augmented the same way when a run continues."""
 
-import hashlib
-import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -18,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.files import write_atomically
 from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.datasets import schema, splits
 from heimdall_lab.learning import augmentation
@@ -26,7 +20,7 @@ from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS, InMemory, OnDisk
 from heimdall_lab.learning.sources import Source, check_shards
 from heimdall_lab.localization.learned import inputs
-from heimdall_lab.signals import pairs
+from heimdall_lab.signals.measurements import with_measurements
 
 _CHUNK_BYTES = 2**28  # of IQ in memory while features are measured
 _CHUNK_SCENES = 512
@@ -148,8 +142,6 @@ class SceneDataModule(pl.LightningDataModule):
     source : Source
     model : Localizer
         Determines the arrays and the window.
-    folder : Path
-        Where measured arrays are cached.
     batch_size : int
     seed : int
     receiver_dropout : float
@@ -168,7 +160,6 @@ class SceneDataModule(pl.LightningDataModule):
         self,
         source: Source,
         model: Localizer,
-        folder: Path,
         *,
         batch_size: int,
         seed: int,
@@ -177,7 +168,7 @@ class SceneDataModule(pl.LightningDataModule):
         memory_gb: float = 4.0,
     ) -> None:
         super().__init__()
-        self.source, self.folder, self.inputs = source, folder, model.inputs
+        self.source, self.inputs = source, model.inputs
         self.window: int | None = getattr(model, "window", None)
         self.batch_size, self.seed, self.receiver_dropout = batch_size, seed, receiver_dropout
         self.num_workers, self.memory_gb = num_workers, memory_gb
@@ -187,15 +178,10 @@ class SceneDataModule(pl.LightningDataModule):
         self.rows = _split_rows(source.dataset)
 
     def measure(self, report: ProgressCallback) -> None:
-        """Measure the small arrays, or read them from the cache, and open the signals."""
-        path = self.folder / f"arrays-{self._key()}.npz"
-        arrays = _read_arrays(path)
-        if self.source.folder is not None and (arrays is None or self._takes_signals()):
+        """Make the small arrays, measuring what is not measured yet, and open the signals."""
+        if self.source.folder is not None:
             check_shards(self.source.folder)
-        if arrays is None:
-            arrays = small_arrays(self.source.dataset, self.inputs, report)
-            measured = arrays
-            write_atomically(path, lambda temporary: _write_arrays(temporary, measured))
+        arrays = small_arrays(self.source.dataset, self.inputs, report)
         self._arrays = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for name in SIGNAL_DIMS:
             if name in self.inputs:
@@ -264,10 +250,6 @@ class SceneDataModule(pl.LightningDataModule):
     def _takes_signals(self) -> bool:
         return not set(SIGNAL_DIMS).isdisjoint(self.inputs)
 
-    def _key(self) -> str:
-        identity = [self.source.checksum, "features" in self.inputs, version("heimdall_lab"), inputs.FEATURES]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
 
 def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: ProgressCallback) -> dict[str, Array]:
     """Make all small arrays, a chunk of scenes at a time.
@@ -279,38 +261,38 @@ def small_arrays(dataset: xr.Dataset, names: tuple[str, ...], report: ProgressCa
         and ``reference`` (S, R) bool, for `augmentation.drop_receivers`; and ``scale`` (S, R) of the IQ.
     """
     measures, count = "features" in names, dataset.sizes["sample"]
-    per_scene = dataset["iq"].nbytes // count if "iq" in dataset else 0
+    dataset = with_measurements(dataset, report) if measures else dataset.assign(_unmeasured(dataset))
+    unused = [name for name in SIGNAL_DIMS if name != "iq" or not measures or "features" in dataset]
+    needed = dataset.drop_vars(unused, errors="ignore")
+    per_scene = needed["iq"].nbytes // count if "iq" in needed else 0
     chunk = max(1, min(_CHUNK_SCENES, _CHUNK_BYTES // max(1, per_scene)))
-    needed = dataset.drop_vars([name for name in SIGNAL_DIMS if name != "iq" or not measures], errors="ignore")
     parts = []
     for first in range(0, count, chunk):
         with dask.config.set(scheduler="synchronous"):  # HDF5 reads one at a time in any case
             scenes = needed.isel(sample=slice(first, first + chunk)).load()
         parts.append(_small_arrays(scenes, measures))
-        report(min(first + chunk, count), "scenes measured")
+        report(min(first + chunk, count), "scenes read")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _small_arrays(dataset: xr.Dataset, measures: bool) -> dict[str, Array]:
-    measured = pairs.pair_features(dataset) if measures else _without_measurements(dataset)
-    wanted = ("position", "present", *(["features"] if measures else []))
-    made = inputs.arrays(dataset, measured, wanted)
+    made = inputs.arrays(dataset, ("position", "present", *(["features"] if measures else [])))
     receivers = np.arange(dataset.sizes["receiver"])
-    made["target"] = inputs.target(dataset, measured)
-    made["heard"] = measured.heard.values
-    made["reference"] = (receivers == measured.reference.values[:, None]) & measures
+    made["target"] = inputs.target(dataset)
+    made["heard"] = dataset.heard.values
+    made["reference"] = (receivers == dataset.reference_receiver.values[:, None]) & measures
     if "iq_full_scale" in dataset:
         made["scale"] = schema.converter_step(np.nan_to_num(dataset["iq_full_scale"].values))
     return made
 
 
-def _without_measurements(dataset: xr.Dataset) -> xr.Dataset:
-    """Stand in for `pairs.pair_features` where no measurement is an input; ``heard`` is the simulated truth."""
+def _unmeasured(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Stand in for measurements where none is an input; ``heard`` is the simulated truth."""
     unknown = dataset.receiver_present.copy(data=np.full(dataset.receiver_present.shape, np.nan))
     heard = dataset.get("signal_present", dataset.receiver_present)
-    measured = dict.fromkeys(schema.MEASURED, unknown)
     first = dataset.transmitter_latitude.copy(data=np.zeros(dataset.sizes["sample"], dtype=int))
-    return xr.Dataset(measured | {"heard": heard & dataset.receiver_present, "reference": first})
+    known = {"heard": heard & dataset.receiver_present, "reference_receiver": first}
+    return dict.fromkeys(schema.MEASURED, unknown) | known
 
 
 def _check_variables(dataset: xr.Dataset, names: tuple[str, ...], window: int | None) -> None:
@@ -344,16 +326,3 @@ def _split_rows(dataset: xr.Dataset) -> dict[str, Array]:
                 "needed; generate more"
             )
     return rows
-
-
-def _read_arrays(path: Path) -> dict[str, Array] | None:
-    try:
-        with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)

@@ -94,6 +94,9 @@ def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
     if manifest.samples_written(folder) != dataset.sizes["sample"]:
         return False
     with store.open_dataset(folder) as stored:
+        if "iq" in dataset and "measurement" not in dataset.attrs:  # it may have been measured since it was opened
+            stored = stored.drop_vars([*schema.MEASURED, schema.MEASURED_OF], errors="ignore")
+            stored.attrs.pop("measurement", None)
         return (
             _computation_names(dataset) == _computation_names(stored)
             and dataset.coords.to_dataset().identical(stored.coords.to_dataset())

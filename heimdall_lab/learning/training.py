@@ -141,7 +141,7 @@ def train(
             torch.manual_seed(seed_of(chosen.seed))
             model = architectures.build(architecture, settings)
             loading = {"batch_size", "seed", "receiver_dropout", "num_workers", "memory_gb"}
-            scenes = SceneDataModule(source, model, folder, **chosen.model_dump(include=loading))
+            scenes = SceneDataModule(source, model, **chosen.model_dump(include=loading))
             with locked(folder) if is_rank_zero() else nullcontext():
                 check_same_run(folder, identity)
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)

@@ -1,6 +1,6 @@
 """Estimators of the transmitter's position, vectorised over samples: the classical ones by name, and trained ones.
 
-Each classical one takes what `pairs.pair_features` measured, some the IQ too, and returns a fix with its covariance.
+Each classical one takes what was measured of the signals, some the IQ too, and returns a fix with its covariance.
 Positions are solved on the ellipsoid, for networks of any size; covariances are along east and
 north at the fix. Trained ones are of `learned`.
 """
@@ -19,12 +19,12 @@ from heimdall_lab.localization import learned, observations
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 from heimdall_lab.localization.observations import Fix, Observations
-from heimdall_lab.signals import pairs
+from heimdall_lab.signals.measurements import with_measurements
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
 
 
-def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = None) -> xr.Dataset:
+def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
     """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
     Parameters
@@ -34,8 +34,6 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     method : str, path or predictor
         One of `methods.METHODS`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
         holds one in memory.
-    measured : xr.Dataset, optional
-        Result of `pairs.pair_features` for the dataset, if at hand.
 
     Returns
     -------
@@ -54,9 +52,9 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     schema.check(dataset)
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
-    measured = pairs.pair_features(dataset) if measured is None else measured
-    observed = observations.from_dataset(dataset, measured)
-    fix = estimate(observed, dataset, measured)
+    dataset = with_measurements(dataset)
+    observed = observations.from_dataset(dataset)
+    fix = estimate(observed, dataset)
     east, north = observations.tangent_plane(observed, fix).T
     axes = ["east", "north"]
     long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
@@ -83,7 +81,7 @@ def locate(dataset: xr.Dataset, method: Method, measured: xr.Dataset | None = No
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset, xr.Dataset], Fix], float]:
+def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset], Fix], float]:
     """Name of a method, what it does, and the degrees of freedom of its errors."""
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
@@ -91,4 +89,4 @@ def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset,
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
     estimate = getattr(import_module(f"heimdall_lab.localization.{METHODS[method]}"), method)
-    return method, estimate if method in NEEDING_IQ else lambda observed, _, __: estimate(observed), np.inf
+    return method, estimate if method in NEEDING_IQ else lambda observed, _: estimate(observed), np.inf

@@ -84,8 +84,8 @@ class Observations(NamedTuple):
         return self._replace(**arrays)
 
 
-def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Observations:
-    """Gather what is known of a dataset's receivers and what `pairs.pair_features` measured."""
+def from_dataset(dataset: xr.Dataset) -> Observations:
+    """Gather what is known of a dataset's receivers and what was measured of its signals."""
     latitude, longitude, altitude = (
         dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")
     )
@@ -93,18 +93,18 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Observations:
     origin = np.nanmin(longitude, axis=1, keepdims=True)
     longitude = origin + (longitude - origin + 180) % 360 - 180
     reported = dataset["reported_altitude"].values if "reported_altitude" in dataset else np.nan
-    sigma_s = np.sqrt(measured.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
+    sigma_s = np.sqrt(dataset.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     return Observations(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=altitude,
         transmitter_altitude_m=np.where(np.isfinite(reported), reported, np.nanmean(altitude, axis=1)),
-        heard=measured.heard.values,
-        rssi_dbm=measured.rssi_dbm.values,
-        silent_dbm=_silent_dbm(dataset, measured),
-        pseudorange_m=measured.tdoa_s.values * SPEED_OF_LIGHT,
+        heard=dataset.heard.values,
+        rssi_dbm=dataset.rssi_dbm.values,
+        silent_dbm=_silent_dbm(dataset),
+        pseudorange_m=dataset.tdoa_s.values * SPEED_OF_LIGHT,
         sigma_m=sigma_s * SPEED_OF_LIGHT,
-        reference=measured.reference.values,
+        reference=dataset.reference_receiver.values,
         propagation=dataset.attrs["propagation"],
         nlos_ratio=dataset.attrs["nlos_ratio"],
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
@@ -112,11 +112,11 @@ def from_dataset(dataset: xr.Dataset, measured: xr.Dataset) -> Observations:
     )
 
 
-def _silent_dbm(dataset: xr.Dataset, measured: xr.Dataset) -> Array:
+def _silent_dbm(dataset: xr.Dataset) -> Array:
     """Level of min_snr_db where the SNR is lower; without any signal, over the noise that the reference has."""
-    noise_dbm = (measured.rssi_dbm - measured.snr_db).values
-    of_reference = np.take_along_axis(noise_dbm, measured.reference.values[:, None], axis=1)
-    silent = dataset.receiver_present.values & ~(measured.snr_db.values >= dataset.attrs["min_snr_db"])
+    noise_dbm = (dataset.rssi_dbm - dataset.snr_db).values
+    of_reference = np.take_along_axis(noise_dbm, dataset.reference_receiver.values[:, None], axis=1)
+    silent = dataset.receiver_present.values & ~(dataset.snr_db.values >= dataset.attrs["min_snr_db"])
     level_dbm = np.where(np.isfinite(noise_dbm), noise_dbm, of_reference) + dataset.attrs["min_snr_db"]
     return np.where(silent, level_dbm, np.nan)
 

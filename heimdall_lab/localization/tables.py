@@ -27,12 +27,12 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
 
 
-def difference_table(dataset: xr.Dataset, measured: xr.Dataset) -> pd.DataFrame:
-    """One row a pair: each receiver that hears the signal against its scene's reference."""
+def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row a pair: each receiver that hears the signal against its scene's reference, of a dataset with both."""
     names = dataset.receiver_name.values
-    scene, receiver = np.nonzero(measured.heard.values)
-    reference = measured.reference.values[scene]
-    noise_s = measured.tdoa_std_s.values[scene, receiver]
+    scene, receiver = np.nonzero(dataset.heard.values)
+    reference = dataset.reference_receiver.values[scene]
+    noise_s = dataset.tdoa_std_s.values[scene, receiver]
     model_variance = np.broadcast_to(bounds.delay_model_variance(dataset), names.shape)
     total_s = np.sqrt(noise_s**2 + model_variance[receiver] + model_variance[reference])
     table = pd.DataFrame(
@@ -40,7 +40,7 @@ def difference_table(dataset: xr.Dataset, measured: xr.Dataset) -> pd.DataFrame:
             "sample": dataset.sample.values[scene],
             "receiver": names[receiver],
             "later_than": names[reference],
-            "tdoa_us": (measured.tdoa_s.values[scene, receiver] * 1e6).round(3),
+            "tdoa_us": (dataset.tdoa_s.values[scene, receiver] * 1e6).round(3),
             "noise_std_us": (noise_s * 1e6).round(3),
             "total_std_us": (total_s * 1e6).round(3),
         }

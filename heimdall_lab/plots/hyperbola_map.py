@@ -22,7 +22,7 @@ from heimdall_lab.plots.scene_layers import (
     scene_receiver_layers,
     truth_layers,
 )
-from heimdall_lab.plots.style import MAP_OPTIONS, load_scene, map_limits, receiver_names
+from heimdall_lab.plots.style import MAP_OPTIONS, load_measured_scene, map_limits, receiver_names
 
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
 _LINE_DASHES = ("solid", "dashed", "dotted")
@@ -38,20 +38,18 @@ class Hyperbolas(NamedTuple):
     lines: dict[int, np.ndarray]
 
 
-def trace_hyperbolas(
-    dataset: xr.Dataset, sample: int, measured: xr.Dataset, fixes: xr.Dataset | None = None
-) -> Hyperbolas:
+def trace_hyperbolas(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None) -> Hyperbolas:
     """Compute the lines that `hyperbolas` draws of the same arguments, which takes a third of a second of geodesics."""
-    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
+    scene = load_measured_scene(dataset, sample)
     places = projected_places(scene, drawn_fixes(scene, fixes), _DEGREES)
     x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
     x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
-    reference = int(pairs.reference)
+    reference = int(scene.reference_receiver)
     range_m = _distance_to(scene, x, y)
     reference_m = range_m(reference)
     lines = {}
-    for index in np.flatnonzero(pairs.heard.values & (np.arange(len(pairs.heard)) != reference)):
-        mismatch_m = range_m(int(index)) - reference_m - float(pairs.tdoa_s[index]) * SPEED_OF_LIGHT
+    for index in np.flatnonzero(scene.heard.values & (np.arange(len(scene.heard)) != reference)):
+        mismatch_m = range_m(int(index)) - reference_m - float(scene.tdoa_s[index]) * SPEED_OF_LIGHT
         zero = contour_data(x, y, mismatch_m, [0.0], want_fill=False).line_data
         line = np.stack([zero.xs[0], zero.ys[0]], axis=-1) if zero and len(zero.xs) else np.full((1, 2), np.nan)
         lines[int(index)] = line
@@ -61,7 +59,6 @@ def trace_hyperbolas(
 def hyperbolas(
     dataset: xr.Dataset,
     sample: int,
-    measured: xr.Dataset,
     fixes: xr.Dataset | None = None,
     traced: Hyperbolas | None = None,
 ) -> hv.Overlay:
@@ -75,8 +72,6 @@ def hyperbolas(
         ``propagation`` decides between geodesic and straight distances.
     sample : int
         Label of the scene along ``sample``.
-    measured : xr.Dataset
-        Result of `pairs.pair_features`; one line for each receiver that hears the signal.
     fixes : xr.Dataset, optional
         As `estimators.locate` or `leaderboard.compare` return them.
     traced : Hyperbolas, optional
@@ -87,12 +82,12 @@ def hyperbolas(
     ValueError
         If the sample is not in the dataset.
     """
-    x_range, y_range, lines = traced or trace_hyperbolas(dataset, sample, measured, fixes)
-    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
-    names, reference = scene.receiver_name.values, int(pairs.reference)
+    x_range, y_range, lines = traced or trace_hyperbolas(dataset, sample, fixes)
+    scene = load_measured_scene(dataset, sample)
+    names, reference = scene.receiver_name.values, int(scene.reference_receiver)
     layers: list[hv.Element] = []
     for index, line in lines.items():
-        label = f"{names[index]} − {names[reference]}: {microseconds_text(float(pairs.tdoa_s[index]))}"
+        label = f"{names[index]} − {names[reference]}: {microseconds_text(float(scene.tdoa_s[index]))}"
         style = {
             "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],

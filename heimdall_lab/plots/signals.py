@@ -11,7 +11,7 @@ import xarray as xr
 from heimdall_lab.core.text import microseconds_text
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
-from heimdall_lab.plots.style import FONT, INK, load_scene, receiver_names
+from heimdall_lab.plots.style import FONT, INK, load_measured_scene, load_scene, receiver_names
 from heimdall_lab.signals import correlation, spectra
 
 _SEGMENT = 256  # IQ samples of one spectrum
@@ -27,7 +27,7 @@ _PANEL_OPTIONS: dict[str, Any] = {
 }
 
 
-def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -> hv.Layout:
+def cross_correlations(dataset: xr.Dataset, sample: int) -> hv.Layout:
     """Draw the cross-correlation of each receiver with the reference around its peak, in a panel each.
 
     The measured frequency difference is removed and the estimator's spectral weight applied, so the peak is where the
@@ -40,16 +40,14 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
         against the reference is drawn as the true delay.
     sample : int
         Label of the scene along ``sample``.
-    measured : xr.Dataset
-        Result of `pairs.pair_features`.
 
     Raises
     ------
     ValueError
         If the sample is not in the dataset.
     """
-    scene, pairs = load_scene(dataset, sample), measured.sel(sample=sample)
-    reference = int(pairs.reference)
+    scene = load_measured_scene(dataset, sample)
+    reference = int(scene.reference_receiver)
     arrival_s = (scene.propagation_delay + scene.excess_delay + scene.clock_offset).values
     others = [int(r) for r in np.flatnonzero(scene.receiver_present.values) if r != reference]
     voltage, rate_hz = schema.iq(scene).transpose("receiver", "time").values, scene.attrs["sample_rate_hz"]
@@ -59,11 +57,11 @@ def cross_correlations(dataset: xr.Dataset, sample: int, measured: xr.Dataset) -
     lobe_s = float(lobe_s) if np.isfinite(lobe_s) else 20 / rate_hz
     panels = []
     for index in others:
-        measured_s, true_s = float(pairs.tdoa_s[index]), float(arrival_s[index] - arrival_s[reference])
+        measured_s, true_s = float(scene.tdoa_s[index]), float(arrival_s[index] - arrival_s[reference])
         half_s = max(1.5 * lobe_s, 1.25 * np.nan_to_num(abs(true_s - measured_s)))
         lag_s = np.nan_to_num(measured_s) + np.linspace(-half_s, half_s, 401)
         value = correlation.cross_correlation(
-            voltage[[reference, index]], float(pairs.fdoa_hz[index]), weight, rate_hz, lag_s
+            voltage[[reference, index]], float(scene.fdoa_hz[index]), weight, rate_hz, lag_s
         )
         panels.append(_correlation_panel(str(scene.receiver_name.values[index]), lag_s, value, measured_s, true_s))
     legend = "dashed: measured delay" + ("; broad: true delay" if np.isfinite(arrival_s[others]).any() else "")

@@ -10,6 +10,8 @@ import xarray as xr
 from bokeh.models import NumeralTickFormatter
 from bokeh.palettes import Viridis256
 
+from heimdall_lab.signals.measurements import with_measurements
+
 INK, TRUTH = "#444444", "#000000"
 
 _STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart; hollow shapes that overlap without hiding
@@ -92,10 +94,21 @@ def line_dash(method: str) -> str:
 
 def load_scene(dataset: xr.Dataset, sample: int) -> xr.Dataset:
     """Load one sample."""
+    return _scenes(dataset, sample).isel(sample=0).load()
+
+
+def load_measured_scene(dataset: xr.Dataset, sample: int) -> xr.Dataset:
+    """Load one sample, and what is measured of its signals."""
+    return with_measurements(_scenes(dataset, sample)).isel(sample=0).load()
+
+
+def _scenes(dataset: xr.Dataset, sample: int) -> xr.Dataset:
+    """Take one sample out of a dataset, of length 1."""
     if sample not in dataset.sample.values:
         known = f"{dataset.sample.values.min()} … {dataset.sample.values.max()}"
         raise ValueError(f"sample: {sample} is not in the dataset; choose one of its labels, {known}")
-    return dataset.sel(sample=sample).load()
+    row = int(np.flatnonzero(dataset.sample.values == sample)[0])
+    return dataset.isel(sample=slice(row, row + 1))
 
 
 def receiver_names(scene: xr.Dataset) -> list[str]:

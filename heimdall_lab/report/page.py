@@ -23,7 +23,6 @@ from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
-from heimdall_lab.signals import pairs
 
 _DIFFRACTION = {
     "none": "",
@@ -166,7 +165,7 @@ def _pictures(dataset: xr.Dataset, board: xr.Dataset, method: str, sample: int) 
     }
     if "iq" in dataset:
         pictures |= {
-            "cross-correlations": plots.cross_correlations(chosen, sample, pairs.pair_features(chosen)),
+            "cross-correlations": plots.cross_correlations(chosen, sample),
             "spectrograms": plots.spectrograms(chosen, sample),
             "envelopes": plots.envelopes(chosen, sample),
         }

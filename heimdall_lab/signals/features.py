@@ -12,6 +12,7 @@ from heimdall_lab.core.units import ADC_MAX, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import pairs, spectra
 from heimdall_lab.signals.chunks import LEAST_SAMPLES, NUM_CHUNKS, Chunks, Plan, chunks, frame_middles, mel_edges_hz
+from heimdall_lab.signals.measurements import with_measurements
 
 _BLOCK_IQ_SAMPLES = {"numpy": 2**16, "cupy": 2**26}  # reduced at a time: caches, GPUs
 _SIGNIFICANT = 4.0  # standard deviations from which power above the noise is a signal
@@ -49,23 +50,13 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     Source: ITU-R SM.328-11 (bandwidths); Rappaport, Wireless Communications, section 5.4 (coherence bandwidth).
     """
     schema.check(dataset)
-    differences = pairs.pair_features(dataset)
+    differences = with_measurements(dataset)[list(schema.MEASURED)].drop_attrs(deep=False)
     if "iq" not in dataset:
         stored = [name for name in ("features", "spectrogram") if name in dataset]
         if not stored:
             raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")
         return differences.merge(dataset[stored].compute(), compat="override")
-    parts = [
-        measure(
-            batch.iq.values,
-            batch.iq_full_scale.values,
-            batch.receiver_present.values,
-            dataset.attrs,
-            spectrogram=True,
-        )
-        for batch in pairs.batches(dataset)
-    ]
-    measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    measured = pairs.in_batches(_measure_all, dataset)
     coords = {name: dataset[name] for name in ("sample", "receiver", "receiver_name")}
     labels = coordinates(dataset.attrs["sample_rate_hz"], dataset.sizes["time"])
     return differences.merge(schema.label(measured, coords | labels, {}).drop_attrs(deep=False), compat="override")
@@ -100,6 +91,11 @@ def coordinates(sample_rate_hz: float, num_time: int) -> dict[str, Any]:
         "frequency": ("frequency", frequency_hz, {"units": "Hz", "long_name": "distance from the centre frequency"}),
         "frame": ("frame", frame_s, {"units": "s", "long_name": "local time of the frame's middle"}),
     }
+
+
+def _measure_all(batch: xr.Dataset) -> dict[str, np.ndarray]:
+    iq, full_scale, present = (batch[name].values for name in ("iq", "iq_full_scale", "receiver_present"))
+    return measure(iq, full_scale, present, batch.attrs, spectrogram=True)
 
 
 def measure(
@@ -137,7 +133,8 @@ def measure(
     if num_time < LEAST_SAMPLES:
         raise ValueError(f"time: {num_time} samples are too few for features; give at least {LEAST_SAMPLES}")
     xp = array_namespace(iq)
-    sample_rate_hz, offset_hz = known["sample_rate_hz"], 2 * known["max_frequency_offset_hz"]
+    # As numbers of Python: those of NumPy, as files hold them, would turn single precision into double.
+    sample_rate_hz, offset_hz = float(known["sample_rate_hz"]), 2 * float(known["max_frequency_offset_hz"])
     plan = Plan.of(iq, num_time, sample_rate_hz)
     per_block = _BLOCK_IQ_SAMPLES[xp.__name__] // num_time
     links = iq.reshape(-1, 2, num_time)
@@ -147,7 +144,7 @@ def measure(
     )
     to_power = xp.asarray(np.where(present, full_scale / ADC_MAX, 1.0) ** 2)[..., None]  # (S, R, 1) mW
     links_present = xp.asarray(present)
-    min_snr = db_to_linear(known["min_snr_db"])
+    min_snr = db_to_linear(float(known["min_snr_db"]))
     values = _features(whole, plan, to_power, links_present, num_time, offset_hz, min_snr)
     measured = {"features": _statistics(values)}
     if spectrogram:

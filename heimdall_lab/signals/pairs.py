@@ -1,6 +1,9 @@
 """Measurements of a signal from its IQ alone: levels, and time and frequency differences of pairs."""
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import xarray as xr
@@ -11,7 +14,10 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
 
+# What is read of a dataset, beside its IQ and attributes.
+OF_LINKS = ("iq_full_scale", "receiver_present", "receiver_latitude", "receiver_longitude", "receiver_altitude")
 _BATCH_IQ_SAMPLES = 2**21
+_MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
@@ -24,37 +30,31 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     dataset : xr.Dataset
-        With IQ, or with these variables already, which are given back; truth variables are not read.
+        With IQ; truth variables are not read.
 
     Returns
     -------
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
         ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
-        was found; and ``reference`` (sample), the position of the strongest receiver along ``receiver``.
+        was found; and ``reference_receiver`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
     ------
     ValueError
-        If the dataset holds neither IQ nor all of these variables, no samples, fewer than 64 instants, or lacks what
-        is needed to measure.
+        If the dataset holds no IQ, no samples, fewer than 64 instants, or lacks what is needed to measure.
 
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
-    if set(schema.MEASURED) <= set(dataset):
-        return dataset[list(schema.MEASURED)].drop_attrs(deep=False).compute()
     if "iq" not in dataset:
-        missing = sorted(set(schema.MEASURED) - set(dataset))
-        raise ValueError(f"iq: is not in the dataset, nor is {missing[0]!r} as measured of it; give either")
-    if dataset.sizes["sample"] == 0:
-        raise ValueError("dataset: holds no samples; give at least one")
+        missing = min(set(schema.MEASURED) - set(dataset), default="another dataset")
+        raise ValueError(f"iq: is not in the dataset, nor is {missing!r} as measured of it; give either")
     if dataset.sizes["time"] < _LEAST_SAMPLES:
         raise ValueError(f"time: {dataset.sizes['time']} samples are too few to measure; give {_LEAST_SAMPLES} or more")
     for name in ("sample_rate_hz", "max_clock_offset_s", "max_frequency_offset_hz", "min_snr_db"):
         if not np.isfinite(dataset.attrs[name]):
             raise ValueError(f"{name}: is {dataset.attrs[name]}; set it ({schema.ATTRIBUTES[name]}) to measure signals")
-    parts = [_pair_features(batch) for batch in batches(dataset)]
-    measured = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    measured = in_batches(_pair_features, dataset, _num_threads(dataset))
     return schema.label(
         {name: measured[name] for name in schema.MEASURED},
         {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
@@ -62,10 +62,34 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     ).drop_attrs(deep=False)
 
 
-def batches(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
-    """Load the scenes of a dataset with IQ, some at a time, so that a large one does not fill the memory."""
+def in_batches(
+    measure: Callable[[xr.Dataset], dict[str, np.ndarray]], dataset: xr.Dataset, threads: int = 1
+) -> dict[str, np.ndarray]:
+    """Measure a dataset with IQ some scenes at a time, so that a large one does not fill the memory.
+
+    ValueError if it holds no samples.
+    """
+    if dataset.sizes["sample"] == 0:
+        raise ValueError("dataset: holds no samples; give at least one")
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
-    return (dataset.isel(sample=rows).load() for rows in batch_slices(dataset.sizes["sample"], per_batch))
+    dataset = dataset[["iq"]].assign(dataset[list(OF_LINKS)].compute().data_vars)
+    parts: list[dict[str, np.ndarray]] = []
+    waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for rows in batch_slices(dataset.sizes["sample"], per_batch):
+            if len(waiting) == threads:
+                parts.append(waiting.popleft().result())
+            waiting.append(pool.submit(measure, dataset.isel(sample=rows).load()))
+        parts += [each.result() for each in waiting]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _num_threads(dataset: xr.Dataset) -> int:
+    """One for each core, or as many as OMP_NUM_THREADS says; fewer where scenes are large, for each holds its own."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fit = _MAX_IQ_SAMPLES // max(_BATCH_IQ_SAMPLES, dataset.sizes["receiver"] * dataset.sizes["time"])
+    return max(1, min(int(asked) if asked.isdigit() else cores, fit))
 
 
 def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
@@ -84,7 +108,11 @@ def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
 @np.errstate(divide="ignore", invalid="ignore")  # what cannot be measured becomes NaN
 def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     """Measure one batch of scenes on arrays (S, R, N)."""
-    rate_hz, present = batch.attrs["sample_rate_hz"], batch.receiver_present.values
+    # As numbers of Python: those of NumPy, as files hold them, would turn single precision into double.
+    rate_hz, max_frequency_hz, min_snr_db = (
+        float(batch.attrs[name]) for name in ("sample_rate_hz", "max_frequency_offset_hz", "min_snr_db")
+    )
+    present = batch.receiver_present.values
     duration_s = batch.sizes["time"] / rate_hz
     voltage = schema.voltage(batch)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
@@ -106,7 +134,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         reference,
         weight,
         max_delay_samples=largest_delay_s(batch, reference) * rate_hz,
-        max_frequency_cycles=2 * batch.attrs["max_frequency_offset_hz"] / rate_hz,
+        max_frequency_cycles=2 * max_frequency_hz / rate_hz,
     )
 
     noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
@@ -128,8 +156,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "toa_std_s": toa_std,
         "tdoa_std_s": np.where(is_reference, 0.0, np.hypot(toa_std, reference_std)),
         "coherence": np.where(present, peak.coherence, np.nan),
-        "heard": (snr >= db_to_linear(batch.attrs["min_snr_db"])) & np.isfinite(peak.delay_samples),
-        "reference": reference,
+        "heard": (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples),
+        "reference_receiver": reference,
     }
 
 

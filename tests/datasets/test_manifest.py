@@ -41,11 +41,19 @@ def rewrite(folder, change):
 
 
 def test_the_format_stands_first_and_a_manifest_without_one_is_of_format_1(folder, small):
-    assert next(iter(json.loads((folder / MANIFEST).read_text()).items())) == ("format", 1)
+    assert next(iter(json.loads((folder / MANIFEST).read_text()).items())) == ("format", 2)
     before = read_manifest(folder)
     rewrite(folder, lambda fields: fields.pop("format"))
-    assert read_manifest(folder) == before
+    assert read_manifest(folder) == before.model_copy(update={"format": 1})
     assert hl.generate(small, folder, progress=False).sizes["sample"] == 12
+
+
+def test_a_folder_of_an_earlier_format_is_not_gone_on_with(folder, small):
+    rewrite(folder, lambda fields: fields.update(format=1, shards=fields["shards"][:1]))
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(StoreError, match=r"was begun in format 1, and this version writes format 2; choose another"):
+        hl.generate(small, folder, progress=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
 
 
 def of_another_kind(fields):
@@ -55,8 +63,8 @@ def of_another_kind(fields):
 
 @pytest.mark.parametrize("change", [of_another_kind, lambda fields: fields["config"].update(weather="rain")])
 def test_a_later_format_is_refused_by_both_versions_before_anything_else_is_looked_at(folder, small, change):
-    rewrite(folder, lambda fields: (fields.update(format=2, package_version="9.0.0"), change(fields)))
-    message = rf"dataset\.json: .*version 9\.0\.0 in format 2, .* version {HERE} reads formats up to 1; .* 9\.0\.0 or"
+    rewrite(folder, lambda fields: (fields.update(format=3, package_version="9.0.0"), change(fields)))
+    message = rf"dataset\.json: .*version 9\.0\.0 in format 3, .* version {HERE} reads formats up to 2; .* 9\.0\.0 or"
     for refuse in (hl.open_dataset, store.verify, lambda out: hl.generate(small, out, progress=False)):
         with pytest.raises(StoreError, match=message):
             refuse(folder)
@@ -150,8 +158,8 @@ def test_a_folder_that_another_process_takes_away_is_told_or_left_out(whole, sma
                 patched.setattr(Path, name, vanishing(name))
             try:
                 outcomes.append(type(look(folder, small)).__name__)
-            except StoreError as error:
-                outcomes.append(type(error).__name__)
+            except StoreError:
+                outcomes.append("StoreError")
         vanished = left < 0
         shutil.rmtree(folder, ignore_errors=True)
     assert len(outcomes) >= 2

@@ -108,12 +108,12 @@ def tensors(dataset):
     """Arrays of all kinds, IQ of 256 instants."""
     measured = hl.features(dataset)
     whole = dataset.merge(measured[["spectrogram"]])
-    made = inputs.arrays(whole, measured, inputs.ARRAYS, slice(0, 256))
+    made = inputs.arrays(whole.assign(measured), inputs.ARRAYS, slice(0, 256))
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
 def true_position(dataset):
-    return torch.from_numpy(inputs.target(dataset, pairs.pair_features(dataset)))
+    return torch.from_numpy(inputs.target(dataset.assign(pairs.pair_features(dataset))))
 
 
 def silenced(dataset, seed):

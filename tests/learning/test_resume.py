@@ -25,32 +25,31 @@ def signals(small, tmp_path_factory):
     return out
 
 
-def scenes_of(dataset, folder, **options):
+def scenes_of(dataset, **options):
     model = build("iq_vggnet")
     model.window = 256
     given = {"batch_size": 4, "seed": 3, "receiver_dropout": 0.0, **options}
-    scenes = data.SceneDataModule(open_source(dataset), model, folder, **given)
+    scenes = data.SceneDataModule(open_source(dataset), model, **given)
     scenes.measure(lambda *_: None)
     return scenes
 
 
-def test_signals_of_a_changed_dataset_are_its_own(signals, tmp_path):
+def test_signals_of_a_changed_dataset_are_its_own(signals):
     """Of one that was only opened, they are read from its folder."""
     dataset = hl.open_dataset(signals)
     assert open_source(dataset).folder == signals
     assert open_source(dataset.assign(iq=0 * dataset.iq)).folder is None
     batches = []
     for each in (dataset, dataset.isel(sample=slice(None, None, -1))):
-        scenes = scenes_of(each, tmp_path)
+        scenes = scenes_of(each)
         batches.append(scenes._batches("train", augmented=False, batch_size=100)[0, 0])
     for name in ("iq", "target"):
         assert batches[0][name].equal(batches[1][name].flip(0))
 
 
-def test_memory_does_not_change_the_order_of_scenes(signals, tmp_path):
+def test_memory_does_not_change_the_order_of_scenes(signals):
     orders = [
-        scenes_of(signals, tmp_path, memory_gb=memory_gb)._batches("train", augmented=True)._order(2)
-        for memory_gb in (0.0, 1.0)
+        scenes_of(signals, memory_gb=memory_gb)._batches("train", augmented=True)._order(2) for memory_gb in (0.0, 1.0)
     ]
     assert np.array_equal(*orders)
 

@@ -233,10 +233,10 @@ def test_a_damaged_shard_is_named(folder, tmp_path):
         quick(copy, tmp_path / "run")
 
 
-def test_one_seed_gives_the_batches_of_an_epoch_again_and_others_differ(folder, tmp_path):
+def test_one_seed_gives_the_batches_of_an_epoch_again_and_others_differ(folder):
     model = build("triangulation")
     source = open_source(folder)
-    scenes = data.SceneDataModule(source, model, tmp_path, batch_size=16, seed=3, receiver_dropout=0.2)
+    scenes = data.SceneDataModule(source, model, batch_size=16, seed=3, receiver_dropout=0.2)
     scenes.measure(lambda *_: None)
     first, again = (scenes._batches("train", augmented=True) for _ in range(2))
     for name, values in first[1, 0].items():
@@ -257,7 +257,6 @@ def test_signals_are_read_from_disk_as_from_memory_and_at_the_same_instants(tmp_
         scenes = data.SceneDataModule(
             open_source(tmp_path / "dataset"),
             model,
-            tmp_path,
             batch_size=4,
             seed=3,
             receiver_dropout=0.0,

@@ -28,7 +28,7 @@ def strong_measured(strong):
 
 def test_errors_are_those_of_the_bound(strong, strong_measured):
     """At most 15 % above the bound, and below it by chance alone, as in test_efficiency; and nothing fails."""
-    fixes = estimators.locate(strong, "dpd", strong_measured)
+    fixes = estimators.locate(strong.assign(strong_measured), "dpd")
     assert fixes.converged.all()
     bound = bounds.scene_crlb(strong)
     ratio = np.sqrt(((errors.position_errors(strong, fixes).error / bound.crlb_rmse) ** 2).mean())
@@ -81,7 +81,7 @@ def test_envelopes_do_not_pull_the_peaks():
 def test_likelihood_is_the_eigenvalue_of_delayed_signals(strong, strong_measured):
     """Whole signals, faded, delayed by phase ramps, and NumPy's eigenvalues; fades that part cost up to 0.3 %."""
     scene, measured = strong.isel(sample=[0]), strong_measured.isel(sample=[0])
-    known = observations.from_dataset(scene, measured)
+    known = observations.from_dataset(scene.assign(measured))
     signals = whitening.whiten(scene)
     frequency_hz = search.search(known, scene, signals, measured.fdoa_hz.values).frequency_hz
     table = correlations.correlate_pairs(known, scene, signals, frequency_hz)
@@ -103,7 +103,7 @@ def test_likelihood_map_peaks_at_the_fix(strong, strong_measured):
     assert likelihood.dims == ("north", "east")
     assert likelihood.east.attrs["units"] == likelihood.north.attrs["units"] == "m"
     best = likelihood.isel(likelihood.argmax(...))
-    fix = estimators.locate(strong.isel(sample=[3]), "dpd", strong_measured.isel(sample=[3]))
+    fix = estimators.locate(strong.isel(sample=[3]).assign(strong_measured.isel(sample=[3])), "dpd")
     step_m = float(likelihood.east[1] - likelihood.east[0])
     assert abs(float(best.east - fix.east[0])) < step_m
     assert abs(float(best.north - fix.north[0])) < step_m
@@ -111,7 +111,7 @@ def test_likelihood_map_peaks_at_the_fix(strong, strong_measured):
 
 
 def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
-    known = observations.from_dataset(strong, strong_measured)
+    known = observations.from_dataset(strong.assign(strong_measured))
     plane = np.broadcast_to(np.array([[150e3, -120e3], [-3e3, 4e3]]), (strong.sizes["sample"], 2, 2))
     latitude, longitude = observations.from_tangent_plane(known, plane)
     for position in range(2):
@@ -122,7 +122,7 @@ def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
 
 def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
     """Centimetres as near as far, also beyond the pole; farther out positions come out at the edge, 90° away."""
-    known = observations.from_dataset(strong.isel(sample=[0]), strong_measured.isel(sample=[0]))
+    known = observations.from_dataset(strong.isel(sample=[0]).assign(strong_measured.isel(sample=[0])))
     for far_m in (1e6, 3e6, 4.5e6, 6.3e6):
         plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
         latitude, longitude = (degrees[0] for degrees in observations.from_tangent_plane(known, plane[None]))
@@ -158,17 +158,17 @@ def test_noise_is_no_fix(strong, kept):
     iq[:, kept] = scenes.iq.values[:, kept]
     deaf = scenes.assign(iq=scenes.iq.copy(data=iq))
     measured = pairs.pair_features(deaf)
-    fixes = estimators.locate(deaf, "dpd", measured)
+    fixes = estimators.locate(deaf.assign(measured), "dpd")
     assert not fixes.converged.any()
-    assert fixes.latitude.values == pytest.approx(estimators.locate(deaf, "centroid", measured).latitude.values)
+    assert fixes.latitude.values == pytest.approx(estimators.locate(deaf.assign(measured), "centroid").latitude.values)
 
 
 @pytest.mark.parametrize("clock_sigma_s", [1e-3, np.nan])
 def test_poor_clocks_are_no_fix(strong, strong_measured, clock_sigma_s):
     scenes = strong.isel(sample=slice(0, 2)).assign_attrs(clock_sigma_s=clock_sigma_s)
-    assert not estimators.locate(scenes, "dpd", strong_measured.isel(sample=slice(0, 2))).converged.any()
+    assert not estimators.locate(scenes.assign(strong_measured.isel(sample=slice(0, 2))), "dpd").converged.any()
 
 
 def test_without_iq_it_refuses(strong, strong_measured):
     with pytest.raises(ValueError, match="iq: is missing; dpd needs a dataset of iq_raw"):
-        estimators.locate(strong.drop_vars("iq").merge(strong_measured), "dpd", strong_measured)
+        estimators.locate(strong.drop_vars("iq").assign(strong_measured), "dpd")

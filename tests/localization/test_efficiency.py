@@ -37,7 +37,7 @@ def bound(usable):
 
 @pytest.fixture(scope="module", params=METHODS)
 def fixes(request, usable, measured):
-    return estimators.locate(usable, request.param, measured)
+    return estimators.locate(usable.assign(measured), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,12 @@ def test_truth_does_not_leak(few, garbage):
     expected_features, found_features = pairs.pair_features(few), pairs.pair_features(blind)
     assert found_features.identical(expected_features)
     for method in hl.methods():
-        expected = hl.locate(few, method, expected_features)
-        found = hl.locate(blind, method, found_features)
+        expected = hl.locate(few.assign(expected_features), method)
+        found = hl.locate(blind.assign(found_features), method)
         for name in FIX:
             assert np.array_equal(found[name], expected[name]), (method, name)
     alone = hl.locate(blind, "tdoa_ls")
-    assert alone.identical(hl.locate(few, "tdoa_ls", expected_features))
+    assert alone.identical(hl.locate(few.assign(expected_features), "tdoa_ls"))
 
 
 def test_order_and_padding_of_receivers_do_not_matter(few):
@@ -148,9 +148,9 @@ def test_order_and_padding_of_receivers_do_not_matter(few):
     padded = padded.isel(receiver=[13, 4, 9, 2, 6, 7, 0, 5, 14, 1, 3, 8, 10, 11, 12])
     measured, *others = (pairs.pair_features(scenes) for scenes in (few, permuted, padded))
     for method in hl.methods():
-        expected = hl.locate(few, method, measured)
+        expected = hl.locate(few.assign(measured), method)
         for scenes, moved in zip((permuted, padded), others, strict=True):
-            assert_same_fixes(hl.locate(scenes, method, moved), expected, 1e-3)
+            assert_same_fixes(hl.locate(scenes.assign(moved), method), expected, 1e-3)
 
 
 def test_fixes_do_not_depend_on_the_other_scenes(few):
@@ -160,8 +160,8 @@ def test_fixes_do_not_depend_on_the_other_scenes(few):
         part = few.isel(sample=rows)
         measured_alone = pairs.pair_features(part)
         for method in hl.methods():
-            expected = hl.locate(few, method, measured).isel(sample=rows)
-            assert_same_fixes(hl.locate(part, method, measured_alone), expected, 1e-3)
+            expected = hl.locate(few.assign(measured), method).isel(sample=rows)
+            assert_same_fixes(hl.locate(part.assign(measured_alone), method), expected, 1e-3)
 
 
 def deafened(few: xr.Dataset, heard: list[list[int]]) -> xr.Dataset:
@@ -182,13 +182,13 @@ def test_fewer_than_three_receivers_are_no_fix(few, heard):
     deaf = deafened(few, heard)
     measured = pairs.pair_features(deaf)
     assert [np.flatnonzero(row).tolist() for row in measured.heard.values] == heard
-    centroid = hl.locate(deaf, "centroid", measured)
+    centroid = hl.locate(deaf.assign(measured), "centroid")
     for scene, kept in enumerate(heard):
         for name in ("latitude", "longitude"):
             mean = deaf[f"receiver_{name}"].values[scene, kept or slice(None)].mean()
             assert float(centroid[name][scene]) == pytest.approx(mean)
     for method in METHODS:
-        found = hl.locate(deaf, method, measured)
+        found = hl.locate(deaf.assign(measured), method)
         assert not found.converged.any()
         for name in ("latitude", "longitude", "east", "north", "covariance"):
             assert found[name].values == pytest.approx(centroid[name].values, rel=1e-12)

@@ -10,7 +10,7 @@ from heimdall_lab.signals import pairs
 
 @pytest.fixture(scope="module")
 def observed(small_dataset):
-    return observations.from_dataset(small_dataset, pairs.pair_features(small_dataset))
+    return observations.from_dataset(small_dataset.assign(pairs.pair_features(small_dataset)))
 
 
 def assert_equal(first, second):

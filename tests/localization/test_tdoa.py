@@ -44,7 +44,7 @@ def measured(receivers: np.ndarray, transmitter: np.ndarray, delay_s: np.ndarray
         "tdoa_std_s": flat + NOISE_S,
         "coherence": flat,
         "heard": each,
-        "reference": np.zeros(scenes, dtype=int),
+        "reference_receiver": np.zeros(scenes, dtype=int),
     }
     network = dict.fromkeys(schema.ATTRIBUTES, 0.0) | {"propagation": "line_of_sight", "link_sigma_db": np.nan}
     coords = {"sample": np.arange(scenes), "receiver_name": ("receiver", [f"R{link}" for link in range(links)])}
@@ -180,7 +180,7 @@ def test_receivers_that_hear_nothing_change_nothing():
     silent["heard"] = silent.heard.copy(data=np.zeros((5, 3), dtype=bool))
     silent["receiver_latitude"] = silent.receiver_latitude + 3
     more = xr.concat([silent, dataset], dim="receiver", data_vars="minimal")
-    more["reference"] = dataset.reference + 3
+    more["reference_receiver"] = dataset.reference_receiver + 3
     for method in ("tdoa_ls", "tdoa_robust"):
         alone, among = hl.locate(dataset, method), hl.locate(more, method)
         assert position_errors(dataset, among).error.values == pytest.approx(

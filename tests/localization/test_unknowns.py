@@ -24,7 +24,7 @@ def with_iq():
 
 def hears_only(scenes: xr.Dataset, count: int) -> xr.Dataset:
     """The reference and the receivers after it, `count` in all."""
-    after = (scenes.receiver - scenes.reference) % scenes.sizes["receiver"]
+    after = (scenes.receiver - scenes.reference_receiver) % scenes.sizes["receiver"]
     return scenes.assign(heard=(scenes.heard & (after < count)).transpose("sample", "receiver"))
 
 
@@ -81,7 +81,7 @@ def test_sigmas_of_other_receivers_are_refused(scenes):
 def test_two_places_do_not_make_a_fix_of_three_receivers(scenes, method):
     """Three that hear, two of them on one spot: one direction is not observed, whatever rounding makes of it."""
     three = hears_only(scenes, 3)
-    after = (three.receiver - three.reference) % 7
+    after = (three.receiver - three.reference_receiver) % 7
     doubled = three
     for name in ("receiver_latitude", "receiver_longitude", "receiver_altitude"):
         of_second = three[name].where(after == 1).max("receiver")
@@ -95,7 +95,7 @@ def test_delays_that_contradict_each_other_are_no_fix(scenes, method, count):
     """Delays within ±100 km at random: any three fit some position, the others tell."""
     rng = np.random.Generator(np.random.Philox(count))
     random_s = rng.uniform(-1e5, 1e5, scenes.tdoa_s.shape) / 299792458.0
-    is_reference = (scenes.receiver == scenes.reference).transpose("sample", "receiver").values
+    is_reference = (scenes.receiver == scenes.reference_receiver).transpose("sample", "receiver").values
     confused = hears_only(scenes, count).assign(tdoa_s=scenes.tdoa_s.copy(data=np.where(is_reference, 0.0, random_s)))
     assert hl.locate(confused, method).converged.mean() < 0.1
 

@@ -113,8 +113,8 @@ def test_hyperbolas_are_where_the_time_difference_is_the_measured_one(
     dataset: xr.Dataset, measured: xr.Dataset, propagation: str
 ) -> None:
     scene = dataset.assign_attrs(propagation=propagation)
-    picture = plots.hyperbolas(scene, 0, measured)
-    reference = measured.reference.sel(sample=0).item()
+    picture = plots.hyperbolas(scene.assign(measured), 0)
+    reference = measured.reference_receiver.sel(sample=0).item()
     lines = layers(picture, hv.Curve)
     assert len(lines) == int(measured.heard.sel(sample=0).sum()) - 1
     names = list(dataset.receiver_name.values)
@@ -146,4 +146,4 @@ def test_names_beside_receivers_do_not_overlap() -> None:
 def test_axes_of_maps_have_units(dataset: xr.Dataset, measured: xr.Dataset, board: xr.Dataset) -> None:
     assert axis_labels(plots.scene_map(dataset, 0, board)) == {"east (km)", "north (km)"}
     assert axis_labels(plots.fix_map(dataset, 0, board)) in ({"east (m)", "north (m)"}, {"east (km)", "north (km)"})
-    assert axis_labels(plots.hyperbolas(dataset, 0, measured)) == {"longitude (°)", "latitude (°)"}
+    assert axis_labels(plots.hyperbolas(dataset.assign(measured), 0)) == {"longitude (°)", "latitude (°)"}

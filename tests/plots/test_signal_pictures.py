@@ -11,9 +11,9 @@ from heimdall_lab import plots
 
 
 def test_correlation_peaks_where_measured_and_truth_is_drawn(dataset: xr.Dataset, measured: xr.Dataset) -> None:
-    panels = plots.cross_correlations(dataset, 3, measured)
+    panels = plots.cross_correlations(dataset.assign(measured), 3)
     scene, pairs = dataset.sel(sample=3), measured.sel(sample=3)
-    reference = pairs.reference.item()
+    reference = pairs.reference_receiver.item()
     arrival = (scene.propagation_delay + scene.excess_delay + scene.clock_offset).values
     others = [r for r in range(7) if r != reference]
     assert len(panels) == len(others)
@@ -29,13 +29,13 @@ def test_correlation_peaks_where_measured_and_truth_is_drawn(dataset: xr.Dataset
 
 
 def test_correlation_without_truth_has_only_the_measured_line(dataset: xr.Dataset, measured: xr.Dataset) -> None:
-    for panel in plots.cross_correlations(without_truth(dataset), 0, measured):
+    for panel in plots.cross_correlations(without_truth(dataset).assign(measured), 0):
         assert [line.label for line in panel if type(line) is hv.VLine] == ["measured delay"]
 
 
 def test_correlation_without_a_peak_says_so(dataset: xr.Dataset, measured: xr.Dataset) -> None:
     lost = measured.assign(tdoa_s=measured.tdoa_s.where(measured.tdoa_s == 0))
-    for panel in plots.cross_correlations(dataset, 0, lost):
+    for panel in plots.cross_correlations(dataset.assign(lost), 0):
         assert [line.label for line in panel if type(line) is hv.VLine] == ["true delay"]
         assert panel.opts.get("plot").kwargs["title"].endswith("no peak")
 
@@ -69,6 +69,6 @@ def test_envelope_is_the_received_power(dataset: xr.Dataset) -> None:
 
 
 def test_axes_of_signals_have_units(dataset: xr.Dataset, measured: xr.Dataset) -> None:
-    assert axis_labels(plots.cross_correlations(dataset, 0, measured)) == {"lag (µs)", "magnitude"}
+    assert axis_labels(plots.cross_correlations(dataset.assign(measured), 0)) == {"lag (µs)", "magnitude"}
     assert axis_labels(plots.spectrograms(dataset, 0)) == {"time (ms)", "frequency (kHz)"}
     assert axis_labels(plots.envelopes(dataset, 0)) == {"time (ms)", "power (dBm)"}

@@ -30,7 +30,7 @@ from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.signals import pairs
+from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
 VIEWS = ("Lines", "Network", "Ellipse")
@@ -89,7 +89,7 @@ class Locate(Viewer):
         self._uploads = UploadFolder(self._root)
         self._files: list[Path] = []
         self._receivers_csv = ""
-        self._recorded: tuple[xr.Dataset, xr.Dataset] | None = None  # and what `pairs.pair_features` measured
+        self._recorded: xr.Dataset | None = None  # with what is measured of it
         self._located: xr.Dataset | None = None
         self._read_window_s: float | None = None
         self._fixes: xr.Dataset | None = None
@@ -163,14 +163,14 @@ class Locate(Viewer):
                     await asyncio.to_thread(self.discard)
                 elif window_s != self._read_window_s:
                     raise _FieldError("window", "takes effect as recordings are read; upload them again")
-                recorded, measured = self._recorded
-                fixes = await background.run(estimators.locate, recorded, self.method, measured)
+                recorded = self._recorded  # which an upload may take away meanwhile
+                fixes = await background.run(estimators.locate, recorded, self.method)
             except MemoryError as error:
                 raise ValueError("memory: there is not enough for these recordings; give shorter ones") from error
             self._located, self._fixes = _with_truth(recorded, truth), fixes
-            await self._show_results(self._located, measured, fixes)
+            await self._show_results(self._located, fixes)
 
-    def _read(self, window_s: float | None) -> tuple[xr.Dataset, xr.Dataset]:
+    def _read(self, window_s: float | None) -> xr.Dataset:
         """Recordings, and what is measured of them."""
         if not self._files:
             raise ValueError("recordings: none are uploaded; choose SigMF or KiwiSDR files first")
@@ -182,7 +182,7 @@ class Locate(Viewer):
             dataset = read_files(self._files, table, window_s=window_s)
         except ValueError as error:
             raise ValueError(str(error).replace(f"{folder}/", "")) from error
-        return dataset, pairs.pair_features(dataset)
+        return with_measurements(dataset)
 
     @property
     def _truth(self) -> tuple[float, float] | None:
@@ -239,14 +239,14 @@ class Locate(Viewer):
         self._instructions.visible, self._results.visible = not visible, visible
         self._download.disabled = not visible
 
-    async def _show_results(self, dataset: xr.Dataset, measured: xr.Dataset, fixes: xr.Dataset) -> None:
+    async def _show_results(self, dataset: xr.Dataset, fixes: xr.Dataset) -> None:
         samples = [int(sample) for sample in fixes["sample"].values]
         self.param.sample.objects = samples
         if self.sample not in samples:
             self.sample = samples[0]
         self._window.visible = len(samples) > 1
         show_rows(self._fix_rows, tables.fix_table(dataset, fixes).drop(columns="correlation"))
-        show_rows(self._difference_rows, tables.difference_table(dataset, measured))
+        show_rows(self._difference_rows, tables.difference_table(dataset))
         self._show_receivers(tables.receiver_table(dataset))
         self._set_results_visible(True)
         await self._draw()
@@ -258,9 +258,8 @@ class Locate(Viewer):
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
             return
         if view == "Lines":
-            measured = self._recorded[1]
-            traced = await asyncio.to_thread(plots.trace_hyperbolas, dataset, sample, measured, fixes)
-            picture = plots.hyperbolas(dataset, sample, measured, fixes, traced)
+            traced = await asyncio.to_thread(plots.trace_hyperbolas, dataset, sample, fixes)
+            picture = plots.hyperbolas(dataset, sample, fixes, traced)
         else:
             picture = (plots.scene_map if view == "Network" else plots.fix_map)(dataset, sample, fixes)
         picture = picture.opts(**_FRAME, title="", backend="bokeh")

@@ -133,7 +133,7 @@ def _measured_variables(
         "tdoa_std_s": np.where(is_reference, 0.0, np.sqrt(2) * noise_s),
         "coherence": np.full(received.shape, np.nan),
         "heard": heard,
-        "reference": reference,
+        "reference_receiver": reference,
     }
 
 

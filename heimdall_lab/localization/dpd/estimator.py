@@ -12,13 +12,13 @@ from heimdall_lab.localization.dpd.refinement import refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
 from heimdall_lab.localization.dpd.whitening import whiten
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
-from heimdall_lab.signals import pairs
+from heimdall_lab.signals.measurements import with_measurements
 
 _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
 
 
-def dpd(observed: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
     """Most likely position given the IQ of all receivers; waveform, phases and frequency offsets are unknown.
 
     For every position the delays that it implies are taken off the whitened signals. The largest eigenvalue of their
@@ -41,7 +41,7 @@ def dpd(observed: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fi
     _require_iq(dataset)
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
     fix = Fix.concatenate(
-        _locate_batch(batch, dataset.isel(sample=rows).load(), measured.fdoa_hz.values[rows])
+        _locate_batch(batch, dataset.isel(sample=rows).load(), dataset.fdoa_hz.values[rows])
         for rows, batch in observed.batches(per_batch)
     )
     return baselines.centroid_where_failed(fix, observed)
@@ -73,11 +73,10 @@ def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
     _require_iq(scene)
     if side < 2:
         raise ValueError(f"side: {side} positions span no map; give at least 2")
-    dataset = scene.expand_dims("sample").transpose("sample", "receiver", ...)
-    measured = pairs.pair_features(dataset)
-    observed = observations.from_dataset(dataset, measured)
+    dataset = with_measurements(scene.expand_dims("sample").transpose("sample", "receiver", ...))
+    observed = observations.from_dataset(dataset)
     signals = whiten(dataset)
-    found = search(observed, dataset, signals, measured.fdoa_hz.values)
+    found = search(observed, dataset, signals, dataset.fdoa_hz.values)
     table = correlate_pairs(observed, dataset, signals, found.frequency_hz)
     plane, axis_m = position_grid(observed, side)
     delay = grid_delays(observed, plane, dataset.attrs["sample_rate_hz"])

@@ -13,7 +13,7 @@ from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, observations
 from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.observations import Fix, Observations
-from heimdall_lab.signals import pairs
+from heimdall_lab.signals.measurements import with_measurements
 
 SUFFIX = ".onnx"  # tells a path from the name of a method
 
@@ -166,7 +166,7 @@ def share_in_training(predictor: Predictor, dataset: xr.Dataset) -> float:
     return float((splits.split_of(int(seed), dataset["sample"].values) != "test").mean())
 
 
-def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | None = None) -> dict[str, Array]:
+def arrays(predictor: Predictor, dataset: xr.Dataset) -> dict[str, Array]:
     """Make the inputs of a localizer; of IQ, the middle of the window.
 
     Parameters
@@ -174,8 +174,6 @@ def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | Non
     predictor : Predictor
     dataset : xr.Dataset
         Of the contract; truth variables are not read.
-    measured : xr.Dataset, optional
-        Result of `pairs.pair_features` for it, if at hand.
 
     Returns
     -------
@@ -189,11 +187,10 @@ def arrays(predictor: Predictor, dataset: xr.Dataset, measured: xr.Dataset | Non
     """
     _check(predictor, dataset)
     window = _window(predictor, dataset)
-    measured = pairs.pair_features(dataset) if measured is None else measured
-    return inputs.arrays(dataset, measured, {*predictor.inputs, "present"}, window)
+    return inputs.arrays(with_measurements(dataset), {*predictor.inputs, "present"}, window)
 
 
-def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured: xr.Dataset) -> Fix:
+def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> Fix:
     """Locate every scene of a dataset.
 
     A fix is a failure where no receiver hears the signal, and where its distance from the receivers or its standard
@@ -206,8 +203,6 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured
         Of the dataset.
     dataset : xr.Dataset
         Of the contract; truth variables are not read.
-    measured : xr.Dataset
-        Result of `pairs.pair_features` for it.
 
     Raises
     ------
@@ -215,7 +210,7 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset, measured
         As `arrays` does.
     """
     parts = [
-        predictor(arrays(predictor, dataset.isel(sample=rows), measured.isel(sample=rows)))
+        predictor(arrays(predictor, dataset.isel(sample=rows)))
         for rows in batch_slices(dataset.sizes["sample"], _BATCH)
     ]
     position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))

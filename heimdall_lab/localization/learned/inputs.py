@@ -46,17 +46,13 @@ _LEAST_SIGMA_KM = 1e-3
 _LEAST_AMPLITUDE = 1e-9  # √mW, −180 dBm
 
 
-def arrays(
-    dataset: xr.Dataset, measured: xr.Dataset, names: Iterable[str], window: slice | None = None
-) -> dict[str, Array]:
+def arrays(dataset: xr.Dataset, names: Iterable[str], window: slice | None = None) -> dict[str, Array]:
     """Make the arrays that a localizer takes.
 
     Parameters
     ----------
     dataset : xr.Dataset
-        Of the contract; truth variables are not read.
-    measured : xr.Dataset
-        Result of `pairs.pair_features` for it.
+        Of the contract, with what was measured of its signals; truth variables are not read.
     names : iterable of str
         Of `ARRAYS`.
     window : slice, optional
@@ -72,7 +68,7 @@ def arrays(
     ValueError
         If the dataset lacks what is asked for.
     """
-    known = observations.from_dataset(dataset, measured)
+    known = observations.from_dataset(dataset)
     present = dataset.receiver_present.values
     made: dict[str, Array] = {}
     for name in names:
@@ -81,7 +77,7 @@ def arrays(
         elif name == "position":
             made[name] = _receiver_position(known, present)[..., :2]
         elif name == "features":
-            made[name] = _features(dataset, measured, known)
+            made[name] = _features(dataset, known)
         elif name == "spectrogram":
             made[name] = _variable(dataset, "spectrogram")
         else:
@@ -89,9 +85,9 @@ def arrays(
     return made
 
 
-def target(dataset: xr.Dataset, measured: xr.Dataset) -> Array:
+def target(dataset: xr.Dataset) -> Array:
     """True east and north of the transmitters, (S, 2) float32 km; NaN where the position is not known."""
-    known = observations.from_dataset(dataset, measured)
+    known = observations.from_dataset(dataset)
     latitude, longitude = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
     truth = Fix(latitude, longitude, np.full((len(latitude), 2, 2), np.nan), np.isfinite(latitude))
     return (observations.tangent_plane(known, truth) / _KM).astype(np.float32)
@@ -115,7 +111,7 @@ def _receiver_position(known: Observations, present: Array) -> Array:
     return np.where(present[..., None], position_km, 0.0).astype(np.float32)
 
 
-def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) -> Array:
+def _features(dataset: xr.Dataset, known: Observations) -> Array:
     """Lay out the features of every link, (S, R, F) float32."""
     if "features" not in dataset and "iq" not in dataset:
         raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")
@@ -134,12 +130,12 @@ def _features(dataset: xr.Dataset, measured: xr.Dataset, known: Observations) ->
         "heard": known.heard,
         "reference": np.arange(present.shape[1]) == known.reference[:, None],
         "level_db": level - np.nansum(level, axis=1, keepdims=True) / count,
-        "signal_to_noise_db": measured.snr_db.values,
+        "signal_to_noise_db": dataset.snr_db.values,
         "range_difference_km": np.where(known.heard, known.pseudorange_m / _KM, 0.0),
         "log_sigma": np.log(np.maximum(sigma_km, _LEAST_SIGMA_KM)),
         "log_sigma_on_time": np.log(np.maximum(on_time_km, _LEAST_SIGMA_KM)),
-        "frequency_difference_hz": measured.fdoa_hz.values,
-        "coherence": measured.coherence.values,
+        "frequency_difference_hz": dataset.fdoa_hz.values,
+        "coherence": dataset.coherence.values,
         "nlos_ratio": np.full(present.shape, ratio),
         "nlos_excess_km": np.full(present.shape, excess_km),
         "link_sigma_db": np.full(present.shape, known.link_sigma_db),

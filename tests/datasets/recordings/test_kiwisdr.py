@@ -359,7 +359,7 @@ def test_real_time_differences_and_fixes(dcf77: xr.Dataset) -> None:
     # Ground wave, receiver filters and sky wave leave 10 to 20 µs at each of the 2 s windows.
     assert (np.abs(late_s - expected_s) < 25e-6).all()
     for method in ("tdoa_ls", "tdoa_robust"):
-        fixes = estimators.locate(dcf77, method, measured)
+        fixes = estimators.locate(dcf77.assign(measured), method)
         assert fixes["converged"].all()
         assert (errors.position_errors(dcf77, fixes)["error"] < 5_000).all()
 

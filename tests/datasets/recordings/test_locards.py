@@ -65,7 +65,7 @@ def test_a_table_is_read(tmp_path):
     assert dataset.reported_altitude.values.tolist() == [9000, 9100]
     assert dataset.transmitter_altitude.values == pytest.approx([9000, np.nan], nan_ok=True)
     strongest = int(dataset.rssi_dbm.values[0, :4].argmax())
-    assert dataset.reference.values.tolist() == [strongest] * 2
+    assert dataset.reference_receiver.values.tolist() == [strongest] * 2
     assert dataset.tdoa_s.values[0, strongest] == 0
     assert np.abs(dataset.tdoa_s).max() < 1e-3
 
@@ -89,7 +89,7 @@ def test_a_level_of_zero_is_unknown(tmp_path):
 @pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-200, 1e200])  # strengths are 20 to 70, on no scale
 def test_the_scale_of_strengths_changes_nothing(tmp_path, unit):
     dataset = hl.read_locards(*write(tmp_path, message(), message(8, unit=unit)))
-    assert dataset.reference.values[1] == dataset.reference.values[0]
+    assert dataset.reference_receiver.values[1] == dataset.reference_receiver.values[0]
     assert dataset.tdoa_s.isel(sample=1).drop_vars("sample").equals(dataset.tdoa_s.isel(sample=0).drop_vars("sample"))
     fixes = hl.locate(dataset, "tdoa_ls")
     assert errors.position_errors(dataset, fixes).error.max() < 1.0
@@ -102,9 +102,9 @@ def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
     without_any = [[serial, arrival_ns, level if serial == 6 else None] for serial, arrival_ns, level in weak]
     rows = [message(n, measurements=json.dumps(entries)) for n, entries in enumerate((weak, without_one, without_any))]
     dataset = hl.read_locards(*write(tmp_path, *rows))
-    assert dataset.receiver_name[dataset.reference.values[:2]].values.tolist() == ["1", "3"]
+    assert dataset.receiver_name[dataset.reference_receiver.values[:2]].values.tolist() == ["1", "3"]
     assert dataset.tdoa_s.where(dataset.heard).notnull().equals(dataset.heard)
-    assert dataset.heard.values[2, dataset.reference.values[2]]
+    assert dataset.heard.values[2, dataset.reference_receiver.values[2]]
 
 
 @pytest.mark.parametrize(

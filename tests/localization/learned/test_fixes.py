@@ -53,7 +53,7 @@ def test_scenes_come_in_batches_and_in_order(small_dataset, monkeypatch):
     monkeypatch.setattr(fixes, "_BATCH", 5)
     hl.locate(small_dataset, predictor)
     assert [len(arrays["present"]) for arrays in predictor.given] == [5, 5, 2]
-    expected = inputs.arrays(small_dataset, pairs.pair_features(small_dataset), predictor.inputs)
+    expected = inputs.arrays(small_dataset.assign(pairs.pair_features(small_dataset)), predictor.inputs)
     for name in predictor.inputs:
         np.testing.assert_array_equal(np.concatenate([arrays[name] for arrays in predictor.given]), expected[name])
 
@@ -81,7 +81,9 @@ def test_the_centroid_stands_in_for_failures(small_dataset, failing):
 def test_without_any_signal_there_is_no_fix(small_dataset):
     measured = pairs.pair_features(small_dataset)
     deaf = measured.assign(heard=measured.heard & (measured.sample != 3))
-    assert list(hl.locate(small_dataset, Fixed(), deaf).converged.values) == [sample != 3 for sample in range(12)]
+    assert list(hl.locate(small_dataset.assign(deaf), Fixed()).converged.values) == [
+        sample != 3 for sample in range(12)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,263 @@
+"""What is measured of a dataset's signals: read from beside its shards, or measured once and kept there."""
+
+import logging
+import os
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import dask
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core.arrays import batch_slices
+from heimdall_lab.core.files import StoreError, UnwritableError, locked, unwritable_error
+from heimdall_lab.core.processes import process_pool, start_of_workers
+from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
+from heimdall_lab.datasets import measured, netcdf, schema, store
+from heimdall_lab.datasets.manifest import Shard, read_manifest, shard_damage
+from heimdall_lab.signals import pairs
+
+_BLOCK_BYTES = 2**27  # of IQ whose digests are taken at a time
+_ATTRIBUTES = (
+    "sample_rate_hz",
+    "max_clock_offset_s",
+    "max_frequency_offset_hz",
+    "min_snr_db",
+    "path_delay_sigma_s",
+)
+_IQ_DIMS = ("sample", "receiver", "component", "time")
+
+_log = logging.getLogger(__name__)
+
+
+def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = None) -> xr.Dataset:
+    """Add what is measured of the signals to a dataset, unless it holds that already.
+
+    Of scenes that were opened from a folder, it is read from the files beside their shards, which are made first where
+    they are missing, or by an earlier measurer. It is measured in memory where that folder cannot be written to, of
+    datasets that have none, and where IQ, receivers or attributes are others than those that were measured.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Of the contract.
+    progress : callable, optional
+        Called with the number of scenes measured for the folder so far; by default progress is shown on standard error.
+
+    Returns
+    -------
+    xr.Dataset
+        With the variables of `schema.MEASURED`, in memory, as `pairs.pair_features` measures them; of datasets with IQ
+        also ``measured_of``, by which changes are noticed, and the attribute ``measurement``, the version of the
+        measurer.
+
+    Raises
+    ------
+    ValueError
+        If the dataset breaks the contract, or as `pairs.pair_features` does.
+    """
+    schema.check(dataset)
+    names = [*schema.MEASURED, schema.MEASURED_OF]
+    held = set(schema.MEASURED) <= set(dataset)
+    version = dataset.attrs.get("measurement", schema.MEASUREMENT)
+    if held and "iq" not in dataset:
+        if version < schema.MEASUREMENT:
+            _log.warning(
+                "measured by an earlier measurer (%d, this is %d): used as stored", version, schema.MEASUREMENT
+            )
+        return dataset.assign(dataset[list(schema.MEASURED)].compute().data_vars)
+    if held and version >= schema.MEASUREMENT and _is_measured_of(dataset, dataset):
+        return dataset.assign(dataset[[name for name in names if name in dataset]].compute().data_vars)
+    bare = dataset.drop_vars(names, errors="ignore")
+    found = _of_folder(bare, progress)
+    if found is None:
+        found = measure(bare)
+    return bare.assign(found.data_vars).assign_attrs(measurement=found.attrs["measurement"])
+
+
+def measure(dataset: xr.Dataset) -> xr.Dataset:
+    """Measure the signals of a dataset with IQ in memory: `schema.MEASURED`, and what they are measured of."""
+    found = pairs.pair_features(dataset)
+    digests = _iq_digests(dataset) << 32 | _known_digests(dataset)
+    found[schema.MEASURED_OF] = ("sample", digests, {"long_name": schema.VARIABLES[schema.MEASURED_OF].long_name})
+    return found.assign_attrs(measurement=schema.MEASUREMENT)
+
+
+def measure_folder(
+    path: str | Path,
+    workers: int = 1,
+    progress: ProgressCallback | None = None,
+    numbers: Collection[int] | None = None,
+) -> int:
+    """Measure what is missing of the signals of a dataset with IQ, and keep it in files beside the shards.
+
+    One process at a time measures in a folder; others wait for it. It can be ended at any moment: what is finished
+    stays, and the rest is measured when it is next needed. Ctrl-C ends it when a shard is finished.
+
+    Parameters
+    ----------
+    path : path
+        Folder of a dataset.
+    workers : int
+        Processes that measure side by side.
+    progress : callable, optional
+        Called with the number of scenes measured so far; by default progress is shown on standard error.
+    numbers : collection of int, optional
+        Of the shards to measure; by default all.
+
+    Returns
+    -------
+    int
+        Scenes that were measured now.
+
+    Raises
+    ------
+    StoreError
+        If the folder is no dataset or cannot be written to, a shard is missing or damaged, or a worker is lost.
+    ValueError
+        If there are no workers, or the signals cannot be measured.
+    """
+    if workers < 1:
+        raise ValueError(f"workers: {workers} is refused; give at least 1")
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    shards = [shard for shard in manifest.shards if numbers is None or shard.number in numbers]
+    missing = _missing(folder, shards)
+    if manifest.config.data_type != "iq_raw" or not missing:
+        return 0
+    if not os.access(folder, os.W_OK):
+        raise unwritable_error(folder, PermissionError("it may only be read"), "folder")
+    count = sum(shard.num_samples for shard in missing)
+    about = f"time differences of {count} scenes, kept in {str(folder)!r}"
+    if any((folder / measured.file_name(shard.number)).exists() for shard in missing):
+        about += "; those there are damaged, of other shards, or by an earlier version"
+    with display(f"measure {manifest.config.name}", count, progress is None, about=about) as shown:
+        report, done = progress or shown, 0
+        with locked(folder, measured.LOCK, lambda holder: report(0, f"waiting for {holder}, which measures them")):
+            missing = _missing(folder, missing)
+            try:
+                with stop_requests() as stop:
+                    for shard in _measure_shards(folder, missing, min(workers, len(missing))):
+                        done += shard.num_samples
+                        report(done, "scenes measured")
+                        if stop.is_set():
+                            raise KeyboardInterrupt
+            finally:
+                for left in folder.glob(".measured-*.tmp"):  # by processes that were killed
+                    left.unlink(missing_ok=True)
+    return done
+
+
+def _missing(folder: Path, shards: Sequence[Shard]) -> list[Shard]:
+    return [shard for shard in shards if measured.read(folder, shard) is None]
+
+
+def _measure_shards(folder: Path, shards: Sequence[Shard], workers: int) -> Iterator[Shard]:
+    """Yield each shard when it is measured."""
+    if workers <= 1:
+        for shard in shards:
+            yield _measure_shard(folder, shard)
+        return
+    with process_pool(workers) as pool:
+        with start_of_workers():
+            waiting = [pool.submit(_measure_shard, folder, shard) for shard in shards]
+        try:
+            for each in as_completed(waiting):
+                yield each.result()
+        except BrokenProcessPool as error:
+            raise StoreError(
+                "workers: one ended before its shard was measured, as when memory runs out; give fewer, and run the "
+                "same command again to go on"
+            ) from error
+
+
+def _measure_shard(folder: Path, shard: Shard) -> Shard:
+    path, remedy = folder / shard.file, "run the same 'generate' command to write it again"
+    if damage := shard_damage(folder, shard):
+        raise StoreError(f"{path}: {damage}; {remedy}")
+    try:
+        with xr.open_dataset(path, engine=netcdf.SharedFileBackend) as dataset:
+            found = measure(dataset)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
+        raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
+    measured.write(folder, shard, found)
+    return shard
+
+
+def _of_folder(dataset: xr.Dataset, progress: ProgressCallback | None) -> xr.Dataset | None:
+    """What was measured of the scenes of a folder; None if they are not there as they are in the dataset."""
+    source = dataset.encoding.get("source")
+    if source is None or "sample" not in dataset.indexes or not dataset.sizes["sample"]:
+        return None
+    folder = Path(source).parent
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return None
+    number_of = dataset["sample"].values // manifest.config.shard_size
+    numbers = set(number_of.tolist())
+    shards = [shard for shard in manifest.shards if shard.number in numbers]
+    if len(shards) < len(numbers) or not (_is_as_opened(dataset) or _is_stored(dataset, folder)):
+        return None
+    try:
+        measure_folder(folder, progress=progress, numbers=numbers)
+    except UnwritableError as error:
+        _log.warning("measured in memory, and not kept: %s", error)
+    parts = []
+    for shard in shards:
+        part = measured.read(folder, shard)
+        parts.append(measure(dataset.isel(sample=number_of == shard.number)) if part is None else part)
+    found = xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override", join="override")
+    found = found.sel(sample=dataset["sample"])
+    return found if _is_measured_of(found, dataset) else None
+
+
+def _is_measured_of(found: xr.Dataset, dataset: xr.Dataset) -> bool:
+    """Whether measurements are of a dataset's IQ, receivers and attributes; others' own are taken for that."""
+    if schema.MEASURED_OF not in found:
+        return True
+    of = found[schema.MEASURED_OF].values
+    if not np.array_equal(of & 0xFFFF_FFFF, _known_digests(dataset)):
+        return False
+    return _is_as_opened(dataset) or np.array_equal(of >> 32, _iq_digests(dataset))
+
+
+def _is_as_opened(dataset: xr.Dataset) -> bool:
+    """Whether IQ is all that was opened from a folder, lazily and untouched."""
+    iq = dataset["iq"]
+    return iq.chunks is not None and iq.encoding.get(store.OPENED_AS) == iq.data.name
+
+
+def _is_stored(dataset: xr.Dataset, folder: Path) -> bool:
+    """Whether a folder holds the IQ of a dataset's scenes."""
+    try:
+        stored = store.open_dataset(folder)
+    except StoreError:
+        return False
+    rows = stored.indexes["sample"].get_indexer(dataset.indexes["sample"])
+    if (rows < 0).any() or "iq" not in stored or stored["iq"].shape[1:] != dataset["iq"].transpose(*_IQ_DIMS).shape[1:]:
+        return False
+    return np.array_equal(_iq_digests(dataset), _iq_digests(stored.isel(sample=rows)))
+
+
+def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
+    """Digest of each scene's IQ, (S,) of 31 bits."""
+    iq = dataset["iq"].transpose(*_IQ_DIMS)
+    per_block = _BLOCK_BYTES // max(1, iq.nbytes // max(1, iq.sizes["sample"]))
+    digests = []
+    with dask.config.set(scheduler="synchronous"):  # HDF5 reads one at a time in any case
+        for rows in batch_slices(iq.sizes["sample"], per_block):
+            digests += [zlib.crc32(scene.tobytes()) >> 1 for scene in iq[rows].values]
+    return np.array(digests, dtype=np.int64)
+
+
+def _known_digests(dataset: xr.Dataset) -> np.ndarray:
+    """Digest of what else each scene's measurements depend on, (S,) of 32 bits."""
+    attributes = np.array([dataset.attrs[name] for name in _ATTRIBUTES], dtype=float).tobytes()
+    names = "\0".join(map(str, dataset["receiver_name"].values)).encode()
+    links = [dataset[name].transpose("sample", "receiver").values.astype(float) for name in pairs.OF_LINKS]
+    shared = zlib.crc32(names, zlib.crc32(attributes))
+    return np.array([zlib.crc32(scene.tobytes(), shared) for scene in np.stack(links, axis=-1)], dtype=np.int64)
