@@ -77,7 +77,7 @@ def measure(
     if "iq" not in dataset:
         print(f"{folder}: was measured when it was generated, and its IQ is not kept")
     else:
-        print(f"{folder}: {count} of {dataset.sizes['sample']} scenes measured now, the others were")
+        print(f"{folder}: {count} of {dataset.sizes['sample']} scenes measured now, the others before")
 
 
 def bench(

@@ -51,32 +51,42 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path, name: str = LOCK, wait: Callable[[str], object] | None = None) -> Iterator[str]:
-    """Make a dataset folder if there is none, and keep other processes from writing to it inside the block.
+def locked(
+    folder: Path, name: str = LOCK, wait: Callable[[str], object] | None = None, field: str = "out"
+) -> Iterator[str]:
+    """Keep other processes from writing to a folder inside the block.
 
     The operating system gives the lock back when this process ends, however that happens. Readers are not affected,
     nor is who takes a lock of another name. Yields the text of the lock's file, by which another machine can check that
-    it sees this folder. Where another process holds the lock, ``wait`` is called with its name, once a second until the
-    lock is free; without ``wait`` that is a StoreError, as is a folder that cannot be written to.
+    it sees this folder. Where another process holds the lock, ``wait`` is called with its name, again and again until
+    the lock is free; without ``wait`` that is a StoreError, as is a folder that cannot be written to. They name
+    ``field``.
     """
     path = folder / name
     holder = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         while (descriptor := _acquire_or_wait(path, holder, wait)) is None:
             pass
     except BlockingIOError as error:
         raise StoreError(
-            f"out: {str(folder)!r} is being written to by {_holder_text(path)}; wait until it is done, or stop it, "
+            f"{field}: {str(folder)!r} is being written to by {_holder_text(path)}; wait until it is done, or stop it, "
             "and run the same command again"
         ) from error
     except OSError as error:
-        raise unwritable_error(folder, error) from error
+        raise unwritable_error(folder, error, field) from error
     try:
         yield holder
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if there is none; StoreError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable_error(folder, error) from error
 
 
 def lock_holder(folder: Path) -> str:

@@ -21,8 +21,9 @@ from heimdall_lab.core.presets import differing_fields
 MANIFEST = "dataset.json"
 FORMAT = 2  # of the datasets that are written; a manifest that names none has format 1
 TEMPORARY_FILE = re.compile(r"\.(shard-\d{5,}\.nc|dataset\.json)\.[0-9a-f]+\.tmp")
-_LEFT = re.compile(rf"{TEMPORARY_FILE.pattern}|measured-\d{{5,}}\.nc|\.measured.*")  # nothing that is missed
 DATASET_FILE = re.compile(rf"shard-\d{{5,}}\.nc|{TEMPORARY_FILE.pattern}")
+MEASURED_FILE = re.compile(r"measured-\d{5,}\.nc|\.measured-\d{5,}\.nc\.[0-9a-f]+\.tmp|\.measured\.lock")
+_LEFT = re.compile(rf"{TEMPORARY_FILE.pattern}|{MEASURED_FILE.pattern}")  # nothing that is missed
 _MAX_WRITING_SHARE = 0.05  # of the time may go into writing the manifest
 
 
@@ -362,6 +363,12 @@ def samples_written(folder: Path) -> int:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
     return _parse_manifest(content, path).num_samples
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Refuse a shard that is missing or damaged by a StoreError that names it."""
+    if damage := shard_damage(folder, shard):
+        raise StoreError(f"{folder / shard.file}: {damage}; run the same 'generate' command to write it again")
 
 
 def shard_damage(folder: Path, shard: Shard) -> str | None:

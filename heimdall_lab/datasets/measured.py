@@ -5,7 +5,6 @@ checksum of the shard that they are of. It is good for as long as these are what
 kept in step with it.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from heimdall_lab.datasets import netcdf, schema
 from heimdall_lab.datasets.manifest import Shard
 
 LOCK = ".measured.lock"  # of the process that measures
-FILE = re.compile(r"measured-\d{5,}\.nc|\.measured-\d{5,}\.nc\.[0-9a-f]+\.tmp")
 _NAMES = (*schema.MEASURED, schema.MEASURED_OF)
 _UNREADABLE = (OSError, RuntimeError, ValueError)  # of the HDF5 library and of xarray, on damaged files
 
@@ -37,17 +35,17 @@ def read(folder: Path, shard: Shard) -> xr.Dataset | None:
 
 def open_all(folder: Path, shards: Sequence[Shard]) -> xr.Dataset | None:
     """Open what was measured of all shards of a dataset, lazily; None if that of one is missing, as `read` says."""
-    files = {str(folder / file_name(shard.number)): shard for shard in shards}
-    if not all(Path(file).exists() for file in files):
+    shard_of = {file_name(shard.number): shard for shard in shards}
+    if not all((folder / name).exists() for name in shard_of):
         return None
 
     def good(part: xr.Dataset) -> xr.Dataset:
-        if not _is_good(part, files[part.encoding["source"]]):
+        if not _is_good(part, shard_of[Path(part.encoding["source"]).name]):
             raise ValueError("measured again")
         return part[list(_NAMES)]
 
     try:
-        return netcdf.open_side_by_side(list(files), preprocess=good)
+        return netcdf.open_side_by_side([folder / name for name in shard_of], preprocess=good)
     except _UNREADABLE:
         return None
 

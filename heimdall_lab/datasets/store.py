@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -11,6 +12,7 @@ from heimdall_lab.datasets import measured, netcdf, schema
 from heimdall_lab.datasets.manifest import (
     DATASET_FILE,
     MANIFEST,
+    MEASURED_FILE,
     Shard,
     read_manifest,
     shard_damage,
@@ -19,7 +21,7 @@ from heimdall_lab.datasets.manifest import (
 )
 from heimdall_lab.datasets.netcdf import write_netcdf
 
-OPENED_AS = "opened_as"  # in the encoding of IQ: name of its Dask array as it was opened
+_OPENED_AS = "opened_as"  # in the encoding of IQ: the dataset's source, and the name of its Dask array
 
 
 def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict[str, int]) -> Shard:
@@ -103,12 +105,22 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     if manifest.format == 1 and "reference" in dataset:
         dataset = dataset.rename_vars(reference="reference_receiver").assign_attrs(measurement=1)
     if "iq" in dataset:
-        dataset["iq"].encoding[OPENED_AS] = dataset["iq"].data.name
+        dataset["iq"].encoding[_OPENED_AS] = _source_and_name(dataset)
         if (found := measured.open_all(folder, manifest.shards)) is not None:
             dataset = dataset.assign(found.data_vars).assign_attrs(measurement=found.attrs["measurement"])
     if dataset is not opened:  # whose copies do not close it
         dataset.set_close(opened.close)
     return schema.check(dataset)
+
+
+def is_as_opened(dataset: xr.Dataset) -> bool:
+    """Whether the IQ of a dataset is all that was opened from its folder, lazily and untouched."""
+    iq = dataset["iq"]
+    return iq.chunks is not None and iq.encoding.get(_OPENED_AS) == _source_and_name(dataset)
+
+
+def _source_and_name(dataset: xr.Dataset) -> tuple[Any, str]:
+    return dataset.encoding.get("source"), dataset["iq"].data.name
 
 
 def delete(path: str | Path) -> None:
@@ -127,7 +139,7 @@ def delete(path: str | Path) -> None:
             # First, so that what is left is no dataset whenever this ends; another process may take files away too.
             (folder / MANIFEST).unlink(missing_ok=True)
             for file in folder.iterdir():
-                if DATASET_FILE.fullmatch(file.name) or measured.FILE.fullmatch(file.name):
+                if DATASET_FILE.fullmatch(file.name) or MEASURED_FILE.fullmatch(file.name):
                     file.unlink(missing_ok=True)
         except OSError as error:
             raise unwritable_error(folder, error) from error

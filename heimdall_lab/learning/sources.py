@@ -13,6 +13,7 @@ import xarray as xr
 
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets import manifest, schema, store
+from heimdall_lab.signals.measurements import without_kept
 
 _BLOCK_BYTES = 2**28  # of a variable in memory while it is hashed
 _TEXT = "OTU"  # kinds of arrays of text, whose type and width depend on whether they come from a file
@@ -52,12 +53,13 @@ def open_source(dataset: xr.Dataset | str | Path) -> Source:
     if not isinstance(dataset, xr.Dataset):
         folder = Path(dataset)
         return Source(store.open_dataset(folder), folder, manifest.dataset_checksum(folder))
+    plain = without_kept(dataset)  # whether they were measured before makes no difference
     if file := dataset.encoding.get("source"):
         origin = Path(file).parent
-        if _is_unchanged(dataset, origin):
+        if _is_unchanged(plain, origin):
             return Source(dataset, origin, manifest.dataset_checksum(origin))
     try:
-        return Source(schema.check(dataset), None, content_checksum(dataset))
+        return Source(schema.check(dataset), None, content_checksum(plain))
     except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
         raise StoreError(f"dataset: its files cannot be read ({error}); put them back and open it again") from error
 
@@ -85,8 +87,7 @@ def check_shards(folder: Path) -> None:
         Naming the shard.
     """
     for shard in manifest.read_manifest(folder).shards:
-        if fault := manifest.shard_damage(folder, shard):
-            raise StoreError(f"{folder / shard.file}: {fault}; run the same 'generate' command to write it again")
+        manifest.check_shard(folder, shard)
 
 
 def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
@@ -94,9 +95,7 @@ def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
     if manifest.samples_written(folder) != dataset.sizes["sample"]:
         return False
     with store.open_dataset(folder) as stored:
-        if "iq" in dataset and "measurement" not in dataset.attrs:  # it may have been measured since it was opened
-            stored = stored.drop_vars([*schema.MEASURED, schema.MEASURED_OF], errors="ignore")
-            stored.attrs.pop("measurement", None)
+        stored = without_kept(stored)
         return (
             _computation_names(dataset) == _computation_names(stored)
             and dataset.coords.to_dataset().identical(stored.coords.to_dataset())

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.files import locked, write_atomically
+from heimdall_lab.core.files import locked, make_folder, write_atomically
 from heimdall_lab.core.progress import display, stop_requests
 from heimdall_lab.datasets import netcdf
 from heimdall_lab.learning import architectures
@@ -142,6 +142,8 @@ def train(
             model = architectures.build(architecture, settings)
             loading = {"batch_size", "seed", "receiver_dropout", "num_workers", "memory_gb"}
             scenes = SceneDataModule(source, model, **chosen.model_dump(include=loading))
+            if is_rank_zero():
+                make_folder(folder)
             with locked(folder) if is_rank_zero() else nullcontext():
                 check_same_run(folder, identity)
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)

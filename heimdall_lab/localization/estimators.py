@@ -14,7 +14,6 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.datasets import schema
 from heimdall_lab.localization import learned, observations
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -22,6 +21,8 @@ from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals.measurements import with_measurements
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
+# Name of a method, what it does, and the degrees of freedom of its errors.
+Estimator = tuple[str, Callable[[Observations, xr.Dataset], Fix], float]
 
 
 def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
@@ -48,11 +49,19 @@ def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
     ValueError
         If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
     """
-    name, estimate, freedom = _estimator(method)
-    schema.check(dataset)
+    estimator = _estimator(method)  # before anything is measured
+    return _locate(with_measurements(dataset), estimator)
+
+
+def locate_measured(dataset: xr.Dataset, method: Method) -> xr.Dataset:
+    """What `locate` does with a dataset as `with_measurements` returns it."""
+    return _locate(dataset, _estimator(method))
+
+
+def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
-    dataset = with_measurements(dataset)
+    name, estimate, freedom = estimator
     observed = observations.from_dataset(dataset)
     fix = estimate(observed, dataset)
     east, north = observations.tangent_plane(observed, fix).T
@@ -81,8 +90,7 @@ def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
     )
 
 
-def _estimator(method: Method) -> tuple[str, Callable[[Observations, xr.Dataset], Fix], float]:
-    """Name of a method, what it does, and the degrees of freedom of its errors."""
+def _estimator(method: Method) -> Estimator:
     if not isinstance(method, str) or learned.is_path(method):
         predictor = learned.predictor(method)
         return predictor.name, partial(learned.fix, predictor), predictor.freedom

@@ -51,15 +51,20 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     """
     schema.check(dataset)
     differences = with_measurements(dataset)[list(schema.MEASURED)].drop_attrs(deep=False)
+    return differences.merge(of_each_receiver(dataset), compat="override")
+
+
+def of_each_receiver(dataset: xr.Dataset) -> xr.Dataset:
+    """What `features` returns but for the differences."""
     if "iq" not in dataset:
         stored = [name for name in ("features", "spectrogram") if name in dataset]
         if not stored:
             raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")
-        return differences.merge(dataset[stored].compute(), compat="override")
+        return dataset[stored].compute()
     measured = pairs.in_batches(_measure_all, dataset)
     coords = {name: dataset[name] for name in ("sample", "receiver", "receiver_name")}
     labels = coordinates(dataset.attrs["sample_rate_hz"], dataset.sizes["time"])
-    return differences.merge(schema.label(measured, coords | labels, {}).drop_attrs(deep=False), compat="override")
+    return schema.label(measured, coords | labels, {}).drop_attrs(deep=False)
 
 
 def summary(measured: xr.Dataset) -> pd.DataFrame:

@@ -8,8 +8,8 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import dask
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.arrays import batch_slices
@@ -17,7 +17,7 @@ from heimdall_lab.core.files import StoreError, UnwritableError, locked, unwrita
 from heimdall_lab.core.processes import process_pool, start_of_workers
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
 from heimdall_lab.datasets import measured, netcdf, schema, store
-from heimdall_lab.datasets.manifest import Shard, read_manifest, shard_damage
+from heimdall_lab.datasets.manifest import Shard, check_shard, read_manifest
 from heimdall_lab.signals import pairs
 
 _BLOCK_BYTES = 2**27  # of IQ whose digests are taken at a time
@@ -28,6 +28,7 @@ _ATTRIBUTES = (
     "min_snr_db",
     "path_delay_sigma_s",
 )
+_NAMES = (*schema.MEASURED, schema.MEASURED_OF)
 _IQ_DIMS = ("sample", "receiver", "component", "time")
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     dataset : xr.Dataset
         Of the contract.
     progress : callable, optional
-        Called with the number of scenes measured for the folder so far; by default progress is shown on standard error.
+        Called with the number of scenes measured so far; by default that is shown on standard error where they are
+        measured for a folder.
 
     Returns
     -------
@@ -59,28 +61,38 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     ValueError
         If the dataset breaks the contract, or as `pairs.pair_features` does.
     """
+    if "iq" in dataset and schema.MEASURED_OF in dataset and dataset[schema.MEASURED_OF].dtype.kind == "f":
+        dataset = _bare(dataset)  # it was joined of scenes that were measured and others, which leaves gaps
     schema.check(dataset)
-    names = [*schema.MEASURED, schema.MEASURED_OF]
-    held = set(schema.MEASURED) <= set(dataset)
+    names = [name for name in _NAMES if name in dataset]
+    held = set(schema.MEASURED) <= set(names)
     version = dataset.attrs.get("measurement", schema.MEASUREMENT)
-    if held and "iq" not in dataset:
-        if version < schema.MEASUREMENT:
-            _log.warning(
-                "measured by an earlier measurer (%d, this is %d): used as stored", version, schema.MEASUREMENT
-            )
-        return dataset.assign(dataset[list(schema.MEASURED)].compute().data_vars)
-    if held and version >= schema.MEASUREMENT and _is_measured_of(dataset, dataset):
-        return dataset.assign(dataset[[name for name in names if name in dataset]].compute().data_vars)
-    bare = dataset.drop_vars(names, errors="ignore")
+    if held and version < schema.MEASUREMENT:
+        what = "made anew" if "iq" in dataset else "used as stored"
+        _log.warning("measured by an earlier measurer (%d, this is %d): %s", version, schema.MEASUREMENT, what)
+    if held and ("iq" not in dataset or (version >= schema.MEASUREMENT and _is_measured_of(dataset, dataset))):
+        return dataset.assign(dataset[names].compute().data_vars)
+    bare = _bare(dataset)
     found = _of_folder(bare, progress)
     if found is None:
-        found = measure(bare)
-    return bare.assign(found.data_vars).assign_attrs(measurement=found.attrs["measurement"])
+        found = measure(bare, progress)
+    # By position: the dataset's own labels of receivers and samples may be others.
+    added = {name: (variable.dims, variable.values, variable.attrs) for name, variable in found.data_vars.items()}
+    return bare.assign(added).assign_attrs(measurement=found.attrs["measurement"])
 
 
-def measure(dataset: xr.Dataset) -> xr.Dataset:
+def without_kept(dataset: xr.Dataset) -> xr.Dataset:
+    """Leave out of a dataset with IQ what was measured of it, where the files beside its shards hold the same."""
+    names = [name for name in _NAMES if name in dataset]
+    if "iq" not in dataset or schema.MEASURED_OF not in names or (kept := _kept(dataset)) is None:
+        return dataset
+    same = all(np.array_equal(dataset[name].values, kept[name].values, equal_nan=True) for name in names)
+    return _bare(dataset) if same else dataset
+
+
+def measure(dataset: xr.Dataset, progress: ProgressCallback | None = None) -> xr.Dataset:
     """Measure the signals of a dataset with IQ in memory: `schema.MEASURED`, and what they are measured of."""
-    found = pairs.pair_features(dataset)
+    found = pairs.pair_features(dataset, progress)
     digests = _iq_digests(dataset) << 32 | _known_digests(dataset)
     found[schema.MEASURED_OF] = ("sample", digests, {"long_name": schema.VARIABLES[schema.MEASURED_OF].long_name})
     return found.assign_attrs(measurement=schema.MEASUREMENT)
@@ -133,10 +145,10 @@ def measure_folder(
     count = sum(shard.num_samples for shard in missing)
     about = f"time differences of {count} scenes, kept in {str(folder)!r}"
     if any((folder / measured.file_name(shard.number)).exists() for shard in missing):
-        about += "; those there are damaged, of other shards, or by an earlier version"
+        _log.warning("%s: measurements are damaged, of other shards, or by an earlier version: made anew", folder)
     with display(f"measure {manifest.config.name}", count, progress is None, about=about) as shown:
         report, done = progress or shown, 0
-        with locked(folder, measured.LOCK, lambda holder: report(0, f"waiting for {holder}, which measures them")):
+        with locked(folder, measured.LOCK, lambda holder: report(0, f"waiting for {holder}, which measures"), "folder"):
             missing = _missing(folder, missing)
             try:
                 with stop_requests() as stop:
@@ -175,44 +187,71 @@ def _measure_shards(folder: Path, shards: Sequence[Shard], workers: int) -> Iter
 
 
 def _measure_shard(folder: Path, shard: Shard) -> Shard:
-    path, remedy = folder / shard.file, "run the same 'generate' command to write it again"
-    if damage := shard_damage(folder, shard):
-        raise StoreError(f"{path}: {damage}; {remedy}")
+    check_shard(folder, shard)
     try:
-        with xr.open_dataset(path, engine=netcdf.SharedFileBackend) as dataset:
+        with xr.open_dataset(folder / shard.file, engine=netcdf.SharedFileBackend) as dataset:
             found = measure(dataset)
     except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
-        raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
+        raise StoreError(f"{folder / shard.file}: cannot be read ({error}); 'heimdall-lab verify' checks it") from error
     measured.write(folder, shard, found)
     return shard
 
 
-def _of_folder(dataset: xr.Dataset, progress: ProgressCallback | None) -> xr.Dataset | None:
-    """What was measured of the scenes of a folder; None if they are not there as they are in the dataset."""
-    source = dataset.encoding.get("source")
-    if source is None or "sample" not in dataset.indexes or not dataset.sizes["sample"]:
+def _bare(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset without measurements."""
+    attributes = {name: value for name, value in dataset.attrs.items() if name != "measurement"}
+    bare = dataset.drop_vars(_NAMES, errors="ignore")
+    bare.attrs = attributes
+    return bare
+
+
+def _origin(dataset: xr.Dataset) -> tuple[Path, list[tuple[Shard, np.ndarray]]] | None:
+    """Folder that a dataset was opened from, and its shards with the rows of their scenes; None if it has none."""
+    source, labels = dataset.encoding.get("source"), dataset["sample"].values
+    if source is None or not len(labels) or labels.dtype.kind not in "iu":
         return None
     folder = Path(source).parent
     try:
         manifest = read_manifest(folder)
     except StoreError:
         return None
-    number_of = dataset["sample"].values // manifest.config.shard_size
-    numbers = set(number_of.tolist())
-    shards = [shard for shard in manifest.shards if shard.number in numbers]
-    if len(shards) < len(numbers) or not (_is_as_opened(dataset) or _is_stored(dataset, folder)):
+    number_of = labels // manifest.config.shard_size
+    shard_of = {shard.number: shard for shard in manifest.shards}
+    numbers = np.unique(number_of).tolist()
+    if not set(numbers) <= set(shard_of):
         return None
-    try:
-        measure_folder(folder, progress=progress, numbers=numbers)
-    except UnwritableError as error:
-        _log.warning("measured in memory, and not kept: %s", error)
-    parts = []
-    for shard in shards:
-        part = measured.read(folder, shard)
-        parts.append(measure(dataset.isel(sample=number_of == shard.number)) if part is None else part)
+    return folder, [(shard_of[number], np.flatnonzero(number_of == number)) for number in numbers]
+
+
+def _kept(dataset: xr.Dataset) -> xr.Dataset | None:
+    """What is kept beside the shards of a dataset's scenes, by their labels; None if not of all of them."""
+    if (origin := _origin(dataset)) is None:
+        return None
+    folder, shards = origin
+    parts = [part for shard, _ in shards if (part := measured.read(folder, shard)) is not None]
+    if len(parts) < len(shards):
+        return None
     found = xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override", join="override")
-    found = found.sel(sample=dataset["sample"])
-    return found if _is_measured_of(found, dataset) else None
+    rows = found.indexes["sample"].get_indexer(pd.Index(dataset["sample"].values))
+    return None if (rows < 0).any() else found.isel(sample=rows)
+
+
+def _of_folder(dataset: xr.Dataset, progress: ProgressCallback | None) -> xr.Dataset | None:
+    """What is kept of a dataset's scenes, made first where it is missing; None if the folder's scenes are others."""
+    if (found := _kept(dataset)) is None and (origin := _origin(dataset)) is not None:
+        folder, shards = origin
+        as_opened = store.is_as_opened(dataset)
+        missing = _missing(folder, [shard for shard, _ in shards])
+        for shard, rows in shards:
+            if shard in missing and not _is_stored(dataset.isel(sample=rows), folder, shard, as_opened):
+                return None
+        try:
+            measure_folder(folder, progress=progress, numbers=[shard.number for shard in missing])
+        except UnwritableError as error:
+            _log.warning("measured in memory, and not kept: %s", error)
+            return None
+        found = _kept(dataset)
+    return found if found is not None and _is_measured_of(found, dataset) else None
 
 
 def _is_measured_of(found: xr.Dataset, dataset: xr.Dataset) -> bool:
@@ -222,25 +261,21 @@ def _is_measured_of(found: xr.Dataset, dataset: xr.Dataset) -> bool:
     of = found[schema.MEASURED_OF].values
     if not np.array_equal(of & 0xFFFF_FFFF, _known_digests(dataset)):
         return False
-    return _is_as_opened(dataset) or np.array_equal(of >> 32, _iq_digests(dataset))
+    return store.is_as_opened(dataset) or np.array_equal(of >> 32, _iq_digests(dataset))
 
 
-def _is_as_opened(dataset: xr.Dataset) -> bool:
-    """Whether IQ is all that was opened from a folder, lazily and untouched."""
-    iq = dataset["iq"]
-    return iq.chunks is not None and iq.encoding.get(store.OPENED_AS) == iq.data.name
-
-
-def _is_stored(dataset: xr.Dataset, folder: Path) -> bool:
-    """Whether a folder holds the IQ of a dataset's scenes."""
+def _is_stored(dataset: xr.Dataset, folder: Path, shard: Shard, as_opened: bool) -> bool:
+    """Whether a shard holds a dataset's scenes: receivers and attributes, and IQ unless it is known to be as opened."""
     try:
-        stored = store.open_dataset(folder)
-    except StoreError:
-        return False
-    rows = stored.indexes["sample"].get_indexer(dataset.indexes["sample"])
-    if (rows < 0).any() or "iq" not in stored or stored["iq"].shape[1:] != dataset["iq"].transpose(*_IQ_DIMS).shape[1:]:
-        return False
-    return np.array_equal(_iq_digests(dataset), _iq_digests(stored.isel(sample=rows)))
+        with xr.open_dataset(folder / shard.file, engine=netcdf.SharedFileBackend) as stored:
+            rows = stored.indexes["sample"].get_indexer(pd.Index(dataset["sample"].values))
+            if (rows < 0).any():
+                return False
+            stored = stored.isel(sample=rows)
+            same = np.array_equal(_known_digests(dataset), _known_digests(stored))
+            return same and (as_opened or np.array_equal(_iq_digests(dataset), _iq_digests(stored)))
+    except (OSError, RuntimeError):  # RuntimeError: the HDF5 library
+        return as_opened  # and whoever measures it says what is wrong
 
 
 def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
@@ -248,9 +283,9 @@ def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
     iq = dataset["iq"].transpose(*_IQ_DIMS)
     per_block = _BLOCK_BYTES // max(1, iq.nbytes // max(1, iq.sizes["sample"]))
     digests = []
-    with dask.config.set(scheduler="synchronous"):  # HDF5 reads one at a time in any case
-        for rows in batch_slices(iq.sizes["sample"], per_block):
-            digests += [zlib.crc32(scene.tobytes()) >> 1 for scene in iq[rows].values]
+    for rows in batch_slices(iq.sizes["sample"], per_block):
+        scenes = iq[rows].compute(scheduler="synchronous").values  # HDF5 reads one at a time in any case
+        digests += [zlib.crc32(scene.tobytes()) >> 1 for scene in scenes]
     return np.array(digests, dtype=np.int64)
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import batch_slices
+from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
@@ -24,13 +25,15 @@ _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: exce
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
 
 
-def pair_features(dataset: xr.Dataset) -> xr.Dataset:
+def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None) -> xr.Dataset:
     """Measure level and SNR of every receiver, and its time and frequency difference against the strongest one.
 
     Parameters
     ----------
     dataset : xr.Dataset
         With IQ; truth variables are not read.
+    progress : callable, optional
+        Called with the number of scenes measured so far; what it raises ends the measuring.
 
     Returns
     -------
@@ -47,14 +50,17 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
     if "iq" not in dataset:
-        missing = min(set(schema.MEASURED) - set(dataset), default="another dataset")
-        raise ValueError(f"iq: is not in the dataset, nor is {missing!r} as measured of it; give either")
+        missing = set(schema.MEASURED) - set(dataset)
+        as_well = (
+            f"nor is {min(missing)!r} as measured of it; give either" if missing else "but what was measured of it"
+        )
+        raise ValueError(f"iq: is not in the dataset, {as_well}")
     if dataset.sizes["time"] < _LEAST_SAMPLES:
         raise ValueError(f"time: {dataset.sizes['time']} samples are too few to measure; give {_LEAST_SAMPLES} or more")
     for name in ("sample_rate_hz", "max_clock_offset_s", "max_frequency_offset_hz", "min_snr_db"):
         if not np.isfinite(dataset.attrs[name]):
             raise ValueError(f"{name}: is {dataset.attrs[name]}; set it ({schema.ATTRIBUTES[name]}) to measure signals")
-    measured = in_batches(_pair_features, dataset, _num_threads(dataset))
+    measured = in_batches(_pair_features, dataset, _num_threads(dataset), progress)
     return schema.label(
         {name: measured[name] for name in schema.MEASURED},
         {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
@@ -63,7 +69,10 @@ def pair_features(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def in_batches(
-    measure: Callable[[xr.Dataset], dict[str, np.ndarray]], dataset: xr.Dataset, threads: int = 1
+    measure: Callable[[xr.Dataset], dict[str, np.ndarray]],
+    dataset: xr.Dataset,
+    threads: int = 1,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure a dataset with IQ some scenes at a time, so that a large one does not fill the memory.
 
@@ -74,13 +83,22 @@ def in_batches(
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
     dataset = dataset[["iq"]].assign(dataset[list(OF_LINKS)].compute().data_vars)
     parts: list[dict[str, np.ndarray]] = []
-    waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+    waiting: deque[tuple[int, Future[dict[str, np.ndarray]]]] = deque()
+
+    def finish_one() -> None:
+        done, part = waiting.popleft()
+        parts.append(part.result())
+        if progress:
+            progress(done, "scenes measured")
+
     with ThreadPoolExecutor(threads) as pool:
         for rows in batch_slices(dataset.sizes["sample"], per_batch):
             if len(waiting) == threads:
-                parts.append(waiting.popleft().result())
-            waiting.append(pool.submit(measure, dataset.isel(sample=rows).load()))
-        parts += [each.result() for each in waiting]
+                finish_one()
+            batch = dataset.isel(sample=rows).load()
+            waiting.append((rows.start + batch.sizes["sample"], pool.submit(measure, batch)))
+        while waiting:
+            finish_one()
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

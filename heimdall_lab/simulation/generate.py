@@ -12,7 +12,7 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import data_folder, locked
+from heimdall_lab.core.files import data_folder, locked, make_folder
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import schema, size, store
@@ -85,6 +85,7 @@ def generate(
         return _in_memory(config, backend, progress)
     folder = Path(out)
     if not is_complete(folder, config, version("heimdall_lab")):
+        make_folder(folder)
         with locked(folder) as lock:
             job = GenerationJob(
                 config, folder.absolute(), lock, backend, version("heimdall_lab"), input_digests(config)

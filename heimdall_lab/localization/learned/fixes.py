@@ -120,7 +120,9 @@ def incompatibility(predictor: Predictor, dataset: xr.Dataset) -> str | None:
     """Reason why a localizer cannot locate in a dataset, the message of `arrays`; None if it can."""
     try:
         _check(predictor, dataset)
-        arrays(predictor, dataset.isel(sample=slice(1)))
+        scene = dataset.isel(sample=slice(1)).load()
+        scene.encoding = {}  # of no folder, in which more would be measured, and kept
+        arrays(predictor, scene)
     except ValueError as error:
         return str(error)
     return None
@@ -202,15 +204,17 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> Fix:
     known : Observations
         Of the dataset.
     dataset : xr.Dataset
-        Of the contract; truth variables are not read.
+        Of the contract, with what was measured of its signals; truth variables are not read.
 
     Raises
     ------
     ValueError
         As `arrays` does.
     """
+    _check(predictor, dataset)
+    names, window = {*predictor.inputs, "present"}, _window(predictor, dataset)
     parts = [
-        predictor(arrays(predictor, dataset.isel(sample=rows)))
+        predictor(inputs.arrays(dataset.isel(sample=rows), names, window))
         for rows in batch_slices(dataset.sizes["sample"], _BATCH)
     ]
     position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))

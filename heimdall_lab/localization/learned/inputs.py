@@ -13,7 +13,7 @@ from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import observations
 from heimdall_lab.localization.observations import Fix, Observations
-from heimdall_lab.signals.features import features
+from heimdall_lab.signals import features
 
 ARRAYS = {  # name of each array: its dims after the sample, and what it is
     "iq": "(R, 2, N) float32 √mW: the same instants of every receiver",
@@ -115,7 +115,7 @@ def _features(dataset: xr.Dataset, known: Observations) -> Array:
     """Lay out the features of every link, (S, R, F) float32."""
     if "features" not in dataset and "iq" not in dataset:
         raise ValueError("features: are not in the dataset, nor is IQ to measure them; give either")
-    of_signal = dataset["features"] if "features" in dataset else features(dataset)["features"]
+    of_signal = dataset["features"] if "features" in dataset else features.of_each_receiver(dataset)["features"]
     signal = of_signal.transpose("sample", "receiver", "feature", "statistic").values
     amplitude = np.array([units == "mW^0.5" for units, _ in schema.FEATURES.values()])[:, None]
     signal = np.where(amplitude, 20 * np.log10(np.maximum(signal, _LEAST_AMPLITUDE)), signal)

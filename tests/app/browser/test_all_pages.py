@@ -101,7 +101,9 @@ def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, url):
     assert "clicked" in {each.key: each.value for each in exported.metadata_props}["dataset"]
     page.get_by_role("link", name="Compare").last.click()
     expect(page).to_have_url(f"{url}compare?dataset=clicked")
-    page.get_by_label("runs/triangulation-clicked").check()
+    trained = page.get_by_label("runs/triangulation-clicked")
+    expect(trained).to_be_visible()
+    trained.check()
     page.get_by_role("button", name="Compare", exact=True).click()
     row = page.get_by_role("row", name=re.compile("^triangulation .* 30,598"))
     expect(row).to_be_visible()
