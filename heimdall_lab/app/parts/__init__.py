@@ -2,5 +2,6 @@
 
 ``layout`` has sections, notes, themes and alerts; ``tables``, ``pictures`` and ``uploads`` one kind of widget each;
 ``fields`` the form of any model; ``dataset_choice`` the base of pages about one dataset; ``background`` the threads for
-long computations. ``job_list``, ``new_dataset`` and ``preview`` are larger parts of single pages.
+long computations; ``echoes`` keeps browsers from undoing what the server set. ``job_list``, ``new_dataset`` and
+``preview`` are larger parts of single pages.
 """

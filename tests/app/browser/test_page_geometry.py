@@ -1,7 +1,5 @@
 """The page of a network in a browser."""
 
-import statistics
-
 import pytest
 from playwright.sync_api import expect
 
@@ -11,12 +9,8 @@ from heimdall_lab.app.pages.geometry import Geometry
 WATCH = """() => {
   const models = [...Bokeh.documents[0]._all_models.values()];
   const layer = (name) => models.find((model) => model.type === "GlyphRenderer" && model.name === name);
-  window.times = [];
-  layer("field").data_source.properties.data.change.connect(() => {
-    const arrived = performance.now();
-    requestAnimationFrame(() => requestAnimationFrame(() => window.times.push([arrived, performance.now()])));
-  });
-  window.addEventListener("pointerup", () => { window.released = performance.now(); }, true);
+  window.changes = 0;
+  layer("field").data_source.properties.data.change.connect(() => { window.changes += 1; });
   window.receivers = layer("receivers").data_source;
   window.figure = models.find((model) => model.type === "Figure");
   window.field = layer("field").data_source;
@@ -46,26 +40,21 @@ def drag(page, index, right_px):
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + right_px, y, steps=5)
-    page.evaluate("window.times = []")
+    page.evaluate("window.changes = 0")
     page.mouse.up()
-    page.wait_for_function("window.times.length > 0")
-    arrived, painted = page.evaluate("window.times[0].map((time) => time - window.released)")
+    page.wait_for_function("window.changes > 0")
     page.wait_for_timeout(500)
-    return arrived, painted
 
 
 def test_the_map_follows_a_drag_and_keeps_its_zoom(opened):
     before = opened.evaluate("window.receivers.data.longitude_deg[2]")
     limits = opened.evaluate("[window.figure.x_range.start, window.figure.x_range.end]")
     figure = opened.evaluate("window.figure.id")
-    times = [drag(opened, 2, 40 if step % 2 == 0 else -40) for step in range(5)]
-    drag(opened, 2, 40)
+    for right_px in (40, -40, 40):
+        drag(opened, 2, right_px)
     assert opened.evaluate("window.receivers.data.longitude_deg[2]") > before + 0.05
     assert opened.evaluate("[window.figure.x_range.start, window.figure.x_range.end]") == limits
     assert opened.evaluate("window.figure.id") == figure
-    arrived, painted = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"from release to new data {arrived:.0f} ms, to the picture {painted:.0f} ms")
-    assert arrived < 500
 
 
 def test_a_click_tells_a_point_and_adds_a_receiver(opened):
