@@ -420,6 +420,7 @@ def wait_for_file(path, process):
         assert process.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_what_is_finished(many, workers):
     command = [sys.executable, "-m", "heimdall_lab.cli", "measure", many, "--workers", workers]
