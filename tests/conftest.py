@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -37,6 +38,20 @@ def real():
 def small():
     """A configuration that generates in a moment: 12 short scenes in shards of 4."""
     return hl.preset("los_sync", num_samples=12, seed=3, shard_size=4, signal={"duration_s": 0.02})
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """Its folder, in three shards of four scenes, without measurements; do not change it."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    hl.generate(small, out, progress=False)
+    return out
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """A copy of that folder, with its times."""
+    return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
 @pytest.fixture(scope="session")

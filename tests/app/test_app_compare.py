@@ -22,6 +22,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import leaderboard_cells, leaderboard_table
+from heimdall_lab.signals.measurements import with_measurements
 
 FAST = ["centroid", "tdoa_ls"]
 
@@ -96,7 +97,12 @@ def test_a_split_bounds_the_scenes(root, wait):
 
 def test_an_estimate_of_time_grows_with_the_work(root):
     viewer = made(root, methods=["tdoa_ls"])
+    measured = with_measurements(viewer._opened)
+    viewer._opened = measured.drop_vars("tdoa_s")
+    to_measure = viewer.estimated_s()
+    viewer._opened = measured
     alone = viewer.estimated_s()
+    assert to_measure > alone
     viewer.methods = ["tdoa_ls", "dpd"]
     both = viewer.estimated_s()
     assert both > 2 * alone

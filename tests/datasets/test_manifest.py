@@ -19,20 +19,6 @@ from heimdall_lab.datasets.manifest import MANIFEST, read_manifest
 HERE = version("heimdall_lab")
 
 
-@pytest.fixture(scope="module")
-def whole(small, tmp_path_factory):
-    """A dataset in three shards; do not change it."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    hl.generate(small, out, progress=False)
-    return out
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    """A copy of it, with its times."""
-    return Path(shutil.copytree(whole, tmp_path / "out"))
-
-
 def rewrite(folder, change):
     """Change the fields of a folder's manifest in place."""
     fields = json.loads((folder / MANIFEST).read_text())

@@ -29,20 +29,6 @@ FILES = ["measured-00000.nc", "measured-00001.nc", "measured-00002.nc"]
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory):
-    """A dataset in three shards of four scenes, without measurements; do not change it."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    hl.generate(small, out, progress=False)
-    return out
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    """A copy of it."""
-    return shutil.copytree(whole, tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
 def expected(small_dataset):
     """What is measured of its signals, a shard at a time: last bits depend on what is measured together."""
     shards = [small_dataset.isel(sample=slice(first, first + 4)) for first in (0, 4, 8)]
