@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo lint test check bench lab serve screenshots lock clean
+.PHONY: setup demo lint first-notebooks test check bench lab serve screenshots lock clean
 
 setup: .venv/installed
 
@@ -32,9 +32,12 @@ demo: setup
 # One process more than there are cores, as some wait for a browser or a server, of one thread each; the tests of a file
 # share one.
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-TESTS = $(PYTEST) -p no:nbmake -p no:schemathesis
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest
+IN_PROCESSES = --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+TESTS = $(PYTEST) $(IN_PROCESSES) -p no:nbmake -p no:schemathesis
 NBMAKE = HEIMDALL_LAB_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=600
+FIRST = notebooks/01_% notebooks/02_%
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,14 +45,19 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# They compile the package's kernels, which the tests' processes would each do by themselves.
+first-notebooks: setup
+	$(NBMAKE) $(filter $(FIRST),$(NOTEBOOKS))
+
+test: setup
+	$(MAKE) --jobs 2 lint first-notebooks
 	$(TESTS) -m "not slow"
-	$(NBMAKE) notebooks/01_* notebooks/02_*
 
 # What test does, with journeys of minutes, repeated faults, long statistics, five times the drawn examples and all notebooks.
-check: lint
+check: setup
+	$(MAKE) --jobs 2 lint first-notebooks
 	$(TESTS) --hypothesis-profile=full
-	$(NBMAKE) notebooks
+	$(NBMAKE) $(IN_PROCESSES) $(filter-out $(FIRST),$(NOTEBOOKS))
 
 # In one thread: those of OpenBLAS burn time while they wait for work, and that would count.
 bench: setup

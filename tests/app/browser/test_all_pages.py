@@ -22,10 +22,14 @@ MOST_S = 120  # for what a process of its own does, on a busy machine
 
 @pytest.fixture(scope="module")
 def root(made, tmp_path_factory):
-    """A data folder with the datasets ``los``, with IQ, and ``bare``, which the tests share."""
-    root = shutil.copytree(made, tmp_path_factory.mktemp("pages") / "data")
+    """A data folder with the dataset ``los``, with IQ, which the tests share."""
+    return shutil.copytree(made, tmp_path_factory.mktemp("pages") / "data")
+
+
+@pytest.fixture(scope="module")
+def bare(root):
+    """Another dataset in it, ``bare``, without IQ."""
     hl.generate(hl.preset("uhf_mixed", num_samples=4, name="bare"), out=root / "bare", progress=False)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,7 @@ def test_a_dataset_is_made_a_model_trained_compared_and_exported(page, url):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bare")
 def test_incompatible_choices_are_disabled_with_the_reason(page, url):
     page.goto(f"{url}train")
     page.get_by_role("button", name="triangulation", exact=True).wait_for()
@@ -141,6 +146,7 @@ def test_a_bad_value_is_refused_beside_its_field(page, url, root):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bare")
 def test_one_dataset_after_the_other_is_looked_into(page, url):
     page.goto(f"{url}datasets")
     for name, scenes in (("los", 24), ("bare", 4), ("los", 24)):
