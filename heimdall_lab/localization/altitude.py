@@ -1,0 +1,71 @@
+"""What is known of a transmitter's altitude before it is located: reported, or near the ground."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core.arrays import Array
+
+LEAST_GROUND_SIGMA_M = 100.0  # of a transmitter near the ground of which nothing else is known
+_EXACT_M = 1e-3  # standard deviation of an altitude that is stated as exact
+
+
+def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
+    """Mean and standard deviation, each (S,) m, of the transmitters' altitudes above the ellipsoid.
+
+    Where the dataset has ``reported_altitude`` it is that, exact unless ``reported_altitude_std`` says otherwise. Else
+    it is the range that a simulation draws from; where there is none, or where the ground shapes it, the transmitter is
+    near the ground: about as high as the receivers, give or take their spread, at least LEAST_GROUND_SIGMA_M.
+    """
+    receivers_m = dataset["receiver_altitude"].values
+    mean_m = np.nanmean(receivers_m, axis=1)
+    sigma_m = np.maximum(np.nanstd(receivers_m, axis=1), LEAST_GROUND_SIGMA_M)
+    if (drawn := _drawn(dataset)) is not None:
+        mean_m, sigma_m = (np.full_like(mean_m, value) for value in drawn)
+    reported = is_reported(dataset)
+    if reported.any():
+        std = dataset["reported_altitude_std"].values if "reported_altitude_std" in dataset else np.zeros_like(mean_m)
+        mean_m = np.where(reported, dataset["reported_altitude"].values, mean_m)
+        sigma_m = np.where(reported, np.nan_to_num(std), sigma_m)
+    return mean_m, np.maximum(sigma_m, _EXACT_M)
+
+
+def is_reported(dataset: xr.Dataset) -> Array:
+    """Whether each transmitter's altitude is known beforehand, (S,) bool."""
+    if "reported_altitude" not in dataset:
+        return np.zeros(dataset.sizes["sample"], dtype=bool)
+    return np.isfinite(dataset["reported_altitude"].values)
+
+
+def is_near_ground(dataset: xr.Dataset) -> Array:
+    """Whether nothing but the ground says how high each transmitter is, (S,) bool."""
+    return ~is_reported(dataset) & (_drawn(dataset) is None)
+
+
+def with_altitude(dataset: xr.Dataset, altitude_m: float, sigma_m: float = 0.0) -> xr.Dataset:
+    """State the altitude of all transmitters, and its standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If the altitude is not finite, or the standard deviation is negative.
+    """
+    if not np.isfinite(altitude_m):
+        raise ValueError(f"altitude_m: {altitude_m} is no altitude; give metres above the ellipsoid")
+    if not 0 <= sigma_m < np.inf:
+        raise ValueError(f"altitude_sigma_m: {sigma_m} is no standard deviation; give metres, 0 where it is exact")
+    count = dataset.sizes["sample"]
+    return dataset.assign(
+        reported_altitude=("sample", np.full(count, float(altitude_m)), {"units": "m"}),
+        reported_altitude_std=("sample", np.full(count, float(sigma_m)), {"units": "m"}),
+    )
+
+
+def _drawn(dataset: xr.Dataset) -> tuple[float, float] | None:
+    """Mean and standard deviation of the uniform law that a simulation draws altitudes from, m."""
+    config = json.loads(dataset.attrs.get("config", "{}"))
+    if "geometry" not in config or config["channel"]["diffraction"] == "terrain":
+        return None
+    low, high = (config["geometry"][f"transmitter_altitude_{end}_m"] for end in ("min", "max"))
+    return (low + high) / 2, (high - low) / np.sqrt(12)
