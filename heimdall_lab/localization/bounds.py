@@ -211,10 +211,15 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
 
 def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
     """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
-    clock_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
-    if clock_s.shape not in ((), (receivers,)):
-        raise ValueError(f"clock_sigma_s: holds {clock_s.size} values for {receivers} receivers; choose those of them")
-    return np.square(clock_s) + np.square(dataset.attrs["path_delay_sigma_s"])
+    return np.square(clock_sigma_s(dataset)) + np.square(dataset.attrs["path_delay_sigma_s"])
+
+
+def clock_sigma_s(dataset: xr.Dataset) -> np.ndarray:
+    """Standard deviation of clocks, scalar or (R,) s; ValueError if it is of other receivers."""
+    sigma_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
+    if sigma_s.shape not in ((), (receivers,)):
+        raise ValueError(f"clock_sigma_s: holds {sigma_s.size} values for {receivers} receivers; choose those of them")
+    return sigma_s
 
 
 def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
