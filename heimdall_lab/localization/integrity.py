@@ -190,7 +190,8 @@ def _shared_budget(budget: Array, covariance: Array, knows_altitude: bool) -> Ar
     of_altitude = 0.0 if knows_altitude else budget[:, -1]
     shared = budget if knows_altitude else budget[:, :-1]
     rest = np.trace(covariance, axis1=1, axis2=2) - of_altitude
-    shared = shared * (rest / np.maximum(shared.sum(axis=1), 1e-300))[:, None]
+    total = shared.sum(axis=1)
+    shared = shared * np.where(total > 0, rest / np.where(total > 0, total, 1.0), np.nan)[:, None]
     return shared if knows_altitude else np.concatenate([shared, budget[:, -1:]], axis=1)
 
 
