@@ -11,6 +11,7 @@ from heimdall_lab.localization import integrity
 from heimdall_lab.localization.hyperbolic import Candidates, best_candidate, closed_form, descend, descend_twice
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 
+_RIVAL_CHI_SQUARED = 2 * np.log(99)  # by which it is 99 % certain which one of two is at fault
 _FEWEST = 5  # delays from which one may be left out: four are one more than there are unknowns
 
 
@@ -46,7 +47,7 @@ def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array]:
     surplus = np.maximum(observed.heard.sum(axis=1) - 4, 1)
     fits = found.cost <= integrity.largest_misfit(surplus, observed.sigma_freedom)[:, None]
     fits &= np.repeat(observed.heard, starts, axis=1)  # leaving out what is not heard is no hypothesis
-    best, chosen = best_candidate(observed, found, fits)
+    best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED)
     rows = np.arange(scenes)
     return best, kept[rows, chosen // starts], fits[rows, chosen]
 

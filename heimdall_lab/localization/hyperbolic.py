@@ -4,6 +4,7 @@ Source: Schau and Robinson, IEEE Trans. ASSP 35 (1987); Levenberg-Marquardt afte
 Optimization, 2nd ed., section 10.3.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,7 +107,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
     known = np.zeros((len(start), 4, 4))
     known[:, 2, 2] = 1 / altitude_sigma_m**2
 
-    def residuals(place: tuple[Array, Array, Array], offset: Array) -> tuple[Array, Array, Array, Array]:
+    def residuals(place: Sequence[Array], offset: Array) -> tuple[Array, Array, Array, Array]:
         ranges, gradient = distances(observed, *place)
         normalised = np.where(used, (measured - ranges - offset[:, None]) / sigma, 0.0)
         square = normalised**2
@@ -114,7 +115,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         influence = 1 / (1 + square / _CAUCHY_SCALE**2) if robust else np.ones_like(square)
         return normalised, gradient, influence, loss.sum(axis=1) + ((place[2] - beforehand_m) / altitude_sigma_m) ** 2
 
-    place = start[:, 0], start[:, 1], beforehand_m
+    place: Sequence[Array] = (start[:, 0], start[:, 1], beforehand_m)
     offset = np.nan_to_num(_lower_median(np.where(used, measured - distances(observed, *place)[0], np.nan)))
     normalised, gradient, influence, cost = residuals(place, offset)
     damping = np.full(len(start), 1e-3)
@@ -157,7 +158,9 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
     return Candidates(*(values.reshape(*shape, *values.shape[1:]) for values in found))
 
 
-def best_candidate(observed: Observations, found: Candidates, fits: Array) -> tuple[Fix, Array]:
+def best_candidate(
+    observed: Observations, found: Candidates, fits: Array, rival_chi_squared: float = RIVAL_CHI_SQUARED
+) -> tuple[Fix, Array]:
     """Choose the candidate of lowest cost, of equals the one nearest the receivers; and which of them it is, (S,).
 
     Levels do not shape a fix, but help to choose between several: for ranges of kilometres they are precise enough.
@@ -182,7 +185,7 @@ def best_candidate(observed: Observations, found: Candidates, fits: Array) -> tu
     apart = distance_m(found.latitude_deg, found.longitude_deg, latitude, longitude)
     distinct = apart > SEPARATE_SIGMAS * np.hypot(spread, spread[rows, best][:, None])
     rival_cost = np.where(
-        (tier < 2)[:, None] & distinct & (cost < cost[rows, best][:, None] + RIVAL_CHI_SQUARED), cost, np.inf
+        (tier < 2)[:, None] & distinct & (cost < cost[rows, best][:, None] + rival_chi_squared), cost, np.inf
     )
     reasons = {
         "silent": ~observed.heard.any(axis=1),
