@@ -11,24 +11,26 @@ from heimdall_lab.core.interpolation import LEAD, PHASES, TABLE, TAPS
 _FARROW = np.polynomial.polynomial.polyfit(np.arange(PHASES + 1) / PHASES, TABLE.astype(float), 11)
 
 
-def largest_eigenvalues(table: Array, delay: Array) -> Array:
-    """Largest eigenvalues (S, G) of the Gram matrices of signals from which delays (S, G, R), in samples, are taken.
+def largest_eigenvalues(table: Array, delay: Array, scene: Array | None = None) -> Array:
+    """Largest eigenvalues (N, G) of the Gram matrices of signals from which delays (N, G, R), in samples, are taken.
 
     The table (S, R, R, L) complex128 has correlations of receiver i over j ≤ i, at lags of one sample around 0.
+    ``scene`` (N,) says of which of the scenes each row of delays is; by default the rows are the scenes.
     """
-    return _eigenvalues(table, delay, _FARROW)
+    return _eigenvalues(table, np.arange(len(delay)) if scene is None else scene, delay, _FARROW)
 
 
 @njit(cache=True)
-def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
+def _eigenvalues(table: Array, scene_of: Array, delay: Array, farrow: Array) -> Array:
     """See `largest_eigenvalues`; ``farrow`` (D, TAPS) as _FARROW."""
-    scenes, positions, size = delay.shape
+    rows, positions, size = delay.shape
     middle = (table.shape[3] - 1) // 2
-    largest = np.empty((scenes, positions))
+    largest = np.empty((rows, positions))
     taps = np.empty(TAPS)
     matrix = np.empty((size, size), np.complex128)
     vectors = np.empty((2, size), np.complex128)
-    for scene in range(scenes):
+    for row in range(rows):
+        scene = scene_of[row]
         strongest = 0
         for i in range(size):
             matrix[i, i] = table[scene, i, i, middle].real
@@ -37,11 +39,11 @@ def _eigenvalues(table: Array, delay: Array, farrow: Array) -> Array:
         for position in range(positions):
             for i in range(size):
                 for j in range(i):
-                    lag = delay[scene, position, i] - delay[scene, position, j]
+                    lag = delay[row, position, i] - delay[row, position, j]
                     matrix[i, j] = _interpolate(table[scene, i, j], middle + lag, farrow, taps)
                     matrix[j, i] = matrix[i, j].conjugate()
             vectors[0] = matrix[:, strongest]
-            largest[scene, position] = _power_iteration(matrix, vectors[0], vectors[1])
+            largest[row, position] = _power_iteration(matrix, vectors[0], vectors[1])
     return largest
 
 

@@ -103,7 +103,8 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     sigma_s = delay_sigma_s(batch)
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
-    latitude, longitude, covariance, value = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)  # (S, K)
+    summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
+    latitude, longitude, covariance, value = summits[:4]
     centre = baselines.centroid(observed)
     distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
     spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
