@@ -46,6 +46,11 @@ def tdoa_robust(observed: Observations) -> Fix:
     return centroid_where_failed(posterior_mean(compact, fix) if late else fix, observed)
 
 
+def closed_form(observed: Observations) -> Array:
+    """Where the time differences of all pairs meet on the tangent plane: two solutions, (S, 2, 2) degrees."""
+    return _closed_form(_with_delays(observed))
+
+
 def _with_delays(observed: Observations) -> Observations:
     """Drop receivers that hear nothing or have no known delay, as far as the scene with the most others allows.
 

@@ -9,7 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import observations
+from heimdall_lab.localization import observations, tdoa
 from heimdall_lab.localization.dpd.whitening import WhitenedSignals, band_spectrum
 from heimdall_lab.localization.observations import Observations
 
@@ -23,7 +23,7 @@ _DETECTION_SIGMAS = 7.0  # above the noise's mean, which the best of some thousa
 class Candidates(NamedTuple):
     """What the search found in S scenes."""
 
-    start: Array  # (S, K, 2) m, best positions of a grid over the tangent plane, and some around the strongest receiver
+    start: Array  # (S, K, 2) m on the tangent plane
     frequency_hz: Array  # (S, R) offsets against the reference
     detected: Array  # (S,) bool, at least three receivers agree better than by chance
 
@@ -61,9 +61,10 @@ def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, 
     frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
     exact = np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2  # the peak that a pair found alone is this
 
-    start = np.concatenate([plane[rows[:, None], starts], _around_strongest(observed, axis_m)], axis=1)
+    best = plane[rows[:, None], starts]
+    start = [best, _around_strongest(observed, axis_m), _by_differences(observed, best[:, 0])]
     detected = _agree_better_than_noise(at_grid[rows, starts[:, 0]], present.sum(axis=(1, 2)), bins)
-    return Candidates(start, np.where(exact, fdoa_hz, frequency_hz), detected)
+    return Candidates(np.concatenate(start, axis=1), np.where(exact, fdoa_hz, frequency_hz), detected)
 
 
 def _around_strongest(observed: Observations, axis_m: Array) -> Array:
@@ -78,6 +79,39 @@ def _around_strongest(observed: Observations, axis_m: Array) -> Array:
     strongest = observations.Fix(latitude, longitude, None, None)
     steps = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
     return observations.tangent_plane(observed, strongest)[:, None] + steps
+
+
+def _by_differences(observed: Observations, best: Array) -> Array:
+    """Starts (S, 5, 2) m where the time differences of pairs meet, and mirror images of the first of them and ``best``.
+
+    In large networks the likelihood's summits are narrower than the grid's steps. Receivers on a line see a position
+    and its mirror image alike.
+    """
+    fix = tdoa.tdoa_ls(observed)
+    closed = tdoa.closed_form(observed)  # (S, 2, 2) degrees
+    latitude = np.concatenate([fix.latitude_deg[:, None], closed[..., 0]], axis=1)
+    longitude = np.concatenate([fix.longitude_deg[:, None], closed[..., 1]], axis=1)
+    met = np.stack(
+        [
+            observations.tangent_plane(observed, observations.Fix(latitude[:, k], longitude[:, k], None, None))
+            for k in range(latitude.shape[1])
+        ],
+        axis=1,
+    )
+    return np.concatenate([met, mirrored(observed, np.stack([met[:, 0], best], axis=1))], axis=1)
+
+
+def mirrored(observed: Observations, plane: Array) -> Array:
+    """Mirror images of positions (S, K, 2) m on the tangent plane, across the line that is nearest to the receivers."""
+    latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
+    receivers = geodesy.enu(position, latitude, longitude)[..., :2]
+    middle = np.nanmean(receivers, axis=1)[:, None]
+    offset = np.nan_to_num(receivers - middle)
+    _, axes = np.linalg.eigh(offset.swapaxes(1, 2) @ offset)
+    along = axes[:, None, :, 1]  # (S, 1, 2)
+    from_middle = plane - middle
+    return middle + 2 * (from_middle * along).sum(axis=-1, keepdims=True) * along - from_middle
 
 
 def _agree_better_than_noise(power: Array, num_present: Array, bins: int) -> Array:
