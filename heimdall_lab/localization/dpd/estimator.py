@@ -8,7 +8,7 @@ from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization import baselines, observations
 from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
-from heimdall_lab.localization.dpd.refinement import refine
+from heimdall_lab.localization.dpd.refinement import Summits, refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
 from heimdall_lab.localization.dpd.whitening import whiten
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
@@ -16,6 +16,8 @@ from heimdall_lab.signals.measurements import with_measurements
 
 _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
+_RIVAL_LOG_LIKELIHOOD = np.log(19)  # by which a fix is 95 % certain against one other
+_SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
 
 
 def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
@@ -104,14 +106,34 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
     summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
-    latitude, longitude, covariance, value = summits[:4]
-    centre = baselines.centroid(observed)
-    distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
-    spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
-    value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation], value, -np.inf)
-    # Of equally likely maxima, the one nearest the receivers is taken.
-    equal = value >= value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
-    best = np.arange(len(value)), np.where(equal, distance, np.inf).argmin(axis=1)
+    best, alone = _choose(observed, summits)
+    row = np.arange(len(best)), best
     # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
     in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    return Fix(latitude[best], longitude[best], covariance[best], found.detected & in_lobe & np.isfinite(value[best]))
+    latitude, longitude, covariance = (values[row] for values in summits[:3])
+    return Fix(latitude, longitude, covariance, found.detected & in_lobe & alone)
+
+
+def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array]:
+    """Most likely summit of each scene, (S,), and whether it is a fix: within reach, and no other as likely, (S,) bool.
+
+    Of equally likely ones it is the one nearest the receivers.
+    """
+    centre = baselines.centroid(observed)
+    distance, _ = geodesy.geodesic(
+        summits.latitude_deg, summits.longitude_deg, centre.latitude_deg[:, None], centre.longitude_deg[:, None]
+    )
+    equal = summits.value >= summits.value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
+    best = np.where(equal, distance, np.inf).argmin(axis=1)
+    row = np.arange(len(best)), best
+    spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
+    apart, _ = geodesy.geodesic(
+        summits.latitude_deg,
+        summits.longitude_deg,
+        summits.latitude_deg[row][:, None],
+        summits.longitude_deg[row][:, None],
+    )
+    as_likely = summits.value > summits.value[row][:, None] - _RIVAL_LOG_LIKELIHOOD
+    distinct = apart > _SEPARATE_SIGMAS * np.hypot(spread, spread[row][:, None])
+    in_reach = np.maximum(distance, spread)[row] < MAX_RANGE_M[observed.propagation]
+    return best, np.isfinite(summits.value[row]) & in_reach & ~(as_likely & distinct).any(axis=1)

@@ -38,33 +38,46 @@ def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, 
     rate_hz = batch.attrs["sample_rate_hz"]
     rows = np.arange(len(observed.reference))
     plane, axis_m = position_grid(observed, _SIDE)
-    delay = grid_delays(observed, plane, rate_hz)  # (S, G, R)
-    present = np.isfinite(observed.latitude_deg)[:, None]
-    relative = np.where(present, delay - delay[rows, :, observed.reference][..., None], 0.0)
+    present = np.isfinite(observed.latitude_deg)
+    relative = _relative_delays(observed, plane, rate_hz)  # (S, G, R)
     widest = int(np.abs(relative).max()) // 2 + 2
     max_hz = 2 * batch.attrs["max_frequency_offset_hz"]
     power, bins = _power_over_noise(signals, observed.reference, widest, max_hz, rate_hz)
-
-    lag_index = relative / 2 + widest  # two samples a lag
-    below = lag_index.astype(int)
-    receiver = np.arange(delay.shape[2])
-    at_grid = power[rows[:, None, None], receiver, below] * (below + 1 - lag_index)
-    at_grid += power[rows[:, None, None], receiver, below + 1] * (lag_index - below)
-    total = at_grid.sum(axis=2)
+    total = _at_delays(power, relative).sum(axis=2)
     # The best of each 2 × 2, so that starts lie on either side of a receiver, and all along a ridge.
     half = _SIDE // 2
     blocks = np.arange(_SIDE**2).reshape(half, 2, half, 2).swapaxes(1, 2).reshape(-1, 4)
     block_best = blocks[np.arange(len(blocks)), total[:, blocks].argmax(axis=2)]  # (S, _SIDE² / 4)
     order = np.argsort(-np.take_along_axis(total, block_best, axis=1), axis=1, kind="stable")[:, :_NUM_STARTS]
-    starts = np.take_along_axis(block_best, order, axis=1)
-    lag = np.rint(relative[rows, starts[:, 0]] / 2).astype(int)
+    of_grid = plane[rows[:, None], np.take_along_axis(block_best, order, axis=1)]
+    start = np.concatenate(
+        [of_grid, _by_differences(observed, of_grid[:, 0]), _around_strongest(observed, axis_m)], axis=1
+    )
+
+    relative = _relative_delays(observed, start, rate_hz)
+    power_at_start = _at_delays(power, relative)  # (S, K, R)
+    best = power_at_start.sum(axis=2).argmax(axis=1)
+    lag = np.rint(relative[rows, best] / 2).astype(int)
     frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
     exact = np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2  # the peak that a pair found alone is this
+    detected = _agree_better_than_noise(power_at_start[rows, best], present.sum(axis=1), bins)
+    return Candidates(start, np.where(exact, fdoa_hz, frequency_hz), detected)
 
-    best = plane[rows[:, None], starts]
-    start = [best, _around_strongest(observed, axis_m), _by_differences(observed, best[:, 0])]
-    detected = _agree_better_than_noise(at_grid[rows, starts[:, 0]], present.sum(axis=(1, 2)), bins)
-    return Candidates(np.concatenate(start, axis=1), np.where(exact, fdoa_hz, frequency_hz), detected)
+
+def _relative_delays(observed: Observations, plane: Array, rate_hz: float) -> Array:
+    """Delays (S, G, R) from positions on the tangent plane against the reference, in samples; 0 where none is."""
+    delay = grid_delays(observed, plane, rate_hz)
+    of_reference = np.take_along_axis(delay, observed.reference[:, None, None], axis=2)
+    return np.where(np.isfinite(observed.latitude_deg)[:, None], delay - of_reference, 0.0)
+
+
+def _at_delays(power: Array, delay: Array) -> Array:
+    """Power (S, R, L), at lags of two samples about 0, at delays (S, G, R) in samples; at its ends where beyond."""
+    widest = power.shape[2] // 2
+    place = (delay / 2 + widest).clip(0, 2 * widest - 1)
+    below = place.astype(int)
+    scene, receiver = np.arange(len(power))[:, None, None], np.arange(power.shape[1])
+    return power[scene, receiver, below] * (below + 1 - place) + power[scene, receiver, below + 1] * (place - below)
 
 
 def _around_strongest(observed: Observations, axis_m: Array) -> Array:
