@@ -1,4 +1,4 @@
-"""Compiled kernels of the likelihood: largest eigenvalues of Gram matrices, interpolated in a table of correlations."""
+"""Compiled kernels of the likelihood: Gram matrices, interpolated in a table of correlations, and their eigenvalues."""
 
 import numpy as np
 
@@ -18,6 +18,22 @@ def largest_eigenvalues(table: Array, delay: Array, scene: Array | None = None) 
     ``scene`` (N,) says of which of the scenes each row of delays is; by default the rows are the scenes.
     """
     return _eigenvalues(table, np.arange(len(delay)) if scene is None else scene, delay, _FARROW)
+
+
+def gram_matrices(table: Array, delay: Array) -> Array:
+    """Gram matrices (S, R, R) of signals from which delays (S, R), in samples, are taken; table as above."""
+    matrices = np.empty((*delay.shape, delay.shape[1]), np.complex128)
+    _fill_gram_matrices(table, delay, _FARROW, matrices)
+    return matrices
+
+
+def correlate_with_others(table: Array, delay: Array, weight: Array, first: Array, count: int) -> Array:
+    """Correlations (S, R, L) of each receiver with the weighted sum of the others, as delays (S, R) align them.
+
+    Weights (S, R, R) of a receiver's others are along the last axis. Lags, in samples by which a receiver is later than
+    its delay says, are ``count`` steps of one sample from ``first`` (S, R) on; table as above.
+    """
+    return _correlate_with_others(table, delay, weight, first, count, _FARROW)
 
 
 @njit(cache=True)
@@ -45,6 +61,46 @@ def _eigenvalues(table: Array, scene_of: Array, delay: Array, farrow: Array) -> 
             vectors[0] = matrix[:, strongest]
             largest[row, position] = _power_iteration(matrix, vectors[0], vectors[1])
     return largest
+
+
+@njit(cache=True)
+def _fill_gram_matrices(table: Array, delay: Array, farrow: Array, matrices: Array) -> None:
+    """Fill ``matrices`` (S, R, R), see `gram_matrices`."""
+    scenes, size = delay.shape
+    middle = (table.shape[3] - 1) // 2
+    taps = np.empty(TAPS)
+    for scene in range(scenes):
+        for i in range(size):
+            matrices[scene, i, i] = table[scene, i, i, middle].real
+            for j in range(i):
+                lag = delay[scene, i] - delay[scene, j]
+                matrices[scene, i, j] = _interpolate(table[scene, i, j], middle + lag, farrow, taps)
+                matrices[scene, j, i] = matrices[scene, i, j].conjugate()
+
+
+@njit(cache=True)
+def _correlate_with_others(
+    table: Array, delay: Array, weight: Array, first: Array, count: int, farrow: Array
+) -> Array:
+    """See `correlate_with_others`."""
+    scenes, size = delay.shape
+    middle = (table.shape[3] - 1) // 2
+    taps = np.empty(TAPS)
+    total = np.zeros((scenes, size, count), np.complex128)
+    for scene in range(scenes):
+        for i in range(size):
+            for j in range(size):
+                if i == j:
+                    continue
+                lag = delay[scene, i] - delay[scene, j] + first[scene, i]
+                for step in range(count):
+                    # The table has i over j ≤ i alone; j over i is its conjugate at the opposite lag.
+                    if i > j:
+                        value = _interpolate(table[scene, i, j], middle + lag + step, farrow, taps)
+                    else:
+                        value = _interpolate(table[scene, j, i], middle - lag - step, farrow, taps).conjugate()
+                    total[scene, i, step] += value * weight[scene, i, j]
+    return total
 
 
 @njit(cache=True)

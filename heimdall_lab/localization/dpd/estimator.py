@@ -5,11 +5,13 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import baselines, observations
-from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s
+from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s, noise_energy
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
 from heimdall_lab.localization.dpd.refinement import Summits, refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
+from heimdall_lab.localization.dpd.verification import LeaveOneOut, leave_one_out_delays, misfit, probability
 from heimdall_lab.localization.dpd.whitening import whiten
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 from heimdall_lab.signals.measurements import with_measurements
@@ -18,6 +20,7 @@ _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
 _RIVAL_LOG_LIKELIHOOD = np.log(19)  # by which a fix is 95 % certain against one other
 _SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
+_LEAST_PROBABILITY = 1e-4  # by which the delays at a fix may be as far from it
 
 
 def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
@@ -107,11 +110,28 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
     summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
     best, alone = _choose(observed, summits)
-    row = np.arange(len(best)), best
+    summit = summits.select(best)
+    measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
     # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
     in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    latitude, longitude, covariance = (values[row] for values in summits[:3])
-    return Fix(latitude, longitude, covariance, found.detected & in_lobe & alone)
+    consistent = _agree(observed, summit, measured, sigma_s)
+    # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
+    spread_m = summit.gain * np.nan_to_num(measured.incoherent_s * rate_hz)[:, None]
+    return Fix(
+        summit.latitude_deg,
+        summit.longitude_deg,
+        summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
+        found.detected & in_lobe & alone & consistent,
+    )
+
+
+def _agree(observed: Observations, summit: Summits, measured: LeaveOneOut, sigma_s: Array) -> Array:
+    """Whether the receivers' delays differ from those of a fix by no more than noise, clocks and paths, (S,) bool."""
+    _, gradient = observations.distances(observed, summit.latitude_deg, summit.longitude_deg)
+    squared, freedom = misfit(
+        measured.delay_s, measured.sigma_s**2 + sigma_s**2, np.nan_to_num(gradient) / SPEED_OF_LIGHT
+    )
+    return probability(squared, freedom) > _LEAST_PROBABILITY
 
 
 def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array]:

@@ -29,6 +29,10 @@ class Summits(NamedTuple):
     delay_error: Array  # (S, K, R) samples, the most likely ones
     gain: Array  # (S, K, 2, R) m east and north per sample by which a receiver's delay is later
 
+    def select(self, start: Array) -> "Summits":
+        """Take the summit that one start (S,) of each scene reached."""
+        return Summits(*(values[np.arange(len(start)), start] for values in self))
+
 
 class _State(NamedTuple):
     """Where the refinement of N starts stands."""
