@@ -17,6 +17,7 @@ _SIDE = 40  # grid positions along each side of the square that is searched, of 
 _HALF_WIDTH = 2.0  # of that square, in distances of the outermost receiver from the middle of all
 _NUM_STARTS = 8  # of the grid that are refined
 _GUMBEL_MEAN, _GUMBEL_SIGMA = np.euler_gamma, np.pi / 6**0.5  # of the largest of many exponential variables, less ln n
+_PAIR_LOG_LIKELIHOOD = 14.0  # of a pair's peak above the largest of noise's, which one in a million exceeds
 _DETECTION_SIGMAS = 7.0  # above the noise's mean, which the best of some thousand positions does not reach
 
 
@@ -33,7 +34,7 @@ def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, 
 
     Against the reference alone, the likelihood is the sum of the pairs' squared cross-ambiguities, each at its best
     frequency. It chooses the frequencies, and the starts among whose maxima the joint likelihood decides. ``fdoa_hz``
-    (S, R), what pairs alone show, is kept where the search finds the same peak.
+    (S, R), what pairs alone show, is kept where they show it clearly, or the search finds the same peak.
     """
     rate_hz = batch.attrs["sample_rate_hz"]
     rows = np.arange(len(observed.reference))
@@ -59,7 +60,8 @@ def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, 
     best = power_at_start.sum(axis=2).argmax(axis=1)
     lag = np.rint(relative[rows, best] / 2).astype(int)
     frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
-    exact = np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2  # the peak that a pair found alone is this
+    found = _found_alone(observed, power, bins, rate_hz)
+    exact = found | (np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2)
     detected = _agree_better_than_noise(power_at_start[rows, best], present.sum(axis=1), bins)
     return Candidates(start, np.where(exact, fdoa_hz, frequency_hz), detected)
 
@@ -92,6 +94,16 @@ def _around_strongest(observed: Observations, axis_m: Array) -> Array:
     strongest = observations.Fix(latitude, longitude, None, None)
     steps = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
     return observations.tangent_plane(observed, strongest)[:, None] + steps
+
+
+def _found_alone(observed: Observations, power: Array, bins: int, rate_hz: float) -> Array:
+    """Whether the peak of a receiver with the reference alone is beyond chance, (S, R) bool.
+
+    The power (S, R, L) is over its mean in noise, the largest of ``bins`` frequencies.
+    """
+    delay = observed.pseudorange_m / SPEED_OF_LIGHT * rate_hz
+    at_delay = _at_delays(power, np.nan_to_num(delay)[:, None])[:, 0]
+    return np.isfinite(delay) & (at_delay > np.log(bins * power.shape[2]) + _PAIR_LOG_LIKELIHOOD)
 
 
 def _by_differences(observed: Observations, best: Array) -> Array:
