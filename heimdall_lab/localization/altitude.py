@@ -9,7 +9,7 @@ from heimdall_lab.core.arrays import Array
 
 LEAST_GROUND_SIGMA_M = 100.0  # of a transmitter near the ground of which nothing else is known
 _EXACT_M = 1e-3  # standard deviation of an altitude that is stated as exact
-_STATED = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*(?:(?:\+/?-|±)\s*(\d+(?:\.\d*)?))?\s*")
+_WRITTEN = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*(?:(?:\+/?-|±)\s*(\d+(?:\.\d*)?))?\s*")
 
 
 def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
@@ -75,7 +75,7 @@ def parse_altitude(text: str) -> tuple[float, float]:
     ValueError
         If it is not of this form.
     """
-    if (found := _STATED.fullmatch(text)) is None:
+    if (found := _WRITTEN.fullmatch(text)) is None:
         raise ValueError(f"{text!r} is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation")
     return float(found[1]), float(found[2] or 0.0)
 
