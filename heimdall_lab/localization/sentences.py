@@ -15,15 +15,15 @@ from heimdall_lab.localization import altitude, bounds, error_law, errors
 from heimdall_lab.localization.observations import STATUS
 
 SHORT_STATUS = {  # of what is no fix, for legends
-    "silent": "not heard",
-    "unobserved": "too few measurements",
-    "far": "too far or uncertain",
-    "misfit": "measurements contradict",
-    "link": "one link contradicts",
-    "ambiguous": "another place fits",
+    "silent": "silent",
+    "unobserved": "unobserved",
+    "far": "too far",
+    "misfit": "misfit",
+    "link": "one bad link",
+    "ambiguous": "ambiguous",
     "noise": "only noise",
-    "clocks": "clocks too loose",
-    "untrained": "unlike training",
+    "clocks": "loose clocks",
+    "untrained": "untrained",
 }
 CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}
 _LEAST_SHARE = 0.05  # of the uncertainty, below which a cause of it is left out

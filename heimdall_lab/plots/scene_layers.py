@@ -92,7 +92,7 @@ def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
         error_m = distance.item() if truth_known else math.nan
         status = str(fix.status.values)
         label = f"{name}: {length_text(error_m)} off" if math.isfinite(error_m) else name
-        label += "" if status == "ok" else f" (no fix: {SHORT_STATUS[status]})"
+        label = label if status == "ok" else f"{name}: no fix ({SHORT_STATUS[status]})"
         position = geodesy.ecef(fix.latitude.values, fix.longitude.values, altitude_m)
         law = fix.covariance.values, fix.freedom.item()
         others = np.array([rival[:2] for rival in rivals(fix)]).reshape(-1, 2)

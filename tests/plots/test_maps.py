@@ -108,8 +108,8 @@ def test_fix_map_without_truth_is_around_the_surest_fix(dataset: xr.Dataset) -> 
 @pytest.mark.parametrize("status", [status for status in STATUS if status != "ok"])
 def test_candidates_that_are_no_fix_say_why(status: str) -> None:
     picture = plots.scene_map(valley(), 0, stated(status))
-    (points,), (outline,) = (layers(picture, kind, "(no fix: ") for kind in (hv.Points, hv.Curve))
-    assert points.label == outline.label == f"tdoa_ls (no fix: {SHORT_STATUS[status]})"
+    (points,), (outline,) = (layers(picture, kind, "no fix") for kind in (hv.Points, hv.Curve))
+    assert points.label == outline.label == f"tdoa_ls: no fix ({SHORT_STATUS[status]})"
     assert outline.opts.get("style").kwargs["line_dash"] == "dotted"
     (found,) = layers(plots.scene_map(valley(), 0, stated()), hv.Curve, "tdoa_ls")
     assert (found.label, found.opts.get("style").kwargs["line_dash"]) == ("tdoa_ls", "solid")
@@ -118,7 +118,7 @@ def test_candidates_that_are_no_fix_say_why(status: str) -> None:
 def test_other_places_that_fit_are_small_open_markers_within_the_view() -> None:
     rivals = ((45.05, 8.25), (46.0, 8.0))
     picture = plots.scene_map(valley(), 0, stated("ambiguous", rivals=rivals))
-    fix, others = (columns(layers(picture, hv.Points, label)[0]) for label in ("tdoa_ls (no fix", "fits as well"))
+    fix, others = (columns(layers(picture, hv.Points, label)[0]) for label in ("tdoa_ls: no fix", "fits as well"))
     apart_km = [geodesy.geodesic(*PLACE, *rival)[0] / 1e3 for rival in rivals]
     np.testing.assert_allclose(np.hypot(*(others - fix).T), apart_km, rtol=1e-3)
     x_range, y_range = (picture.opts.get("plot").kwargs[name] for name in ("xlim", "ylim"))

@@ -38,16 +38,16 @@ VIEWS = ("Lines", "Network", "Ellipse")
 
 _REMEDY = "use the shell command 'heimdall-lab locate' for larger ones"
 _TABLE = "receivers.csv"  # what the table of receivers is called beside them
-_FRAME = {"frame_width": 470, "frame_height": 349}
-_PICTURE_PX = (760, 445)  # fixed: Bokeh fails where a new picture resizes what holds it
+_FRAME = {"frame_width": 430, "frame_height": 319}
+_PICTURE_PX = (760, 415)  # fixed: Bokeh fails where a new picture resizes what holds it
 _PAGE_SIZE = 10
 _TITLES = {
     "sample": "window",
-    "latitude_deg": "latitude, °",
-    "longitude_deg": "longitude, °",
+    "latitude_deg": "lat, °",
+    "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
-    "sigma_east_m": "σ east, m",
-    "sigma_north_m": "σ north, m",
+    "sigma_east_m": "σ E, m",
+    "sigma_north_m": "σ N, m",
     "status": "status",
     "checked": "checked",
     "error_m": "error, m",
@@ -57,7 +57,7 @@ _TITLES = {
     "noise_std_us": "σ of noise, µs",
     "total_std_us": "σ in all, µs",
 }
-_DETAIL_TITLES = {"quantity": "of this fix", "value": ""}
+_DETAIL_TITLES = {"quantity": "quantity", "value": "value"}
 _NOT_IN_TABLE = ["correlation", "converged", "misfit"]  # which the sentences and the details tell
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
@@ -310,7 +310,7 @@ class Locate(Viewer):
                 self.param.position, label="True position (optional)", description=self.param.position.doc, **wide
             ),
             "altitude": pmui.TextInput.from_param(
-                self.param.altitude, label="Altitude ± σ, m (optional)", description=self.param.altitude.doc, **wide
+                self.param.altitude, label="Altitude ± σ, m", description=self.param.altitude.doc, **wide
             ),
         }
         self._upload = FileInput(
@@ -386,7 +386,7 @@ class Locate(Viewer):
         self._results = pmui.Column(
             self._summary,
             details,
-            pmui.Row(views, self._window),
+            pmui.Row(views, self._window, margin=(10, 0, 0, 0)),
             pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
             section("Fixes", self._fix_rows),
             section("Measured time differences", self._difference_rows),
