@@ -36,6 +36,7 @@ CASES = {
     **{f"gdop {kind}": (lambda r, t, _, kind=kind: bounds.gdop(r, t, kind)) for kind in bounds.GDOP_KINDS},
     "crlb": lambda r, t, sigma: bounds.crlb(r, t, toa_sigma_s=sigma["toa_sigma_s"]),
     "crlb, levels too": lambda r, t, sigma: bounds.crlb(r, t, **sigma),
+    "crlb, altitude unknown": lambda r, t, sigma: bounds.crlb(r, t, **sigma, altitude_sigma_m=np.array(100.0)),
 }
 
 

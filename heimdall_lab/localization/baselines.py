@@ -47,9 +47,9 @@ def strongest(observed: Observations) -> tuple[Fix, None]:
     squared = np.where(scattered, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
     others = np.maximum(scattered.sum(axis=1) - 1, 1)
     covariance = (squared / others / 4)[:, None, None] * np.eye(2)
-    place = (degrees[rows, best] for degrees in (observed.latitude_deg, observed.longitude_deg))
+    latitude, longitude = (degrees[rows, best] for degrees in (observed.latitude_deg, observed.longitude_deg))
     status = np.where(measured.any(axis=1), "ok", "silent")
-    fix = fix_without_rivals(*place, _with_least_spread(covariance), status)
+    fix = fix_without_rivals(latitude, longitude, _with_least_spread(covariance), status)
     return centroid_where(status == "silent", fix, observed), None
 
 

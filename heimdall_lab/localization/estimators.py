@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization import altitude, integrity, learned, observations
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.learned import HasTrained, Predictor
@@ -79,7 +80,7 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
     observed = observations.from_dataset(dataset)
     fix, evidence = estimate(observed, dataset)
     judged = integrity.assess(fix, evidence, freedom)
-    status = np.where(fix.converged, judged.status, fix.status)
+    status: Array = np.where(fix.converged, judged.status, fix.status)
     east, north = observations.tangent_plane(observed, fix.latitude_deg, fix.longitude_deg).T
     variables = {
         "latitude": (fix.latitude_deg, "degrees_north", "WGS84 latitude of the fix"),

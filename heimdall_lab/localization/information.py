@@ -85,7 +85,7 @@ def levels(
         raise ValueError(
             f"rss_correlation: is not positive definite ({error}); give receivers at one place an error of their own"
         ) from error
-    independent = np.moveaxis(np.linalg.solve(factor, np.where(measured[..., None], columns, 0.0)), -1, 0)
+    independent = [*np.moveaxis(np.linalg.solve(factor, np.where(measured[..., None], columns, 0.0)), -1, 0)]
     axes = len(gradient)
     return Measurements(independent[:axes], measured.astype(float), independent[axes:])
 

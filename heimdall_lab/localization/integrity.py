@@ -10,7 +10,7 @@ testing procedure for use in geodetic networks (1968), for faults just below not
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -50,6 +50,11 @@ class Evidence(NamedTuple):
     late_excess_m: float = 0.0  # by how much in the mean
 
     @property
+    def unknowns(self) -> int:
+        """Directions that the fixes took up of the errors, and the offset."""
+        return 3 if self.is_least_squares else 1
+
+    @property
     def expects_late(self) -> bool:
         """Whether errors are not normal for that."""
         return self.late_ratio > 0 and self.late_excess_m > 0
@@ -70,7 +75,7 @@ class Integrity(NamedTuple):
     undetected_m: Array  # (S,), how far a fault of one measurement just below notice would move the fix
 
 
-def delays(observed: Observations, fix: Fix, used: Array, **how: float) -> Evidence:
+def delays(observed: Observations, fix: Fix, used: Array, **how: Any) -> Evidence:
     """Delays (S, R) that fixes rest on; ``how`` they do in the fields of `Evidence`."""
     expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg)
     return Evidence(
@@ -105,6 +110,22 @@ def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
     )
 
 
+class _Linear(NamedTuple):
+    """The best positions of S scenes by their measurements, as linear equations about their fixes."""
+
+    nothing: Array  # (S,) bool, where nothing is measured
+    used: Array  # (S, R) bool
+    surplus: Array  # (S,) measurements more than unknowns
+    weight: Array  # (S, R)
+    spread: Array  # (S, 4, 4), inverse information of east, north, up and offset
+    gain: Array  # (S, 4, R), change of these by each measurement
+    altitude_shift: Array  # (S, 2) m, for one standard deviation of the altitude
+    step: Array  # (S, 4) from the fix
+    left: Array  # (S, R), residuals after that
+    chi_squared: Array  # (S,)
+    redundancy: Array  # (S, R), share of each error that shows in its own residual
+
+
 def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Integrity:
     """Say of each fix how uncertain it is, by what, and whether the measurements that it rests on agree.
 
@@ -114,7 +135,43 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     without = _unassessed(fix)
     if evidence is None:
         return without
-    unknowns = 3 if evidence.is_least_squares else 1
+    linear = _linear(fix, evidence)
+    surplus, tested = linear.surplus, linear.surplus > 0
+    scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
+    covariance, budget = _covariance(fix, evidence, linear, scale)
+    freedom_of_law = np.minimum(surplus + evidence.sigma_freedom, freedom)
+    seen = linear.used & (linear.redundancy > _LEAST_REDUNDANCY)
+    separation = np.where(seen, linear.left**2 * linear.weight / np.where(seen, linear.redundancy, 1.0), 0.0)
+    noticed = _studentised(separation, linear.chi_squared, surplus, evidence.sigma_freedom)
+    largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
+    reasons = {
+        "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
+        "misfit": tested & (linear.chi_squared > largest_misfit),
+    }
+    fault = np.sqrt((largest_separation * scale)[:, None] / np.where(seen, linear.weight * linear.redundancy, 1.0))
+    unnoticed = np.where(linear.used, np.inf, 0.0)[:, None]
+    move = np.where(seen[:, None], linear.gain[:, :2] * fault[:, None], unnoticed)  # (S, 2, R) m
+    hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom_of_law)[:, None]
+    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1)
+    judged = Integrity(
+        covariance=covariance,
+        freedom=freedom_of_law,
+        budget_m=np.sqrt(budget),
+        altitude_m=linear.step[:, 2],
+        altitude_sigma_m=np.sqrt(linear.spread[:, 2, 2]),
+        misfit=np.where(tested, linear.chi_squared / np.maximum(surplus, 1), np.nan),
+        status=np.select(list(reasons.values()), list(reasons), "ok"),
+        suspect=np.where(surplus > 1, noticed.argmax(axis=1), -1),
+        checked=np.select([~tested, weakly], ["no", "weakly"], "yes"),
+        undetected_m=np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf),
+    )
+    chosen = zip(without, judged, strict=True)
+    return Integrity(
+        *(np.where(linear.nothing.reshape(-1, *[1] * (own.ndim - 1)), other, own) for other, own in chosen)
+    )
+
+
+def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     nothing = evidence.used.sum(axis=1) < (1 if evidence.knows_altitude else 3)
     nothing |= np.isin(fix.status, NOTHING)
     used = evidence.used & ~nothing[:, None]
@@ -123,76 +180,62 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     jacobian = np.where(used[..., None], jacobian, 0.0)  # (S, R, 4)
     residual = np.where(used, evidence.residual, 0.0)
     residual -= residual.sum(axis=1, keepdims=True) / np.maximum(count, 1)[:, None] * used
-    variance = np.where(used[..., None], evidence.variance, 0.0)
     weight = np.where(used, 1 / np.where(used, evidence.variance.sum(axis=-1), 1.0), 0.0)
-    height = np.zeros((len(used), 4, 4))
-    height[:, 2, 2] = 1 / evidence.altitude_sigma_m**2
-    measured = jacobian.swapaxes(1, 2) @ (weight[..., None] * jacobian) + height
-    measured[nothing] = np.eye(4)
-    own = np.zeros_like(measured)
-    if not evidence.is_least_squares:
-        own[:, :2, :2] = np.nan_to_num(information.inverse(fix.covariance))
-    spread = _inverse(measured + own)  # (S, 4, 4)
-    gain = spread @ (jacobian * weight[..., None]).swapaxes(1, 2)  # (S, 4, R), change of a fix by each measurement
+    weighted = (jacobian * weight[..., None]).swapaxes(1, 2)  # (S, 4, R)
+    information_of_all = weighted @ jacobian
+    information_of_all[:, 2, 2] += 1 / evidence.altitude_sigma_m**2
+    information_of_all[nothing] = np.eye(4)
+    of_measurements = _inverse(information_of_all)
+    if evidence.is_least_squares:
+        spread = of_measurements
+    else:
+        information_of_all[:, :2, :2] += np.nan_to_num(information.inverse(fix.covariance))
+        spread = _inverse(information_of_all)
+    gain = spread @ weighted
     step = (gain @ residual[..., None])[..., 0]
-    left = residual - (jacobian @ step[..., None])[..., 0]  # residuals of the best position
-    chi_squared = np.maximum((residual * weight * left).sum(axis=1), 0.0)
-    redundancy = 1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1)  # (S, R), of each one's error, seen in its residual
-    surplus = np.maximum(count - unknowns, 0)
-
-    scale = np.maximum(_variance_scale(evidence, chi_squared, surplus), evidence.least_scale)
-    parts = np.einsum("skr,src,slr->sckl", gain[:, :2], variance, gain[:, :2], optimize=True)
-    parts[:, SCALED] *= scale[:, None, None, None]
+    left = residual - (jacobian @ step[..., None])[..., 0]
     # A fix that knows nothing of the altitude is as wrong by it as least squares are.
-    shift = (spread if evidence.knows_altitude else _inverse(measured))[:, :2, 2] / evidence.altitude_sigma_m[:, None]
-    parts = np.concatenate([parts, (shift[..., None] * shift[:, None])[:, None]], axis=1)
+    height = (spread if evidence.knows_altitude else of_measurements)[:, :2, 2]
+    return _Linear(
+        nothing=nothing,
+        used=used,
+        surplus=np.maximum(count - evidence.unknowns, 0),
+        weight=weight,
+        spread=spread,
+        gain=gain,
+        altitude_shift=height / evidence.altitude_sigma_m[:, None],
+        step=step,
+        left=left,
+        chi_squared=np.maximum((residual * weight * left).sum(axis=1), 0.0),
+        redundancy=1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1),
+    )
+
+
+def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array]:
+    """Covariance (S, 2, 2) m² and what it is made of, (S, BUDGET) m², with a factor (S,) on what it scales."""
+    if np.isfinite(evidence.sigma_freedom):
+        # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
+        scale = scale / error_law.scale(linear.surplus + evidence.sigma_freedom)
+    gain = linear.gain[:, :2]
+    variance = np.where(linear.used[..., None], evidence.variance, 0.0)
+    parts = np.einsum("skr,src,slr->sckl", gain, variance, gain, optimize=True)
+    parts[:, SCALED] *= scale[:, None, None, None]
+    by_altitude = linear.altitude_shift[:, :, None] * linear.altitude_shift[:, None]
+    parts = np.concatenate([parts, by_altitude[:, None]], axis=1)
     budget = np.einsum("sckk->sc", parts)
     if evidence.is_least_squares:
-        covariance = parts.sum(axis=1)
-    else:
-        covariance = fix.covariance * scale[:, None, None]
-        if not evidence.knows_altitude:
-            covariance = covariance + parts[:, -1]
-        budget = _shared_budget(budget, covariance, evidence.knows_altitude)
-    freedom = np.minimum(surplus + evidence.sigma_freedom, freedom)
-
-    seen = used & (redundancy > _LEAST_REDUNDANCY)
-    separation = np.where(seen, left**2 * weight / np.where(seen, redundancy, 1.0), 0.0)
-    largest_misfit, largest_separation = _limits(evidence, count, surplus)
-    noticed = _studentised(separation, chi_squared, surplus, evidence.sigma_freedom)
-    tested = surplus > 0
-    reasons = {
-        "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
-        "misfit": tested & (chi_squared > largest_misfit),
-    }
-    fault = np.sqrt((largest_separation * scale)[:, None] / np.where(seen, weight * redundancy, 1.0))
-    move = np.where(seen[:, None], gain[:, :2] * fault[:, None], np.where(used, np.inf, 0.0)[:, None])  # (S, 2, R) m
-    hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom)[:, None]
-    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1)
-    judged = Integrity(
-        covariance=covariance,
-        freedom=freedom,
-        budget_m=np.sqrt(budget),
-        altitude_m=step[:, 2],
-        altitude_sigma_m=np.sqrt(spread[:, 2, 2]),
-        misfit=np.where(tested, chi_squared / np.maximum(surplus, 1), np.nan),
-        status=np.select(list(reasons.values()), list(reasons), "ok"),
-        suspect=np.where(surplus > 1, noticed.argmax(axis=1), -1),
-        checked=np.select([~tested, weakly], ["no", "weakly"], "yes"),
-        undetected_m=np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf),
-    )
-    chosen = zip(without, judged, strict=True)
-    return Integrity(*(np.where(nothing.reshape(-1, *[1] * (own.ndim - 1)), other, own) for other, own in chosen))
+        return parts.sum(axis=1), budget
+    covariance = fix.covariance * scale[:, None, None]
+    if evidence.knows_altitude:
+        return covariance, _shared(budget, covariance)
+    shared = _shared(budget[:, :-1], covariance)
+    return covariance + by_altitude, np.concatenate([shared, budget[:, -1:]], axis=1)
 
 
-def _shared_budget(budget: Array, covariance: Array, knows_altitude: bool) -> Array:
-    """Variances by cause (S, BUDGET) in the proportion of ``budget`` that make up a covariance of its own."""
-    of_altitude = 0.0 if knows_altitude else budget[:, -1]
-    shared = budget if knows_altitude else budget[:, :-1]
-    rest = np.trace(covariance, axis1=1, axis2=2) - of_altitude
-    total = shared.sum(axis=1)
-    shared = shared * np.where(total > 0, rest / np.where(total > 0, total, 1.0), np.nan)[:, None]
-    return shared if knows_altitude else np.concatenate([shared, budget[:, -1:]], axis=1)
+def _shared(parts: Array, covariance: Array) -> Array:
+    """Variances (S, C) in the proportion of parts that make up a covariance (S, 2, 2)."""
+    total, whole = parts.sum(axis=1), np.trace(covariance, axis1=1, axis2=2)
+    return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), np.nan)[:, None]
 
 
 def _unassessed(fix: Fix) -> Integrity:
@@ -241,14 +284,23 @@ def _limits(evidence: Evidence, count: Array, surplus: Array) -> tuple[Array, Ar
         sigma_m = np.where(evidence.used, np.sqrt(evidence.variance.sum(axis=-1)), 0.0).sum(axis=1)
         excess = evidence.late_excess_m * count / np.maximum(sigma_m, 1e-300)
         laws = zip(count.tolist(), np.minimum(excess, _most_excess(evidence.late_ratio)).round(1).tolist(), strict=True)
-        taken = 3 if evidence.is_least_squares else 1
-        limits = np.array([_late_limits(*law, evidence.late_ratio, taken) for law in laws]).reshape(-1, 2)
+        limits = np.array([_late_limits(*law, evidence.late_ratio, evidence.unknowns) for law in laws]).reshape(-1, 2)
         return limits[:, 0], limits[:, 1]
-    freedom, single = np.maximum(surplus, 1), FALSE_ALARM / np.maximum(count, 1)
-    if np.isinf(evidence.sigma_freedom):
-        return scipy.special.chdtri(freedom, FALSE_ALARM), scipy.special.chdtri(1, single)
-    beyond = freedom * scipy.special.fdtri(freedom, evidence.sigma_freedom, 1 - FALSE_ALARM)
-    return beyond, scipy.special.fdtri(1, evidence.sigma_freedom + np.maximum(surplus - 1, 0), 1 - single)
+    single, others = FALSE_ALARM / np.maximum(count, 1), np.maximum(surplus - 1, 0)
+    separation = (
+        scipy.special.chdtri(1, single)
+        if np.isinf(evidence.sigma_freedom)
+        else scipy.special.fdtri(1, evidence.sigma_freedom + others, 1 - single)
+    )
+    return largest_misfit(surplus, evidence.sigma_freedom), separation
+
+
+def largest_misfit(surplus: Array, sigma_freedom: float) -> Array:
+    """χ² that FALSE_ALARM of the scenes exceed with (S,) more measurements than unknowns, where errors are normal."""
+    freedom = np.maximum(surplus, 1)
+    if np.isinf(sigma_freedom):
+        return scipy.special.chdtri(freedom, FALSE_ALARM)
+    return freedom * scipy.special.fdtri(freedom, sigma_freedom, 1 - FALSE_ALARM)
 
 
 def _most_excess(ratio: float) -> float:

@@ -81,7 +81,7 @@ class Observations(NamedTuple):
     link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
     sigma_freedom: float  # degrees of freedom of what is known of the scale of ``sigma_m``; infinite in simulations
 
-    def select(self, rows: slice) -> Self:
+    def select(self, rows: slice | Array) -> Self:
         """Take some scenes."""
         return self._each_array(lambda values: values[rows])
 
@@ -151,7 +151,7 @@ def _delay_variance_m2(dataset: xr.Dataset) -> Array:
     if "receiver_position_std" in dataset:
         position_m = dataset["receiver_position_std"].values
     else:
-        position_m = 0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M
+        position_m = np.asarray(0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M)
     sigmas_s = dataset.toa_std_s.values, bounds.clock_sigma_s(dataset), dataset.attrs["path_delay_sigma_s"]
     noise, clocks, paths = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
     return np.stack(np.broadcast_arrays(noise, clocks, paths, np.square(position_m)), axis=-1)

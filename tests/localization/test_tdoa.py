@@ -3,61 +3,23 @@
 import numpy as np
 import pytest
 import xarray as xr
+from measured_delays import NOISE_S, measured, ring
 from scipy import special, stats
 
 import heimdall_lab as hl
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.datasets import schema
 from heimdall_lab.localization.errors import position_errors
 
 pyproj = pytest.importorskip("pyproj")
 
-NOISE_S = 0.1e-6
 EXCESS_S = 2e-6
 RATIO = 0.3
-
-
-def measured(receivers: np.ndarray, transmitter: np.ndarray, delay_s: np.ndarray, **attrs: object) -> xr.Dataset:
-    """Scenes of receivers (S, R, 2) and transmitters (S, 2), degrees, with these errors of arrival (S, R)."""
-    to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
-    here, there = (
-        np.stack(to_ecef.transform(place[..., 0], place[..., 1], np.zeros(place.shape[:-1])), axis=-1)
-        for place in (receivers, transmitter)
-    )
-    distance_m = np.linalg.norm(here - there[:, None], axis=-1)
-    arrival_s = distance_m / SPEED_OF_LIGHT + delay_s
-    scenes, links = arrival_s.shape
-    flat, each = np.zeros((scenes, links)), np.ones((scenes, links), dtype=bool)
-    known = {
-        "receiver_present": each,
-        "receiver_latitude": receivers[..., 0],
-        "receiver_longitude": receivers[..., 1],
-        "receiver_altitude": flat,
-        "transmitter_latitude": transmitter[:, 0],
-        "transmitter_longitude": transmitter[:, 1],
-        "waveform": np.full(scenes, "unknown"),
-        "rssi_dbm": -20 * np.log10(distance_m),
-        "snr_db": flat,
-        "tdoa_s": arrival_s - arrival_s[:, :1],
-        "fdoa_hz": flat,
-        "toa_std_s": flat + NOISE_S,
-        "tdoa_std_s": flat + NOISE_S,
-        "coherence": flat,
-        "heard": each,
-        "reference_receiver": np.zeros(scenes, dtype=int),
-    }
-    network = dict.fromkeys(schema.ATTRIBUTES, 0.0) | {"propagation": "line_of_sight", "link_sigma_db": np.nan}
-    coords = {"sample": np.arange(scenes), "receiver_name": ("receiver", [f"R{link}" for link in range(links)])}
-    return schema.check(schema.label(schema.unknown(scenes, links) | known, coords, network | attrs))
 
 
 def late_scenes(seed: int, scenes: int, links: int = 7, ratio: float = RATIO) -> xr.Dataset:
     """Receivers on a ring of about 40 km around the transmitter's surroundings, a share of them late."""
     rng = np.random.Generator(np.random.Philox(seed))
-    angle = 2 * np.pi * (np.arange(links) + rng.uniform(-0.3, 0.3, (scenes, links))) / links
-    radius = rng.uniform(0.2, 0.5, (scenes, links))
-    receivers = np.stack([45 + radius * np.sin(angle), 8 + 1.4 * radius * np.cos(angle)], axis=-1)
-    transmitter = np.array([45.0, 8.0]) + rng.uniform(-0.15, 0.15, (scenes, 2))
+    receivers, transmitter = ring(rng, scenes, links)
     late = rng.uniform(size=(scenes, links)) < ratio
     delay_s = NOISE_S * rng.standard_normal((scenes, links)) + late * rng.exponential(EXCESS_S, (scenes, links))
     return measured(

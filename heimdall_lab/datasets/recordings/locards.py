@@ -48,6 +48,9 @@ _ATTRIBUTES = {
     "max_frequency_offset_hz": np.nan,
     "link_sigma_db": 6.0,  # antennas of sensors and aircraft, unlike in every direction
     "min_snr_db": np.nan,
+    # Of aircraft that do not report it: anything up to 12 km, as even.
+    "transmitter_altitude_m": 6000.0,
+    "transmitter_altitude_sigma_m": 12000 / np.sqrt(12),
 }
 
 _ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")

@@ -264,7 +264,7 @@ def _similar(value: float, learned: float) -> bool:
 def _reach_m(latitude_deg: Array, longitude_deg: Array) -> Array:
     """Distance of the outermost of the receivers (..., R) from the middle of all, (...)."""
     middle = geodesy.tangent_plane_origin(latitude_deg, longitude_deg)
-    distance_m, _ = geodesy.geodesic(*(degrees[..., None] for degrees in middle), latitude_deg, longitude_deg)
+    distance_m, _ = geodesy.geodesic(middle[0][..., None], middle[1][..., None], latitude_deg, longitude_deg)
     reach_m: Array = np.nanmax(distance_m, axis=-1)
     return reach_m
 
