@@ -264,7 +264,8 @@ class Locate(Viewer):
         if self.sample not in samples:
             self.sample = samples[0]
         self._window.visible = len(samples) > 1
-        show_rows(self._fix_rows, tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE))
+        rows = tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE)
+        show_rows(self._fix_rows, rows.round({"latitude_deg": 5, "longitude_deg": 5}))
         show_rows(self._difference_rows, tables.difference_table(dataset))
         self._show_receivers(tables.receiver_table(dataset))
         self._set_results_visible(True)
