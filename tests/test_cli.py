@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import pytest
 import xarray as xr
+from stated_fixes import PLACE, valley
 
 import heimdall_lab as hl
 from heimdall_lab import cli
+from heimdall_lab.core import geodesy
 from heimdall_lab.core.presets import PRESETS
 from heimdall_lab.datasets import schema
 from heimdall_lab.learning.trained import save
 from heimdall_lab.localization import learned
+from heimdall_lab.localization.observations import STATUS
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
 
@@ -132,9 +135,51 @@ def test_locate_prints_a_fix_with_error_and_bound_for_each_scene(run, folder):
         assert row["covariance_m2"][0][0] == pytest.approx(row["sigma_east_m"] ** 2, rel=0.1)
         assert len({d["later_than"] for d in row["time_differences"]}) == 1
         assert len({d["receiver"] for d in row["time_differences"]}) == len(row["time_differences"]) >= 3
-    text = run("locate", folder).stdout
-    assert len(text.strip().splitlines()) == 7
-    assert "crlb_rmse_m" in text.splitlines()[0]
+    header, *table, blank, summary = run("locate", folder).stdout.splitlines()
+    assert (len(table), blank) == (6, "")
+    assert {"converged", "status", "checked", "misfit", "crlb_rmse_m"} <= set(header.split())
+    assert summary.startswith("6 of 6 scenes have a fix (")
+
+
+def test_locate_says_of_a_fix_what_it_is_worth(run, monkeypatch):
+    monkeypatch.setattr(hl, "open_dataset", lambda _: valley())
+    text = run("locate", "valley").stdout
+    assert "tdoa_ls found this place, checked weakly: a fault of one receiver" in text
+    assert "; assuming near the ground (2,100 ± 1,900 m)." in text
+    (row,) = json.loads(run("locate", "valley", "--json").stdout)
+    assert (row["status"], row["converged"], row["checked"], row["rivals"]) == ("ok", True, "weakly", [])
+    assert row["misfit"] < 10
+    assert row["undetected_m"] > 100
+    assert row["altitude_sigma_m"] > 100
+    total_m = sum(value**2 for value in row["budget_m"].values()) ** 0.5
+    assert total_m == pytest.approx((row["covariance_m2"][0][0] + row["covariance_m2"][1][1]) ** 0.5)
+    assert row["budget_m"]["noise"] > row["budget_m"]["paths"] == 0
+
+
+def test_locate_says_why_there_is_no_fix(run, monkeypatch):
+    monkeypatch.setattr(hl, "open_dataset", lambda _: valley(late_s=60e-6))
+    text = run("locate", "valley").stdout
+    assert re.search(r"No fix by tdoa_ls: .*; the best candidate is 4\d\.\d{4}° N 7\.\d{4}° E\.", text)
+    (row,) = json.loads(run("locate", "valley", "--json").stdout)
+    assert not row["converged"]
+    assert row["status"] in set(STATUS) - {"ok"}
+
+
+@pytest.mark.parametrize("altitude", ["300+-20", "300±20", "300 +/- 20"])
+def test_an_altitude_that_is_given_takes_the_place_of_the_ground(run, monkeypatch, altitude):
+    monkeypatch.setattr(hl, "open_dataset", lambda _: valley())
+    (row,) = json.loads(run("locate", "valley", "--altitude", altitude, "--json").stdout)
+    assert row["altitude_sigma_m"] == pytest.approx(20, rel=0.05)
+    assert row["budget_m"]["altitude"] < 20
+    distance_m, _ = geodesy.geodesic(row["latitude_deg"], row["longitude_deg"], *PLACE)
+    assert distance_m < 20
+    assert "assuming" not in run("locate", "valley", "--altitude", altitude).stdout
+
+
+def test_an_altitude_that_is_none_is_refused(refused, folder):
+    for altitude in ("high", "9 km", "9000-3000", "nan"):
+        line = refused(2, "locate", folder, "--altitude", altitude)
+        assert f"altitude: {altitude!r} is no altitude in metres, as 9000, or 9000+-3000" in line
 
 
 def test_features_are_shown_and_written(run, refused, folder, tmp_path):

@@ -69,6 +69,16 @@ def position(text: str | None) -> tuple[float, float] | None:
     return latitude, longitude
 
 
+def stated_altitude(text: str | None) -> tuple[float, float] | None:
+    """Read an altitude and its standard deviation as METRES+-SIGMA."""
+    from heimdall_lab.localization.altitude import parse_altitude
+
+    try:
+        return None if text is None else parse_altitude(text)
+    except ValueError as error:
+        raise ConfigError(f"altitude: {error}") from error
+
+
 def print_table(table: "pd.DataFrame", as_json: bool) -> None:
     """Print a table, for people or as JSON."""
     if as_json:

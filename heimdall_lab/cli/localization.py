@@ -2,12 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import heimdall_lab as hl
-from heimdall_lab.cli.arguments import Folder, Json, known_name, method_name, position, print_table, settings_of
+from heimdall_lab.cli.arguments import (
+    Folder,
+    Json,
+    known_name,
+    method_name,
+    position,
+    print_table,
+    settings_of,
+    stated_altitude,
+)
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, write_atomically
 from heimdall_lab.core.text import json_records
@@ -15,7 +24,10 @@ from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
+
+_FEW_FIXES = 3  # of which each has its sentences below the table
 
 
 def locate(
@@ -37,13 +49,21 @@ def locate(
     method: Annotated[
         str, typer.Option(help=f"One of {', '.join(METHODS)}, or the path of an .onnx file.")
     ] = "tdoa_ls",
+    altitude: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the transmitter above the ellipsoid, m, with its standard deviation; by default near the ground.",
+            metavar="9000+-3000",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
     from heimdall_lab.localization import tables
+    from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
-    method = method_name("method", method)
+    method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     if settings and not sigmf:
         raise ConfigError("set: only SigMF recordings take it; leave it out")
@@ -60,22 +80,45 @@ def locate(
         if receivers is not None or transmitter is not None:
             raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
-    dataset = with_measurements(dataset)
+    dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
     fixes = hl.locate(dataset, method)
     table = tables.fix_table(dataset, fixes)
     differences = tables.difference_table(dataset)
     if as_json:
-        differences = differences.set_index("sample")
-        rows = [
-            row | {"covariance_m2": covariance, "time_differences": json_records(differences.loc[[row["sample"]]])}
-            for row, covariance in zip(json_records(table), fixes.covariance.values.tolist(), strict=True)
-        ]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(_fix_rows(dataset, fixes, table, differences), indent=1))
         return
     print_table(table, as_json)
+    print("\n" + _fix_sentences(dataset, fixes))
     if kiwi or sigmf:
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
+
+
+def _fix_rows(
+    dataset: "xr.Dataset", fixes: "xr.Dataset", table: "pd.DataFrame", differences: "pd.DataFrame"
+) -> list[dict[str, Any]]:
+    """Rows of the table of fixes as JSON values, with all else that is known of each."""
+    from heimdall_lab.localization import sentences, tables
+
+    differences = differences.set_index("sample")
+    rows = json_records(table)
+    for index, row in enumerate(rows):
+        fix = fixes.isel(sample=index)
+        row |= tables.fix_record(dataset, fix)
+        row["rivals"] = [rival._asdict() for rival in sentences.rivals(fix)]
+        row["time_differences"] = json_records(differences.loc[[row["sample"]]])
+    return rows
+
+
+def _fix_sentences(dataset: "xr.Dataset", fixes: "xr.Dataset") -> str:
+    """What is said of each of a few fixes, or of all of many together."""
+    from heimdall_lab.localization.sentences import budget_sentence, status_sentence, summary_sentence
+
+    samples = fixes["sample"].values.tolist()
+    if len(samples) > _FEW_FIXES:
+        return summary_sentence(dataset, fixes)
+    said = [" ".join(say(dataset, fixes, sample) for say in (status_sentence, budget_sentence)) for sample in samples]
+    return "\n".join(said if len(said) == 1 else [f"{name}: {text}" for name, text in zip(samples, said, strict=True)])
 
 
 def features(

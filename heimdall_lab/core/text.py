@@ -63,6 +63,15 @@ def position_text(latitude_deg: float, longitude_deg: float) -> str:
     return f"{abs(latitude_deg):.4f}° {north} {abs(longitude_deg):.4f}° {east}"
 
 
+def json_number(value: Any) -> float | None:
+    """Value of JSON, which has no infinity.
+
+    >>> json_number(2), json_number(float("nan"))
+    (2.0, None)
+    """
+    return float(value) if math.isfinite(value) else None
+
+
 def json_records(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows of a table as JSON values: numbers that are not finite become null, times ISO 8601."""
     return list(json.loads(table.to_json(orient="records", double_precision=15, date_format="iso")))

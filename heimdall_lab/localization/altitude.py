@@ -1,5 +1,7 @@
 """What is known of a transmitter's altitude before it is located: reported, or near the ground."""
 
+import re
+
 import numpy as np
 import xarray as xr
 
@@ -7,6 +9,7 @@ from heimdall_lab.core.arrays import Array
 
 LEAST_GROUND_SIGMA_M = 100.0  # of a transmitter near the ground of which nothing else is known
 _EXACT_M = 1e-3  # standard deviation of an altitude that is stated as exact
+_WRITTEN = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*(?:(?:\+/?-|±)\s*(\d+(?:\.\d*)?))?\s*")
 
 
 def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
@@ -59,6 +62,22 @@ def with_altitude(dataset: xr.Dataset, altitude_m: float, sigma_m: float = 0.0) 
         reported_altitude=("sample", np.full(count, float(altitude_m)), {"units": "m"}),
         reported_altitude_std=("sample", np.full(count, float(sigma_m)), {"units": "m"}),
     )
+
+
+def parse_altitude(text: str) -> tuple[float, float]:
+    """Read an altitude and its standard deviation, 0 where none is given, as people write them, in m.
+
+    >>> parse_altitude("9000+-3000"), parse_altitude("9000 ± 3000"), parse_altitude("-12.5")
+    ((9000.0, 3000.0), (9000.0, 3000.0), (-12.5, 0.0))
+
+    Raises
+    ------
+    ValueError
+        If it is not of this form.
+    """
+    if (found := _WRITTEN.fullmatch(text)) is None:
+        raise ValueError(f"{text!r} is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation")
+    return float(found[1]), float(found[2] or 0.0)
 
 
 def _stated(dataset: xr.Dataset) -> tuple[float, float] | None:

@@ -8,7 +8,10 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import json_number
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.sentences import rivals
+from heimdall_lab.localization.tables import fix_record
 
 LEVEL = 0.95  # of the ellipses
 _DECIMALS = 7  # of degrees: a centimetre
@@ -20,10 +23,14 @@ def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
     Of the dataset, receivers and known transmitters are taken; the fixes are as `estimators.locate` returns them for
     it. The property ``kind`` of a feature is one of
 
-    - ``fix``, a Point with ``sample``, ``method``, ``converged``, ``sigma_east_m``, ``sigma_north_m``,
+    - ``fix``, a Point with ``sample``, ``method``; ``converged``, false where it is no fix but the best candidate, and
+      ``status``, "ok" or why that is so (`observations.STATUS`); ``sigma_east_m``, ``sigma_north_m``,
       ``covariance_m2`` (along east and north) and ``freedom`` of its law of errors, null for a normal one;
-    - ``ellipse``, a Polygon that holds the share ``level`` of the errors, left out where the covariance is unknown, in
-      two parts where it crosses the 180° meridian;
+      ``budget_m``, rms error by each cause; ``altitude_m`` and ``altitude_sigma_m``; ``checked``, ``misfit``,
+      ``suspect``, the name of the receiver that agrees least, and ``undetected_m``, null where it has no limit;
+    - ``ellipse``, a Polygon with the same properties that holds the share ``level`` of the errors, left out where the
+      covariance is unknown, in two parts where it crosses the 180° meridian;
+    - ``rival``, a Point with ``sample`` and ``method``: another place that fits as well;
     - ``receiver``, a Point with its ``name`` and altitude, once where it stands still;
     - ``transmitter``, a Point, where the truth is known.
 
@@ -32,28 +39,27 @@ def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
     """
     features = []
     for fix in (fixes.isel(sample=index) for index in range(fixes.sizes["sample"])):
-        features += _fix(fix, str(fixes.attrs.get("method", "fix")))
+        features += _fix(dataset, fix, str(fixes.attrs.get("method", "fix")))
     return {"type": "FeatureCollection", "features": [*features, *_receivers(dataset), *_transmitters(dataset)]}
 
 
-def _fix(fix: xr.Dataset, method: str) -> list[dict[str, Any]]:
+def _fix(dataset: xr.Dataset, fix: xr.Dataset, method: str) -> list[dict[str, Any]]:
     covariance = fix.covariance.values
     sigma_m = np.sqrt(np.diagonal(covariance))
+    of_fix = {"sample": int(fix["sample"]), "method": method}
     properties = {
-        "sample": int(fix["sample"]),
-        "method": method,
+        **of_fix,
         "converged": bool(fix.converged),
-        "sigma_east_m": _json_number(sigma_m[0]),
-        "sigma_north_m": _json_number(sigma_m[1]),
-        "covariance_m2": [[_json_number(value) for value in row] for row in covariance],
-        "freedom": _json_number(fix.freedom),
+        "sigma_east_m": json_number(sigma_m[0]),
+        "sigma_north_m": json_number(sigma_m[1]),
+        **fix_record(dataset, fix),
     }
     latitude, longitude = float(fix.latitude), float(fix.longitude)
     features = [_point("fix", [longitude, latitude], properties)]
     if np.isfinite(covariance).all():
         shape = _polygon(_ring(latitude, longitude, covariance, float(fix.freedom)))
         features.append(_feature("ellipse", shape, properties | {"level": LEVEL}))
-    return features
+    return features + [_point("rival", [rival.longitude_deg, rival.latitude_deg], of_fix) for rival in rivals(fix)]
 
 
 def _ring(latitude_deg: float, longitude_deg: float, covariance: np.ndarray, freedom: float) -> np.ndarray:
@@ -124,8 +130,3 @@ def _point(kind: str, position: list[float], properties: dict[str, Any]) -> dict
 
 def _feature(kind: str, geometry: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Feature", "geometry": geometry, "properties": {"kind": kind, **properties}}
-
-
-def _json_number(value: Any) -> float | None:
-    """Value of JSON, which has no infinity."""
-    return float(value) if math.isfinite(value) else None

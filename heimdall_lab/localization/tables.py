@@ -1,15 +1,18 @@
 """Tables of fixes, of the time differences behind them and of receivers, as the command and the pages show them."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.core.text import length_text, position_text
-from heimdall_lab.localization import bounds, error_law, errors
+from heimdall_lab.core.text import json_number, length_text
+from heimdall_lab.localization import bounds, errors
+from heimdall_lab.localization.sentences import rivals, suspect_name
 
 
 def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
-    """One row a scene: fix, standard deviations, correlation, and where the truth is known the error and its bound."""
+    """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound."""
     covariance = fixes.covariance.values
     sigma = np.sqrt(np.einsum("sii->si", covariance))
     columns = {
@@ -19,12 +22,46 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
         "sigma_north_m": sigma[:, 1].round(1),
         "correlation": (covariance[:, 0, 1] / sigma.prod(axis=1)).round(3),
         "converged": fixes.converged.values,
+        "status": fixes.status.values,
+        "checked": fixes.checked.values,
+        "misfit": fixes.misfit.values.round(2),
     }
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
         if not bool(dataset.crlb_rmse.isnull().all()):
             columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
+
+
+def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:
+    """What is said of one scene's fix beside its place, as JSON values: what is unknown or infinite is null."""
+    return {
+        "status": str(fix.status.values),
+        "checked": str(fix.checked.values),
+        "misfit": json_number(fix.misfit),
+        "suspect": suspect_name(dataset, fix),
+        "undetected_m": json_number(fix.undetected_m),
+        "altitude_m": json_number(fix.altitude_m),
+        "altitude_sigma_m": json_number(fix.altitude_sigma_m),
+        "covariance_m2": [[json_number(value) for value in row] for row in fix.covariance.values],
+        "freedom": json_number(fix.freedom),
+        "budget_m": {str(cause): json_number(value) for cause, value in fix.budget.to_series().items()},
+    }
+
+
+def detail_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.DataFrame:
+    """What a scene's fix is made of, in words: its error by causes, altitude, how far it is checked, other places."""
+    fix = fixes.sel(sample=sample)
+    altitude_m, sigma_m, freedom = (float(fix[name]) for name in ("altitude_m", "altitude_sigma_m", "freedom"))
+    rows = {f"error by {str(cause).replace('_', ' ')}": length_text(m) for cause, m in fix.budget.to_series().items()}
+    rows["altitude"] = f"{altitude_m:,.0f} ± {sigma_m:,.0f} m" if np.isfinite(sigma_m) else "–"
+    rows["law of errors"] = "normal" if np.isinf(freedom) else f"Student's with {freedom:.3g} degrees of freedom"
+    rows["χ² per degree of freedom"] = f"{float(fix.misfit):.2f}" if np.isfinite(fix.misfit) else "–"
+    rows["receiver that agrees least"] = suspect_name(dataset, fix) or "–"
+    rows["shift by a fault just below notice"] = length_text(float(fix.undetected_m))
+    places = [str(rival) for rival in rivals(fix)]
+    rows |= {f"other place {number}": place for number, place in enumerate(places, start=1)}
+    return pd.DataFrame({"quantity": list(rows), "value": list(rows.values())})
 
 
 def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
@@ -57,19 +94,3 @@ def receiver_table(dataset: xr.Dataset) -> pd.DataFrame:
         for name, unit in (("latitude", "deg"), ("longitude", "deg"), ("altitude", "m"))
     }
     return pd.DataFrame({"receiver": dataset.receiver_name.values[receivers], **place})
-
-
-def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
-    """Say in words where the transmitter of one scene is, as Markdown."""
-    fix = fixes.sel(sample=sample)
-    place = position_text(float(fix.latitude), float(fix.longitude))
-    if not bool(fix.converged):
-        return f"**{fixes.attrs['method']} found no fix**; the middle of the receivers, {place}, stands in for it."
-    major, minor, azimuth_deg = bounds.principal_axes(fix.covariance.values)
-    half = np.sqrt(error_law.radius_squared(0.95, fix.freedom.values))
-    axes = " × ".join(length_text(2 * float(half * axis)) for axis in (major, minor))
-    text = (
-        f"**{place}** by {fixes.attrs['method']}; 95 % ellipse {axes}, long axis {azimuth_deg:.0f}° from north to east"
-    )
-    error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
-    return f"{text}; **{length_text(error_m)}** from the true position." if np.isfinite(error_m) else f"{text}."

@@ -123,7 +123,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
 
 
 def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay:
-    """Draw the true positions, coloured by the error of one method on a logarithmic scale; a cross is a failed fix.
+    """Draw the true positions, coloured by the error of one method on a logarithmic scale; a cross is no fix.
 
     Receivers are drawn where they are the same in all samples.
 
@@ -213,7 +213,7 @@ def _error_layers(place: np.ndarray, each: xr.Dataset) -> list[hv.Element]:
     axes, error = map_axes(), hv.Dimension("error_m", label="error", unit="m")
     layers = []
     converged = each.converged.values
-    for rows, label, marker in ((converged, "fix", "circle"), (~converged, "failed", "x")):
+    for rows, label, marker in ((converged, "fix", "circle"), (~converged, "no fix", "x")):
         if rows.any():
             columns = (*place[rows].T, error_m[rows], each.sample.values[rows])
             points = hv.Points(columns, axes, [error, "sample"], label=label)

@@ -31,7 +31,8 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
     """Draw one scene: receivers, true transmitter, and fixes with their 95 % ellipses.
 
     The axes are km east and north on the tangent plane at the centroid of the present receivers. The view holds
-    receivers, transmitter and fixes; ellipses may reach beyond it.
+    receivers, transmitter and fixes; ellipses may reach beyond it. Of what is no fix the best candidate has a dotted
+    ellipse and a legend that says why; small open circles are other places that fit as well.
 
     Parameters
     ----------
@@ -97,7 +98,9 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
         label = f"Cramér-Rao bound, 95 % (rms {length_text(np.sqrt(np.trace(bound)))})"
         layers.append(hv.Curve(outline * scale, *axes, label=label).opts(**style, backend="bokeh"))
     for fix, shown in zip(drawn, near, strict=True):
-        layers += fix_layers(fix, projection, fix.label if shown else f"{fix.label} (outside)")
+        inside = np.hypot(*metres(fix.rivals).T) <= widest
+        label = fix.label if shown else f"{fix.label} (outside)"
+        layers += fix_layers(fix._replace(rivals=fix.rivals[inside]), projection, label)
     around = "transmitter" if truth is not None else f"fix of {best.method}"
     return hv.Overlay(layers).opts(
         title=f"Sample {sample}: fixes around the {around}",

@@ -11,6 +11,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.sentences import SHORT_STATUS, rivals
 from heimdall_lab.plots.labels import TRIANGLE
 from heimdall_lab.plots.style import INK, TRUTH, method_styles, receiver_names
 
@@ -25,7 +26,10 @@ class Projection(NamedTuple):
 
 
 class DrawnFix(NamedTuple):
-    """One method's fix: ECEF position (3,) m, the law of its errors along east and north, and how it is drawn."""
+    """One method's fix: ECEF position (3,) m, the law of its errors along east and north, and how it is drawn.
+
+    What is no fix is its best candidate.
+    """
 
     method: str
     label: str
@@ -35,7 +39,8 @@ class DrawnFix(NamedTuple):
     colour: str
     marker: str
     error_m: float
-    converged: bool
+    is_fix: bool
+    rivals: np.ndarray  # (K, 3), ECEF positions of other places that fit as well
 
 
 def receiver_positions(scene: xr.Dataset) -> np.ndarray:
@@ -62,9 +67,9 @@ def transmitter_position(scene: xr.Dataset) -> np.ndarray | None:
 
 
 def projected_places(scene: xr.Dataset, drawn: list[DrawnFix], projection: Projection) -> np.ndarray:
-    """Map coordinates (P, 2) of the receivers, of the fixes, and of the transmitter if it is known."""
+    """Map coordinates (P, 2) of the receivers, of the fixes and their rivals, and of the transmitter if it is known."""
     truth = transmitter_position(scene)
-    positions = [receiver_positions(scene), *(fix.position[None] for fix in drawn)]
+    positions = [receiver_positions(scene), *(np.concatenate([fix.position[None], fix.rivals]) for fix in drawn)]
     return projection.project(np.concatenate(positions if truth is None else [*positions, truth[None]]))
 
 
@@ -85,12 +90,14 @@ def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
             fix.latitude.values, fix.longitude.values, scene.transmitter_latitude, scene.transmitter_longitude
         )
         error_m = distance.item() if truth_known else math.nan
-        converged = bool(fix.converged)
+        status = str(fix.status.values)
         label = f"{name}: {length_text(error_m)} off" if math.isfinite(error_m) else name
-        label += "" if converged else " (failed)"
+        label = label if status == "ok" else f"{name}: no fix ({SHORT_STATUS[status]})"
         position = geodesy.ecef(fix.latitude.values, fix.longitude.values, altitude_m)
         law = fix.covariance.values, fix.freedom.item()
-        drawn.append(DrawnFix(name, label, position, *law, colour, marker, error_m, converged))
+        others = np.array([rival[:2] for rival in rivals(fix)]).reshape(-1, 2)
+        other_positions = geodesy.ecef(others[:, 0], others[:, 1], np.full(len(others), altitude_m))
+        drawn.append(DrawnFix(name, label, position, *law, colour, marker, error_m, status == "ok", other_positions))
     return drawn
 
 
@@ -104,8 +111,9 @@ def fix_ellipse(fix: DrawnFix) -> np.ndarray:
 def fix_layers(
     fix: DrawnFix, projection: Projection, label: str | None = None, *, ellipse: bool = True
 ) -> list[hv.Element]:
-    """Marker and ellipse of one fix, under one legend entry: its own label unless another is given."""
+    """Marker and ellipse of one fix, under one legend entry: its own label unless another is given; and its rivals."""
     label = label or fix.label
+    others = _rival_layers(fix, projection)
     row = [(*projection.project(fix.position[None])[0], fix.method, length_text(fix.error_m))]
     marker = hv.Points(row, projection.axes, ["method", "error"], label=label).opts(
         marker=fix.marker,
@@ -118,10 +126,21 @@ def fix_layers(
         backend="bokeh",
     )
     if not ellipse:
-        return [marker]
+        return [*others, marker]
     outline = hv.Curve(projection.project(fix_ellipse(fix)), *projection.axes, label=label)
-    dash = "solid" if fix.converged else "dotted"
-    return [outline.opts(color=fix.colour, line_width=1.5, line_dash=dash, backend="bokeh"), marker]
+    dash = "solid" if fix.is_fix else "dotted"
+    return [outline.opts(color=fix.colour, line_width=1.5, line_dash=dash, backend="bokeh"), *others, marker]
+
+
+def _rival_layers(fix: DrawnFix, projection: Projection) -> list[hv.Element]:
+    """Small open circles where a method's measurements fit as well."""
+    if not len(fix.rivals):
+        return []
+    place = projection.project(fix.rivals)
+    columns = (*place.T, np.full(len(place), fix.method))
+    points = hv.Points(columns, projection.axes, ["method"], label=f"{fix.method}: fits as well")
+    style = {"marker": "circle", "size": 7, "color": fix.colour, "fill_alpha": 0, "line_width": 1.5}
+    return [points.opts(**style, tools=["hover"], hover_tooltips=["method"], backend="bokeh")]
 
 
 def scene_receiver_layers(scene: xr.Dataset, projection: Projection) -> list[hv.Element]:

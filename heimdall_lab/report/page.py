@@ -23,6 +23,7 @@ from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
+from heimdall_lab.localization.sentences import budget_sentence, status_sentence
 
 _DIFFRACTION = {
     "none": "",
@@ -63,6 +64,7 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
     method = _best_method(board)
     sample = _median_sample(board, method)
     pictures = _pictures(dataset, board, method, sample)
+    fixes = board.sel({"method": method}).assign_attrs(method=method)
     table = leaderboard_table(board)
     cells = leaderboard_cells(table)
     environment = Environment(
@@ -88,6 +90,8 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         method=method,
         error=length_text(float(board.error.sel({"method": method, "sample": sample}))),
         bound=length_text(float(board.crlb_rmse.sel(sample=sample))),
+        status=status_sentence(dataset, fixes, sample),
+        budget=budget_sentence(dataset, fixes, sample),
         models={name: _json_item(picture, f"figure-{name}") for name, picture in pictures.items()},
         history=dataset.attrs.get("history", ""),
     )

@@ -280,6 +280,20 @@ def test_pictures_are_drawn_when_their_tab_opens(root, wait):
     assert "what the IQ of all receivers says" in viewer._panes[compare._SCENE].object.opts.get().kwargs["title"]
 
 
+def test_the_scene_says_of_each_method_whether_it_found_the_transmitter(root, wait):
+    viewer = made(root, methods=FAST)
+    wait(viewer.compare())
+    viewer.board = viewer.board.assign(
+        status=viewer.board.status.where(viewer.board.method != "tdoa_ls", "link"), suspect=viewer.board.suspect * 0
+    )
+    viewer._tabs.active = compare._SCENE
+    viewer._sample.value = 4
+    centroid, tdoa = viewer._status_text.object.split("\n\n")
+    assert centroid.startswith("centroid found this place, unchecked")
+    receiver = viewer._in_memory.receiver_name.values[0]
+    assert tdoa.startswith(f"No fix by tdoa_ls: the delay of {receiver} contradicts the others; the best candidate is")
+
+
 def test_a_click_on_the_map_opens_the_nearest_scene(root, wait):
     viewer = made(root, methods=FAST)
     wait(viewer.compare())

@@ -12,7 +12,9 @@ import heimdall_lab as hl
 from heimdall_lab.app.pages.locate import MAX_UPLOAD_BYTES, Locate
 from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
+from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import errors
+from heimdall_lab.localization.sentences import budget_sentence, status_sentence
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -192,6 +194,36 @@ def test_a_position_that_is_none_is_told_beside_the_field(page, recorded, positi
     asyncio.run(page.locate())
     assert not field.error_state
     assert page.fixes is not None
+
+
+def test_an_altitude_is_given_in_metres_with_its_standard_deviation(page, recorded):
+    files, dataset = recorded
+    page.altitude = "9000 ± 300"
+    located(page, files)
+    assert not page._alert.visible, page._alert.object
+    expected = hl.locate(dataset, "tdoa_ls", altitude_m=9000, altitude_sigma_m=300)
+    np.testing.assert_allclose(page.fixes.altitude_sigma_m, expected.altitude_sigma_m, rtol=1e-6)
+    np.testing.assert_allclose(page.fixes.latitude, expected.latitude, rtol=1e-9)
+    page.altitude = "high"
+    asyncio.run(page.locate())
+    field = page._fields["altitude"]
+    assert field.error_state
+    assert field.helper_text == "'high' is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation"
+
+
+def test_the_page_says_what_a_fix_is_worth_and_of_what_its_error_is(page, recorded):
+    files, dataset = recorded
+    located(page, files)
+    fixes = hl.locate(dataset, "tdoa_ls")
+    place, status, budget = page._summary.object.split("\n\n")
+    assert place.startswith("**4")
+    assert status == status_sentence(dataset, fixes, 0)
+    assert budget == budget_sentence(dataset, fixes, 0)
+    assert list(page._fix_rows.value.status) == list(fixes.status)
+    details = page._detail_rows.value.set_index("quantity").value
+    assert details["error by noise"] == length_text(float(fixes.budget.sel(sample=0, cause="noise")))
+    page.sample = 1
+    assert status_sentence(dataset, fixes, 1) in page._summary.object
 
 
 @pytest.mark.parametrize("window", ["x", "0", "-1", "nan", "1e9"])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from stated_fixes import stated, valley
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
@@ -39,6 +40,23 @@ def test_members_are_those_of_the_standard_and_of_json(small_dataset, fixes):
         assert set(feature) == {"type", "geometry", "properties"}
         assert feature["type"] == "Feature"
         assert "crs" not in feature
+
+
+def test_what_is_no_fix_says_why_and_where_else_it_fits():
+    fixes = stated("ambiguous", "no", suspect=2, rivals=((45.05, 8.25), (44.0, 8.0)), undetected_m=np.inf)
+    collection = geojson(valley(), fixes)
+    assert json.loads(json.dumps(collection, allow_nan=False)) == collection
+    for kind in ("fix", "ellipse"):
+        (feature,) = of_kind(collection, kind)
+        said = feature["properties"]
+        assert (said["converged"], said["status"], said["checked"]) == (False, "ambiguous", "no")
+        assert (said["suspect"], said["undetected_m"], said["misfit"]) == ("Rocciamelone", None, 0.875)
+        assert (said["altitude_m"], said["altitude_sigma_m"]) == (1100.0, 1234.0)
+        assert said["budget_m"]["receiver_positions"] == 10.0
+    rivals = of_kind(collection, "rival")
+    assert [rival["geometry"]["coordinates"] for rival in rivals] == [[8.25, 45.05], [8.0, 44.0]]
+    assert rivals[0]["properties"] == {"kind": "rival", "sample": 0, "method": "tdoa_ls"}
+    assert not of_kind(geojson(valley(), stated()), "rival")
 
 
 def test_rings_close_and_run_counterclockwise(small_dataset, fixes):

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from pictures import axis_labels, columns, layers, without_truth
+from stated_fixes import PLACE, stated, valley
 
 import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.observations import STATUS
+from heimdall_lab.localization.sentences import SHORT_STATUS
 from heimdall_lab.plots.labels import label_sides
 
 
@@ -102,10 +105,28 @@ def test_fix_map_without_truth_is_around_the_surest_fix(dataset: xr.Dataset) -> 
     assert "fix of tdoa_ls" in picture.opts.get("plot").kwargs["title"]
 
 
-def test_failed_fixes_are_named(dataset: xr.Dataset, board: xr.Dataset) -> None:
-    failed = board.assign(converged=board.converged & (board.method != "tdoa_ls"))
-    (points,) = layers(plots.scene_map(dataset, 0, failed), hv.Points, "(failed)")
-    assert points.label.startswith("tdoa_ls")
+@pytest.mark.parametrize("status", [status for status in STATUS if status != "ok"])
+def test_candidates_that_are_no_fix_say_why(status: str) -> None:
+    picture = plots.scene_map(valley(), 0, stated(status))
+    (points,), (outline,) = (layers(picture, kind, "no fix") for kind in (hv.Points, hv.Curve))
+    assert points.label == outline.label == f"tdoa_ls: no fix ({SHORT_STATUS[status]})"
+    assert outline.opts.get("style").kwargs["line_dash"] == "dotted"
+    (found,) = layers(plots.scene_map(valley(), 0, stated()), hv.Curve, "tdoa_ls")
+    assert (found.label, found.opts.get("style").kwargs["line_dash"]) == ("tdoa_ls", "solid")
+
+
+def test_other_places_that_fit_are_small_open_markers_within_the_view() -> None:
+    rivals = ((45.05, 8.25), (46.0, 8.0))
+    picture = plots.scene_map(valley(), 0, stated("ambiguous", rivals=rivals))
+    fix, others = (columns(layers(picture, hv.Points, label)[0]) for label in ("tdoa_ls: no fix", "fits as well"))
+    apart_km = [geodesy.geodesic(*PLACE, *rival)[0] / 1e3 for rival in rivals]
+    np.testing.assert_allclose(np.hypot(*(others - fix).T), apart_km, rtol=1e-3)
+    x_range, y_range = (picture.opts.get("plot").kwargs[name] for name in ("xlim", "ylim"))
+    assert all(x_range[0] < x < x_range[1] and y_range[0] < y < y_range[1] for x, y in others)
+    style = layers(picture, hv.Points, "fits as well")[0].opts.get("style").kwargs
+    assert style["fill_alpha"] == 0
+    assert not layers(plots.fix_map(valley(), 0, stated(rivals=rivals)), hv.Points, "fits as well")
+    assert layers(plots.hyperbolas(valley(), 0, stated(rivals=rivals)), hv.Points, "fits as well")
 
 
 @pytest.mark.parametrize("propagation", ["line_of_sight", "ground_wave"])

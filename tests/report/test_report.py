@@ -11,6 +11,7 @@ import xarray as xr
 import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.localization.leaderboard import leaderboard_table
+from heimdall_lab.localization.sentences import budget_sentence, status_sentence
 from heimdall_lab.report.page import _best_method, _median_sample, write_report
 
 
@@ -75,6 +76,13 @@ def test_report_shows_the_median_sample(page: str, board: xr.Dataset) -> None:
     errors = board.error.sel({"method": method})
     assert errors.sel(sample=sample) == errors.median()
     assert f"sample {sample}</h2>" in page
+
+
+def test_report_says_what_the_shown_fix_is_worth(page: str, dataset: xr.Dataset, board: xr.Dataset) -> None:
+    method = _best_method(board)
+    fixes, sample = board.sel({"method": method}).assign_attrs(method=method), _median_sample(board, method)
+    said = " ".join(say(dataset, fixes, sample) for say in (status_sentence, budget_sentence))
+    assert f"<p>{said}</p>" in page
 
 
 def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:

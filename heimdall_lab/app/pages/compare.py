@@ -22,13 +22,14 @@ from panel.viewable import Viewable
 from heimdall_lab import plots, report
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.dataset_choice import DatasetViewer
-from heimdall_lab.app.parts.layout import apply_theme, section, show_errors, swatch
+from heimdall_lab.app.parts.layout import apply_theme, note, section, show_errors, swatch
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
 from heimdall_lab.localization.methods import METHODS
 from heimdall_lab.localization.methods import methods as methods_for
+from heimdall_lab.localization.sentences import status_sentence
 
 _MEASURE_S = 6e-8  # for each IQ sample, of measuring delays that are not kept yet
 _METHOD_S = {"dpd": 8.6e-7}  # for each IQ sample, of methods that take long
@@ -192,6 +193,7 @@ class Compare(DatasetViewer):
         self._sample = pmui.Select(label="Scene", options=[], size="small", width=270, filter_on_search=True)
         self._view = pmui.RadioButtonGroup(options=[_AROUND, _NETWORK], value=_AROUND, size="small", sx=_ONE_LINE)
         self._map_method.param.watch(lambda _: self._redraw(_ERROR_MAP), "value")
+        self._status_text = note()
         for widget in (self._sample, self._view):
             widget.param.watch(lambda _: self._redraw(_SCENE), "value")
         cdf, calibration, by_bin, on_map, scene = self._panes.values()
@@ -211,7 +213,7 @@ class Compare(DatasetViewer):
             ),
             (
                 "Scene",
-                pn.Column(pn.Row(self._sample, self._view, margin=top), scene),
+                pn.Column(pn.Row(self._sample, self._view, margin=top), scene, self._status_text),
             ),
             visible=False,
             sizing_mode="stretch_width",
@@ -310,6 +312,8 @@ class Compare(DatasetViewer):
         if self.board is None or self._in_memory is None or tab in self._drawn or tab not in self._panes:
             return
         self._drawn.add(tab)
+        if tab == _SCENE:
+            self._status_text.object = _status_text(self._in_memory, self.board, self._sample.value)
         if tab == _SCENE and self._view.value == _LIKELIHOOD:
             pn.state.execute(self._draw_likelihood)
             return
@@ -372,6 +376,12 @@ def _compare(located: xr.Dataset, methods: list[str | Path], progress: Any) -> t
     """Compare methods; return the scenes in memory, without IQ and spectrograms, and the leaderboard."""
     in_memory = located.drop_dims(["time", "frame"], errors="ignore").compute()
     return in_memory, leaderboard.compare(located, methods, progress)
+
+
+def _status_text(dataset: xr.Dataset, board: xr.Dataset, sample: int) -> str:
+    """Say of every method, as paragraphs of Markdown, whether it found the transmitter of one scene."""
+    methods = [board.sel({"method": name}).assign_attrs(method=str(name)) for name in board.method.values]
+    return "\n\n".join(status_sentence(dataset, fixes, sample) for fixes in methods)
 
 
 def _report(located: xr.Dataset, board: xr.Dataset) -> bytes:

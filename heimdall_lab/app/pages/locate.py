@@ -27,9 +27,10 @@ from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.receivers import parse_receivers, receivers_csv
 from heimdall_lab.datasets.recordings.files import read_files
-from heimdall_lab.localization import estimators, tables
+from heimdall_lab.localization import altitude, estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.sentences import fix_text
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -37,16 +38,18 @@ VIEWS = ("Lines", "Network", "Ellipse")
 
 _REMEDY = "use the shell command 'heimdall-lab locate' for larger ones"
 _TABLE = "receivers.csv"  # what the table of receivers is called beside them
-_FRAME = {"frame_width": 470, "frame_height": 349}
-_PICTURE_PX = (760, 445)  # fixed: Bokeh fails where a new picture resizes what holds it
+_FRAME = {"frame_width": 430, "frame_height": 319}
+_PICTURE_PX = (760, 415)  # fixed: Bokeh fails where a new picture resizes what holds it
 _PAGE_SIZE = 10
 _TITLES = {
     "sample": "window",
-    "latitude_deg": "latitude, °",
-    "longitude_deg": "longitude, °",
+    "latitude_deg": "lat, °",
+    "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
-    "sigma_east_m": "σ east, m",
-    "sigma_north_m": "σ north, m",
+    "sigma_east_m": "σ E, m",
+    "sigma_north_m": "σ N, m",
+    "status": "status",
+    "checked": "checked",
     "error_m": "error, m",
     "crlb_rmse_m": "bound, m",
     "later_than": "later than",
@@ -54,6 +57,8 @@ _TITLES = {
     "noise_std_us": "σ of noise, µs",
     "total_std_us": "σ in all, µs",
 }
+_DETAIL_TITLES = {"quantity": "quantity", "value": "value"}
+_NOT_IN_TABLE = ["correlation", "converged", "misfit"]  # which the sentences and the details tell
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
 .sigmf-data, a .sigmf archive, a collection with its files) or KiwiSDR IQ recordings (.wav).
@@ -80,6 +85,9 @@ class Locate(Viewer):
     method: Any = param.Selector(default="tdoa_ls", objects=["tdoa_ls"], doc="How the transmitter is located.")
     window = param.String("", doc="Cut recordings into windows of so many seconds, each with a fix; empty: one window.")
     position = param.String("", doc="True latitude and longitude if known, in degrees, as 50.0152, 9.0112.")
+    altitude = param.String(
+        "", doc="Altitude of the transmitter above the ellipsoid, m, as 9000+-3000; empty: near the ground."
+    )
     view: Any = param.Selector(default="Lines", objects=list(VIEWS), doc="What is drawn.")
     sample: Any = param.Selector(default=0, objects=[0], doc="Window that is drawn.")
 
@@ -155,7 +163,7 @@ class Locate(Viewer):
     async def locate(self, _event: Any = None) -> None:
         """Read what was uploaded, unless that is done, and locate the transmitter."""
         with self._field_errors(), self._busy():
-            truth, window_s = self._truth, self._window_s
+            truth, window_s, stated = self._truth, self._window_s, self._stated_altitude
             try:
                 if self._recorded is None:
                     self._recorded = await background.run(self._read, window_s)
@@ -164,6 +172,7 @@ class Locate(Viewer):
                 elif window_s != self._read_window_s:
                     raise _FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded = self._recorded  # which an upload may take away meanwhile
+                recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
                 fixes = await background.run(estimators.locate, recorded, self.method)
             except MemoryError as error:
                 raise ValueError("memory: there is not enough for these recordings; give shorter ones") from error
@@ -200,6 +209,16 @@ class Locate(Viewer):
                 "position", f"{self.position} is refused: latitude is within ±90°, longitude within ±180°"
             )
         return latitude_deg, longitude_deg
+
+    @property
+    def _stated_altitude(self) -> tuple[float, float] | None:
+        """Altitude and its standard deviation, m; an invalid text is an error of the field."""
+        if not self.altitude.strip():
+            return None
+        try:
+            return altitude.parse_altitude(self.altitude)
+        except ValueError as error:
+            raise _FieldError("altitude", str(error)) from error
 
     @property
     def _window_s(self) -> float | None:
@@ -245,7 +264,8 @@ class Locate(Viewer):
         if self.sample not in samples:
             self.sample = samples[0]
         self._window.visible = len(samples) > 1
-        show_rows(self._fix_rows, tables.fix_table(dataset, fixes).drop(columns="correlation"))
+        rows = tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE)
+        show_rows(self._fix_rows, rows.round({"latitude_deg": 5, "longitude_deg": 5}))
         show_rows(self._difference_rows, tables.difference_table(dataset))
         self._show_receivers(tables.receiver_table(dataset))
         self._set_results_visible(True)
@@ -271,7 +291,8 @@ class Locate(Viewer):
                 picture = picture.opts(xlim=moved[0], ylim=moved[1], backend="bokeh")
         self._drawn = key, hv.streams.RangeXY(source=picture), first
         self._pane.object = apply_theme(picture, self.dark)
-        self._summary.object = tables.fix_text(dataset, fixes, sample)
+        self._summary.object = fix_text(dataset, fixes, sample)
+        show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
 
     def _geojson_file(self) -> io.StringIO:
         """Write the fixes as GeoJSON."""
@@ -288,6 +309,9 @@ class Locate(Viewer):
             ),
             "position": pmui.TextInput.from_param(
                 self.param.position, label="True position (optional)", description=self.param.position.doc, **wide
+            ),
+            "altitude": pmui.TextInput.from_param(
+                self.param.altitude, label="Altitude ± σ, m", description=self.param.altitude.doc, **wide
             ),
         }
         self._upload = FileInput(
@@ -331,6 +355,7 @@ class Locate(Viewer):
             section(
                 "Method",
                 pmui.Select.from_param(self.param.method, label="Method", **wide),
+                self._fields["altitude"],
                 self._fields["position"],
                 self._locate_button,
                 self._download,
@@ -350,11 +375,19 @@ class Locate(Viewer):
         self._fix_rows, self._difference_rows, self._receiver_rows = (
             make_table(_TITLES, _PAGE_SIZE, sortable=False, layout="fit_data_stretch") for _ in range(3)
         )
+        self._detail_rows = make_table(_DETAIL_TITLES, 20, sortable=False, layout="fit_data_stretch")
+        details = pmui.Accordion(
+            ("Details of this fix", self._detail_rows),
+            toggle=True,
+            title_variant="subtitle2",
+            sizing_mode="stretch_width",
+        )
         self._receiver_section = section("Receivers", self._receiver_rows, visible=False)
         views = pmui.RadioButtonGroup.from_param(self.param.view, label="", size="small", margin=(5, 10))
         self._results = pmui.Column(
             self._summary,
-            pmui.Row(views, self._window),
+            details,
+            pmui.Row(views, self._window, margin=(10, 0, 0, 0)),
             pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
             section("Fixes", self._fix_rows),
             section("Measured time differences", self._difference_rows),

@@ -1,0 +1,170 @@
+"""What is said of fixes in plain sentences: where, whether it is a fix, and what its uncertainty is made of.
+
+All take one scene's label along ``sample``, the dataset as it was located, and the fixes of one method as
+`estimators.locate` returns them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import length_text, position_text
+from heimdall_lab.localization import altitude, bounds, error_law, errors
+from heimdall_lab.localization.observations import STATUS
+
+SHORT_STATUS = {  # of what is no fix, for legends
+    "silent": "silent",
+    "unobserved": "unobserved",
+    "far": "too far",
+    "misfit": "misfit",
+    "link": "one bad link",
+    "ambiguous": "ambiguous",
+    "noise": "only noise",
+    "clocks": "loose clocks",
+    "untrained": "untrained",
+}
+CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}
+_LEAST_SHARE = 0.05  # of the uncertainty, below which a cause of it is left out
+_SAME_PLACE_M = 1.0
+
+
+class Rival(NamedTuple):
+    """Another place that fits as well."""
+
+    latitude_deg: float
+    longitude_deg: float
+    distance_m: float  # from the fix
+
+    def __str__(self) -> str:
+        """Write the place and how far it is."""
+        return f"{position_text(self.latitude_deg, self.longitude_deg)}, {length_text(self.distance_m)} away"
+
+
+def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
+    """Say in words where the transmitter of one scene is, how sure that is, and by what, as paragraphs of Markdown."""
+    fix = fixes.sel(sample=sample)
+    error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
+    status, budget = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence))
+    off = f"**{length_text(error_m)}** from the true position"
+    if str(fix.status.values) != "ok":
+        off = f" That is {off}." if np.isfinite(error_m) else ""
+        return f"**No fix**{status.removeprefix('No fix')}{off}\n\n{budget}"
+    place = position_text(float(fix.latitude), float(fix.longitude))
+    major, minor, azimuth_deg = bounds.principal_axes(fix.covariance.values)
+    half = np.sqrt(error_law.radius_squared(0.95, fix.freedom.values))
+    axes = " × ".join(length_text(2 * float(half * axis)) for axis in (major, minor))
+    text = (
+        f"**{place}** by {fixes.attrs['method']}; 95 % ellipse {axes}, long axis {azimuth_deg:.0f}° from north to east"
+    )
+    return f"{text}{f'; {off}' if np.isfinite(error_m) else ''}.\n\n{status}\n\n{budget}"
+
+
+def status_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
+    """Say whether a method found the transmitter and how far that is checked, or why not and what its best guess is."""
+    fix = fixes.sel(sample=sample)
+    method, status = fixes.attrs["method"], str(fix.status.values)
+    if status == "ok":
+        return f"{method} found this place, {_check(fix)}."
+    place = position_text(float(fix.latitude), float(fix.longitude))
+    stands_in = _is_centroid(dataset.sel(sample=sample), fix)
+    candidate = (
+        f"the middle of the receivers, {place}, stands in for it" if stands_in else f"the best candidate is {place}"
+    )
+    return f"No fix by {method}: {_reason(dataset, fix, method, status)}; {candidate}."
+
+
+def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
+    """Say how uncertain a fix is, by what, the largest first, and whether its altitude is but assumed."""
+    fix, scene = fixes.sel(sample=sample), dataset.sel(sample=[sample])
+    is_fix = str(fix.status.values) == "ok"
+    if not is_fix and _is_centroid(scene.isel(sample=0), fix):
+        return "How far the transmitter is from there cannot be told."
+    spread_m = float(np.sqrt(np.trace(fix.covariance.values)))
+    text = f"Uncertainty {length_text(spread_m)}{'' if is_fix else ' if that is right'}"
+    contributions = fix.budget.to_series().sort_values(ascending=False)
+    causes = [
+        f"{str(cause).replace('_', ' ')} {length_text(value_m)}"
+        for cause, value_m in contributions.items()
+        if value_m > _LEAST_SHARE * np.sqrt((contributions**2).sum())
+    ]
+    return f"{text}: {', '.join(causes)}{_ground(scene)}." if causes else f"{text}, by the scatter of the receivers."
+
+
+def summary_sentence(dataset: xr.Dataset, fixes: xr.Dataset) -> str:
+    """Say of how many scenes there are fixes, how far these are checked, and why there are none of the others."""
+    status, checked = fixes.status.values, fixes.checked.values[fixes.status.values == "ok"]
+    counts = {words: int((checked == code).sum()) for code, words in CHECKED.items()}
+    how = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
+    assumed = ", assuming near the ground" if _is_assumed(dataset) else ""
+    found = f"{len(checked):,} of {len(status):,} scenes have a fix{f' ({how})' if how else ''}{assumed}"
+    missing = {reason: int((status == code).sum()) for code, reason in STATUS.items() if code != "ok"}
+    return "; ".join([found, *(f"{count:,} none: {reason}" for reason, count in missing.items() if count)]) + "."
+
+
+def rivals(fix: xr.Dataset) -> list[Rival]:
+    """Other places that fit one scene as well, the best first."""
+    latitude, longitude = (fix[f"rival_{name}"].values for name in ("latitude", "longitude"))
+    distance_m, _ = geodesy.geodesic(fix.latitude.values, fix.longitude.values, latitude, longitude)
+    places = zip(*(values.tolist() for values in (latitude, longitude, distance_m)), strict=True)
+    return [Rival(*place) for place in places if np.isfinite(place[2])]
+
+
+def suspect_name(dataset: xr.Dataset, fix: xr.Dataset) -> str | None:
+    """Name of the receiver whose measurement agrees least with the others in one scene; None where it is not known."""
+    suspect = int(fix.suspect)
+    return str(dataset.receiver_name.values[suspect]) if suspect >= 0 else None
+
+
+def _check(fix: xr.Dataset) -> str:
+    checked, moved_m = str(fix.checked.values), float(fix.undetected_m)
+    if checked == "no":
+        return f"{CHECKED['no']}: no measurement is left over that would tell a faulty one"
+    if np.isfinite(moved_m):
+        by = f"a fault of one receiver just below notice would move it by up to {length_text(moved_m)}"
+    else:
+        by = "a fault of one receiver would go unnoticed, however far it moves it"
+    return f"{CHECKED[checked]}: {by}"
+
+
+def _reason(dataset: xr.Dataset, fix: xr.Dataset, method: str, status: str) -> str:
+    """Why it is no fix, naming what is known of it."""
+    name, others = suspect_name(dataset, fix), rivals(fix)
+    suspected = f"the {'level' if method == 'rss_ml' else 'delay'} of {name}"
+    if status == "link" and name is not None:
+        return f"{suspected} contradicts the others"
+    if status == "misfit" and name is not None:
+        return f"{STATUS[status]}, {suspected} most"
+    if status == "ambiguous" and others:
+        nearest = min(others, key=lambda rival: rival.distance_m)
+        return (
+            f"{STATUS[status]}, {nearest}"
+            if len(others) == 1
+            else f"{len(others)} other places fit as well, the nearest {nearest}"
+        )
+    return STATUS[status]
+
+
+def _ground(scene: xr.Dataset) -> str:
+    if not _is_assumed(scene):
+        return ""
+    (mean_m,), (sigma_m,) = altitude.altitude_prior(scene)
+    mean, sigma = (f"{float(f'{value:.2g}'):,.0f}" for value in (mean_m, sigma_m))
+    return f"; assuming near the ground ({mean} ± {sigma} m)".replace("-", "−")
+
+
+def _is_assumed(dataset: xr.Dataset) -> bool:
+    """Whether the altitude matters in some scene, and nobody has said it."""
+    return dataset.attrs["propagation"] != "ground_wave" and bool(altitude.is_near_ground(dataset).any())
+
+
+def _is_centroid(scene: xr.Dataset, fix: xr.Dataset) -> bool:
+    """Whether the middle of the receivers that hear the signal is in the place of one scene's fix."""
+    present = scene.receiver_present.values
+    hears = present & scene.get("heard", scene.get("signal_present", scene.receiver_present)).values
+    hears = hears if hears.any() else present
+    latitude, longitude = (scene[f"receiver_{name}"].values[hears] for name in ("latitude", "longitude"))
+    middle = longitude[0] + geodesy.wrapped(longitude - longitude[0]).mean()
+    distance_m, _ = geodesy.geodesic(fix.latitude.values, fix.longitude.values, latitude.mean(), middle)
+    return bool(distance_m < _SAME_PLACE_M)
