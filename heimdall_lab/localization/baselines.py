@@ -4,12 +4,17 @@ import numpy as np
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization.observations import Fix, Observations
+from heimdall_lab.localization.observations import MAX_RIVALS, Fix, Observations
 
 _LEAST_FOR_SCATTER = 3  # receivers whose scatter bounds how far the transmitter may be
 
 
-def centroid(observed: Observations) -> Fix:
+def centroid(observed: Observations) -> tuple[Fix, None]:
+    """Mean position of the receivers that hear the signal."""
+    return receivers_centroid(observed), None
+
+
+def receivers_centroid(observed: Observations) -> Fix:
     """Mean position of the receivers that hear the signal; the covariance is their scatter.
 
     Of one or two it is the scatter of all receivers about that position.
@@ -24,10 +29,11 @@ def centroid(observed: Observations) -> Fix:
     scattered: Array = np.where(count[:, None] >= _LEAST_FOR_SCATTER, heard, present)
     offset = np.where(scattered[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
     covariance = np.einsum("sri,srj->sij", offset, offset) / scattered.sum(axis=1)[:, None, None]
-    return Fix(latitude, longitude, _with_least_spread(covariance), observed.heard.any(axis=1))
+    status = np.where(observed.heard.any(axis=1), "ok", "silent")
+    return fix_without_rivals(latitude, longitude, _with_least_spread(covariance), status)
 
 
-def strongest(observed: Observations) -> Fix:
+def strongest(observed: Observations) -> tuple[Fix, None]:
     """Position of the receiver with the highest level; its spread is half the rms distance to the others that hear it.
 
     Where fewer than three do, to all others.
@@ -41,25 +47,25 @@ def strongest(observed: Observations) -> Fix:
     squared = np.where(scattered, ((position - position[rows, best][:, None]) ** 2).sum(axis=-1), 0.0).sum(axis=1)
     others = np.maximum(scattered.sum(axis=1) - 1, 1)
     covariance = (squared / others / 4)[:, None, None] * np.eye(2)
-    fix = Fix(
-        observed.latitude_deg[rows, best],
-        observed.longitude_deg[rows, best],
-        _with_least_spread(covariance),
-        measured.any(axis=1),
-    )
-    return centroid_where_failed(fix, observed)
+    place = (degrees[rows, best] for degrees in (observed.latitude_deg, observed.longitude_deg))
+    status = np.where(measured.any(axis=1), "ok", "silent")
+    fix = fix_without_rivals(*place, _with_least_spread(covariance), status)
+    return centroid_where(status == "silent", fix, observed), None
 
 
-def centroid_where_failed(fix: Fix, observed: Observations) -> Fix:
-    """Put the centroid where a method failed, still marked as not converged."""
-    fallback = centroid(observed)
-    converged = fix.converged
-    return Fix(
-        np.where(converged, fix.latitude_deg, fallback.latitude_deg),
-        np.where(converged, fix.longitude_deg, fallback.longitude_deg),
-        np.where(converged[:, None, None], fix.covariance, fallback.covariance),
-        converged,
+def centroid_where(nothing: Array, fix: Fix, observed: Observations) -> Fix:
+    """Put the centroid where nothing was observable, (S,) bool; the status says what it said."""
+    fallback = receivers_centroid(observed)
+    chosen = (
+        np.where(nothing.reshape(-1, *[1] * (instead.ndim - 1)), instead, own)
+        for instead, own in zip(fallback, fix, strict=True)
     )
+    return Fix(*chosen)._replace(status=fix.status)
+
+
+def fix_without_rivals(latitude: Array, longitude: Array, covariance: Array, status: Array) -> Fix:
+    """Fixes of which no other place is known that fits as well."""
+    return Fix(latitude, longitude, covariance, status, np.full((len(latitude), MAX_RIVALS, 2), np.nan))
 
 
 def _with_least_spread(covariance: Array) -> Array:

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization import learned, observations
+from heimdall_lab.localization import altitude, integrity, learned, observations
+from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 from heimdall_lab.localization.observations import Fix, Observations
@@ -22,10 +23,12 @@ from heimdall_lab.signals.measurements import with_measurements
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
 # Name of a method, what it does, and the degrees of freedom of its errors.
-Estimator = tuple[str, Callable[[Observations, xr.Dataset], Fix], float]
+Estimator = tuple[str, Callable[[Observations, xr.Dataset], tuple[Fix, Evidence | None]], float]
 
 
-def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
+def locate(
+    dataset: xr.Dataset, method: Method, *, altitude_m: float | None = None, altitude_sigma_m: float = 0.0
+) -> xr.Dataset:
     """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
     Parameters
@@ -35,14 +38,23 @@ def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
     method : str, path or predictor
         One of `methods.METHODS`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
         holds one in memory.
+    altitude_m, altitude_sigma_m : float, m
+        Altitude of the transmitters above the ellipsoid, and its standard deviation, where they are known and the
+        dataset does not hold them; else the transmitter is assumed near the ground (`altitude.altitude_prior`).
 
     Returns
     -------
     xr.Dataset
-        Dim ``sample``: ``latitude``, ``longitude`` (degrees); ``east``, ``north`` (m, on the tangent plane at the
-        centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m²; ``freedom``, degrees of
-        freedom of the law of errors (`error_law`), infinite for a normal one; ``converged``, False where the method
-        failed and the centroid of the receivers that hear the signal stands in for its fix.
+        Dim ``sample``: ``latitude``, ``longitude`` (degrees) and ``altitude_m`` with ``altitude_sigma_m``; ``east``,
+        ``north`` (m, on the tangent plane at the centroid of the present receivers); ``covariance`` (sample, axis,
+        other_axis) m², and ``freedom``, degrees of freedom of the law of errors (`error_law`), infinite for a normal
+        one; ``budget`` (sample, cause), rms error by each cause, m; ``status``, "ok" or why it is no fix
+        (`observations.STATUS`), and ``converged``, whether it is "ok"; ``rival_latitude``, ``rival_longitude`` (sample,
+        rival), other places that fit as well; ``misfit``, χ² of the measurements per degree of freedom; ``suspect``,
+        the receiver whose measurement agrees least with the others, −1 where it cannot be told; ``checked``: "yes",
+        "weakly" or "no"; ``undetected_m``, how far a fault of one measurement just below notice would move the fix
+        (`integrity`). What is no fix keeps its best candidate; only where nothing is observable the centroid of the
+        receivers that hear the signal stands in for it.
 
     Raises
     ------
@@ -50,6 +62,8 @@ def locate(dataset: xr.Dataset, method: Method) -> xr.Dataset:
         If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
     """
     estimator = _estimator(method)  # before anything is measured
+    if altitude_m is not None:
+        dataset = altitude.with_altitude(dataset, altitude_m, altitude_sigma_m)
     return _locate(with_measurements(dataset), estimator)
 
 
@@ -63,30 +77,39 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
         raise ValueError("dataset: holds no samples; give at least one")
     name, estimate, freedom = estimator
     observed = observations.from_dataset(dataset)
-    fix = estimate(observed, dataset)
-    east, north = observations.tangent_plane(observed, fix).T
+    fix, evidence = estimate(observed, dataset)
+    judged = integrity.assess(fix, evidence, freedom)
+    status = np.where(fix.converged, judged.status, fix.status)
+    east, north = observations.tangent_plane(observed, fix.latitude_deg, fix.longitude_deg).T
+    variables = {
+        "latitude": (fix.latitude_deg, "degrees_north", "WGS84 latitude of the fix"),
+        "longitude": (geodesy.wrapped(fix.longitude_deg), "degrees_east", "WGS84 longitude of the fix"),
+        "altitude_m": (observed.transmitter_altitude_m + judged.altitude_m, "m", "altitude above the ellipsoid"),
+        "altitude_sigma_m": (judged.altitude_sigma_m, "m", "standard deviation of the altitude"),
+        "east": (east, "m", "east of the receivers' centroid"),
+        "north": (north, "m", "north of the receivers' centroid"),
+        "freedom": (judged.freedom, "1", "degrees of freedom of the law of errors"),
+        "misfit": (judged.misfit, "1", "χ² of the measurements per degree of freedom"),
+        "undetected_m": (judged.undetected_m, "m", "shift by a fault of one measurement just below notice"),
+    }
     axes = ["east", "north"]
-    long_names = {"latitude": "WGS84 latitude of the fix", "longitude": "WGS84 longitude of the fix"}
-    return xr.Dataset(
+    fixes = xr.Dataset(
         {
-            "latitude": ("sample", fix.latitude_deg, {"units": "degrees_north", "long_name": long_names["latitude"]}),
-            "longitude": (
-                "sample",
-                geodesy.wrapped(fix.longitude_deg),
-                {"units": "degrees_east", "long_name": long_names["longitude"]},
-            ),
-            "east": ("sample", east, {"units": "m", "long_name": "east of the receivers' centroid"}),
-            "north": ("sample", north, {"units": "m", "long_name": "north of the receivers' centroid"}),
-            "covariance": (("sample", "axis", "other_axis"), fix.covariance, {"units": "m2"}),
-            "freedom": (
-                "sample",
-                np.where(fix.converged, freedom, np.inf),
-                {"units": "1", "long_name": "degrees of freedom of the law of errors"},
-            ),
-            "converged": ("sample", fix.converged, {"long_name": "the method found this fix itself"}),
+            name: ("sample", values, {"units": units, "long_name": long_name})
+            for name, (values, units, long_name) in variables.items()
         },
-        coords={"sample": dataset.sample, "axis": axes, "other_axis": axes},
+        coords={"sample": dataset.sample, "axis": axes, "other_axis": axes, "cause": list(integrity.BUDGET)},
         attrs={"method": name},
+    )
+    return fixes.assign(
+        covariance=(("sample", "axis", "other_axis"), judged.covariance, {"units": "m2"}),
+        budget=(("sample", "cause"), judged.budget_m, {"units": "m", "long_name": "rms error by cause"}),
+        rival_latitude=(("sample", "rival"), fix.rivals[..., 0], {"units": "degrees_north"}),
+        rival_longitude=(("sample", "rival"), geodesy.wrapped(fix.rivals[..., 1]), {"units": "degrees_east"}),
+        suspect=("sample", judged.suspect, {"long_name": "receiver whose measurement agrees least with the others"}),
+        checked=("sample", judged.checked, {"long_name": "whether a fault of one measurement would be noticed"}),
+        status=("sample", status, {"long_name": "why it is no fix"}),
+        converged=("sample", status == "ok", {"long_name": "the method found this fix itself"}),
     )
 
 

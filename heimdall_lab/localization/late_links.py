@@ -68,11 +68,10 @@ def _refine_batch(observed: Observations, fix: Fix) -> Fix:
     covariance = np.einsum("sn,snk,snl->skl", share, deviation, deviation)
     reliable = fix.converged & (1 / (share**2).sum(axis=1) >= _LEAST_EFFECTIVE_POINTS)
     latitude, longitude = geodesy.displace(fix.latitude_deg, fix.longitude_deg, mean[:, 0], mean[:, 1])
-    return Fix(
-        np.where(reliable, latitude, fix.latitude_deg),
-        np.where(reliable, longitude, fix.longitude_deg),
-        np.where(reliable[:, None, None], covariance, fix.covariance),
-        fix.converged,
+    return fix._replace(
+        latitude_deg=np.where(reliable, latitude, fix.latitude_deg),
+        longitude_deg=np.where(reliable, longitude, fix.longitude_deg),
+        covariance=np.where(reliable[:, None, None], covariance, fix.covariance),
     )
 
 

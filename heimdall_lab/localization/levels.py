@@ -4,7 +4,9 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization.baselines import centroid, centroid_where_failed
+from heimdall_lab.localization import integrity
+from heimdall_lab.localization.baselines import centroid_where, fix_without_rivals, receivers_centroid
+from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import (
     Fix,
     Observations,
@@ -19,7 +21,7 @@ _NUM_GRIDS = 4  # nested: each spans the spread that the one before found
 _BATCH_VALUES = 2**20  # values (scene, position, receiver) that are in memory at once
 
 
-def rss_ml(observed: Observations) -> Fix:
+def rss_ml(observed: Observations) -> tuple[Fix, Evidence | None]:
     """Mean position under the likelihood of the levels: free space with log-normal shadowing, any transmitter power.
 
     A maximum of the likelihood alone is of no use: with 8 dB of shadowing it lies at infinity or on top of a receiver.
@@ -35,19 +37,21 @@ def rss_ml(observed: Observations) -> Fix:
     measured = observed.heard & np.isfinite(observed.rssi_dbm)
     usable = measured.sum(axis=1) >= 3
     if np.isnan(observed.link_sigma_db):
-        return centroid(observed)._replace(converged=np.zeros_like(usable))
+        return receivers_centroid(observed)._replace(status=np.full(len(usable), "unobserved")), None
     informative = measured | np.isfinite(observed.silent_dbm)
     compact = observed._replace(heard=measured).order_receivers(np.where(informative, 0, 1), informative)
     per_batch = _BATCH_VALUES // (_GRID_SIDE**2 * compact.heard.shape[1])
     parts = [_posterior_moments(batch) for _, batch in compact.batches(per_batch)]
     latitude, longitude, covariance = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return centroid_where_failed(Fix(latitude, longitude, covariance, usable), observed)
+    status = np.where(usable, "ok", np.where(measured.any(axis=1), "unobserved", "silent"))
+    fix = centroid_where(~usable, fix_without_rivals(latitude, longitude, covariance, status), observed)
+    return fix, integrity.levels(observed, fix, measured)
 
 
 def _posterior_moments(observed: Observations) -> tuple[Array, Array, Array]:
     """Mean (S,) latitude, (S,) longitude in degrees and covariance (S, 2, 2) m² of the posterior distribution."""
-    prior = centroid(observed)
-    centre = tangent_plane(observed, prior)
+    prior = receivers_centroid(observed)
+    centre = tangent_plane(observed, prior.latitude_deg, prior.longitude_deg)
     count = observed.heard.sum(axis=1)
     # Of one more draw from a round normal distribution of which n are known: scatter with n − 1 degrees of freedom, and
     # the error of the mean. Round, because few receivers on a line do not confine the transmitter to it.

@@ -9,13 +9,29 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization.altitude import altitude_prior
 
 MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
     "line_of_sight": 500e3,
     "ground_wave": 5000e3,
 }
+MAX_RIVALS = 3
+STATUS = {  # of a fix: why it is none
+    "ok": "the method found this place",
+    "silent": "no receiver hears the signal",
+    "unobserved": "too few measurements, or none that tells one direction",
+    "far": "the place is further away, or less certain, than receivers can hear",
+    "misfit": "the measurements contradict each other",
+    "link": "the measurement of one receiver contradicts the others",
+    "ambiguous": "another place fits as well",
+    "noise": "no three receivers agree better than by chance",
+    "clocks": "clocks or paths err by more than the signal's correlation is wide",
+    "untrained": "the scene is unlike those that the model learned from",
+}
+CAUSES = ("noise", "clocks", "paths", "receiver_positions")  # of the errors of a delay
 _LEAST_LEVEL_SIGMA_DB = 0.1  # as well as levels are measured
+_STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
+_STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
 
 class Fix(NamedTuple):
@@ -24,9 +40,16 @@ class Fix(NamedTuple):
     latitude_deg: Array  # (S,)
     longitude_deg: Array  # (S,)
     covariance: Array  # (S, 2, 2) m², of east and north
-    converged: Array  # (S,) bool, False where the method found no position and the centroid stands in for it
+    status: Array  # (S,) of STATUS
+    rivals: Array  # (S, MAX_RIVALS, 2) latitude and longitude of other places that fit as well, NaN beyond their number
 
-    def select(self, rows: slice) -> Self:
+    @property
+    def converged(self) -> Array:
+        """Whether the method found a position, (S,) bool."""
+        converged: Array = self.status == "ok"
+        return converged
+
+    def select(self, rows: slice | Array) -> Self:
         """Take the fixes of some scenes."""
         return self._replace(**{name: values[rows] for name, values in self._asdict().items()})
 
@@ -42,17 +65,20 @@ class Observations(NamedTuple):
     latitude_deg: Array  # (S, R), of the receivers
     longitude_deg: Array  # (S, R)
     altitude_m: Array  # (S, R)
-    transmitter_altitude_m: Array  # (S,), what it reports itself; else assumed, the mean of the receivers'
+    transmitter_altitude_m: Array  # (S,), known beforehand (`altitude.altitude_prior`)
+    transmitter_altitude_sigma_m: Array  # (S,), standard deviation of that
     heard: Array  # (S, R) bool
     rssi_dbm: Array  # (S, R)
     silent_dbm: Array  # (S, R), level that the signal must be below where a receiver does not hear it; else NaN
     pseudorange_m: Array  # (S, R), time difference against the reference times the speed of light
-    sigma_m: Array  # (S, R), standard deviation of a pseudo-range by noise, clock and path
+    sigma_m: Array  # (S, R), standard deviation of a pseudo-range by all causes
+    variance_m2: Array  # (S, R, CAUSES), variance of a pseudo-range by each of them
     reference: Array  # (S,) int
     propagation: str
     nlos_ratio: float  # share of links that are late, included in ``sigma_m``
     nlos_excess_m: float  # by how much in the mean, included in ``sigma_m``
     link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
+    sigma_freedom: float  # degrees of freedom of what is known of the scale of ``sigma_m``; infinite in simulations
 
     def select(self, rows: slice) -> Self:
         """Take some scenes."""
@@ -72,9 +98,8 @@ class Observations(NamedTuple):
         ``reference`` is left as it is.
         """
         order = np.argsort(rank, axis=1, kind="stable")[:, : max(1, int(needed.sum(axis=1).max()))]
-        return self._each_array(
-            lambda values: np.take_along_axis(values, order, axis=1) if values.ndim == 2 else values
-        )
+        rows = np.arange(len(order))[:, None]
+        return self._each_array(lambda values: values[rows, order] if values.ndim > 1 else values)
 
     def _each_array(self, change: Callable[[Array], Array]) -> Self:
         """Change every array alike, and leave what is common to all scenes."""
@@ -92,24 +117,43 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
     # Longitudes count on from that of one present receiver, so that means hold across the 180 degrees meridian.
     origin = np.nanmin(longitude, axis=1, keepdims=True)
     longitude = origin + (longitude - origin + 180) % 360 - 180
-    reported = dataset["reported_altitude"].values if "reported_altitude" in dataset else np.nan
-    sigma_s = np.sqrt(dataset.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
+    transmitter_altitude_m, transmitter_altitude_sigma_m = altitude_prior(dataset)
+    variance_m2 = _delay_variance_m2(dataset)
     return Observations(
         latitude_deg=latitude,
         longitude_deg=longitude,
         altitude_m=altitude,
-        transmitter_altitude_m=np.where(np.isfinite(reported), reported, np.nanmean(altitude, axis=1)),
+        transmitter_altitude_m=transmitter_altitude_m,
+        transmitter_altitude_sigma_m=transmitter_altitude_sigma_m,
         heard=dataset.heard.values,
         rssi_dbm=dataset.rssi_dbm.values,
         silent_dbm=_silent_dbm(dataset),
         pseudorange_m=dataset.tdoa_s.values * SPEED_OF_LIGHT,
-        sigma_m=sigma_s * SPEED_OF_LIGHT,
+        sigma_m=np.sqrt(variance_m2.sum(axis=-1)),
+        variance_m2=variance_m2,
         reference=dataset.reference_receiver.values,
         propagation=dataset.attrs["propagation"],
         nlos_ratio=dataset.attrs["nlos_ratio"],
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
         link_sigma_db=float(np.maximum(dataset.attrs["link_sigma_db"], _LEAST_LEVEL_SIGMA_DB)),
+        sigma_freedom=np.inf if is_simulated(dataset) else _STATED_SIGMA_FREEDOM,
     )
+
+
+def is_simulated(dataset: xr.Dataset) -> bool:
+    """Whether a dataset was generated, so that the standard deviations in it are true."""
+    return "config" in dataset.attrs
+
+
+def _delay_variance_m2(dataset: xr.Dataset) -> Array:
+    """Variances (S, R, CAUSES) of pseudo-ranges."""
+    if "receiver_position_std" in dataset:
+        position_m = dataset["receiver_position_std"].values
+    else:
+        position_m = 0.0 if is_simulated(dataset) else _STATED_POSITION_SIGMA_M
+    sigmas_s = dataset.toa_std_s.values, *(dataset.attrs[f"{name}_sigma_s"] for name in ("clock", "path_delay"))
+    noise, *models = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
+    return np.stack(np.broadcast_arrays(noise, *models, np.square(position_m)), axis=-1)
 
 
 def _silent_dbm(dataset: xr.Dataset) -> Array:
@@ -121,27 +165,37 @@ def _silent_dbm(dataset: xr.Dataset) -> Array:
     return np.where(silent, level_dbm, np.nan)
 
 
-def distances(observed: Observations, latitude: Array, longitude: Array) -> tuple[Array, Array]:
-    """Distance to each receiver (S, R) and its gradient along east and north (S, R, 2) at a position."""
+def distances(
+    observed: Observations, latitude: Array, longitude: Array, altitude_m: Array | None = None
+) -> tuple[Array, Array]:
+    """Distance to each receiver (S, R) and its gradient along east, north and up (S, R, 3) at a position.
+
+    The altitude (S,) is by default that known beforehand. Ground waves follow the ellipsoid at any.
+    """
     if observed.propagation == "ground_wave":
         distance, azimuth_deg = geodesy.geodesic(
             latitude[:, None], longitude[:, None], observed.latitude_deg, observed.longitude_deg
         )
         azimuth = np.radians(azimuth_deg)
-        return distance, -np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)
+        return distance, -np.stack([np.sin(azimuth), np.cos(azimuth), np.zeros_like(azimuth)], axis=-1)
     position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
-    transmitter = geodesy.ecef(latitude, longitude, observed.transmitter_altitude_m)
+    transmitter = geodesy.ecef(
+        latitude, longitude, observed.transmitter_altitude_m if altitude_m is None else altitude_m
+    )
     offset = position - transmitter[:, None]
     distance = np.sqrt((offset**2).sum(axis=-1))
-    axes = geodesy.enu_axes(latitude, longitude)[:, :2]  # (S, 2, 3)
-    return distance, -np.einsum("skj,srj->srk", axes, offset) / np.maximum(distance, 1.0)[..., None]
+    gradient = -offset @ geodesy.enu_axes(latitude, longitude).swapaxes(1, 2)
+    return distance, gradient / np.maximum(distance, 1.0)[..., None]
 
 
 def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) -> tuple[Array, Array]:
-    """Information of (east, north, offset), (S, 3, 3), and the normalised Jacobian (S, R, 3)."""
+    """Information of position along the gradient's K axes and of the offset, (S, K + 1, K + 1), and its Jacobian.
+
+    The Jacobian (S, R, K + 1) is normalised by the standard deviations.
+    """
     columns = np.concatenate([gradient, np.ones_like(gradient[..., :1])], axis=-1)
     jacobian = np.where(used[..., None], columns, 0.0) / sigma[..., None]
-    return np.einsum("srk,sr,srl->skl", jacobian, influence, jacobian), jacobian
+    return jacobian.swapaxes(1, 2) @ (influence[..., None] * jacobian), jacobian
 
 
 def grid_distances(observed: Observations, plane: Array) -> Array:
@@ -151,10 +205,10 @@ def grid_distances(observed: Observations, plane: Array) -> Array:
     return distances(observed.repeat(count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
 
 
-def tangent_plane(observed: Observations, fix: Fix) -> Array:
-    """East and north of fixes on the plane at the centroid of the present receivers, (S, 2) m."""
+def tangent_plane(observed: Observations, latitude_deg: Array, longitude_deg: Array) -> Array:
+    """East and north of positions (S,) on the plane at the centroid of the present receivers, (S, 2) m."""
     latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
-    position = geodesy.ecef(fix.latitude_deg, fix.longitude_deg, observed.transmitter_altitude_m)
+    position = geodesy.ecef(latitude_deg, longitude_deg, observed.transmitter_altitude_m)
     return geodesy.enu(position[:, None], latitude, longitude)[:, 0, :2]
 
 

@@ -5,12 +5,13 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization import baselines, observations
+from heimdall_lab.localization import baselines, integrity, observations
 from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
 from heimdall_lab.localization.dpd.refinement import refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
 from heimdall_lab.localization.dpd.whitening import whiten
+from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -18,7 +19,7 @@ _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
 
 
-def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
+def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     """Most likely position given the IQ of all receivers; waveform, phases and frequency offsets are unknown.
 
     For every position the delays that it implies are taken off the whitened signals. The largest eigenvalue of their
@@ -44,7 +45,8 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
         _locate_batch(batch, dataset.isel(sample=rows).load(), dataset.fdoa_hz.values[rows])
         for rows, batch in observed.batches(per_batch)
     )
-    return baselines.centroid_where_failed(fix, observed)
+    fix = baselines.centroid_where(np.isnan(fix.latitude_deg), fix, observed)
+    return fix, integrity.delays(observed, fix, observed.heard, is_least_squares=False, least_scale=1.0)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
@@ -104,7 +106,7 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
     latitude, longitude, covariance, value = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)  # (S, K)
-    centre = baselines.centroid(observed)
+    centre = baselines.receivers_centroid(observed)
     distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
     spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
     value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation], value, -np.inf)
@@ -113,4 +115,7 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     best = np.arange(len(value)), np.where(equal, distance, np.inf).argmin(axis=1)
     # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
     in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    return Fix(latitude[best], longitude[best], covariance[best], found.detected & in_lobe & np.isfinite(value[best]))
+    reached = np.isfinite(value[best])
+    status = np.select([~found.detected, ~in_lobe, ~reached], ["noise", "clocks", "unobserved"], "ok")
+    latitude, longitude = (np.where(reached, degrees[best], np.nan) for degrees in (latitude, longitude))
+    return baselines.fix_without_rivals(latitude, longitude, covariance[best], status)

@@ -100,7 +100,7 @@ def _delays_and_gradient(
     """Delays (S, R), and their gradient (S, R, 2) along east and north in 1/m, in samples; 0 where no receiver is."""
     distance, gradient = observations.distances(observed, latitude, longitude)
     scale = rate_hz / SPEED_OF_LIGHT
-    return np.nan_to_num(distance) * scale, np.nan_to_num(gradient) * scale
+    return np.nan_to_num(distance) * scale, np.nan_to_num(gradient[..., :2]) * scale
 
 
 def _solve_regularized(matrix: Array, right: Array) -> Array:

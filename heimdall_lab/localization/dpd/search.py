@@ -75,9 +75,8 @@ def _around_strongest(observed: Observations, axis_m: Array) -> Array:
     latitude, longitude = (
         degrees[rows, observed.reference] for degrees in (observed.latitude_deg, observed.longitude_deg)
     )
-    strongest = observations.Fix(latitude, longitude, None, None)
     steps = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    return observations.tangent_plane(observed, strongest)[:, None] + steps
+    return observations.tangent_plane(observed, latitude, longitude)[:, None] + steps
 
 
 def _agree_better_than_noise(power: Array, num_present: Array, bins: int) -> Array:

@@ -8,16 +8,21 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
+from heimdall_lab.core.config import Config
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import baselines, observations
+from heimdall_lab.localization import baselines, integrity, observations
 from heimdall_lab.localization.learned import inputs, onnx_model
+from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals.measurements import with_measurements
 
 SUFFIX = ".onnx"  # tells a path from the name of a method
 
 _DEFAULT_STEM = "model"  # file name without ending in the folder of every run
+
+_SIMILAR = 3.0  # factor up to which clocks, late links and extents are like those of a training
 
 _BATCH = 256  # scenes whose arrays are in memory at a time
 _KM2 = 1e6  # m²
@@ -192,11 +197,11 @@ def arrays(predictor: Predictor, dataset: xr.Dataset) -> dict[str, Array]:
     return inputs.arrays(with_measurements(dataset), {*predictor.inputs, "present"}, window)
 
 
-def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> Fix:
+def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     """Locate every scene of a dataset.
 
-    A fix is a failure where no receiver hears the signal, and where its distance from the receivers or its standard
-    deviation exceeds `observations.MAX_RANGE_M`.
+    A fix is a failure where no receiver hears the signal, where its distance from the receivers or its standard
+    deviation exceeds `observations.MAX_RANGE_M`, and where the scene is unlike those of the training.
 
     Parameters
     ----------
@@ -221,10 +226,56 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> Fix:
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
     reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
-    found = known.heard.any(axis=1) & (reach_m < observations.MAX_RANGE_M[known.propagation])
-    plane = np.where(found[:, None], position, 0.0) * 1e3
+    silent, far = ~known.heard.any(axis=1), reach_m >= observations.MAX_RANGE_M[known.propagation]
+    plane = np.where((silent | far)[:, None], 0.0, position) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
-    return baselines.centroid_where_failed(Fix(latitude, longitude, covariance, found), known)
+    status = np.select([silent, far, unlike_training(predictor, dataset)], ["silent", "far", "untrained"], "ok")
+    fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
+    fix = baselines.centroid_where(silent | far, fix, known)
+    return fix, integrity.delays(known, fix, known.heard, is_least_squares=False, least_scale=1.0)
+
+
+def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
+    """Whether each scene is unlike those that a localizer learned from, (S,) bool.
+
+    By what is known without any signal: propagation, clocks, late links, and how large the network is. A localizer
+    takes them for those of its training wherever it is used.
+    """
+    scenes = dataset.sizes["sample"]
+    if predictor.about.get("config") is None:
+        return np.zeros(scenes, dtype=bool)
+    config, known = Config.model_validate(predictor.about["config"]), dataset.attrs
+    late_s = known["nlos_ratio"] * known["nlos_excess_mean_s"]
+    learned_late_s = config.channel.nlos_ratio * config.channel.nlos_excess_mean_s
+    alike = (
+        known["propagation"] == "line_of_sight"
+        and _similar(np.max(known["clock_sigma_s"]), config.channel.clock_sigma_s)
+        and (late_s == learned_late_s or _similar(late_s, learned_late_s))
+    )
+    reach_m = _reach_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
+    return reach_m > _SIMILAR * _learned_reach_m(config) if alike else np.ones(scenes, dtype=bool)
+
+
+def _similar(value: float, learned: float) -> bool:
+    """Whether a positive number is within a factor _SIMILAR of another."""
+    return learned / _SIMILAR <= value <= learned * _SIMILAR
+
+
+def _reach_m(latitude_deg: Array, longitude_deg: Array) -> Array:
+    """Distance of the outermost of the receivers (..., R) from the middle of all, (...)."""
+    middle = geodesy.tangent_plane_origin(latitude_deg, longitude_deg)
+    distance_m, _ = geodesy.geodesic(*(degrees[..., None] for degrees in middle), latitude_deg, longitude_deg)
+    reach_m: Array = np.nanmax(distance_m, axis=-1)
+    return reach_m
+
+
+def _learned_reach_m(config: Config) -> float:
+    """The same, of the networks of a training at the most."""
+    geometry = config.geometry
+    if geometry.placement != "fixed":
+        return geometry.extent_km * 1e3 / np.sqrt(2)
+    degrees = np.array([(each.latitude_deg, each.longitude_deg) for each in geometry.receivers])
+    return float(_reach_m(*degrees.T))
 
 
 def _label_candidates(method: Any, predictor: Predictor, number: int) -> list[str]:

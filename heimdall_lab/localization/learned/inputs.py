@@ -12,7 +12,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import observations
-from heimdall_lab.localization.observations import Fix, Observations
+from heimdall_lab.localization.observations import Observations
 from heimdall_lab.signals import features
 
 ARRAYS = {  # name of each array: its dims after the sample, and what it is
@@ -89,8 +89,7 @@ def target(dataset: xr.Dataset) -> Array:
     """True east and north of the transmitters, (S, 2) float32 km; NaN where the position is not known."""
     known = observations.from_dataset(dataset)
     latitude, longitude = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
-    truth = Fix(latitude, longitude, np.full((len(latitude), 2, 2), np.nan), np.isfinite(latitude))
-    return (observations.tangent_plane(known, truth) / _KM).astype(np.float32)
+    return (observations.tangent_plane(known, latitude, longitude) / _KM).astype(np.float32)
 
 
 def voltage(dataset: xr.Dataset, window: slice | None = None) -> Array:
