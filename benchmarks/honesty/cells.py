@@ -23,20 +23,20 @@ MOST_SILENT_SHARE = 0.02
 class Share(NamedTuple):
     """How many of how many."""
 
-    count: int
+    number: int
     of: int
 
     @property
     def value(self) -> float:
         """The share, NaN of none."""
-        return self.count / self.of if self.of else np.nan
+        return self.number / self.of if self.of else np.nan
 
     @property
     def lower_limit(self) -> float:
         """What the share of a larger number exceeds with 95 % confidence (Clopper and Pearson, one-sided)."""
         if not self.of:
             return np.nan
-        test = scipy.stats.binomtest(self.count, self.of, alternative="greater")
+        test = scipy.stats.binomtest(self.number, self.of, alternative="greater")
         return float(test.proportion_ci(_CONFIDENCE, method="exact").low)
 
 

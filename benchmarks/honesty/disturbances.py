@@ -2,7 +2,7 @@
 
 What is returned holds the truth of the disturbed world, and says of itself what the undisturbed one said: attributes,
 stated positions and configuration are what estimators believe. The variable ``disturbed`` (sample, receiver) marks
-links whose delay is not what these make of it. A new disturbance goes to `DISTURBANCES`.
+links that contradict this. A new disturbance goes to `DISTURBANCES`.
 """
 
 import json
@@ -93,11 +93,11 @@ def oscillator_off(dataset: xr.Dataset, offset_hz: float) -> xr.Dataset:
     """Detune one receiver's oscillator in scenes of `EXACT_OSCILLATORS`: long windows of a narrow signal."""
     exact = _generated_with(dataset, EXACT_OSCILLATORS)
     receiver = _one_receiver(exact)
+    exact = _mark(exact, receiver)
     time_s = exact.time.values - exact.attrs["duration_s"] / 2
     turning = np.exp(2j * np.pi * offset_hz * time_s)
     detuned = _with_samples(exact, receiver, lambda samples: samples * turning)
-    at_receiver = np.arange(exact.sizes["receiver"]) == receiver[:, None]
-    return _with_truth(detuned, "frequency_offset", offset_hz * at_receiver)
+    return _with_truth(detuned, "frequency_offset", offset_hz * detuned[DISTURBED])
 
 
 def misplaced_receiver(dataset: xr.Dataset, distance_m: float) -> xr.Dataset:
@@ -111,7 +111,7 @@ def misplaced_receiver(dataset: xr.Dataset, distance_m: float) -> xr.Dataset:
         distance_m * np.sin(turn),
         distance_m * np.cos(turn),
     )
-    stated = {"receiver_latitude": latitude, "receiver_longitude": geodesy.wrapped(longitude)}
+    stated = {"receiver_latitude": latitude, "receiver_longitude": longitude}
     return _unmeasured(
         moved.assign({name: moved[name].where(~moved[DISTURBED], values) for name, values in stated.items()})
     )

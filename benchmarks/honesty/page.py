@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from honesty.cells import MOST_SILENT_SHARE, Cell, Share
 from honesty.disturbances import DISTURBANCES
 from honesty.rows import SEED, TITLES, Row
 
+_LINE_LENGTH = 120
 _OPENING = """# Honesty
 
 How often is a fix wrong without saying so, where the world is not the simulator? Back to [the README](../README.md).
@@ -42,6 +44,7 @@ of the undisturbed one.
   converged ones. The bound is that of the links that are not disturbed: with one clock of seven late, it is what the
   other six allow. In simulated scenes it takes levels and delays, in real ones delays alone, with the standard
   deviations that are stated of them, along straight lines.
+- **Median error**: half of all fixes are closer to the truth than this, whether they converged or not.
 - –: there is no such fix, or no bound.
 """
 _HEADER = (
@@ -102,7 +105,7 @@ def _summary(judged: Mapping[Row, Sequence[Cell]]) -> str:
         f"Share of the checked fixes that are silently wrong, in percent; – where there is no such fix. {exceeding} of "
         f"{len(barred)} barred cells are above the limit, in bold."
     )
-    return "\n".join(["## All rows", "", about, "", *lines])
+    return "\n".join(["## All rows", "", fill(about, _LINE_LENGTH), "", *lines])
 
 
 def _section(row: Row, cells: Sequence[Cell]) -> str:

@@ -1,6 +1,7 @@
 """The datasets of the table, and what is disturbed in each."""
 
 import os
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +58,7 @@ def _dcf77(folder: Path) -> xr.Dataset:
     return hl.read_kiwi(sorted(kiwi.glob("*.wav")), kiwi / "receivers.csv", window_s=2.0, transmitter=DCF77_DEG)
 
 
-REAL = {  # functions from the folder of real measurements to a dataset
+REAL: dict[str, Callable[[Path], xr.Dataset]] = {  # functions from the folder of real measurements to a dataset
     **{f"locards_{number}": partial(_locards, number=number) for number in _LOCARDS_SETS},
     "dcf77_2020": _dcf77,
 }

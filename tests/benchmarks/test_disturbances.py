@@ -106,7 +106,7 @@ def test_one_oscillator_turns_half_a_hertz_faster(simulated):
     off = disturbances.oscillator_off(simulated, 0.5)
     assert off.attrs["max_frequency_offset_hz"] == 0
     changed = (off.iq != exact.iq).any(["component", "time"]).values
-    assert (changed.sum(axis=1) == 1).all()
+    assert (changed == off[DISTURBED].values).all()
     phase = np.unwrap(np.angle(hl.iq(off).values[changed] * hl.iq(exact).values[changed].conj()))
     time_s = off.time.values
     slope_hz = np.polyfit(time_s, phase.T, 1)[0] / (2 * np.pi)
