@@ -85,6 +85,11 @@ class Geometry(CheckedModel):
     transmitter_altitude_max_m: float = Field(600.0, ge=-500, le=9000, description="highest transmitter altitude, m")
 
     @property
+    def transmitter_altitude_sigma_m(self) -> float:
+        """Standard deviation of the transmitters' altitudes, uniform between lowest and highest."""
+        return (self.transmitter_altitude_max_m - self.transmitter_altitude_min_m) / math.sqrt(12)
+
+    @property
     def num_receivers(self) -> tuple[int, int]:
         """Fewest and most receivers of a scene."""
         if self.placement == "fixed":

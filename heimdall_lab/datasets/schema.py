@@ -202,6 +202,14 @@ ATTRIBUTES = {
     "min_snr_db": "SNR from which a receiver has signal, dB",
 }
 
+# What may be stated of a dataset besides, and what is assumed where it is not.
+OPTIONAL_ATTRIBUTES = {
+    "sigma_freedom": "degrees of freedom that the scale of the standard deviations of noise and clocks is known with; "
+    "4, and infinite in simulations, where all that is stated is true",
+    "transmitter_altitude_m": "altitude of transmitters above the ellipsoid that no report says, m; near the ground",
+    "transmitter_altitude_sigma_m": "standard deviation of that, m",
+}
+
 
 class SchemaError(ValueError):
     """A dataset that breaks the contract; the message names the variable, what is wrong and what is expected."""

@@ -1,7 +1,5 @@
 """What is known of a transmitter's altitude before it is located: reported, or near the ground."""
 
-import json
-
 import numpy as np
 import xarray as xr
 
@@ -15,14 +13,15 @@ def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
     """Mean and standard deviation, each (S,) m, of the transmitters' altitudes above the ellipsoid.
 
     Where the dataset has ``reported_altitude`` it is that, exact unless ``reported_altitude_std`` says otherwise. Else
-    it is the range that a simulation draws from; where there is none, or where the ground shapes it, the transmitter is
-    near the ground: about as high as the receivers, give or take their spread, at least LEAST_GROUND_SIGMA_M.
+    it is what the attributes ``transmitter_altitude_m`` and ``transmitter_altitude_sigma_m`` say of all; without them
+    the transmitter is near the ground: about as high as the receivers, give or take their spread, at least
+    LEAST_GROUND_SIGMA_M.
     """
     receivers_m = dataset["receiver_altitude"].values
     mean_m = np.nanmean(receivers_m, axis=1)
     sigma_m = np.maximum(np.nanstd(receivers_m, axis=1), LEAST_GROUND_SIGMA_M)
-    if (drawn := _drawn(dataset)) is not None:
-        mean_m, sigma_m = (np.full_like(mean_m, value) for value in drawn)
+    if (stated := _stated(dataset)) is not None:
+        mean_m, sigma_m = (np.full_like(mean_m, value) for value in stated)
     reported = is_reported(dataset)
     if reported.any():
         std = dataset["reported_altitude_std"].values if "reported_altitude_std" in dataset else np.zeros_like(mean_m)
@@ -40,7 +39,7 @@ def is_reported(dataset: xr.Dataset) -> Array:
 
 def is_near_ground(dataset: xr.Dataset) -> Array:
     """Whether nothing but the ground says how high each transmitter is, (S,) bool."""
-    return ~is_reported(dataset) & (_drawn(dataset) is None)
+    return ~is_reported(dataset) & (_stated(dataset) is None)
 
 
 def with_altitude(dataset: xr.Dataset, altitude_m: float, sigma_m: float = 0.0) -> xr.Dataset:
@@ -62,10 +61,8 @@ def with_altitude(dataset: xr.Dataset, altitude_m: float, sigma_m: float = 0.0) 
     )
 
 
-def _drawn(dataset: xr.Dataset) -> tuple[float, float] | None:
-    """Mean and standard deviation of the uniform law that a simulation draws altitudes from, m."""
-    config = json.loads(dataset.attrs.get("config", "{}"))
-    if "geometry" not in config or config["channel"]["diffraction"] == "terrain":
-        return None
-    low, high = (config["geometry"][f"transmitter_altitude_{end}_m"] for end in ("min", "max"))
-    return (low + high) / 2, (high - low) / np.sqrt(12)
+def _stated(dataset: xr.Dataset) -> tuple[float, float] | None:
+    """Mean and standard deviation of all transmitters' altitudes as the attributes have them, m."""
+    names = "transmitter_altitude_m", "transmitter_altitude_sigma_m"
+    mean_m, sigma_m = (float(dataset.attrs.get(name, np.nan)) for name in names)
+    return (mean_m, sigma_m) if np.isfinite(mean_m + sigma_m) else None

@@ -11,6 +11,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
 from heimdall_lab.localization import error_law, information
+from heimdall_lab.localization.altitude import altitude_prior
 from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
@@ -84,6 +85,7 @@ def crlb(
     frequency_hz: float | None = None,
     receiver_velocity_m_s: np.ndarray | None = None,
     transmitter_velocity_m_s: np.ndarray | None = None,
+    altitude_sigma_m: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cramér-Rao bound of the horizontal position from independent measurements, whose information adds.
 
@@ -96,7 +98,7 @@ def crlb(
     receivers_enu : (..., R, 2 or 3) m
         NaN rows are absent receivers.
     transmitter_enu : (..., 2 or 3) m
-        A third coordinate is taken as known.
+        A third coordinate is taken as known, unless ``altitude_sigma_m`` is given.
     toa_sigma_s : (..., R) s, optional
         Standard deviation of each receiver's arrival time.
     emission_time_known : bool
@@ -120,6 +122,10 @@ def crlb(
         As many coordinates as positions have; without it receivers stand still.
     transmitter_velocity_m_s : (..., 2 or 3), optional
         Taken as known; without it the transmitter stands still.
+    altitude_sigma_m : (...) m, optional
+        Standard deviation of what is known of the third coordinate beforehand, which is then one more unknown of all
+        kinds of measurements together: 0 where it is known exactly, infinite where nothing is known. It changes nothing
+        where positions have two coordinates.
 
     Returns
     -------
@@ -129,10 +135,12 @@ def crlb(
     ------
     ValueError
         If no measurement is given, a standard deviation is not positive, FDOA lacks the carrier frequency or a
-        velocity of the right number of coordinates, or a correlation is not positive definite.
+        velocity of the right number of coordinates, a correlation is not positive definite, or the altitude's standard
+        deviation is negative or NaN.
 
     Source: Torrieri, IEEE Trans. AES 20 (1984); RSS after Patwari et al., IEEE Trans. Signal Process. 51 (2003); FDOA
-    after Ho and Xu, IEEE Trans. Signal Process. 52 (2004).
+    after Ho and Xu, IEEE Trans. Signal Process. 52 (2004); what is known beforehand after Van Trees, Detection,
+    Estimation and Modulation Theory, part I, section 2.4.3.
     """
     lines = information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
     measurements = []
@@ -158,7 +166,14 @@ def crlb(
         raise ValueError(
             "crlb: no measurement is given; pass toa_sigma_s, rss_sigma_db, aoa_sigma_rad, fdoa_sigma_hz or several"
         )
-    return information.inverse(sum(information.fisher(each) for each in measurements))
+    if altitude_sigma_m is None or len(lines.unit) == 2:
+        return information.inverse(sum(information.fisher(each) for each in measurements))
+    if not (np.asarray(altitude_sigma_m) >= 0).all():
+        raise ValueError(
+            f"altitude_sigma_m: {np.min(altitude_sigma_m)} is no standard deviation; give metres, 0 where it is known"
+        )
+    of_all_axes = sum(information.fisher(each, altitude=True) for each in measurements)
+    return information.inverse(information.without_altitude(of_all_axes, altitude_sigma_m))
 
 
 def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
@@ -166,7 +181,8 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
 
     Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks and path delays (as normal,
     with the standard deviations that are known of them), levels by SNR, shadowing (correlated between receivers, where
-    the attribute ``config`` gives the distance), environment loss and fading; both are used.
+    the attribute ``config`` gives the distance), environment loss and fading; both are used. The altitude is unknown
+    but for what estimators know of it beforehand (`altitude.altitude_prior`), unless signals follow the ground.
 
     Parameters
     ----------
@@ -197,6 +213,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
         toa_sigma_s=np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)),
         rss_sigma_db=rss_sigma_db,
         rss_correlation=_shadowing_correlation(dataset, receivers, rss_sigma_db),
+        altitude_sigma_m=None if dataset.attrs["propagation"] == "ground_wave" else altitude_prior(dataset)[1],
     )
     axes = ["east", "north"]
     return xr.Dataset(
@@ -211,10 +228,15 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
 
 def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
     """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
-    clock_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
-    if clock_s.shape not in ((), (receivers,)):
-        raise ValueError(f"clock_sigma_s: holds {clock_s.size} values for {receivers} receivers; choose those of them")
-    return np.square(clock_s) + np.square(dataset.attrs["path_delay_sigma_s"])
+    return np.square(clock_sigma_s(dataset)) + np.square(dataset.attrs["path_delay_sigma_s"])
+
+
+def clock_sigma_s(dataset: xr.Dataset) -> np.ndarray:
+    """Standard deviation of clocks, scalar or (R,) s; ValueError if it is of other receivers."""
+    sigma_s, receivers = np.asarray(dataset.attrs["clock_sigma_s"]), dataset.sizes["receiver"]
+    if sigma_s.shape not in ((), (receivers,)):
+        raise ValueError(f"clock_sigma_s: holds {sigma_s.size} values for {receivers} receivers; choose those of them")
+    return sigma_s
 
 
 def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.localization import error_law
 
 _AXES = {"axis": ["east", "north"]}
+_SILENTLY_WRONG = 0.99  # level of the ellipse that a fix which converged is wrong outside of
 BINS = {  # lower edges of the leaderboard's bins; each ends where the next begins
     "snr": (-np.inf, 10.0, 20.0, 30.0, 40.0),  # mean of the receivers with signal, dB
     "gdop": (0.0, 1.5, 2.0, 3.0, 5.0, 10.0),
@@ -22,7 +23,8 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     dataset : xr.Dataset
-        With the true transmitter positions.
+        With the true transmitter positions, and ``transmitter_position_std`` (sample) m where these are not exact: a
+        fix is then judged by its covariance and theirs together, the same along all directions.
     fixes : xr.Dataset
         As `estimators.locate` returns them; further dims such as ``method`` are kept.
 
@@ -31,7 +33,8 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     xr.Dataset
         ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
         ``mahalanobis_squared``, of the error under the fix's own covariance; ``level``, of the ellipse through the
-        truth: the share of errors that the fix itself expects to be smaller.
+        truth: the share of errors that the fix itself expects to be smaller; ``log_density``, of the truth under the
+        fix's law of errors, per m².
     """
     truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
     distance, azimuth = xr.apply_ufunc(
@@ -45,19 +48,23 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
     direction = np.radians(azimuth)
     vector = xr.concat([distance * np.sin(direction), distance * np.cos(direction)], dim="axis").assign_coords(_AXES)
     vector = vector.transpose(..., "axis")
+    covariance = _with_error_of_truth(dataset, fixes.covariance)
     squared = xr.apply_ufunc(
         _mahalanobis_squared,
         vector,
-        fixes.covariance,
+        covariance,
         input_core_dims=[["axis"], ["axis", "other_axis"]],
     )
     level = xr.apply_ufunc(error_law.level, squared, fixes.freedom)
+    determinant = np.log(_determinant(covariance))
+    density = xr.apply_ufunc(error_law.log_density, squared, determinant, fixes.freedom)
     return xr.Dataset(
         {
             "error": distance.assign_attrs(units="m", long_name="distance from the true position"),
             "error_vector": vector.assign_attrs(units="m", long_name="fix minus truth"),
             "mahalanobis_squared": squared.assign_attrs(units="1", long_name="squared error over covariance"),
             "level": level.assign_attrs(units="1", long_name="level of the ellipse through the truth"),
+            "log_density": density.assign_attrs(units="1", long_name="log density of the truth, per square metre"),
         }
     )
 
@@ -96,26 +103,39 @@ def bin_names(by: str) -> list[str]:
 
 
 def error_statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
-    """Reduce errors over ``sample`` to the statistics of the leaderboard."""
-    error = each.error
+    """Reduce errors over ``sample`` to the statistics of the leaderboard: of all fixes, and of those that converged."""
+    error, converged = each.error, each.converged
+    of_bound = (error / crlb_rmse) ** 2
     in_metres = {
         "median_error": error.median("sample"),
         "mean_error": error.mean("sample"),
         **{f"p{p}_error": error.quantile(p / 100, "sample").drop_vars("quantile") for p in (68, 90, 95)},
         "rmse": np.sqrt((error**2).mean("sample")),
+        "median_error_converged": error.where(converged).median("sample"),
     }
-    determinant = np.log(_determinant(each.covariance))
-    density = xr.apply_ufunc(error_law.log_density, each.mahalanobis_squared, determinant, each.freedom)
+    inside = {f"coverage_{level}": each.level <= level / 100 for level in (68, 95)}
     shares = {
-        "rmse_over_crlb": np.sqrt(((error / crlb_rmse) ** 2).mean("sample")),
-        **{f"coverage_{level}": (each.level <= level / 100).mean("sample") for level in (68, 95)},
-        "nll": -density.mean("sample"),
-        "failures": 1 - each.converged.mean("sample"),
+        "rmse_over_crlb": np.sqrt(of_bound.mean("sample")),
+        "rmse_over_crlb_converged": np.sqrt(of_bound.where(converged).mean("sample")),
+        **{name: values.mean("sample") for name, values in inside.items()},
+        **{f"{name}_converged": values.where(converged).mean("sample") for name, values in inside.items()},
+        "silently_wrong": (each.level > _SILENTLY_WRONG).where(converged).mean("sample"),
+        "nll": -each.log_density.mean("sample"),
+        "failures": 1 - converged.mean("sample"),
     }
     return xr.Dataset(
         {name: values.drop_attrs().assign_attrs(units="m") for name, values in in_metres.items()}
         | {name: values.drop_attrs().assign_attrs(units="1") for name, values in shares.items()}
     )
+
+
+def _with_error_of_truth(dataset: xr.Dataset, covariance: xr.DataArray) -> xr.DataArray:
+    """Covariance of fixes against true positions that have errors of their own; those that are not known have none."""
+    if "transmitter_position_std" not in dataset:
+        return covariance
+    identity = xr.DataArray(np.eye(2), {name: covariance[name] for name in ("axis", "other_axis")})
+    variance = dataset["transmitter_position_std"].compute().fillna(0.0) ** 2
+    return (covariance + variance * identity).transpose(*covariance.dims)
 
 
 def _determinant(covariance: xr.DataArray) -> xr.DataArray:

@@ -1,6 +1,7 @@
-"""Fisher information that arrival times, levels, bearings and frequencies carry of a transmitter's horizontal position.
+"""Fisher information that arrival times, levels, bearings and frequencies carry of a transmitter's position.
 
-Unknowns that all receivers have in common (emission time, radiated power, emission frequency) are eliminated.
+Unknowns that all receivers have in common (emission time, radiated power, emission frequency) are eliminated of each
+kind of measurement by itself. The transmitter's altitude is common to all kinds, and is eliminated of their sum.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 _LEAST_NORM_RATIO = 1e-20  # squared norm of a nuisance beside the others, below which it is a combination of them
+_LEAST_ALTITUDE_RATIO = 1e-20  # information of an altitude over that of all axes, below which it is rounding
+_LEAST_DETERMINANT_RATIO = 1e-12  # determinant over the squared trace, below which a matrix is singular to rounding
 
 
 class LinesOfSight(NamedTuple):
@@ -26,10 +29,9 @@ class LinesOfSight(NamedTuple):
 class Measurements(NamedTuple):
     """One measurement a receiver with a normal error, linear in small steps of the transmitter."""
 
-    east: Array  # (..., R), change of the measurement for a step of 1 m, up to one sign for all
-    north: Array  # (..., R), the same
+    gradient: Sequence[Array]  # two or three of (..., R): change for a step of 1 m along each axis, up to one sign
     weight: Array  # (..., R), inverse variance, 0 without a measurement
-    nuisances: tuple[Array, ...] = ()  # (..., R) each, its change for a unit of each common unknown
+    nuisances: Sequence[Array] = ()  # (..., R) each, its change for a unit of each common unknown
 
 
 def lines_of_sight(receivers_enu: Array, transmitter_enu: Array) -> LinesOfSight:
@@ -46,8 +48,8 @@ def times(lines: LinesOfSight, sigma_s: Array, *, emission_time_known: bool = Fa
     Source: Torrieri, "Statistical theory of passive location systems", IEEE Trans. AES 20 (1984).
     """
     weight = _weight("toa_sigma_s", sigma_s, lines)
-    east, north = (component / SPEED_OF_LIGHT for component in lines.unit[:2])
-    return Measurements(east, north, weight, () if emission_time_known else (np.ones_like(weight),))
+    nuisances = () if emission_time_known else (np.ones_like(weight),)
+    return Measurements([component / SPEED_OF_LIGHT for component in lines.unit], weight, nuisances)
 
 
 def levels(
@@ -68,14 +70,14 @@ def levels(
     """
     weight = _weight("rss_sigma_db", sigma_db, lines)
     slope = 10 * path_loss_exponent / np.log(10) / lines.distance_m  # dB per metre of distance
-    east, north = (component * slope for component in lines.unit[:2])
+    gradient = [component * slope for component in lines.unit]
     nuisances = [np.ones_like(weight)]
     if not path_loss_exponent_known:
         nuisances.append(10 * np.log10(lines.distance_m))
     if correlation is None:
-        return Measurements(east, north, weight, tuple(nuisances))
+        return Measurements(gradient, weight, nuisances)
     measured = weight > 0
-    columns = np.stack(np.broadcast_arrays(east, north, *nuisances), axis=-1) * np.sqrt(weight)[..., None]
+    columns = np.stack(np.broadcast_arrays(*gradient, *nuisances), axis=-1) * np.sqrt(weight)[..., None]
     both = measured[..., :, None] & measured[..., None, :]
     try:
         factor = np.linalg.cholesky(np.where(both, correlation, np.eye(weight.shape[-1])))
@@ -83,8 +85,9 @@ def levels(
         raise ValueError(
             f"rss_correlation: is not positive definite ({error}); give receivers at one place an error of their own"
         ) from error
-    east, north, *nuisances = np.moveaxis(np.linalg.solve(factor, np.where(measured[..., None], columns, 0.0)), -1, 0)
-    return Measurements(east, north, measured.astype(float), tuple(nuisances))
+    independent = np.moveaxis(np.linalg.solve(factor, np.where(measured[..., None], columns, 0.0)), -1, 0)
+    axes = len(gradient)
+    return Measurements(independent[:axes], measured.astype(float), independent[axes:])
 
 
 def bearings(lines: LinesOfSight, sigma_rad: Array) -> Measurements:
@@ -95,7 +98,10 @@ def bearings(lines: LinesOfSight, sigma_rad: Array) -> Measurements:
     squared = lines.unit[0] ** 2 + lines.unit[1] ** 2
     inverse = 1 / (lines.distance_m * np.where(squared > 0, squared, np.nan))  # one horizontal unit, one distance
     weight = _weight("aoa_sigma_rad", sigma_rad, lines)
-    return Measurements(lines.unit[1] * inverse, -lines.unit[0] * inverse, weight)
+    gradient = [lines.unit[1] * inverse, -lines.unit[0] * inverse]
+    if len(lines.unit) > 2:
+        gradient.append(np.zeros_like(weight))  # who climbs stays on the same bearing
+    return Measurements(gradient, weight)
 
 
 def frequencies(lines: LinesOfSight, sigma_hz: Array, frequency_hz: float, velocity_m_s: Array) -> Measurements:
@@ -110,28 +116,49 @@ def frequencies(lines: LinesOfSight, sigma_hz: Array, frequency_hz: float, veloc
     velocity = [velocity_m_s[..., k] for k in range(len(lines.unit))]
     range_rate = sum(unit * speed for unit, speed in zip(lines.unit, velocity, strict=True))
     scale = frequency_hz / SPEED_OF_LIGHT / lines.distance_m
-    east, north = ((velocity[k] - lines.unit[k] * range_rate) * scale for k in range(2))
-    return Measurements(east, north, weight, (np.ones_like(weight),))
+    gradient = [(speed - unit * range_rate) * scale for unit, speed in zip(lines.unit, velocity, strict=True)]
+    return Measurements(gradient, weight, (np.ones_like(weight),))
 
 
-def fisher(measurements: Measurements) -> Array:
-    """Fisher information of the position along east and north, (..., 2, 2), with the nuisances eliminated.
+def fisher(measurements: Measurements, *, altitude: bool = False) -> Array:
+    """Fisher information of the position with the nuisances eliminated: (..., 2, 2), along east and north.
+
+    With ``altitude`` it is along east, north and up, (..., 3, 3), of lines of sight that have three coordinates.
 
     Eliminating one leaves Σ w (g − ḡ)(g − ḡ)ᵀ, ḡ its weighted regression: the Schur complement of the full information.
     """
-    east, north, weight, *nuisances = np.broadcast_arrays(*measurements[:3], *measurements.nuisances)
+    axes = measurements.gradient[: 3 if altitude else 2]
+    weight, *columns = np.broadcast_arrays(measurements.weight, *measurements.nuisances, *axes)
     shape, receivers = weight.shape[:-1], weight.shape[-1]
-    flat = [np.ascontiguousarray(array).reshape(-1, receivers) for array in (east, north, weight)]
-    columns = np.array(nuisances).reshape(len(nuisances), len(flat[0]), receivers)
-    information: Array = _information_without_nuisances(flat[0], flat[1], flat[2], columns)
-    return information.reshape(*shape, 2, 2)
+    flat_weight = np.ascontiguousarray(weight).reshape(-1, receivers)
+    flat = np.array(columns).reshape(len(columns), len(flat_weight), receivers)
+    information: Array = _information_without_nuisances(flat, flat_weight, len(measurements.nuisances))
+    return information.reshape(*shape, len(axes), len(axes))
+
+
+def without_altitude(information: Array, sigma_m: Array) -> Array:
+    """Information (..., 2, 2) of the horizontal position that that of all axes, (..., 3, 3), leaves: Schur complement.
+
+    The altitude has a normal prior with the standard deviation ``sigma_m`` (...): 0 where it is known, infinite where
+    nothing is known of it. NaN where the rest is singular to rounding of what was there.
+    """
+    with np.errstate(divide="ignore"):
+        prior = 1 / np.square(sigma_m, dtype=float)
+    horizontal, slope = information[..., :2, :2], information[..., :2, 2]
+    trace = np.trace(horizontal, axis1=-2, axis2=-1)
+    altitude = information[..., 2, 2] + prior
+    observed = altitude > _LEAST_ALTITUDE_RATIO * trace
+    share = np.where(observed, 1 / np.where(observed, altitude, 1.0), 0.0)
+    rest = horizontal - share[..., None, None] * slope[..., :, None] * slope[..., None, :]
+    determinant = rest[..., 0, 0] * rest[..., 1, 1] - rest[..., 0, 1] ** 2
+    return np.where((determinant > _LEAST_DETERMINANT_RATIO * trace**2)[..., None, None], rest, np.nan)
 
 
 def inverse(information: Array) -> Array:
     """Inverse of (..., 2, 2) matrices, NaN where singular to rounding."""
     a, b, d = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
     determinant = a * d - b**2
-    regular = determinant > 1e-12 * (a + d) ** 2
+    regular = determinant > _LEAST_DETERMINANT_RATIO * (a + d) ** 2
     scale = np.where(regular, 1 / np.where(regular, determinant, 1.0), np.nan)
     return np.stack([d * scale, -b * scale, -b * scale, a * scale], axis=-1).reshape(information.shape)
 
@@ -146,33 +173,35 @@ def _weight(name: str, sigma: Array, lines: LinesOfSight) -> Array:
 
 
 @njit(cache=True, error_model="numpy")
-def _information_without_nuisances(east: Array, north: Array, weight: Array, nuisances: Array) -> Array:
-    """Information (P, 2, 2) of gradients (P, R), orthogonal to nuisances (K, P, R) by Gram and Schmidt's method."""
-    unknowns, count, receivers = nuisances.shape
-    information = np.empty((count, 2, 2))
-    columns = np.empty((unknowns + 2, receivers))
-    norms = np.empty(unknowns)
+def _information_without_nuisances(given: Array, weight: Array, nuisances: int) -> Array:
+    """Information (P, A, A) of A gradients, orthogonal to nuisances by Gram and Schmidt's method.
+
+    ``given`` (K + A, P, R) holds K ``nuisances``, then the gradients.
+    """
+    total, count, receivers = given.shape
+    axes = total - nuisances
+    information = np.empty((count, axes, axes))
+    columns = np.empty((total, receivers))
+    norms = np.empty(nuisances)
     for point in range(count):
         point_weight = weight[point]
         for r in range(receivers):
             measured = point_weight[r] > 0  # else the gradient may be NaN
-            for k in range(unknowns):
-                columns[k, r] = nuisances[k, point, r] if measured else 0.0
-            columns[unknowns, r] = east[point, r] if measured else 0.0
-            columns[unknowns + 1, r] = north[point, r] if measured else 0.0
-        for k in range(unknowns):
+            for k in range(total):
+                columns[k, r] = given[k, point, r] if measured else 0.0
+        for k in range(nuisances):
             norms[k] = _inner(point_weight, columns[k], columns[k])
-        for k in range(unknowns):
+        for k in range(nuisances):
             norm = _inner(point_weight, columns[k], columns[k])
             if norm > _LEAST_NORM_RATIO * norms[k]:
-                for other in range(k + 1, unknowns + 2):
+                for other in range(k + 1, total):
                     share = _inner(point_weight, columns[k], columns[other]) / norm
                     for r in range(receivers):
                         columns[other, r] -= share * columns[k, r]
-        gradient_east, gradient_north = columns[unknowns], columns[unknowns + 1]
-        information[point, 0, 0] = _inner(point_weight, gradient_east, gradient_east)
-        information[point, 0, 1] = information[point, 1, 0] = _inner(point_weight, gradient_east, gradient_north)
-        information[point, 1, 1] = _inner(point_weight, gradient_north, gradient_north)
+        for i in range(axes):
+            for k in range(i, axes):
+                entry = _inner(point_weight, columns[nuisances + i], columns[nuisances + k])
+                information[point, i, k] = information[point, k, i] = entry
     return information
 
 

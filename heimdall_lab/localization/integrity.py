@@ -1,12 +1,12 @@
-"""Whether a fix can be believed: what its measurements, all and one by one, say of it, and what no test of them notices.
+"""Whether a fix can be believed: what its measurements say of it, all and one by one, and what no test notices.
 
-One rule for all methods. A fix comes with the measurements that it rests on, linearised where it is; of those follow how
-well they agree with it, how uncertain it is and by what, whether one of them contradicts the others, and how far a fault
-of one that is just below notice would move it.
+One rule for all methods. A fix comes with the measurements that it rests on, linearised where it is. Of those follow
+how well they agree with it, how uncertain it is and by what, whether one of them contradicts the others, and how far a
+fault of one that is just below notice would move it.
 
-Source: Parkinson and Axelrad, "Autonomous GPS integrity monitoring using the pseudorange residual", Navigation 35 (1988);
-Brown, "A baseline GPS RAIM scheme", Navigation 39 (1992), for solutions without one measurement each; Baarda, A testing
-procedure for use in geodetic networks (1968), for faults just below notice.
+Source: Parkinson and Axelrad, "Autonomous GPS integrity monitoring using the pseudorange residual", Navigation 35
+(1988); Brown, "A baseline GPS RAIM scheme", Navigation 39 (1992), for solutions without one measurement each; Baarda, A
+testing procedure for use in geodetic networks (1968), for faults just below notice.
 """
 
 from functools import cache
@@ -22,6 +22,7 @@ from heimdall_lab.localization.observations import CAUSES, Fix, Observations, di
 BUDGET = (*CAUSES, "altitude")  # what the variance of a fix is made of
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
+NOTHING = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
 _ELLIPSE_LEVEL = 0.99  # that holds what a fault just below notice moves a fix by, if it is checked
 _FEW_SURPLUS = 2  # measurements more than unknowns, up to which a fix is checked weakly
 _LEAST_REDUNDANCY = 1e-6  # share of an error that shows in its own residual
@@ -40,10 +41,18 @@ class Evidence(NamedTuple):
     variance: Array  # (S, R, CAUSES)
     altitude_sigma_m: Array  # (S,)
     sigma_freedom: float  # degrees of freedom of what is known of the variances' scale
-    is_least_squares: bool  # the fixes are where the residuals are least; else they have covariances of their own
+    is_least_squares: bool = (
+        True  # the fixes are where the residuals are least; else they have covariances of their own
+    )
+    knows_altitude: bool = False  # those covariances include what is not known of the altitude
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
     late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
+
+    @property
+    def expects_late(self) -> bool:
+        """Whether errors are not normal for that."""
+        return self.late_ratio > 0 and self.late_excess_m > 0
 
 
 class Integrity(NamedTuple):
@@ -61,10 +70,8 @@ class Integrity(NamedTuple):
     undetected_m: Array  # (S,), how far a fault of one measurement just below notice would move the fix
 
 
-def delays(
-    observed: Observations, fix: Fix, used: Array, *, is_least_squares: bool = True, least_scale: float = 0.0
-) -> Evidence:
-    """Delays (S, R) that fixes rest on."""
+def delays(observed: Observations, fix: Fix, used: Array, **how: float) -> Evidence:
+    """Delays (S, R) that fixes rest on; ``how`` they do in the fields of `Evidence`."""
     expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg)
     return Evidence(
         used=used & np.isfinite(observed.pseudorange_m) & np.isfinite(observed.sigma_m),
@@ -73,10 +80,9 @@ def delays(
         variance=observed.variance_m2,
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
         sigma_freedom=observed.sigma_freedom,
-        is_least_squares=is_least_squares,
-        least_scale=least_scale,
         late_ratio=observed.nlos_ratio,
         late_excess_m=observed.nlos_excess_m,
+        **how,
     )
 
 
@@ -94,6 +100,7 @@ def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
         sigma_freedom=observed.sigma_freedom,
         is_least_squares=False,
+        knows_altitude=True,
         least_scale=1.0,
     )
 
@@ -104,65 +111,88 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     Without evidence nothing is said but the fix's own covariance. ``freedom`` is that of the law of errors that
     covariances of their own belong to.
     """
+    without = _unassessed(fix)
     if evidence is None:
-        return _unassessed(fix)
-    used, count = evidence.used, evidence.used.sum(axis=1)
+        return without
+    unknowns = 3 if evidence.is_least_squares else 1
+    nothing = evidence.used.sum(axis=1) < (1 if evidence.knows_altitude else 3)
+    nothing |= np.isin(fix.status, NOTHING)
+    used = evidence.used & ~nothing[:, None]
+    count = used.sum(axis=1)
     jacobian = np.concatenate([evidence.gradient, np.ones_like(evidence.residual)[..., None]], axis=-1)
     jacobian = np.where(used[..., None], jacobian, 0.0)  # (S, R, 4)
     residual = np.where(used, evidence.residual, 0.0)
-    residual -= residual.sum(axis=1, keepdims=True) / np.maximum(count, 1)[:, None]
+    residual -= residual.sum(axis=1, keepdims=True) / np.maximum(count, 1)[:, None] * used
     variance = np.where(used[..., None], evidence.variance, 0.0)
     weight = np.where(used, 1 / np.where(used, evidence.variance.sum(axis=-1), 1.0), 0.0)
-    known = _prior_information(fix, evidence)
-    spread = _inverse(jacobian.swapaxes(1, 2) @ (weight[..., None] * jacobian) + known)  # (S, 4, 4)
+    height = np.zeros((len(used), 4, 4))
+    height[:, 2, 2] = 1 / evidence.altitude_sigma_m**2
+    measured = jacobian.swapaxes(1, 2) @ (weight[..., None] * jacobian) + height
+    measured[nothing] = np.eye(4)
+    own = np.zeros_like(measured)
+    if not evidence.is_least_squares:
+        own[:, :2, :2] = np.nan_to_num(information.inverse(fix.covariance))
+    spread = _inverse(measured + own)  # (S, 4, 4)
     gain = spread @ (jacobian * weight[..., None]).swapaxes(1, 2)  # (S, 4, R), change of a fix by each measurement
     step = (gain @ residual[..., None])[..., 0]
     left = residual - (jacobian @ step[..., None])[..., 0]  # residuals of the best position
     chi_squared = np.maximum((residual * weight * left).sum(axis=1), 0.0)
     redundancy = 1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1)  # (S, R), of each one's error, seen in its residual
-    surplus = np.maximum(count - (3 if evidence.is_least_squares else 1), 0)
+    surplus = np.maximum(count - unknowns, 0)
 
-    scale = np.maximum(_variance_scale(chi_squared, surplus, evidence.sigma_freedom), evidence.least_scale)
+    scale = np.maximum(_variance_scale(evidence, chi_squared, surplus), evidence.least_scale)
     parts = np.einsum("skr,src,slr->sckl", gain[:, :2], variance, gain[:, :2], optimize=True)
     parts[:, SCALED] *= scale[:, None, None, None]
-    of_altitude = spread[:, :2, 2] / evidence.altitude_sigma_m[:, None]
-    parts = np.concatenate([parts, (of_altitude[..., None] * of_altitude[:, None])[:, None]], axis=1)
+    # A fix that knows nothing of the altitude is as wrong by it as least squares are.
+    shift = (spread if evidence.knows_altitude else _inverse(measured))[:, :2, 2] / evidence.altitude_sigma_m[:, None]
+    parts = np.concatenate([parts, (shift[..., None] * shift[:, None])[:, None]], axis=1)
     budget = np.einsum("sckk->sc", parts)
     if evidence.is_least_squares:
         covariance = parts.sum(axis=1)
     else:
         covariance = fix.covariance * scale[:, None, None]
-        own = np.trace(covariance, axis1=1, axis2=2)
-        budget = budget * (own / np.maximum(budget.sum(axis=1), 1e-300))[:, None]
+        if not evidence.knows_altitude:
+            covariance = covariance + parts[:, -1]
+        budget = _shared_budget(budget, covariance, evidence.knows_altitude)
     freedom = np.minimum(surplus + evidence.sigma_freedom, freedom)
 
-    separation = np.where(used & (redundancy > _LEAST_REDUNDANCY), left**2 * weight / redundancy, 0.0)
+    seen = used & (redundancy > _LEAST_REDUNDANCY)
+    separation = np.where(seen, left**2 * weight / np.where(seen, redundancy, 1.0), 0.0)
     largest_misfit, largest_separation = _limits(evidence, count, surplus)
     noticed = _studentised(separation, chi_squared, surplus, evidence.sigma_freedom)
-    contradicts = (noticed > largest_separation[:, None]) & (surplus > 0)[:, None]
-    misfits = (surplus > 0) & (chi_squared > largest_misfit)
-    status = np.select([contradicts.any(axis=1), misfits], ["link", "misfit"], "ok")
-    fault = np.sqrt(largest_separation * scale)[:, None] * np.sqrt(
-        1 / np.where(weight > 0, weight * np.maximum(redundancy, 1e-300), np.inf)
-    )
-    move = np.where(
-        (used & (redundancy <= _LEAST_REDUNDANCY))[:, None], np.inf, gain[:, :2] * fault[:, None]
-    )  # (S, 2, R) m
-    undetected_m = np.where(surplus > 0, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf)
+    tested = surplus > 0
+    reasons = {
+        "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
+        "misfit": tested & (chi_squared > largest_misfit),
+    }
+    fault = np.sqrt((largest_separation * scale)[:, None] / np.where(seen, weight * redundancy, 1.0))
+    move = np.where(seen[:, None], gain[:, :2] * fault[:, None], np.where(used, np.inf, 0.0)[:, None])  # (S, 2, R) m
     hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom)[:, None]
     weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1)
-    return Integrity(
+    judged = Integrity(
         covariance=covariance,
         freedom=freedom,
         budget_m=np.sqrt(budget),
         altitude_m=step[:, 2],
         altitude_sigma_m=np.sqrt(spread[:, 2, 2]),
-        misfit=np.where(surplus > 0, chi_squared / np.maximum(surplus, 1), np.nan),
-        status=status,
+        misfit=np.where(tested, chi_squared / np.maximum(surplus, 1), np.nan),
+        status=np.select(list(reasons.values()), list(reasons), "ok"),
         suspect=np.where(surplus > 1, noticed.argmax(axis=1), -1),
-        checked=np.select([surplus == 0, weakly], ["no", "weakly"], "yes"),
-        undetected_m=undetected_m,
+        checked=np.select([~tested, weakly], ["no", "weakly"], "yes"),
+        undetected_m=np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf),
     )
+    chosen = zip(without, judged, strict=True)
+    return Integrity(*(np.where(nothing.reshape(-1, *[1] * (own.ndim - 1)), other, own) for other, own in chosen))
+
+
+def _shared_budget(budget: Array, covariance: Array, knows_altitude: bool) -> Array:
+    """Variances by cause (S, BUDGET) in the proportion of ``budget`` that make up a covariance of its own."""
+    of_altitude = 0.0 if knows_altitude else budget[:, -1]
+    shared = budget if knows_altitude else budget[:, :-1]
+    rest = np.trace(covariance, axis1=1, axis2=2) - of_altitude
+    total = shared.sum(axis=1)
+    shared = shared * np.where(total > 0, rest / np.where(total > 0, total, 1.0), np.nan)[:, None]
+    return shared if knows_altitude else np.concatenate([shared, budget[:, -1:]], axis=1)
 
 
 def _unassessed(fix: Fix) -> Integrity:
@@ -182,15 +212,6 @@ def _unassessed(fix: Fix) -> Integrity:
     )
 
 
-def _prior_information(fix: Fix, evidence: Evidence) -> Array:
-    """Information (S, 4, 4) of east, north, up and offset that does not come from the measurements."""
-    known = np.zeros((len(evidence.used), 4, 4))
-    known[:, 2, 2] = 1 / evidence.altitude_sigma_m**2
-    if not evidence.is_least_squares:
-        known[:, :2, :2] = np.nan_to_num(information.inverse(fix.covariance))
-    return known
-
-
 def _inverse(matrix: Array) -> Array:
     """Inverse of (S, 4, 4) matrices, balanced first; of directions without information, next to none is assumed."""
     scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", matrix), 1e-300))
@@ -198,11 +219,12 @@ def _inverse(matrix: Array) -> Array:
     return np.linalg.inv(balanced + 1e-12 * np.eye(4)) * scale[:, :, None] * scale[:, None, :]
 
 
-def _variance_scale(chi_squared: Array, surplus: Array, sigma_freedom: float) -> Array:
-    """Factor on variances (S,) that is known beforehand with some degrees of freedom, and by the residuals."""
-    if np.isinf(sigma_freedom):
+def _variance_scale(evidence: Evidence, chi_squared: Array, surplus: Array) -> Array:
+    """Factor on variances (S,): what is known of it beforehand, and by the residuals unless late ones are expected."""
+    if np.isinf(evidence.sigma_freedom) or evidence.expects_late:
         return np.ones_like(chi_squared)
-    return (sigma_freedom + chi_squared) / (sigma_freedom + surplus)
+    scale: Array = (evidence.sigma_freedom + chi_squared) / (evidence.sigma_freedom + surplus)
+    return scale
 
 
 def _studentised(separation: Array, chi_squared: Array, surplus: Array, sigma_freedom: float) -> Array:
@@ -215,7 +237,7 @@ def _studentised(separation: Array, chi_squared: Array, surplus: Array, sigma_fr
 
 def _limits(evidence: Evidence, count: Array, surplus: Array) -> tuple[Array, Array]:
     """χ² of all measurements, and the square of the largest separation, that FALSE_ALARM of the scenes exceed: (S,)."""
-    if evidence.late_ratio > 0 and evidence.late_excess_m > 0:
+    if evidence.expects_late:
         sigma_m = np.where(evidence.used, np.sqrt(evidence.variance.sum(axis=-1)), 0.0).sum(axis=1)
         excess = evidence.late_excess_m * count / np.maximum(sigma_m, 1e-300)
         laws = zip(count.tolist(), np.minimum(excess, _most_excess(evidence.late_ratio)).round(1).tolist(), strict=True)

@@ -1,5 +1,6 @@
 """The leaderboard of methods: `compare` makes it, tables and text show it."""
 
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,10 +52,14 @@ def compare(
         Dim ``method``: ``median_error``, ``mean_error``, ``p68_error``, ``p90_error``, ``p95_error``, ``rmse`` (m);
         ``rmse_over_crlb``, the root mean square of each error over its own scene's bound; ``coverage_68`` and
         ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood of the truth
-        (position in m); ``failures``, share of fixes that did not converge; ``latency`` s per fix, measurement from
+        (position in m); ``failures``, share of fixes that did not converge; over those that converged
+        ``median_error_converged`` (m), ``rmse_over_crlb_converged``, ``coverage_68_converged``,
+        ``coverage_95_converged``, and ``silently_wrong``, the share with the truth outside their 99 % ellipses, 1 % of
+        a perfect method (NaN where none converged); ``latency`` s per fix, measurement from
         the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
         samples that a method was trained with or chosen by, on which its errors mean nothing. Dims (method, sample):
-        the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared`` and ``level``. Dim ``sample``:
+        the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared``, ``level`` and ``log_density``, judged
+        with the error of the true positions themselves, where the dataset says it. Dim ``sample``:
         ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which
         every statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
         ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
@@ -201,8 +206,10 @@ _COLUMNS = {  # of the table: variable of the board and factor
     "p95_error_m": ("p95_error", 1.0),
     "rmse_m": ("rmse", 1.0),
     "rmse_over_crlb": ("rmse_over_crlb", 1.0),
+    "rmse_over_crlb_converged": ("rmse_over_crlb_converged", 1.0),
     "coverage_68_percent": ("coverage_68", 100.0),
     "coverage_95_percent": ("coverage_95", 100.0),
+    "silently_wrong_percent": ("silently_wrong", 100.0),
     "failures_percent": ("failures", 100.0),
     "latency_ms": ("latency", 1e3),
     "parameters": ("parameters", 1),
@@ -220,12 +227,21 @@ _HEADERS = {  # as they are displayed, and what they mean
         "perfect; values below 1 come from few samples, or from methods that profit from transmitters near the "
         "receivers.",
     ),
+    "rmse_over_crlb_converged": (
+        "when found",
+        "RMSE/CRLB over those samples alone in which the method itself found a position.",
+    ),
     "coverage_68_percent": (
         "in 68 %",
         "Share of true positions inside the method's own 68 % ellipse. Honest uncertainty gives 68 %; less is "
         "overconfident, more is too cautious.",
     ),
     "coverage_95_percent": ("in 95 %", "The same for the 95 % ellipse; honest is 95 %."),
+    "silently_wrong_percent": (
+        "wrong",
+        "Silently wrong: of the samples in which the method itself found a position, the share whose true position is "
+        "outside its 99 % ellipse. Honest is 1 %; more are errors that nothing warns of.",
+    ),
     "failures_percent": (
         "failed",
         "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
@@ -244,8 +260,8 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
     -------
     pd.DataFrame
         One row per method (the index): ``median_error_m``, ``p68_error_m``, ``p95_error_m``, ``rmse_m``,
-        ``rmse_over_crlb``, ``coverage_68_percent``, ``coverage_95_percent``, ``failures_percent``, ``latency_ms``,
-        ``parameters``, ``seen_percent``.
+        ``rmse_over_crlb``, ``rmse_over_crlb_converged``, ``coverage_68_percent``, ``coverage_95_percent``,
+        ``silently_wrong_percent``, ``failures_percent``, ``latency_ms``, ``parameters``, ``seen_percent``.
     """
     table = pd.DataFrame(
         {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items()},
@@ -258,13 +274,24 @@ def leaderboard_text(board: xr.Dataset) -> str:
     """Write the leaderboard as an aligned table for a terminal, best median first, and its cautions below it."""
     table = leaderboard_table(board)
     text = leaderboard_cells(table)
-    rows = [["method", *text.columns], *([str(method), *cells] for method, *cells in text.itertuples())]
+    header = [_two_lines(name) for name in ("method", *text.columns)]
+    rows = [*zip(*header, strict=True), *([str(method), *cells] for method, *cells in text.itertuples())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for method, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *cautions(table)])
+    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:], *cautions(table)])
+
+
+def _two_lines(header: str) -> tuple[str, str]:
+    """Break a header at a space or behind a slash, where its longer line is shortest; one word goes below."""
+    breaks = [each.end() for each in re.finditer("[ /]", header)]
+    return min(
+        ((header[:end].rstrip(), header[end:]) for end in breaks),
+        key=lambda lines: max(map(len, lines)),
+        default=("", header),
+    )
 
 
 def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -290,7 +317,9 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
             return length_text(value)
         if column.endswith("_percent"):
             return f"{value:.0f} %"
-        return f"{value:,.1f}" if column == "latency_ms" or value >= 100 else f"{value:.2f}"
+        if column == "latency_ms":
+            return f"{value:,.1f}"
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
     columns = {header: [text(column, value) for value in table[column]] for column, (header, _) in _HEADERS.items()}
     return pd.DataFrame(columns, index=table.index)

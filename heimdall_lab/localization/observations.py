@@ -9,6 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import bounds
 from heimdall_lab.localization.altitude import altitude_prior
 
 MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
@@ -136,13 +137,13 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         nlos_ratio=dataset.attrs["nlos_ratio"],
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
         link_sigma_db=float(np.maximum(dataset.attrs["link_sigma_db"], _LEAST_LEVEL_SIGMA_DB)),
-        sigma_freedom=np.inf if is_simulated(dataset) else _STATED_SIGMA_FREEDOM,
+        sigma_freedom=sigma_freedom(dataset),
     )
 
 
-def is_simulated(dataset: xr.Dataset) -> bool:
-    """Whether a dataset was generated, so that the standard deviations in it are true."""
-    return "config" in dataset.attrs
+def sigma_freedom(dataset: xr.Dataset) -> float:
+    """Degrees of freedom that the scale of a dataset's standard deviations is known with; infinite in simulations."""
+    return float(dataset.attrs.get("sigma_freedom", np.inf if dataset.attrs.get("config") else _STATED_SIGMA_FREEDOM))
 
 
 def _delay_variance_m2(dataset: xr.Dataset) -> Array:
@@ -150,10 +151,10 @@ def _delay_variance_m2(dataset: xr.Dataset) -> Array:
     if "receiver_position_std" in dataset:
         position_m = dataset["receiver_position_std"].values
     else:
-        position_m = 0.0 if is_simulated(dataset) else _STATED_POSITION_SIGMA_M
-    sigmas_s = dataset.toa_std_s.values, *(dataset.attrs[f"{name}_sigma_s"] for name in ("clock", "path_delay"))
-    noise, *models = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
-    return np.stack(np.broadcast_arrays(noise, *models, np.square(position_m)), axis=-1)
+        position_m = 0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M
+    sigmas_s = dataset.toa_std_s.values, bounds.clock_sigma_s(dataset), dataset.attrs["path_delay_sigma_s"]
+    noise, clocks, paths = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
+    return np.stack(np.broadcast_arrays(noise, clocks, paths, np.square(position_m)), axis=-1)
 
 
 def _silent_dbm(dataset: xr.Dataset) -> Array:

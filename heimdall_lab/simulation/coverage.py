@@ -1,5 +1,6 @@
 """The error bound of a network over an area, and the best site for one more receiver."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from heimdall_lab.simulation import placement
 from heimdall_lab.simulation.propagation import fading, losses
 
 _PAIRS = 200_000  # of sites and points that are computed at a time
+_ENTRIES = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]  # of symmetric matrices along east, north and up
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def bound_map(
     The SNR of a link is that of its median loss: free space, diffraction over a smooth Earth if the configuration has
     it, and the mean environment loss. Times err by noise, clock, excess delays and echoes, levels by noise, shadowing,
     environment and fading, taken as independent from receiver to receiver; receivers below ``min_snr_db``, or within 1
-    m of the transmitter, where there is no direction to them, measure nothing.
+    m of the transmitter, where there is no direction to them, measure nothing. Of the altitude no more is known than
+    how far the configuration spreads it, whatever that of the transmitter is.
 
     Parameters
     ----------
@@ -77,7 +80,11 @@ def bound_map(
     latitude, longitude = (a.ravel() for a in np.meshgrid(latitude_deg, longitude_deg, indexing="ij"))
     links = _link_errors(config, transmitter, latitude, longitude, _network(config))
     covariance = bounds.crlb(
-        links.receivers, links.transmitter, toa_sigma_s=links.toa_sigma_s, rss_sigma_db=links.rss_sigma_db
+        links.receivers,
+        links.transmitter,
+        toa_sigma_s=links.toa_sigma_s,
+        rss_sigma_db=links.rss_sigma_db,
+        altitude_sigma_m=np.array(config.geometry.transmitter_altitude_sigma_m),
     )
     shape = len(latitude_deg), len(longitude_deg)
     fields = {
@@ -114,7 +121,8 @@ def best_site(
     So that the mean exists where a position is not observable, the bound includes prior knowledge of the area: the
     information of a distribution as wide as the grid is added to that of the measurements (Van Trees' bound). A point
     that nothing observes counts with the spread of the area, and a site that makes it observable gains nearly all of
-    that; where the Cramér-Rao bound is small against the area, both bounds agree.
+    that; where the Cramér-Rao bound is small against the area, both bounds agree. The altitude is as unknown as for
+    `bound_map`.
 
     Parameters
     ----------
@@ -147,24 +155,23 @@ def best_site(
     sites.append(longitude_deg if site_longitude_deg is None else site_longitude_deg)
     altitude_m = network[2].mean() if site_altitude_m is None else site_altitude_m
     known = _measurements(_link_errors(config, transmitter, latitude, longitude, network))
-    now = _prior(latitude, longitude) + sum(information.fisher(kind) for kind in known)
+    prior = _prior(latitude, longitude, config.geometry.transmitter_altitude_sigma_m)
+    now = prior + sum(information.fisher(kind, altitude=True) for kind in known)
     means = [_weighted_mean(kind) for kind in known]
     mean_rmse = []
     candidates = np.stack([a.ravel() for a in np.meshgrid(*sites, indexing="ij")])  # (2, C)
     for block in np.array_split(candidates, -(-candidates.shape[1] * len(latitude) // _PAIRS), axis=1):
         stations = np.concatenate([block, np.full((1, block.shape[1]), altitude_m)])
-        entries = [now[:, None, 0, 0], now[:, None, 0, 1], now[:, None, 1, 1]]
-        for kind, (total, east, north) in zip(
+        entries = [now[:, None, i, k] for i, k in _ENTRIES]
+        for kind, (total, mean) in zip(
             _measurements(_link_errors(config, transmitter, latitude, longitude, stations)), means, strict=True
         ):
             share = kind.weight * (total / np.maximum(total + kind.weight, np.finfo(float).tiny))
-            east, north = (
-                np.where(kind.weight > 0, own - mean, 0.0) for own, mean in ((kind.east, east), (kind.north, north))
-            )
-            gain = share * east * east, share * east * north, share * north * north
+            about_mean = (own - others for own, others in zip(kind.gradient, mean, strict=True))
+            step = [np.where(kind.weight > 0, difference, 0.0) for difference in about_mean]
+            gain = (share * step[i] * step[k] for i, k in _ENTRIES)
             entries = [entry + added for entry, added in zip(entries, gain, strict=True)]
-        a, b, d = entries
-        mean_rmse.append(np.sqrt((a + d) / (a * d - b * b)).mean(axis=0))
+        mean_rmse.append(_rmse(entries).mean(axis=0))
     shape = len(sites[0]), len(sites[1])
     found = np.concatenate(mean_rmse)
     best = candidates[:, int(found.argmin())]
@@ -172,7 +179,7 @@ def best_site(
     return xr.Dataset(
         {
             "mean_rmse": (("site_latitude", "site_longitude"), found.reshape(shape), metres),
-            "mean_rmse_now": ((), float(np.sqrt(np.trace(np.linalg.inv(now), axis1=-2, axis2=-1)).mean()), metres),
+            "mean_rmse_now": ((), float(_rmse([now[:, i, k] for i, k in _ENTRIES]).mean()), metres),
             "best_latitude": ((), best[0], {"units": "degrees_north"}),
             "best_longitude": ((), best[1], {"units": "degrees_east"}),
         },
@@ -242,25 +249,33 @@ def _measurements(links: _LinkErrors) -> list[Measurements]:
     return [information.times(sight, links.toa_sigma_s), information.levels(sight, links.rss_sigma_db)]
 
 
-def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Total weight, and the weighted means of the gradients east and north, (P, 1) each."""
+def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Total weight, and the weighted means of the gradients along east, north and up, (P, 1) each."""
     total = kind.weight.sum(axis=1, keepdims=True)
-    east, north = (
+    means = [
         np.where(kind.weight > 0, kind.weight * gradient, 0.0).sum(axis=1, keepdims=True)
         / np.maximum(total, np.finfo(float).tiny)
-        for gradient in (kind.east, kind.north)
-    )
-    return total, east, north
+        for gradient in kind.gradient
+    ]
+    return total, means
 
 
-def _prior(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Information (2, 2), 1/m², of a normal distribution as wide as the points (P); ValueError if they span no area."""
+def _rmse(entries: Sequence[np.ndarray]) -> np.ndarray:
+    """Rms error of the horizontal position by the entries of information, the altitude eliminated."""
+    a, b, east, d, north, up = entries
+    a, b, d = a - east * east / up, b - east * north / up, d - north * north / up
+    return np.sqrt((a + d) / (a * d - b * b))
+
+
+def _prior(latitude: np.ndarray, longitude: np.ndarray, altitude_sigma_m: float) -> np.ndarray:
+    """Information (3, 3), 1/m², of a normal distribution as wide as the points (P); ValueError if they span no area."""
     for name, values in (("latitude_deg", latitude), ("longitude_deg", longitude)):
         if (count := len(np.unique(values))) < 2:
             raise ValueError(f"{name}: holds {count} value(s), which span no area; give at least 2 different ones")
     middle = latitude.mean(), longitude.mean()
     plane = geodesy.enu(geodesy.ecef(latitude, longitude, np.zeros_like(latitude)), *middle)
-    return np.diag(1 / plane[:, :2].var(axis=0))
+    altitude = 1 / altitude_sigma_m**2 if altitude_sigma_m > 0 else np.inf
+    return np.diag([*(1 / plane[:, :2].var(axis=0)), altitude])
 
 
 def _degrees(name: str, values: np.ndarray) -> dict[str, tuple[str, np.ndarray, dict[str, str]]]:

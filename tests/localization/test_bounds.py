@@ -313,6 +313,113 @@ def test_an_error_that_all_levels_share_is_no_error(common):
     assert found == pytest.approx((1 - common) * alone, rel=1e-9)
 
 
+def elevated_network(seed: int, receivers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Receivers within 60 km east and north and 3 km up and down of a transmitter."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    transmitter = rng.uniform(-1, 1, 3) * np.array([30e3, 30e3, 3e3])
+    return transmitter + rng.uniform(-1, 1, (receivers, 3)) * np.array([60e3, 60e3, 3e3]), transmitter
+
+
+def bound_of_all_unknowns(models, transmitter: np.ndarray, unknowns: int, altitude_sigma_m: float) -> np.ndarray:
+    """Horizontal part of the inverse of the whole information: three coordinates, and unknowns of the measurements.
+
+    ``models`` are pairs of a function of all parameters and its errors' standard deviations. Derivatives are the
+    imaginary parts of steps of 1e-30 along the imaginary axis, exact to rounding.
+    """
+    parameters = np.concatenate([transmitter, np.zeros(unknowns)])
+    information = np.zeros((len(parameters), len(parameters)))
+    for model, sigma in models:
+        steps = 1e-30j * np.eye(len(parameters))
+        jacobian = np.stack([model(parameters + step).imag / 1e-30 for step in steps], axis=1) / sigma[:, None]
+        information += jacobian.T @ jacobian
+    information[2, 2] += 1 / altitude_sigma_m**2
+    scale = np.sqrt(np.diag(information))
+    assume(np.linalg.cond(information / np.outer(scale, scale)) < 1e8)
+    return (np.linalg.inv(information / np.outer(scale, scale)) / np.outer(scale, scale))[:2, :2]
+
+
+@given(SEED, st.integers(4, 8), st.sampled_from([0.1, 30.0, 150.0, 3e3, np.inf]), st.sampled_from(["times", "all"]))
+def test_bound_of_unknown_altitude_is_that_of_the_whole_information(seed, receivers, altitude_sigma_m, kinds):
+    """Emission time, power and frequency are unknown too; no formula of a gradient, no unknown eliminated."""
+    positions, transmitter = elevated_network(seed, receivers)
+    assume(altitude_sigma_m < np.inf or receivers >= 5 or kinds == "all")
+    rng = np.random.Generator(np.random.Philox(seed + 1))
+    time_s, level_db, bearing_rad, frequency_hz = rng.uniform(
+        [[1e-8], [1], [1e-3], [0.1]], [[1e-6], [6], [0.1], [5]], (4, receivers)
+    )
+    velocity, own_velocity = rng.normal(0, 200, (receivers, 3)), rng.normal(0, 200, 3)
+
+    def offset(p):
+        return positions - p[:3]
+
+    def distance(p):
+        return np.sqrt((offset(p) ** 2).sum(axis=1))
+
+    def shift(p):
+        closing = (offset(p) * (own_velocity - velocity)).sum(axis=1) / distance(p)
+        return p[5] + 1e9 * closing / SPEED_OF_LIGHT
+
+    models = [
+        (lambda p: distance(p) + p[3], time_s * SPEED_OF_LIGHT),
+        (lambda p: p[4] - 20 * np.log10(distance(p)), level_db),
+        (lambda p: np.arctan(offset(p)[:, 1] / offset(p)[:, 0]), bearing_rad),
+        (shift, frequency_hz),
+    ]
+    options = {"toa_sigma_s": time_s}
+    if kinds == "all":
+        options |= {"rss_sigma_db": level_db, "aoa_sigma_rad": bearing_rad, "fdoa_sigma_hz": frequency_hz}
+        options |= {"frequency_hz": 1e9, "receiver_velocity_m_s": velocity, "transmitter_velocity_m_s": own_velocity}
+    unknowns = 3 if kinds == "all" else 1
+    expected = bound_of_all_unknowns(models[: 4 if kinds == "all" else 1], transmitter, unknowns, altitude_sigma_m)
+    found = bounds.crlb(positions, transmitter, **options, altitude_sigma_m=altitude_sigma_m)
+    # Rounding of 1e-16, times the condition of up to 1e8.
+    assert np.abs(found - expected).max() < 1e-7 * np.linalg.norm(expected)
+    known = bounds.crlb(positions, transmitter, **options)
+    assert np.trace(found) >= np.trace(known) * (1 - 1e-9)
+
+
+def test_altitude_is_an_unknown_only_where_it_is_said_to_be():
+    """Known exactly, without an altitude, of several scenes at once, each with its own."""
+    positions, transmitter = elevated_network(3, 6)
+    sigma = np.full(6, 1e-7)
+    known = bounds.crlb(positions, transmitter, toa_sigma_s=sigma)
+    assert bounds.crlb(positions, transmitter, toa_sigma_s=sigma, altitude_sigma_m=0.0) == pytest.approx(
+        known, rel=1e-9
+    )
+    flat = positions[:, :2], transmitter[:2]
+    assert np.array_equal(
+        bounds.crlb(*flat, toa_sigma_s=sigma, altitude_sigma_m=np.inf), bounds.crlb(*flat, toa_sigma_s=sigma)
+    )
+    spreads = np.array([0.0, 10.0, 100.0, 1e3, np.inf])
+    together = bounds.crlb(positions, np.tile(transmitter, (5, 1)), toa_sigma_s=sigma, altitude_sigma_m=spreads)
+    rmse = np.sqrt(np.trace(together, axis1=1, axis2=2))
+    assert (np.diff(rmse) > 0).all()
+    for number, spread in enumerate(spreads):
+        alone = bounds.crlb(positions, transmitter, toa_sigma_s=sigma, altitude_sigma_m=spread)
+        assert np.array_equal(alone, together[number])
+    for wrong in (-1.0, np.nan):
+        with pytest.raises(ValueError, match=f"altitude_sigma_m: {wrong} is no standard deviation"):
+            bounds.crlb(positions, transmitter, toa_sigma_s=sigma, altitude_sigma_m=wrong)
+
+
+def test_an_altitude_that_nothing_observes():
+    """Two differences give two coordinates, or three of which one is known a little; one difference gives none."""
+    positions, transmitter = elevated_network(8, 3)
+    sigma = np.full(3, 1e-7)
+    assert np.isnan(bounds.crlb(positions, transmitter, toa_sigma_s=sigma, altitude_sigma_m=np.inf)).all()
+    assert np.isfinite(bounds.crlb(positions, transmitter, toa_sigma_s=sigma, altitude_sigma_m=1e3)).all()
+    for spread in (1.0, np.inf):
+        two = bounds.crlb(positions[:2], transmitter, toa_sigma_s=sigma[:2], altitude_sigma_m=spread)
+        assert np.isnan(two).all()
+    # Over the middle of a ring, altitude delays all arrivals alike, and the emission time takes it: no effect.
+    angle = 2 * np.pi * np.arange(5) / 5 + 0.3
+    ring = np.stack([5e3 * np.sin(angle), 5e3 * np.cos(angle), np.zeros(5)], axis=-1)
+    above = np.array([0.0, 0.0, 3e3])
+    known = bounds.crlb(ring, above, toa_sigma_s=np.full(5, 1e-7))
+    found = bounds.crlb(ring, above, toa_sigma_s=np.full(5, 1e-7), altitude_sigma_m=np.inf)
+    assert found == pytest.approx(known, rel=1e-9, abs=1e-9 * known.max())
+
+
 def test_bad_measurements_are_refused_by_name():
     positions, transmitter = network(2, receivers=4)
     five, still = np.full(4, 5.0), np.zeros((4, 2))

@@ -115,8 +115,8 @@ def test_plane_and_ellipsoid_are_each_others_inverse(strong, strong_measured):
     plane = np.broadcast_to(np.array([[150e3, -120e3], [-3e3, 4e3]]), (strong.sizes["sample"], 2, 2))
     latitude, longitude = observations.from_tangent_plane(known, plane)
     for position in range(2):
-        fix = observations.Fix(latitude[:, position], longitude[:, position], None, None)
-        assert observations.tangent_plane(known, fix) == pytest.approx(plane[:, position], abs=1e-2)
+        found = observations.tangent_plane(known, latitude[:, position], longitude[:, position])
+        assert found == pytest.approx(plane[:, position], abs=1e-2)
     assert np.isfinite(geodesy.wrapped(longitude)).all()
 
 
@@ -127,11 +127,9 @@ def test_the_plane_reaches_to_the_edge_of_the_earth(strong, strong_measured):
         plane = far_m * np.array([[1.0, 0.0], [0.0, 1.0], [-0.6, -0.8]])
         latitude, longitude = (degrees[0] for degrees in observations.from_tangent_plane(known, plane[None]))
         many = known.repeat(3)
-        assert observations.tangent_plane(many, observations.Fix(latitude, longitude, None, None)) == pytest.approx(
-            plane, abs=0.1
-        )
+        assert observations.tangent_plane(many, latitude, longitude) == pytest.approx(plane, abs=0.1)
     beyond = np.array([[[8e6, 0.0], [0.0, 1e7]]])
-    centre = baselines.centroid(known)
+    centre = baselines.receivers_centroid(known)
     distance, _ = geodesy.geodesic(
         centre.latitude_deg,
         centre.longitude_deg,

@@ -112,9 +112,13 @@ def test_leaderboard_text_is_aligned(board):
     lines = leaderboard.leaderboard_text(board).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 120 - len("tdoa_unrolled_nlos_sync") + len("tdoa_robust")
-    assert {line.split()[0] for line in lines[2:]} == set(board.method.values)
+    assert set(lines[2]) == {"-"}
+    assert {line.split()[0] for line in lines[3:]} == set(board.method.values)
+    above, below = lines[0].split(), lines[1].split()
+    assert above == ["RMSE/", "when", "in", "in", "ms/"]
+    assert " ".join(below) == "method median p68 p95 RMSE CRLB found 68 % 95 % wrong failed fix weights"
 
 
 def test_leaderboard_text_shows_unknown_as_a_dash(board):
     text = leaderboard.leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
-    assert all("–" in line for line in text.splitlines()[2:])
+    assert all("–" in line for line in text.splitlines()[3:])

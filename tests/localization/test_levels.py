@@ -57,12 +57,15 @@ def scenes(count, sigma_db, propagation, *, radius_m=80e3, seed=1, like_receiver
         longitude_deg=longitude,
         altitude_m=np.zeros_like(latitude),
         transmitter_altitude_m=np.zeros(count),
+        transmitter_altitude_sigma_m=np.ones(count),
         heard=np.ones(latitude.shape, dtype=bool),
         rssi_dbm=power_dbm - 20 * np.log10(distance_m) + sigma_db * rng.standard_normal(latitude.shape),
         silent_dbm=np.full(latitude.shape, np.nan),
         link_sigma_db=sigma_db,
         pseudorange_m=np.zeros_like(latitude),
         sigma_m=np.ones_like(latitude),
+        variance_m2=np.ones((*latitude.shape, 4)) / 4,
+        sigma_freedom=np.inf,
         reference=np.zeros(count, dtype=int),
         propagation=propagation,
         nlos_ratio=0.0,
@@ -92,7 +95,7 @@ def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius
     have two likely positions even so, of which the bound does not know.
     """
     known, transmitter, offset = scenes(400, 0.2, propagation, radius_m=radius_m)
-    fix = levels.rss_ml(known)
+    fix, _ = levels.rss_ml(known)
     assert fix.converged.all()
     bound = bounds.crlb(offset, np.zeros(2), rss_sigma_db=np.full(known.heard.shape, 0.2))
     vector = error_vectors(fix, transmitter)
@@ -109,7 +112,8 @@ def test_shadowed_levels_beat_the_simplest_fixes(share):
     known, transmitter, _ = scenes(int(600 * share), 8.5, "line_of_sight")
     errors = {}
     for method in (baselines.centroid, baselines.strongest, levels.rss_ml):
-        errors[method.__name__] = np.linalg.norm(error_vectors(method(known), transmitter), axis=1)
+        fix, _ = method(known)
+        errors[method.__name__] = np.linalg.norm(error_vectors(fix, transmitter), axis=1)
     for other in ("centroid", "strongest"):
         for statistic in (np.median, lambda error: np.sqrt((error**2).mean())):
             assert statistic(errors["rss_ml"]) < statistic(errors[other])
@@ -120,7 +124,7 @@ def test_shadowed_levels_beat_the_simplest_fixes(share):
 def test_spread_is_that_of_the_errors(sigma_db, share):
     """Where transmitters stand as assumed, the mean squared error over a posterior's covariance is 2, of any shape."""
     known, transmitter, _ = scenes(int(500 * share), sigma_db, "line_of_sight", seed=4, like_receivers=True)
-    fix = levels.rss_ml(known)
+    fix, _ = levels.rss_ml(known)
     vector = error_vectors(fix, transmitter)
     squared = np.einsum("si,sij,sj->s", vector, np.linalg.inv(fix.covariance), vector)
     assert abs(squared.mean() - 2) < 3 * squared.std() / len(squared) ** 0.5
@@ -133,9 +137,9 @@ def test_posterior_is_that_of_an_integral_by_chance():
     heard[:, 2] = False
     silent_dbm = np.where(heard, np.nan, np.median(known.rssi_dbm, axis=1, keepdims=True))
     known = known._replace(heard=heard, silent_dbm=silent_dbm)
-    fix = levels.rss_ml(known)
+    fix, _ = levels.rss_ml(known)
     rng = np.random.Generator(np.random.Philox(2))
-    prior = baselines.centroid(known)
+    prior = baselines.receivers_centroid(known)
     to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
     for scene in range(6):
         variance = np.trace(prior.covariance[scene]) / 2 * 7 / 5  # of one more draw, where six are known
@@ -173,12 +177,12 @@ def test_two_receivers_or_unknown_shadowing_are_no_fix():
     heard = known.heard.copy()
     heard[1, 2:] = False
     few = known._replace(heard=heard)
-    fix, simplest = levels.rss_ml(few), baselines.centroid(few)
+    (fix, _), simplest = levels.rss_ml(few), baselines.receivers_centroid(few)
     assert fix.converged.tolist() == [True, False, True]
     assert fix.latitude_deg[1] == simplest.latitude_deg[1]
-    unknown = levels.rss_ml(known._replace(link_sigma_db=np.nan))
+    unknown, _ = levels.rss_ml(known._replace(link_sigma_db=np.nan))
     assert not unknown.converged.any()
-    assert np.array_equal(unknown.latitude_deg, baselines.centroid(known).latitude_deg)
+    assert np.array_equal(unknown.latitude_deg, baselines.receivers_centroid(known).latitude_deg)
 
 
 @pytest.mark.slow
@@ -190,7 +194,7 @@ def test_nothing_finds_much_more_in_levels(placement, max_receivers):
     """
     config = hl.preset("websdr", seed=7, max_receivers=max_receivers, geometry={"placement": placement})
     known, transmitter = simulated(config, 400)
-    fix = levels.rss_ml(known)
+    fix, _ = levels.rss_ml(known)
     longitude, latitude = best_of_levels(config, known, draws=2000)
     rmse_m = []
     for degrees in ((fix.longitude_deg, fix.latitude_deg), (longitude, latitude)):

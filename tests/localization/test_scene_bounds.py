@@ -1,5 +1,7 @@
 """Cramér-Rao bounds of whole scenes, against those computed by hand from the truth."""
 
+import json
+
 import numpy as np
 import pyproj
 import pytest
@@ -15,7 +17,8 @@ SPEED_OF_LIGHT = 299_792_458.0
 def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
     """Covariance (2, 2) of one scene's position, and its GDOP: PROJ for positions, differences for derivatives.
 
-    The unknowns are the transmitter's east and north, the emission time (as a range) and the radiated power.
+    The unknowns are the transmitter's east and north, the emission time (as a range), the radiated power, and the
+    altitude, of which it is known that it is uniform from 100 to 600 m. Dilution has nothing to do with that.
     """
     to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
     used = scene.signal_present.values & scene.receiver_present.values
@@ -27,10 +30,12 @@ def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
     # 1e-5 degrees north and east give the directions; metres along them are straight steps on the tangent plane.
     north = np.array(to_ecef.transform(latitude + 1e-5, longitude, altitude)) - at_zero
     east = np.array(to_ecef.transform(latitude, longitude + 1e-5, altitude)) - at_zero
-    axes = np.stack([east / np.linalg.norm(east), north / np.linalg.norm(north)])
+    up = np.array(to_ecef.transform(latitude, longitude, altitude + 1)) - at_zero
+    axes = np.stack([east / np.linalg.norm(east), north / np.linalg.norm(north), up])
 
     def measure(parameters):
-        distance = np.linalg.norm(receivers - (at_zero + parameters[:2] @ axes), axis=1)
+        place = np.append(parameters[:2], parameters[4:])
+        distance = np.linalg.norm(receivers - (at_zero + place @ axes[: len(place)]), axis=1)
         return np.concatenate([distance + parameters[2], parameters[3] - 20 * np.log10(distance)])
 
     snr = 10 ** (scene.snr.values[used] / 10)
@@ -42,12 +47,12 @@ def scene_bound_by_hand(scene) -> tuple[np.ndarray, float]:
     levels_db2 = 4.0**2 * np.exp(-apart_m / 1e3)  # shadowing, correlated over 1 km
     noise_db = 20 / np.log(10) / np.sqrt(2 * energy_over_noise)
     levels_db2 += np.diag(10.0**2 / 12 + noise_db**2)  # environment, noise
-    steps = np.ones(4)
-    jacobian = np.stack([(measure(step) - measure(-step)) / 2 for step in np.diag(steps)], axis=1)
+    jacobian = np.stack([(measure(step) - measure(-step)) / 2 for step in np.eye(5)], axis=1)
     errors = linalg.block_diag(np.diag(sigma_m**2), levels_db2)
-    covariance = np.linalg.inv(jacobian.T @ np.linalg.solve(errors, jacobian))
+    prior = np.diag([0, 0, 0, 0, 12 / 500**2])
+    covariance = np.linalg.inv(jacobian.T @ np.linalg.solve(errors, jacobian) + prior)
     equal = np.concatenate([np.ones(number), np.full(number, 1e9)])
-    unweighted = bound_by_differences(measure, np.zeros(4), equal, steps)
+    unweighted = bound_by_differences(measure, np.zeros(4), equal, np.ones(4))
     return covariance[:2, :2], float(np.trace(unweighted[:2, :2]) ** 0.5)
 
 
@@ -88,3 +93,28 @@ def test_scenes_without_shadowing_have_a_bound():
     assert exact.attrs["link_sigma_db"] == 0
     assert (exact.crlb_rmse > 0).all()
     assert (exact.crlb_rmse < bounds.scene_crlb(exact.assign_attrs(link_sigma_db=5.0)).crlb_rmse).all()
+
+
+def test_the_bound_takes_the_altitude_as_it_is_known_beforehand(small_dataset):
+    """Reported exactly, reported roughly, drawn from a range, near the ground; signals along the ground have none."""
+    reported = small_dataset.assign(reported_altitude=small_dataset.transmitter_altitude)
+    exact = bounds.scene_crlb(reported)
+    drawn = bounds.scene_crlb(small_dataset)
+    network_m = np.maximum(np.nanstd(small_dataset.receiver_altitude, axis=1), 100.0)
+    rough, like_network = (
+        bounds.scene_crlb(reported.assign(reported_altitude_std=("sample", np.full(12, std_m))))
+        for std_m in (500 / 12**0.5, network_m)
+    )
+    no_config = {name: value for name, value in small_dataset.attrs.items() if name != "config"}
+    shadowing = json.dumps({"channel": json.loads(small_dataset.attrs["config"])["channel"]})
+    near_ground = small_dataset.copy()
+    near_ground.attrs = no_config | {"config": shadowing}
+    ground = bounds.scene_crlb(near_ground)
+    assert rough.crlb_rmse.values == pytest.approx(drawn.crlb_rmse.values, rel=1e-9)
+    assert ground.crlb_rmse.values == pytest.approx(like_network.crlb_rmse.values, rel=1e-9)
+    assert (exact.crlb_rmse < drawn.crlb_rmse).all()
+    assert (exact.crlb_rmse < ground.crlb_rmse).all()
+    wave = bounds.scene_crlb(small_dataset.assign_attrs(propagation="ground_wave"))
+    assert wave.crlb_rmse.values == pytest.approx(exact.crlb_rmse.values, rel=1e-9)
+    for each in (exact, rough, ground, wave):
+        assert each.gdop.equals(drawn.gdop)

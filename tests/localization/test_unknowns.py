@@ -50,9 +50,16 @@ def test_unknown_levels_are_left_out(scenes, method):
     assert np.isfinite(nothing.latitude).all()
 
 
-@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust", "rss_ml"])
+@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
 def test_no_shadowing_is_no_obstacle(scenes, method):
     assert hl.locate(scenes.assign_attrs(link_sigma_db=0.0), method).converged.mean() > 0.9
+
+
+def test_levels_that_contradict_what_is_said_of_shadowing_are_no_fix(scenes):
+    """There are 5 dB of it, and none is said."""
+    found = hl.locate(scenes.assign_attrs(link_sigma_db=0.0), "rss_ml")
+    assert found.status.isin(["link", "misfit"]).mean() > 0.9
+    assert np.isfinite(found.latitude).all()
 
 
 @pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])

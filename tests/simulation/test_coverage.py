@@ -122,6 +122,13 @@ def spread_m2(latitude, longitude) -> np.ndarray:
     return np.array([np.mean(east**2), np.mean(north**2)])
 
 
+def plane_spread_m2(latitude, longitude) -> np.ndarray:
+    """The same of all points, on the plane at their middle."""
+    points = [a.ravel() for a in np.meshgrid(latitude, longitude, indexing="ij")]
+    plane = geodesy.enu(geodesy.ecef(*points, np.zeros(points[0].shape)), *(a.mean() for a in points))
+    return plane[:, :2].var(axis=0)
+
+
 @pytest.mark.parametrize("power_dbm", [10.0, 37.0])
 def test_best_site_is_the_best_of_all_tried(config, power_dbm):
     """Each site by a network of its own; where nothing is observable, all that is left is the spread of the area."""
@@ -165,14 +172,39 @@ def test_rank_one_gains_are_those_of_the_information_anew(config):
         links = coverage._link_errors(network, faint, point[:1], point[1:], coverage._network(network))
         seen = information.lines_of_sight(links.receivers[0], links.transmitter[0])
         kinds = information.times(seen, links.toa_sigma_s[0]), information.levels(seen, links.rss_sigma_db[0])
-        total = sum(information.fisher(kind) for kind in kinds) + coverage._prior(
-            *(a.ravel() for a in np.meshgrid(latitude, longitude, indexing="ij"))
-        )
-        rmse.append(np.trace(np.linalg.inv(total)) ** 0.5)
+        altitude = np.diag([0.0, 0.0, 12 / 500**2])  # between 100 and 600 m
+        total = sum(information.fisher(kind, altitude=True) for kind in kinds) + altitude
+        total[:2, :2] += np.diag(1 / plane_spread_m2(latitude, longitude))
+        rmse.append(np.trace(np.linalg.inv(total)[:2, :2]) ** 0.5)
     assert found.mean_rmse[0, 0] == pytest.approx(np.mean(rmse), rel=1e-9)
     heard = coverage.bound_map(config, latitude, longitude, faint).receivers_with_signal
     assert (heard < 2).any()
     assert (heard >= 3).any()
+
+
+def test_maps_take_the_altitude_as_the_configuration_spreads_it(config):
+    """What it does not spread is known; what it spreads is in the bound of every point and site."""
+    grid = coverage.grid_deg(config, 5)
+    bound, mean_rmse = {}, {}
+    for spread_m in (0.0, 500.0, 5000.0):
+        altitudes = {"transmitter_altitude_min_m": 100.0, "transmitter_altitude_max_m": 100.0 + spread_m}
+        spread = hl.preset("iq_test", geometry=altitudes, signal={"duration_s": 0.02})
+        bound[spread_m] = coverage.bound_map(spread, *grid)
+        mean_rmse[spread_m] = float(coverage.best_site(spread, *grid).mean_rmse_now)
+    links = coverage._link_errors(
+        config,
+        coverage.Transmitter(),
+        *(a.ravel() for a in np.meshgrid(*grid, indexing="ij")),
+        coverage._network(config),
+    )
+    known = bounds.crlb(
+        links.receivers, links.transmitter, toa_sigma_s=links.toa_sigma_s, rss_sigma_db=links.rss_sigma_db
+    )
+    np.testing.assert_allclose(bound[0.0].crlb_covariance.values.reshape(-1, 2, 2), known, rtol=1e-12)
+    assert (bound[0.0].crlb_rmse < bound[500.0].crlb_rmse).all()
+    assert (bound[500.0].crlb_rmse < bound[5000.0].crlb_rmse).all()
+    assert bound[0.0].gdop.equals(bound[5000.0].gdop)
+    assert mean_rmse[0.0] < mean_rmse[500.0] < mean_rmse[5000.0]
 
 
 def test_a_site_that_makes_points_observable_wins():

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "link_sigma_db": np.nan,
     "min_snr_db": 0.0,
 }
+_ATTRIBUTES = schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES
 _CLOCK_SIGMAS = 7.0  # a default max_clock_offset_s is so many times the largest clock_sigma_s
 _POSITION = ("longitude", "latitude", "altitude")  # the order of GeoJSON
 
@@ -111,9 +112,9 @@ def read_sigmf(
     SigMF specification 1.2.6, sigmf.org.
     """
     position = transmitter_position(transmitter)
-    unknown = sorted(set(attributes) - set(schema.ATTRIBUTES))
+    unknown = sorted(set(attributes) - set(_ATTRIBUTES))
     if unknown:
-        raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(schema.ATTRIBUTES)}")
+        raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(_ATTRIBUTES)}")
     stations = {} if receivers is None else {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(file) for file in ([path] if isinstance(path, str | Path) else path)]
     if not files:
@@ -275,7 +276,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     held: dict[str, Any] = {}
     for name in dict.fromkeys(name for attributes in stated for name in attributes):
         values = [attributes.get(name) for attributes in stated]
-        if name in schema.ATTRIBUTES:
+        if name in _ATTRIBUTES:
             common_value(recordings, values, f"heimdall:attributes.{name}")
         if all(value == values[0] for value in values):
             held[name] = _from_json(values[0])
@@ -299,7 +300,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     attrs = DEFAULTS | known
     if "sample_rate_hz" not in attrs:
         raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
-    for name in set(schema.ATTRIBUTES) & set(attrs) - {"propagation"}:
+    for name in set(_ATTRIBUTES) & set(attrs) - {"propagation"}:
         attrs[name] = _contract_number(name, attrs[name], len(streams))
     if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))

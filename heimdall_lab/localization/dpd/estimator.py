@@ -115,7 +115,7 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     best = np.arange(len(value)), np.where(equal, distance, np.inf).argmin(axis=1)
     # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
     in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    reached = np.isfinite(value[best])
+    reached = found.detected & np.isfinite(value[best])
     status = np.select([~found.detected, ~in_lobe, ~reached], ["noise", "clocks", "unobserved"], "ok")
     latitude, longitude = (np.where(reached, degrees[best], np.nan) for degrees in (latitude, longitude))
     return baselines.fix_without_rivals(latitude, longitude, covariance[best], status)

@@ -13,8 +13,8 @@ from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, integrity, observations
-from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.integrity import Evidence
+from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.observations import Fix, Observations
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -226,13 +226,13 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
     reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
-    silent, far = ~known.heard.any(axis=1), reach_m >= observations.MAX_RANGE_M[known.propagation]
+    silent, far = ~known.heard.any(axis=1), ~(reach_m < observations.MAX_RANGE_M[known.propagation])
     plane = np.where((silent | far)[:, None], 0.0, position) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
     status = np.select([silent, far, unlike_training(predictor, dataset)], ["silent", "far", "untrained"], "ok")
     fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
     fix = baselines.centroid_where(silent | far, fix, known)
-    return fix, integrity.delays(known, fix, known.heard, is_least_squares=False, least_scale=1.0)
+    return fix, integrity.delays(known, fix, known.heard, is_least_squares=False, knows_altitude=True, least_scale=1.0)
 
 
 def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
