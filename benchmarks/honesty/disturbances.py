@@ -118,12 +118,12 @@ def misplaced_receiver(dataset: xr.Dataset, distance_m: float) -> xr.Dataset:
 
 
 def high_transmitter(dataset: xr.Dataset, said_within_m: float | None = None) -> xr.Dataset:
-    """Lift all transmitters to 9 km, while the configuration goes on saying that they are near the ground.
+    """Lift all transmitters to 9 km, while the attributes go on saying that they are near the ground.
 
     Where it is said how high they are, that is a number with a normal error of this standard deviation.
     """
     altitude = {"geometry.transmitter_altitude_min_m": HIGH_M, "geometry.transmitter_altitude_max_m": HIGH_M}
-    lifted = _generated_with(dataset, altitude).assign_attrs(config=dataset.attrs["config"])
+    lifted = _generated_with(dataset, altitude).assign_attrs(dataset.attrs)
     if said_within_m is None:
         return lifted
     count = lifted.sizes["sample"]
@@ -189,7 +189,7 @@ DISTURBANCES = {
     ),
     "altitude_unsaid": Disturbance(
         "transmitters at 9 km, unsaid",
-        "Transmitters are 9 km high, where the configuration says 100 to 600 m.",
+        "Transmitters are 9 km high, where the dataset says 100 to 600 m.",
         high_transmitter,
     ),
     "altitude_said": Disturbance(

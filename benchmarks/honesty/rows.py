@@ -11,6 +11,7 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.altitude import altitude_prior
 from honesty.disturbances import DISTURBANCES, DISTURBED
 
 SEED = 901  # not one that pretrained localizers learned from
@@ -123,6 +124,9 @@ def bound_m(dataset: xr.Dataset) -> np.ndarray:
     receivers, transmitter = bounds.transmitter_frame(dataset)
     sigma_s = np.sqrt(dataset.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     covariance = bounds.crlb(
-        np.where(dataset.heard.values[..., None], receivers, np.nan), transmitter, toa_sigma_s=sigma_s
+        np.where(dataset.heard.values[..., None], receivers, np.nan),
+        transmitter,
+        toa_sigma_s=sigma_s,
+        altitude_sigma_m=None if dataset.attrs["propagation"] == "ground_wave" else altitude_prior(dataset)[1],
     )
     return np.sqrt(np.trace(covariance, axis1=1, axis2=2))

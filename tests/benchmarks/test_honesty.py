@@ -56,7 +56,8 @@ def test_fixes_are_counted_by_their_ellipses_and_by_what_they_say():
 
 def test_an_ellipse_that_is_unknown_holds_nothing():
     dataset, fixes = fixes_off_by([0.0], [True], ["yes"])
-    found = cells.cell("method", dataset, fixes.assign(covariance=fixes.covariance * np.nan), np.ones(1))
+    with np.errstate(invalid="ignore"):
+        found = cells.cell("method", dataset, fixes.assign(covariance=fixes.covariance * np.nan), np.ones(1))
     assert found.silent_checked == Share(1, 1)
     assert found.coverage_95 == Share(0, 1)
 
@@ -82,7 +83,9 @@ def test_the_bound_of_measured_delays_is_that_of_their_stated_deviations(small_d
     """Where levels say nothing, and the stated deviations are the true ones, both bounds are the same."""
     mute = small_dataset.assign_attrs(link_sigma_db=1e6)
     sigma_s = np.sqrt(mute.snr * 0 + 1e-14)
-    stated = mute.assign(toa_std_s=sigma_s, heard=mute.signal_present).assign_attrs(clock_sigma_s=0.0)
+    stated = mute.assign(toa_std_s=sigma_s, heard=mute.signal_present).assign_attrs(
+        clock_sigma_s=0.0, transmitter_altitude_sigma_m=0.0
+    )
     measured = rows.bound_m(
         stated.drop_attrs(deep=False).assign_attrs({k: v for k, v in stated.attrs.items() if k != "config"})
     )
