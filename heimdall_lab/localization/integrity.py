@@ -244,11 +244,21 @@ def _limits(evidence: Evidence, count: Array, surplus: Array) -> tuple[Array, Ar
         taken = 3 if evidence.is_least_squares else 1
         limits = np.array([_late_limits(*law, evidence.late_ratio, taken) for law in laws]).reshape(-1, 2)
         return limits[:, 0], limits[:, 1]
-    freedom, single = np.maximum(surplus, 1), FALSE_ALARM / np.maximum(count, 1)
-    if np.isinf(evidence.sigma_freedom):
-        return scipy.special.chdtri(freedom, FALSE_ALARM), scipy.special.chdtri(1, single)
-    beyond = freedom * scipy.special.fdtri(freedom, evidence.sigma_freedom, 1 - FALSE_ALARM)
-    return beyond, scipy.special.fdtri(1, evidence.sigma_freedom + np.maximum(surplus - 1, 0), 1 - single)
+    single, others = FALSE_ALARM / np.maximum(count, 1), np.maximum(surplus - 1, 0)
+    separation = (
+        scipy.special.chdtri(1, single)
+        if np.isinf(evidence.sigma_freedom)
+        else scipy.special.fdtri(1, evidence.sigma_freedom + others, 1 - single)
+    )
+    return largest_misfit(surplus, evidence.sigma_freedom), separation
+
+
+def largest_misfit(surplus: Array, sigma_freedom: float) -> Array:
+    """χ² that FALSE_ALARM of the scenes exceed with (S,) more measurements than unknowns, where errors are normal."""
+    freedom = np.maximum(surplus, 1)
+    if np.isinf(sigma_freedom):
+        return scipy.special.chdtri(freedom, FALSE_ALARM)
+    return freedom * scipy.special.fdtri(freedom, sigma_freedom, 1 - FALSE_ALARM)
 
 
 def _most_excess(ratio: float) -> float:
