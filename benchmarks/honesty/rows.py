@@ -68,7 +68,10 @@ _AIRCRAFT = (
     "to some 50 m, which coverage allows for and the bound does not."
 )
 TITLES = {  # what each dataset is called, and what it is
-    "los_sync": ("`los_sync`", "The preset: seven receivers of 120 km, clocks within 50 ns, clear paths."),
+    "los_sync": (
+        "`los_sync`",
+        "The preset: seven receivers of 120 km, clocks with a standard deviation of 50 ns, clear paths.",
+    ),
     "random": (
         "random geometry",
         "`los_sync` with five to eight receivers at random places, other ones in each scene.",
