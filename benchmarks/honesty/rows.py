@@ -64,11 +64,14 @@ REAL: dict[str, Callable[[Path], xr.Dataset]] = {  # functions from the folder o
     "dcf77_2020": _dcf77,
 }
 _AIRCRAFT = (
-    "Messages of aircraft, each received by five GPS-disciplined sensors; their reported positions are the truth, and "
-    "their altitudes are known."
+    "Messages of aircraft, each received by five GPS-disciplined sensors; the truth is their reported positions, known "
+    "to some 50 m, which coverage allows for and the bound does not."
 )
 TITLES = {  # what each dataset is called, and what it is
-    "los_sync": ("`los_sync`", "The preset: seven receivers of 120 km, clocks within 50 ns, clear paths."),
+    "los_sync": (
+        "`los_sync`",
+        "The preset: seven receivers of 120 km, clocks with a standard deviation of 50 ns, clear paths.",
+    ),
     "random": (
         "random geometry",
         "`los_sync` with five to eight receivers at random places, other ones in each scene.",
