@@ -127,7 +127,7 @@ def _best_fit(observed: Observations, starts: Array, *, robust: bool) -> Fix:
     enough = np.maximum(np.minimum(heard, _ENOUGH_DELAYS), np.ceil(_MAJORITY * heard))
     fits = agreeing >= enough if robust else cost <= _MISFIT_CHI_SQUARED * np.maximum(heard - 3, 1)
     cost = np.where(fits, cost, np.inf)
-    cost = cost + _level_cost(at_starts, latitude, longitude)
+    cost = cost + level_cost(at_starts, latitude, longitude)
     usable = np.isfinite(cost).reshape(by_start) & (np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation])
     # Costs that differ by less than one unit of χ² fit equally well: with three receivers both intersections do.
     cost = np.where(usable, cost.reshape(by_start), np.inf)
@@ -152,7 +152,7 @@ def _distance_m(latitude: Array, longitude: Array, other_latitude: Array, other_
     return geodesy.geodesic(latitude, longitude, other_latitude[:, None], other_longitude[:, None])[0]
 
 
-def _level_cost(observed: Observations, latitude: Array, longitude: Array) -> Array:
+def level_cost(observed: Observations, latitude: Array, longitude: Array) -> Array:
     """Cauchy cost of levels about free space with unknown power, (S,); 0 where levels cannot be compared."""
     ranges, _ = distances(observed, latitude, longitude)
     used = observed.heard & np.isfinite(observed.rssi_dbm) & np.isfinite(observed.link_sigma_db)

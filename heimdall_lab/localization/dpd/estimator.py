@@ -6,7 +6,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import baselines, observations
+from heimdall_lab.localization import baselines, observations, tdoa
 from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s, noise_energy
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
 from heimdall_lab.localization.dpd.refinement import Summits, refine
@@ -20,6 +20,7 @@ _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
 _RIVAL_LOG_LIKELIHOOD = np.log(19)  # by which a fix is 95 % certain against one other
 _SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
+_LEAST_RESOLUTIONS = 1.25  # of the spectrum, that its rms bandwidth must exceed: a carrier is as wide as resolved
 _LEAST_PROBABILITY = 1e-4  # by which the delays at a fix may be as far from it
 
 
@@ -32,7 +33,9 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> Fix:
     by noise, the eigenvalue alone would trust the strongest receivers too much.
 
     It is no fix if no more than two receivers agree better than by chance, if clocks (ntp, none) or paths err by more
-    than the main lobe of the correlation is wide, or if it is uncertain by more than receivers can hear.
+    than the main lobe of the correlation is wide, if the signal is a carrier, whose delays are not seen, if another
+    position is as likely, if the delay of a receiver against the waveform of the others contradicts it, or if it is
+    uncertain by more than receivers can hear.
 
     Raises
     ------
@@ -114,14 +117,14 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
     # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
     in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    consistent = _agree(observed, summit, measured, sigma_s)
+    known = in_lobe & (signals.rms_hz > _LEAST_RESOLUTIONS * signals.resolution_hz)
     # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
     spread_m = summit.gain * np.nan_to_num(measured.incoherent_s * rate_hz)[:, None]
     return Fix(
         summit.latitude_deg,
         summit.longitude_deg,
         summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
-        found.detected & in_lobe & alone & consistent,
+        found.detected & known & alone & _agree(observed, summit, measured, sigma_s),
     )
 
 
@@ -137,23 +140,21 @@ def _agree(observed: Observations, summit: Summits, measured: LeaveOneOut, sigma
 def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array]:
     """Most likely summit of each scene, (S,), and whether it is a fix: within reach, and no other as likely, (S,) bool.
 
-    Of equally likely ones it is the one nearest the receivers.
+    Levels do not shape a fix, but help to choose between several. Of equally likely ones it is the one nearest the
+    receivers.
     """
+    latitude, longitude = summits.latitude_deg, summits.longitude_deg
+    at_summits = observed.repeat(latitude.shape[1])
+    levels = tdoa.level_cost(at_summits, latitude.ravel(), longitude.ravel()).reshape(latitude.shape)
+    value = summits.value - levels / 2
     centre = baselines.centroid(observed)
-    distance, _ = geodesy.geodesic(
-        summits.latitude_deg, summits.longitude_deg, centre.latitude_deg[:, None], centre.longitude_deg[:, None]
-    )
-    equal = summits.value >= summits.value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
+    distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
+    equal = value >= value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
     best = np.where(equal, distance, np.inf).argmin(axis=1)
     row = np.arange(len(best)), best
     spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
-    apart, _ = geodesy.geodesic(
-        summits.latitude_deg,
-        summits.longitude_deg,
-        summits.latitude_deg[row][:, None],
-        summits.longitude_deg[row][:, None],
-    )
-    as_likely = summits.value > summits.value[row][:, None] - _RIVAL_LOG_LIKELIHOOD
+    apart, _ = geodesy.geodesic(latitude, longitude, latitude[row][:, None], longitude[row][:, None])
+    as_likely = value > value[row][:, None] - _RIVAL_LOG_LIKELIHOOD
     distinct = apart > _SEPARATE_SIGMAS * np.hypot(spread, spread[row][:, None])
-    in_reach = np.maximum(distance, spread)[row] < MAX_RANGE_M[observed.propagation]
-    return best, np.isfinite(summits.value[row]) & in_reach & ~(as_likely & distinct).any(axis=1)
+    in_reach = np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation]
+    return best, np.isfinite(value[row]) & in_reach[row] & ~(as_likely & distinct & in_reach).any(axis=1)
