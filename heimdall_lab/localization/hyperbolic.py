@@ -151,7 +151,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         longitude_deg=place[1],
         covariance=covariance,
         cost=cost,
-        level_cost=_level_cost(observed, place[0], place[1]),
+        level_cost=level_cost(observed, place[0], place[1]),
         residual=normalised,
         observed=settled & (used.sum(axis=1) >= 3),
     )
@@ -247,7 +247,7 @@ def distance_m(latitude: Array, longitude: Array, other_latitude: Array, other_l
     return geodesy.geodesic(latitude, longitude, other_latitude[:, None], other_longitude[:, None])[0]
 
 
-def _level_cost(observed: Observations, latitude: Array, longitude: Array) -> Array:
+def level_cost(observed: Observations, latitude: Array, longitude: Array) -> Array:
     """Cauchy cost of levels about free space with unknown power, (S,); 0 where levels cannot be compared."""
     ranges, _ = distances(observed, latitude, longitude)
     used = observed.heard & np.isfinite(observed.rssi_dbm) & np.isfinite(observed.link_sigma_db)

@@ -27,6 +27,7 @@ STATUS = {  # of a fix: why it is none
     "ambiguous": "another place fits as well",
     "noise": "no three receivers agree better than by chance",
     "clocks": "clocks or paths err by more than the signal's correlation is wide",
+    "carrier": "the signal is a carrier, of which no delay can be seen",
     "untrained": "the scene is unlike those that the model learned from",
 }
 CAUSES = ("noise", "clocks", "paths", "receiver_positions")  # of the errors of a delay

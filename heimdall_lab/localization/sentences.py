@@ -23,6 +23,7 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "ambiguous": "ambiguous",
     "noise": "only noise",
     "clocks": "loose clocks",
+    "carrier": "carrier",
     "untrained": "untrained",
 }
 CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}

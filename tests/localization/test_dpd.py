@@ -69,7 +69,7 @@ def test_envelopes_do_not_pull_the_peaks():
         axis=-1
     )
     voltage = (waveform * np.exp(time / 100)).T[None]
-    signals = whitening.WhitenedSignals(voltage, np.ones((1, 1600)), np.ones(1), 800)
+    signals = whitening.WhitenedSignals(voltage, np.ones((1, 1600)), np.ones(1), 0.0, 800)
     table = correlations.correlation_table(signals, np.zeros((1, 7)), 100, 1.0)
     for i in range(7):
         for j in range(i):

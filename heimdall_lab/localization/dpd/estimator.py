@@ -18,6 +18,7 @@ from heimdall_lab.signals.measurements import with_measurements
 
 _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
+_LEAST_RESOLUTIONS = 1.25  # of the spectrum, that its rms bandwidth must exceed: a carrier is as wide as resolved
 
 
 def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
@@ -29,8 +30,9 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     by noise, the eigenvalue alone would trust the strongest receivers too much.
 
     It is no fix if no more than two receivers agree better than by chance, if clocks (ntp, none) or paths err by more
-    than the main lobe of the correlation is wide, if it is uncertain by more than receivers can hear, or if another
-    place is as likely. It rests on each receiver's delay against the waveform that the others see, at the fix.
+    than the main lobe of the correlation is wide, if the signal is a carrier, whose delays are not seen, if it is
+    uncertain by more than receivers can hear, or if another place is as likely. It rests on the delays of each receiver
+    against the waveform that the others see, at the fix.
 
     Raises
     ------
@@ -123,6 +125,7 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
         "unobserved": ~reached,
         # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
         "clocks": ~(2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1),
+        "carrier": signals.rms_hz <= _LEAST_RESOLUTIONS * signals.resolution_hz,
         "far": ~in_reach,
         "ambiguous": np.isfinite(rivals).any(axis=(1, 2)),
     }
@@ -144,16 +147,18 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
 def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Array]:
     """Most likely summit of each scene, (S,), its rivals as `Fix` has them, and whether it is within reach, (S,) bool.
 
-    Of equally likely ones it is the one nearest the receivers.
+    Levels do not shape a fix, but help to choose between several. Of equally likely ones it is the one nearest the
+    receivers.
     """
-    centre = baselines.receivers_centroid(observed)
-    distance = hyperbolic.distance_m(
-        summits.latitude_deg, summits.longitude_deg, centre.latitude_deg, centre.longitude_deg
-    )
-    equal = summits.value >= summits.value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
-    best = np.where(equal, distance, np.inf).argmin(axis=1)
-    row = np.arange(len(best)), best
-    spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
     places = summits.latitude_deg, summits.longitude_deg
-    rivals = hyperbolic.rivals(*places, spread, -2 * summits.value, best)
-    return best, rivals, np.maximum(distance, spread)[row] < MAX_RANGE_M[observed.propagation]
+    at_summits = observed.repeat(places[0].shape[1])
+    levels = hyperbolic.level_cost(at_summits, *(degrees.ravel() for degrees in places)).reshape(places[0].shape)
+    cost = levels - 2 * summits.value
+    centre = baselines.receivers_centroid(observed)
+    distance = hyperbolic.distance_m(*places, centre.latitude_deg, centre.longitude_deg)
+    equal = cost <= cost.min(axis=1, keepdims=True) + 2 * _EQUAL_LOG_LIKELIHOOD
+    best = np.where(equal, distance, np.inf).argmin(axis=1)
+    spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
+    in_reach = np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation]
+    rivals = hyperbolic.rivals(*places, spread, np.where(in_reach, cost, np.inf), best)
+    return best, rivals, in_reach[np.arange(len(best)), best]

@@ -17,6 +17,7 @@ class WhitenedSignals(NamedTuple):
     voltage: Array  # (S, R, K) complex128, at half of the sample rate
     share: Array  # (S, 2 K) of signal in the sum of receivers, at ascending frequencies of the band's inner half
     rms_hz: Array  # (S,) rms bandwidth of the signal
+    resolution_hz: float  # rms bandwidth that a carrier would have in the spectrum that this was measured in
     duration: int  # samples of the window
 
 
@@ -43,7 +44,9 @@ def whiten(batch: xr.Dataset) -> WhitenedSignals:
     scale = np.where(used, 1 / np.sqrt(2 * noise * rate_hz), 0.0)
     spectra_in_band = scipy.fft.fft(voltage * scale[..., None], n=length, axis=-1)[..., bins] * np.sqrt(share)[:, None]
     half_rate = scipy.fft.ifft(np.fft.ifftshift(spectra_in_band, axes=-1), axis=-1)[..., : length // 4]
-    return WhitenedSignals(half_rate, share, rms_hz, num_time)
+    # The Hann window of a segment T has an rms bandwidth of 1 / (√3 T), and its spectrum steps of 1 / T.
+    resolution_hz = float(spectrum.frequency_hz[1] - spectrum.frequency_hz[0]) / np.sqrt(3)
+    return WhitenedSignals(half_rate, share, rms_hz, resolution_hz, num_time)
 
 
 def band_spectrum(voltage: Array, length: int) -> Array:

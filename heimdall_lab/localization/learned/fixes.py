@@ -12,7 +12,8 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import baselines, integrity, observations
+from heimdall_lab.localization import baselines, integrity, observations, tdoa
+from heimdall_lab.localization.altitude import altitude_prior
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.learned import inputs, onnx_model
 from heimdall_lab.localization.observations import Fix, Observations
@@ -23,6 +24,7 @@ SUFFIX = ".onnx"  # tells a path from the name of a method
 _DEFAULT_STEM = "model"  # file name without ending in the folder of every run
 
 _SIMILAR = 3.0  # factor up to which clocks, late links and extents are like those of a training
+_SIMILAR_ALTITUDE_M = 1000.0  # beyond those of a training, up to which altitudes are like them
 
 _BATCH = 256  # scenes whose arrays are in memory at a time
 _KM2 = 1e6  # m²
@@ -229,18 +231,34 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     silent, far = ~known.heard.any(axis=1), ~(reach_m < observations.MAX_RANGE_M[known.propagation])
     plane = np.where((silent | far)[:, None], 0.0, position) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
-    status = np.select([silent, far, unlike_training(predictor, dataset)], ["silent", "far", "untrained"], "ok")
+    delays_alone, evidence = tdoa.tdoa_ls(known)
+    reasons = {
+        "silent": silent,
+        "far": far,
+        "untrained": unlike_training(predictor, dataset),
+        "misfit": _contradicts(latitude, longitude, covariance, delays_alone),
+    }
+    status = np.select(list(reasons.values()), list(reasons), "ok")
     fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
     fix = baselines.centroid_where(silent | far, fix, known)
-    judged = {"is_least_squares": False, "has_own_covariance": True, "knows_altitude": True, "least_scale": 1.0}
-    return fix, integrity.delays(known, fix, known.heard, **judged)
+    return fix, evidence._replace(has_own_covariance=True, knows_altitude=True, least_scale=1.0)
+
+
+def _contradicts(latitude: Array, longitude: Array, covariance: Array, delays_alone: Fix) -> Array:
+    """Whether positions (S,) are further from where the delays meet than both uncertainties allow, (S,) bool."""
+    distance, azimuth_deg = geodesy.geodesic(delays_alone.latitude_deg, delays_alone.longitude_deg, latitude, longitude)
+    direction = np.radians(azimuth_deg)
+    apart = distance[:, None] * np.stack([np.sin(direction), np.cos(direction)], axis=-1)
+    both = covariance + delays_alone.covariance
+    squared = (apart * np.linalg.solve(both, apart[..., None])[..., 0]).sum(axis=1)
+    return delays_alone.converged & (squared > integrity.largest_misfit(np.full(len(squared), 2), np.inf))
 
 
 def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
     """Whether each scene is unlike those that a localizer learned from, (S,) bool.
 
-    By what is known without any signal: propagation, clocks, late links, and how large the network is. A localizer
-    takes them for those of its training wherever it is used.
+    By what is known without any signal: propagation, clocks, late links, altitude, and how large the network is. It
+    takes these for those of its training wherever it is used.
     """
     scenes = dataset.sizes["sample"]
     if predictor.about.get("config") is None:
@@ -253,8 +271,13 @@ def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
         and _similar(np.max(known["clock_sigma_s"]), config.channel.clock_sigma_s)
         and (late_s == learned_late_s or _similar(late_s, learned_late_s))
     )
+    low_m, high_m = (getattr(config.geometry, f"transmitter_altitude_{end}_m") for end in ("min", "max"))
+    mean_m, sigma_m = altitude_prior(dataset)
+    beyond_m = np.maximum(low_m - mean_m, mean_m - high_m)
+    too_high = beyond_m > sigma_m + _SIMILAR_ALTITUDE_M
     reach_m = _reach_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
-    return reach_m > _SIMILAR * _learned_reach_m(config) if alike else np.ones(scenes, dtype=bool)
+    too_large = reach_m > _SIMILAR * _learned_reach_m(config)
+    return too_high | too_large if alike else np.ones(scenes, dtype=bool)
 
 
 def _similar(value: float, learned: float) -> bool:
