@@ -47,7 +47,7 @@ def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array]:
     surplus = np.maximum(observed.heard.sum(axis=1) - 4, 1)
     fits = found.cost <= integrity.largest_misfit(surplus, observed.sigma_freedom)[:, None]
     fits &= np.repeat(observed.heard, starts, axis=1)  # leaving out what is not heard is no hypothesis
-    best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED)
+    best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED, strict=True)
     rows = np.arange(scenes)
     return best, kept[rows, chosen // starts], fits[rows, chosen]
 

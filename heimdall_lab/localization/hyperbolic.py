@@ -22,7 +22,7 @@ from heimdall_lab.localization.observations import (
 )
 
 RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
-SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
+SEPARATE_SIGMAS = 5.0  # of both together, or of the more certain one, from which two fixes are distinct
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _MAX_STEPS = 40
 _LEAST_FROM_LINE = 0.25  # of the receivers' extent, that starts to either side of their line are away from it
@@ -159,7 +159,12 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
 
 
 def best_candidate(
-    observed: Observations, found: Candidates, fits: Array, rival_chi_squared: float = RIVAL_CHI_SQUARED
+    observed: Observations,
+    found: Candidates,
+    fits: Array,
+    rival_chi_squared: float = RIVAL_CHI_SQUARED,
+    *,
+    strict: bool = False,
 ) -> tuple[Fix, Array]:
     """Choose the candidate of lowest cost, of equals the one nearest the receivers; and which of them it is, (S,).
 
@@ -182,7 +187,7 @@ def best_candidate(
     latitude, longitude = (
         np.where(tier < 3, values[rows, best], np.nan) for values in (found.latitude_deg, found.longitude_deg)
     )
-    others = rivals(found.latitude_deg, found.longitude_deg, spread, cost, best, rival_chi_squared)
+    others = rivals(found.latitude_deg, found.longitude_deg, spread, cost, best, rival_chi_squared, strict=strict)
     reasons = {
         "silent": ~observed.heard.any(axis=1),
         "unobserved": tier == 3,
@@ -201,11 +206,14 @@ def rivals(
     cost: Array,
     best: Array,
     rival_chi_squared: float = RIVAL_CHI_SQUARED,
+    *,
+    strict: bool = False,
 ) -> Array:
     """Latitude and longitude (S, MAX_RIVALS, 2) of candidates that fit as well as the best of each scene, (S,).
 
     Of positions (S, K) with their spreads and costs those that cost little more and are distinct, from it and from each
-    other, in the order of cost; NaN beyond their number.
+    other, in the order of cost; NaN beyond their number. Where it is strict, two are distinct if one is not within the
+    more certain one's ellipse, however uncertain the other is.
     """
     rows, places = np.arange(len(cost)), []
     cost, chosen = np.where(cost < cost[rows, best][:, None] + rival_chi_squared, cost, np.inf), best
@@ -213,7 +221,8 @@ def rivals(
         place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
         places.append(np.where(np.isfinite(cost[rows, chosen])[:, None], np.stack(place, axis=-1), np.nan))
         apart = distance_m(latitude_deg, longitude_deg, *place)
-        distinct = apart > SEPARATE_SIGMAS * np.hypot(spread_m, spread_m[rows, chosen][:, None])
+        other_m = spread_m[rows, chosen][:, None]
+        distinct = apart > SEPARATE_SIGMAS * (np.minimum if strict else np.hypot)(spread_m, other_m)
         cost = np.where(distinct, cost, np.inf)
         chosen = cost.argmin(axis=1)
     return np.stack(places[1:], axis=1)

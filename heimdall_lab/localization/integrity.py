@@ -148,7 +148,10 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
         "misfit": tested & (linear.chi_squared > largest_misfit),
     }
-    fault = np.sqrt((largest_separation * scale)[:, None] / np.where(seen, linear.weight * linear.redundancy, 1.0))
+    fault = np.sqrt(
+        (np.where(tested, largest_separation, 0.0) * scale)[:, None]
+        / np.where(seen, linear.weight * linear.redundancy, 1.0)
+    )
     unnoticed = np.where(linear.used, np.inf, 0.0)[:, None]
     move = np.where(seen[:, None], linear.gain[:, :2] * fault[:, None], unnoticed)  # (S, 2, R) m
     hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom_of_law)[:, None]

@@ -236,7 +236,7 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         "silent": silent,
         "far": far,
         "untrained": unlike_training(predictor, dataset),
-        "misfit": _contradicts(latitude, longitude, covariance, delays_alone),
+        "misfit": _contradicts(latitude, longitude, covariance, delays_alone) & (not evidence.expects_late),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
     fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
