@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo lint first-notebooks test check bench lab serve screenshots lock clean
+.PHONY: setup demo lint first-notebooks test check bench honesty lab serve screenshots lock clean
 
 setup: .venv/installed
 
@@ -62,6 +62,10 @@ check: setup
 # In one thread: those of OpenBLAS burn time while they wait for work, and that would count.
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks
+
+# Writes docs/honesty.md anew, of real measurements too where HEIMDALL_LAB_REAL names their folder.
+honesty: setup
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m honesty
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks

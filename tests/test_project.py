@@ -190,7 +190,8 @@ def test_registries_that_contributing_names_exist():
     rows = re.findall(r"^\|.*", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
     named, lacking = 0, []
     for row in rows:
-        files = [ROOT / "heimdall_lab" / path for path in re.findall(r"`([\w./]+\.py)`", row)]
+        named_files = re.findall(r"`([\w./]+\.py)`", row)
+        files = [folder / path for path in named_files for folder in (ROOT / "heimdall_lab", ROOT)]
         sources = "\n".join(file.read_text() for file in files if file.exists())
         for name in set(re.findall(r"`(_?[A-Z]\w+)`", row)) - {"NAME_ratio"}:
             named += 1

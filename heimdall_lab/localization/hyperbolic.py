@@ -182,33 +182,41 @@ def best_candidate(
     latitude, longitude = (
         np.where(tier < 3, values[rows, best], np.nan) for values in (found.latitude_deg, found.longitude_deg)
     )
-    apart = distance_m(found.latitude_deg, found.longitude_deg, latitude, longitude)
-    distinct = apart > SEPARATE_SIGMAS * np.hypot(spread, spread[rows, best][:, None])
-    rival_cost = np.where(
-        (tier < 2)[:, None] & distinct & (cost < cost[rows, best][:, None] + rival_chi_squared), cost, np.inf
-    )
+    others = rivals(found.latitude_deg, found.longitude_deg, spread, cost, best, rival_chi_squared)
     reasons = {
         "silent": ~observed.heard.any(axis=1),
         "unobserved": tier == 3,
         "far": tier == 2,
         "misfit": tier == 1,
-        "ambiguous": np.isfinite(rival_cost).any(axis=1),
+        "ambiguous": np.isfinite(others).any(axis=(1, 2)),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
-    return Fix(latitude, longitude, found.covariance[rows, best], status, _rivals(found, rival_cost, spread)), best
+    return Fix(latitude, longitude, found.covariance[rows, best], status, others), best
 
 
-def _rivals(found: Candidates, cost: Array, spread: Array) -> Array:
-    """Latitude and longitude (S, MAX_RIVALS, 2) of distinct candidates in the order of cost (S, K), which may be ∞."""
-    rows, rivals = np.arange(len(cost)), []
-    for _ in range(MAX_RIVALS):
-        next_best = cost.argmin(axis=1)
-        some = np.isfinite(cost[rows, next_best])
-        place = found.latitude_deg[rows, next_best], found.longitude_deg[rows, next_best]
-        rivals.append(np.where(some[:, None], np.stack(place, axis=-1), np.nan))
-        apart = distance_m(found.latitude_deg, found.longitude_deg, *place)
-        cost = np.where(apart > SEPARATE_SIGMAS * np.hypot(spread, spread[rows, next_best][:, None]), cost, np.inf)
-    return np.stack(rivals, axis=1)
+def rivals(
+    latitude_deg: Array,
+    longitude_deg: Array,
+    spread_m: Array,
+    cost: Array,
+    best: Array,
+    rival_chi_squared: float = RIVAL_CHI_SQUARED,
+) -> Array:
+    """Latitude and longitude (S, MAX_RIVALS, 2) of candidates that fit as well as the best of each scene, (S,).
+
+    Of positions (S, K) with their spreads and costs those that cost little more and are distinct, from it and from each
+    other, in the order of cost; NaN beyond their number.
+    """
+    rows, places = np.arange(len(cost)), []
+    cost, chosen = np.where(cost < cost[rows, best][:, None] + rival_chi_squared, cost, np.inf), best
+    for _ in range(MAX_RIVALS + 1):
+        place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
+        places.append(np.where(np.isfinite(cost[rows, chosen])[:, None], np.stack(place, axis=-1), np.nan))
+        apart = distance_m(latitude_deg, longitude_deg, *place)
+        distinct = apart > SEPARATE_SIGMAS * np.hypot(spread_m, spread_m[rows, chosen][:, None])
+        cost = np.where(distinct, cost, np.inf)
+        chosen = cost.argmin(axis=1)
+    return np.stack(places[1:], axis=1)
 
 
 def _beside_line(observed: Observations, latitude: Array, longitude: Array) -> Array:

@@ -41,9 +41,8 @@ class Evidence(NamedTuple):
     variance: Array  # (S, R, CAUSES)
     altitude_sigma_m: Array  # (S,)
     sigma_freedom: float  # degrees of freedom of what is known of the variances' scale
-    is_least_squares: bool = (
-        True  # the fixes are where the residuals are least; else they have covariances of their own
-    )
+    is_least_squares: bool = True  # the fixes are where the residuals are least; else their covariances say how near
+    has_own_covariance: bool = False  # it goes before what follows of the residuals
     knows_altitude: bool = False  # those covariances include what is not known of the altitude
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
     late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
@@ -105,6 +104,7 @@ def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
         sigma_freedom=observed.sigma_freedom,
         is_least_squares=False,
+        has_own_covariance=True,
         knows_altitude=True,
         least_scale=1.0,
     )
@@ -223,7 +223,7 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     by_altitude = linear.altitude_shift[:, :, None] * linear.altitude_shift[:, None]
     parts = np.concatenate([parts, by_altitude[:, None]], axis=1)
     budget = np.einsum("sckk->sc", parts)
-    if evidence.is_least_squares:
+    if not evidence.has_own_covariance:
         return parts.sum(axis=1), budget
     covariance = fix.covariance * scale[:, None, None]
     if evidence.knows_altitude:

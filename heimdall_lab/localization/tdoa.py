@@ -51,7 +51,14 @@ def tdoa_robust(observed: Observations) -> tuple[Fix, Evidence]:
         fix, retained = without_faults(compact, fix, compact.heard & (residual < _AGREEMENT_SIGMAS))
     used = np.zeros_like(observed.heard)
     np.put_along_axis(used, order[:, : retained.shape[1]], retained, axis=1)
-    return fix, integrity.delays(observed, fix, used, is_least_squares=not late, least_scale=1.0)
+    return fix, integrity.delays(
+        observed, fix, used, is_least_squares=not late, has_own_covariance=late, least_scale=1.0
+    )
+
+
+def intersections(observed: Observations) -> Array:
+    """Where the time differences of all pairs meet on the tangent plane: two solutions, (S, 2, 2) degrees."""
+    return closed_form(_with_delays(observed)[0])
 
 
 def _with_delays(observed: Observations) -> tuple[Observations, Array]:

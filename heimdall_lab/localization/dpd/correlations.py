@@ -74,3 +74,9 @@ def _at_lags(product: Array, longest: int) -> Array:
     padded = np.zeros((len(product), 2 * length), dtype=complex)
     padded[:, length // 2 : length // 2 + length] = product
     return 2 * scipy.fft.ifft(np.fft.ifftshift(padded, axes=-1), axis=-1)[:, np.arange(-longest, longest + 1)]
+
+
+def noise_energy(signals: WhitenedSignals) -> Array:
+    """Energy (S,) that noise alone gives every receiver in the middle of its own row of `correlation_table`."""
+    window = _window(signals.duration, signals.voltage.shape[-1])
+    return signals.share.mean(axis=-1) * (window**2).sum()

@@ -3,13 +3,14 @@
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization import baselines, integrity, observations
-from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import baselines, hyperbolic, integrity, observations
+from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_sigma_s, noise_energy
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
-from heimdall_lab.localization.dpd.refinement import refine
+from heimdall_lab.localization.dpd.refinement import Summits, refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
+from heimdall_lab.localization.dpd.verification import leave_one_out_delays
 from heimdall_lab.localization.dpd.whitening import whiten
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
@@ -28,7 +29,8 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     by noise, the eigenvalue alone would trust the strongest receivers too much.
 
     It is no fix if no more than two receivers agree better than by chance, if clocks (ntp, none) or paths err by more
-    than the main lobe of the correlation is wide, or if it is uncertain by more than receivers can hear.
+    than the main lobe of the correlation is wide, if it is uncertain by more than receivers can hear, or if another
+    place is as likely. It rests on each receiver's delay against the waveform that the others see, at the fix.
 
     Raises
     ------
@@ -41,12 +43,18 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     """
     _require_iq(dataset)
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
-    fix = Fix.concatenate(
+    located = [
         _locate_batch(batch, dataset.isel(sample=rows).load(), dataset.fdoa_hz.values[rows])
         for rows, batch in observed.batches(per_batch)
-    )
+    ]
+    fixes, measured = zip(*located, strict=True)
+    fix = Fix.concatenate(fixes)
     fix = baselines.centroid_where(np.isnan(fix.latitude_deg), fix, observed)
-    return fix, integrity.delays(observed, fix, observed.heard, is_least_squares=False, least_scale=1.0)
+    delay_m, sigma_m = (np.concatenate(parts) * SPEED_OF_LIGHT for parts in zip(*measured, strict=True))
+    evidence = integrity.delays(observed, fix, np.isfinite(delay_m), has_own_covariance=True, least_scale=1.0)
+    variance = observed.variance_m2.copy()
+    variance[..., observations.CAUSES.index("noise")] = np.square(sigma_m)
+    return fix, evidence._replace(residual=delay_m, variance=variance)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
@@ -98,24 +106,54 @@ def _require_iq(dataset: xr.Dataset) -> None:
         raise ValueError("iq: is missing; dpd needs a dataset of iq_raw, so choose another method")
 
 
-def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> Fix:
-    """Fixes of one batch of scenes."""
+def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> tuple[Fix, tuple[Array, Array]]:
+    """Fixes of one batch of scenes, and delays (S, R) s against the waveform of the others, with their sigmas."""
     rate_hz = batch.attrs["sample_rate_hz"]
     signals = whiten(batch)
     sigma_s = delay_sigma_s(batch)
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
-    latitude, longitude, covariance, value = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)  # (S, K)
+    summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
+    best, rivals, in_reach = _choose(observed, summits)
+    summit = summits.select(best)
+    measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
+    reached = found.detected & np.isfinite(summit.value)
+    reasons = {
+        "noise": ~found.detected,
+        "unobserved": ~reached,
+        # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
+        "clocks": ~(2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1),
+        "far": ~in_reach,
+        "ambiguous": np.isfinite(rivals).any(axis=(1, 2)),
+    }
+    # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
+    spread_m = summit.gain * np.nan_to_num(measured.incoherent_s * rate_hz)[:, None]
+    latitude, longitude = (
+        np.where(reached, degrees, np.nan) for degrees in (summit.latitude_deg, summit.longitude_deg)
+    )
+    fix = Fix(
+        latitude,
+        longitude,
+        summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
+        np.select(list(reasons.values()), list(reasons), "ok"),
+        rivals,
+    )
+    return fix, (measured.delay_s, measured.sigma_s)
+
+
+def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Array]:
+    """Most likely summit of each scene, (S,), its rivals as `Fix` has them, and whether it is within reach, (S,) bool.
+
+    Of equally likely ones it is the one nearest the receivers.
+    """
     centre = baselines.receivers_centroid(observed)
-    distance, _ = geodesy.geodesic(latitude, longitude, centre.latitude_deg[:, None], centre.longitude_deg[:, None])
-    spread = np.sqrt(np.trace(covariance, axis1=-2, axis2=-1))
-    value = np.where(np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation], value, -np.inf)
-    # Of equally likely maxima, the one nearest the receivers is taken.
-    equal = value >= value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
-    best = np.arange(len(value)), np.where(equal, distance, np.inf).argmin(axis=1)
-    # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
-    in_lobe = (2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1)
-    reached = found.detected & np.isfinite(value[best])
-    status = np.select([~found.detected, ~in_lobe, ~reached], ["noise", "clocks", "unobserved"], "ok")
-    latitude, longitude = (np.where(reached, degrees[best], np.nan) for degrees in (latitude, longitude))
-    return baselines.fix_without_rivals(latitude, longitude, covariance[best], status)
+    distance = hyperbolic.distance_m(
+        summits.latitude_deg, summits.longitude_deg, centre.latitude_deg, centre.longitude_deg
+    )
+    equal = summits.value >= summits.value.max(axis=1, keepdims=True) - _EQUAL_LOG_LIKELIHOOD
+    best = np.where(equal, distance, np.inf).argmin(axis=1)
+    row = np.arange(len(best)), best
+    spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
+    places = summits.latitude_deg, summits.longitude_deg
+    rivals = hyperbolic.rivals(*places, spread, -2 * summits.value, best)
+    return best, rivals, np.maximum(distance, spread)[row] < MAX_RANGE_M[observed.propagation]

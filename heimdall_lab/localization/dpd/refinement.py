@@ -1,5 +1,7 @@
 """Refinement of starts to the nearest maximum of the likelihood, together with one delay error a receiver."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from heimdall_lab.core import geodesy
@@ -11,59 +13,129 @@ from heimdall_lab.localization.observations import Observations
 
 _NUM_MODELS = 10  # quadratic models of the likelihood, one after the other
 _MAX_STEPS = 30  # towards the maximum of each
+_REST_M = 1e-4  # step of a model from which the next would not move the position
+_SETTLED_SIGMAS = 0.01  # step of the last model from which a maximum is reached
 _DELAY_STEP = 0.1  # samples by which delays are changed to measure the slope and curvature of the likelihood
 
 
-def refine(
-    observed: Observations, table: Array, start: Array, sigma: Array, rate_hz: float
-) -> tuple[Array, Array, Array, Array]:
+class Summits(NamedTuple):
+    """Maxima of the likelihood of S scenes, reached from K starts each."""
+
+    latitude_deg: Array  # (S, K)
+    longitude_deg: Array  # (S, K)
+    covariance: Array  # (S, K, 2, 2) m², from the curvature at the maximum
+    value: Array  # (S, K), log likelihood with the log density of the delay errors; −∞ where no maximum was reached
+    delay: Array  # (S, K, R) samples from the position to each receiver
+    delay_error: Array  # (S, K, R) samples, the most likely ones
+    gain: Array  # (S, K, 2, R) m east and north per sample by which a receiver's delay is later
+
+    def select(self, start: Array) -> "Summits":
+        """Take the summit that one start (S,) of each scene reached."""
+        return Summits(*(values[np.arange(len(start)), start] for values in self))
+
+
+class _State(NamedTuple):
+    """Where the refinement of N starts stands."""
+
+    latitude_deg: Array  # (N,)
+    longitude_deg: Array  # (N,)
+    delay: Array  # (N, R) samples
+    delay_error: Array  # (N, R) samples
+    covariance: Array  # (N, 2, 2) m²
+    gain: Array  # (N, 2, R) m per sample
+    moved_m: Array  # (N,), by the latest model
+
+    @property
+    def settled(self) -> Array:
+        """Whether the latest step was small against the uncertainty, (N,) bool."""
+        return self.moved_m < _SETTLED_SIGMAS * np.sqrt(np.trace(self.covariance, axis1=1, axis2=2))
+
+    def select(self, rows: Array) -> "_State":
+        """Take some starts."""
+        return _State(*(values[rows] for values in self))
+
+
+def refine(observed: Observations, table: Array, start: Array, sigma: Array, rate_hz: float) -> Summits:
     """Positions that are most likely with the most likely delay errors, by quadratic models in the delays.
 
-    From starts (S, K, 2) m on the tangent plane, with standard deviations (1, R) of the delay errors in samples:
-    latitude and longitude (S, K) degrees, covariance (S, K, 2, 2) m² from the curvature at the maximum, and value (S,
-    K), the log likelihood with the log density of the delay errors; −∞ where no maximum was reached.
+    From starts (S, K, 2) m on the tangent plane, with standard deviations (1, R) of the delay errors in samples.
     """
     scenes, count, _ = start.shape
-    sigma_product = sigma[..., None] * sigma[:, None]  # (1, R, R)
     latitude, longitude = (degrees.ravel() for degrees in observations.from_tangent_plane(observed, start))
     observed = observed.repeat(count)
-    delay, _ = _delays_and_gradient(observed, latitude, longitude, rate_hz)
-    error = np.zeros_like(delay)
+    scene = np.repeat(np.arange(scenes), count)
+    delay, gradient = _delays_and_gradient(observed, latitude, longitude, rate_hz)
+    state = _State(
+        latitude,
+        longitude,
+        delay,
+        np.zeros_like(delay),
+        np.broadcast_to(np.eye(2), (len(delay), 2, 2)).copy(),
+        np.zeros_like(gradient.swapaxes(1, 2)),
+        np.full(len(delay), np.inf),
+    )
+    moving = np.arange(len(delay))
     for _ in range(_NUM_MODELS):
-        _, slope, curvature = _quadratic_model(table, delay + error)
-        # With −½ xᵀHx + gᵀx the log likelihood of delays x from here, and −½ eᵀPe the log density of their errors e,
-        # the best errors at a position are (H + P)⁻¹(g + H(e₀ − x)). They leave −½ xᵀWx + bᵀx with
-        # W = P − P(H + P)⁻¹P and b = P(H + P)⁻¹(g + He₀).
-        # In units of the errors' standard deviation, P is 1; where H is no maximum's, that part of it is left out.
-        eigenvalue, vector = np.linalg.eigh(curvature * sigma_product)
-        eigenvalue = np.maximum(eigenvalue, 0.0)[:, None]
-        transposed = vector.swapaxes(1, 2)
-        curvature = (vector * eigenvalue) @ transposed / sigma_product
-        inverse = (vector / (1 + eigenvalue)) @ transposed * sigma_product  # (H + P)⁻¹
-        weight = (vector * eigenvalue / (1 + eigenvalue)) @ transposed / sigma_product
-        pull = slope + np.einsum("srq,sq->sr", curvature, error)
-        origin = delay
-        latitude, longitude, information, moved_m = _maximize(
-            observed, weight, np.einsum("srq,sq->sr", inverse, pull) / sigma**2, latitude, longitude, rate_hz
-        )
-        delay, _ = _delays_and_gradient(observed, latitude, longitude, rate_hz)
-        residual = pull - np.einsum("srq,sq->sr", curvature, delay - origin)
-        error = np.einsum("srq,sq->sr", inverse, residual)
-    likelihood, _, _ = _quadratic_model(table, delay + error)
+        known = observed.select(moving)
+        moved = _climb(known, table, scene[moving], sigma, state.select(moving), rate_hz)
+        for values, new in zip(state, moved, strict=True):
+            values[moving] = new
+        at_rest = state.moved_m < _REST_M
+        moving = np.flatnonzero(~at_rest)
+        if len(moving) == 0:
+            break
+    likelihood = largest_eigenvalues(table, (state.delay + state.delay_error).reshape(scenes, count, -1)).ravel()
+    value = np.where(state.settled, likelihood - (state.delay_error**2 / sigma**2).sum(axis=1) / 2, -np.inf)
+    summits = Summits(
+        state.latitude_deg,
+        state.longitude_deg,
+        state.covariance,
+        value,
+        state.delay,
+        state.delay_error,
+        state.gain,
+    )
+    return Summits(*(values.reshape(scenes, count, *values.shape[1:]) for values in summits))
+
+
+def _climb(observed: Observations, table: Array, scene: Array, sigma: Array, state: _State, rate_hz: float) -> _State:
+    """Maximize one quadratic model of the likelihood in the delays, made where each start (N,) of a scene stands."""
+    sigma_product = sigma[..., None] * sigma[:, None]  # (1, R, R)
+    slope, curvature = _quadratic_model(table, scene, state.delay + state.delay_error)
+    # With −½ xᵀHx + gᵀx the log likelihood of delays x from here, and −½ eᵀPe the log density of their errors e,
+    # the best errors at a position are (H + P)⁻¹(g + H(e₀ − x)). They leave −½ xᵀWx + bᵀx with
+    # W = P − P(H + P)⁻¹P and b = P(H + P)⁻¹(g + He₀).
+    # In units of the errors' standard deviation, P is 1; where H is no maximum's, that part of it is left out.
+    eigenvalue, vector = np.linalg.eigh(curvature * sigma_product)
+    eigenvalue = np.maximum(eigenvalue, 0.0)[:, None]
+    transposed = vector.swapaxes(1, 2)
+    curvature = (vector * eigenvalue) @ transposed / sigma_product
+    inverse = (vector / (1 + eigenvalue)) @ transposed * sigma_product  # (H + P)⁻¹
+    weight = (vector * eigenvalue / (1 + eigenvalue)) @ transposed / sigma_product
+    pull = slope + np.einsum("srq,sq->sr", curvature, state.delay_error)
+    latitude, longitude, moved_m = _maximize(
+        observed,
+        weight,
+        np.einsum("srq,sq->sr", inverse, pull) / sigma**2,
+        state.latitude_deg,
+        state.longitude_deg,
+        rate_hz,
+    )
+    delay, gradient = _delays_and_gradient(observed, latitude, longitude, rate_hz)
+    residual = pull - np.einsum("srq,sq->sr", curvature, delay - state.delay)
+    error = np.einsum("srq,sq->sr", inverse, residual)
+    uphill = gradient.swapaxes(1, 2) @ weight  # (N, 2, R)
+    information = uphill @ gradient
     covariance = _solve_regularized(information, np.broadcast_to(np.eye(2), information.shape))
-    settled = moved_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2))
-    value = np.where(settled, likelihood - (error**2 / sigma**2).sum(axis=1) / 2, -np.inf)
-    latitude, longitude, value = (part.reshape(scenes, count) for part in (latitude, longitude, value))
-    return latitude, longitude, covariance.reshape(scenes, count, 2, 2), value
+    return _State(latitude, longitude, delay, error, covariance, covariance @ uphill, moved_m)
 
 
 def _maximize(
     observed: Observations, weight: Array, pull: Array, latitude: Array, longitude: Array, rate_hz: float
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Maximize −½ xᵀWx + bᵀx of delays x from those of the start, by Levenberg-Marquardt steps.
 
-    Returned are latitude and longitude (S,) in degrees, information (S, 2, 2) per m², and the way (S,) from the start,
-    m.
+    Returned are latitude and longitude (S,) in degrees, and the way (S,) from the start, m.
     """
     origin, gradient = _delays_and_gradient(observed, latitude, longitude, rate_hz)
     moved = np.zeros((len(latitude), 2))
@@ -90,8 +162,7 @@ def _maximize(
         )
         if (step_m < 1e-4).all():
             break
-    information = gradient.swapaxes(1, 2) @ weight @ gradient
-    return latitude, longitude, information, np.fmax(np.hypot(moved[:, 0], moved[:, 1]), step_m)
+    return latitude, longitude, np.fmax(np.hypot(moved[:, 0], moved[:, 1]), step_m)
 
 
 def _delays_and_gradient(
@@ -109,17 +180,19 @@ def _solve_regularized(matrix: Array, right: Array) -> Array:
     return np.linalg.solve(matrix + least[:, None, None] * np.eye(2), right)
 
 
-def _quadratic_model(table: Array, delay: Array) -> tuple[Array, Array, Array]:
-    """Largest eigenvalue (S·K,) at delays (S·K, R), by differences its slope (S·K, R) and −curvature (S·K, R, R)."""
+def _quadratic_model(table: Array, scene: Array, delay: Array) -> tuple[Array, Array]:
+    """Slope (N, R) and −curvature (N, R, R) of the largest eigenvalue at delays (N, R), by differences.
+
+    ``scene`` (N,), ascending, says which of the tables (S, …) each is of.
+    """
     size = delay.shape[1]
     first, second = np.triu_indices(size, 1)
     unit = np.eye(size)
     moves = np.concatenate([np.zeros((1, size)), unit, -unit, unit[first] + unit[second], -unit[first] - unit[second]])
-    moved = (delay[:, None] + _DELAY_STEP * moves).reshape(len(table), -1, size)
-    values = largest_eigenvalues(table, moved).reshape(len(delay), -1)
+    values = largest_eigenvalues(table, delay[:, None] + _DELAY_STEP * moves, scene)
     middle, up, down, both_up, both_down = np.split(values, np.cumsum([1, size, size, len(first)]), axis=1)
     second_difference = up + down - 2 * middle  # (S, R)
     curvature = np.einsum("sr,rq->srq", second_difference, unit)
     mixed = both_up + both_down - 2 * middle - second_difference[:, first] - second_difference[:, second]
     curvature[:, first, second] = curvature[:, second, first] = mixed / 2
-    return middle[:, 0], (up - down) / (2 * _DELAY_STEP), -curvature / _DELAY_STEP**2
+    return (up - down) / (2 * _DELAY_STEP), -curvature / _DELAY_STEP**2

@@ -9,7 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import observations
+from heimdall_lab.localization import observations, tdoa
 from heimdall_lab.localization.dpd.whitening import WhitenedSignals, band_spectrum
 from heimdall_lab.localization.observations import Observations
 
@@ -17,13 +17,14 @@ _SIDE = 40  # grid positions along each side of the square that is searched, of 
 _HALF_WIDTH = 2.0  # of that square, in distances of the outermost receiver from the middle of all
 _NUM_STARTS = 8  # of the grid that are refined
 _GUMBEL_MEAN, _GUMBEL_SIGMA = np.euler_gamma, np.pi / 6**0.5  # of the largest of many exponential variables, less ln n
+_PAIR_LOG_LIKELIHOOD = 14.0  # of a pair's peak above the largest of noise's, which one in a million exceeds
 _DETECTION_SIGMAS = 7.0  # above the noise's mean, which the best of some thousand positions does not reach
 
 
 class Candidates(NamedTuple):
     """What the search found in S scenes."""
 
-    start: Array  # (S, K, 2) m, best positions of a grid over the tangent plane, and some around the strongest receiver
+    start: Array  # (S, K, 2) m on the tangent plane
     frequency_hz: Array  # (S, R) offsets against the reference
     detected: Array  # (S,) bool, at least three receivers agree better than by chance
 
@@ -33,37 +34,52 @@ def search(observed: Observations, batch: xr.Dataset, signals: WhitenedSignals, 
 
     Against the reference alone, the likelihood is the sum of the pairs' squared cross-ambiguities, each at its best
     frequency. It chooses the frequencies, and the starts among whose maxima the joint likelihood decides. ``fdoa_hz``
-    (S, R), what pairs alone show, is kept where the search finds the same peak.
+    (S, R), what pairs alone show, is kept where they show it clearly, or the search finds the same peak.
     """
     rate_hz = batch.attrs["sample_rate_hz"]
     rows = np.arange(len(observed.reference))
     plane, axis_m = position_grid(observed, _SIDE)
-    delay = grid_delays(observed, plane, rate_hz)  # (S, G, R)
-    present = np.isfinite(observed.latitude_deg)[:, None]
-    relative = np.where(present, delay - delay[rows, :, observed.reference][..., None], 0.0)
+    present = np.isfinite(observed.latitude_deg)
+    relative = _relative_delays(observed, plane, rate_hz)  # (S, G, R)
     widest = int(np.abs(relative).max()) // 2 + 2
     max_hz = 2 * batch.attrs["max_frequency_offset_hz"]
     power, bins = _power_over_noise(signals, observed.reference, widest, max_hz, rate_hz)
-
-    lag_index = relative / 2 + widest  # two samples a lag
-    below = lag_index.astype(int)
-    receiver = np.arange(delay.shape[2])
-    at_grid = power[rows[:, None, None], receiver, below] * (below + 1 - lag_index)
-    at_grid += power[rows[:, None, None], receiver, below + 1] * (lag_index - below)
-    total = at_grid.sum(axis=2)
+    total = _at_delays(power, relative).sum(axis=2)
     # The best of each 2 × 2, so that starts lie on either side of a receiver, and all along a ridge.
     half = _SIDE // 2
     blocks = np.arange(_SIDE**2).reshape(half, 2, half, 2).swapaxes(1, 2).reshape(-1, 4)
     block_best = blocks[np.arange(len(blocks)), total[:, blocks].argmax(axis=2)]  # (S, _SIDE² / 4)
     order = np.argsort(-np.take_along_axis(total, block_best, axis=1), axis=1, kind="stable")[:, :_NUM_STARTS]
-    starts = np.take_along_axis(block_best, order, axis=1)
-    lag = np.rint(relative[rows, starts[:, 0]] / 2).astype(int)
-    frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
-    exact = np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2  # the peak that a pair found alone is this
+    of_grid = plane[rows[:, None], np.take_along_axis(block_best, order, axis=1)]
+    start = np.concatenate(
+        [of_grid, _by_differences(observed, of_grid[:, 0]), _around_strongest(observed, axis_m)], axis=1
+    )
 
-    start = np.concatenate([plane[rows[:, None], starts], _around_strongest(observed, axis_m)], axis=1)
-    detected = _agree_better_than_noise(at_grid[rows, starts[:, 0]], present.sum(axis=(1, 2)), bins)
+    relative = _relative_delays(observed, start, rate_hz)
+    power_at_start = _at_delays(power, relative)  # (S, K, R)
+    best = power_at_start.sum(axis=2).argmax(axis=1)
+    lag = np.rint(relative[rows, best] / 2).astype(int)
+    frequency_hz = _frequencies(signals, observed.reference, lag, max_hz, rate_hz)
+    found = _found_alone(observed, power, bins, rate_hz)
+    exact = found | (np.abs(fdoa_hz - frequency_hz) < rate_hz / signals.duration / 2)
+    detected = _agree_better_than_noise(power_at_start[rows, best], present.sum(axis=1), bins)
     return Candidates(start, np.where(exact, fdoa_hz, frequency_hz), detected)
+
+
+def _relative_delays(observed: Observations, plane: Array, rate_hz: float) -> Array:
+    """Delays (S, G, R) from positions on the tangent plane against the reference, in samples; 0 where none is."""
+    delay = grid_delays(observed, plane, rate_hz)
+    of_reference = np.take_along_axis(delay, observed.reference[:, None, None], axis=2)
+    return np.where(np.isfinite(observed.latitude_deg)[:, None], delay - of_reference, 0.0)
+
+
+def _at_delays(power: Array, delay: Array) -> Array:
+    """Power (S, R, L), at lags of two samples about 0, at delays (S, G, R) in samples; at its ends where beyond."""
+    widest = power.shape[2] // 2
+    place = (delay / 2 + widest).clip(0, 2 * widest - 1)
+    below = place.astype(int)
+    scene, receiver = np.arange(len(power))[:, None, None], np.arange(power.shape[1])
+    return power[scene, receiver, below] * (below + 1 - place) + power[scene, receiver, below + 1] * (place - below)
 
 
 def _around_strongest(observed: Observations, axis_m: Array) -> Array:
@@ -77,6 +93,46 @@ def _around_strongest(observed: Observations, axis_m: Array) -> Array:
     )
     steps = (axis_m[:, 1] - axis_m[:, 0])[:, None, None] * np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
     return observations.tangent_plane(observed, latitude, longitude)[:, None] + steps
+
+
+def _found_alone(observed: Observations, power: Array, bins: int, rate_hz: float) -> Array:
+    """Whether the peak of a receiver with the reference alone is beyond chance, (S, R) bool.
+
+    The power (S, R, L) is over its mean in noise, the largest of ``bins`` frequencies.
+    """
+    delay = observed.pseudorange_m / SPEED_OF_LIGHT * rate_hz
+    at_delay = _at_delays(power, np.nan_to_num(delay)[:, None])[:, 0]
+    return np.isfinite(delay) & (at_delay > np.log(bins * power.shape[2]) + _PAIR_LOG_LIKELIHOOD)
+
+
+def _by_differences(observed: Observations, best: Array) -> Array:
+    """Starts (S, 5, 2) m where the time differences of pairs meet, and mirror images of the first of them and ``best``.
+
+    In large networks the likelihood's summits are narrower than the grid's steps. Receivers on a line see a position
+    and its mirror image alike.
+    """
+    fix, _ = tdoa.tdoa_ls(observed)
+    closed = tdoa.intersections(observed)  # (S, 2, 2) degrees
+    latitude = np.concatenate([fix.latitude_deg[:, None], closed[..., 0]], axis=1)
+    longitude = np.concatenate([fix.longitude_deg[:, None], closed[..., 1]], axis=1)
+    met = np.stack(
+        [observations.tangent_plane(observed, latitude[:, k], longitude[:, k]) for k in range(latitude.shape[1])],
+        axis=1,
+    )
+    return np.concatenate([met, mirrored(observed, np.stack([met[:, 0], best], axis=1))], axis=1)
+
+
+def mirrored(observed: Observations, plane: Array) -> Array:
+    """Mirror images of positions (S, K, 2) m on the tangent plane, across the line that is nearest to the receivers."""
+    latitude, longitude = geodesy.tangent_plane_origin(observed.latitude_deg, observed.longitude_deg)
+    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
+    receivers = geodesy.enu(position, latitude, longitude)[..., :2]
+    middle = np.nanmean(receivers, axis=1)[:, None]
+    offset = np.nan_to_num(receivers - middle)
+    _, axes = np.linalg.eigh(offset.swapaxes(1, 2) @ offset)
+    along = axes[:, None, :, 1]  # (S, 1, 2)
+    from_middle = plane - middle
+    return middle + 2 * (from_middle * along).sum(axis=-1, keepdims=True) * along - from_middle
 
 
 def _agree_better_than_noise(power: Array, num_present: Array, bins: int) -> Array:

@@ -232,7 +232,8 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     status = np.select([silent, far, unlike_training(predictor, dataset)], ["silent", "far", "untrained"], "ok")
     fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
     fix = baselines.centroid_where(silent | far, fix, known)
-    return fix, integrity.delays(known, fix, known.heard, is_least_squares=False, knows_altitude=True, least_scale=1.0)
+    judged = {"is_least_squares": False, "has_own_covariance": True, "knows_altitude": True, "least_scale": 1.0}
+    return fix, integrity.delays(known, fix, known.heard, **judged)
 
 
 def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
