@@ -6,7 +6,7 @@
   (power), `tdoa` (time differences, with `late_links` for excess delays), `dpd` (all IQ together) and `learned`
   (trained networks).
 - `errors`, `error_law`: errors against the truth, and Student's law of them.
-- `leaderboard`: methods compared on a dataset. `tables`, `geojson`: fixes for people and for map programs.
+- `leaderboard`: methods compared on a dataset. `sentences`, `tables`, `geojson`: fixes for people and for map programs.
 
 A new method is a module of its own, or a package as `dpd` is, and one line in `methods`.
 """

@@ -32,7 +32,7 @@ def compare(
 ) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
-    Failed fixes stay in every statistic, at the position that stands in for them; samples whose true position is not
+    What is no fix stays in every statistic, at its best candidate; samples whose true position is not
     known are located, and in none.
 
     Parameters
@@ -244,8 +244,8 @@ _HEADERS = {  # as they are displayed, and what they mean
     ),
     "failures_percent": (
         "failed",
-        "Share of samples in which the method found no position. The centre of the receivers that hear the signal "
-        "stands in for it and counts in every other column.",
+        "Share of samples in which the method says that it has no fix. Its best candidate counts in the other columns, "
+        "and where it observes nothing the middle of the receivers that hear the signal.",
     ),
     "latency_ms": ("ms/fix", "Time for one fix on the machine of this run, measuring the delays included."),
     "parameters": ("weights", "Numbers that training set; classical methods have none."),

@@ -12,7 +12,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.localization import altitude, bounds, error_law, errors
-from heimdall_lab.localization.observations import STATUS
+from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 
 SHORT_STATUS = {  # of what is no fix, for legends
     "silent": "silent",
@@ -80,9 +80,10 @@ def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     """Say how uncertain a fix is, by what, the largest first, and whether its altitude is but assumed."""
     fix, scene = fixes.sel(sample=sample), dataset.sel(sample=[sample])
     is_fix = str(fix.status.values) == "ok"
-    if not is_fix and _is_centroid(scene.isel(sample=0), fix):
-        return "How far the transmitter is from there cannot be told."
     spread_m = float(np.sqrt(np.trace(fix.covariance.values)))
+    is_within_reach = spread_m < MAX_RANGE_M[dataset.attrs["propagation"]]
+    if not is_fix and (not is_within_reach or _is_centroid(scene.isel(sample=0), fix)):
+        return "How far the transmitter is from there cannot be told."
     text = f"Uncertainty {length_text(spread_m)}{'' if is_fix else ' if that is right'}"
     contributions = fix.budget.to_series().sort_values(ascending=False)
     causes = [

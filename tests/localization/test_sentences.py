@@ -70,6 +70,12 @@ def test_the_middle_of_the_receivers_is_no_candidate():
     assert "the best candidate" in status_sentence(heard, middle, 0)
 
 
+@pytest.mark.parametrize("noise", [1e6, np.nan])
+def test_an_uncertainty_beyond_what_receivers_hear_is_none(noise):
+    said = budget_sentence(valley(), stated("clocks", noise=noise), 0)
+    assert said == "How far the transmitter is from there cannot be told."
+
+
 def test_causes_of_the_uncertainty_are_told_in_their_order_without_the_small_ones():
     said = budget_sentence(valley(), stated(), 0)
     assert said == (
