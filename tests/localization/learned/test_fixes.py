@@ -80,9 +80,56 @@ def test_the_centroid_stands_in_for_failures(small_dataset, failing):
 def test_without_any_signal_there_is_no_fix(small_dataset):
     measured = pairs.pair_features(small_dataset)
     deaf = measured.assign(heard=measured.heard & (measured.sample != 3))
-    assert list(hl.locate(small_dataset.assign(deaf), Fixed()).converged.values) == [
-        sample != 3 for sample in range(12)
-    ]
+    found = hl.locate(small_dataset.assign(deaf), Fixed())
+    assert np.flatnonzero(found.status == "silent").tolist() == [3]
+
+
+def near(dataset, off_km):
+    """A localizer that finds the first scene's transmitter, so many km off, and is sure of 1 km."""
+    known = observations.from_dataset(dataset)
+    east, north = observations.tangent_plane(
+        known, dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
+    )[0]
+    return Fixed(position=(east / 1e3 + off_km, north / 1e3), cholesky=(1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(("off_km", "status"), [(0.0, "ok"), (8.0, "misfit")])
+def test_a_fix_that_is_not_where_the_delays_meet_is_said_to_be_none(small_dataset, off_km, status):
+    scene = small_dataset.isel(sample=[0])
+    assert hl.locate(scene, near(scene, off_km)).status.values.tolist() == [status]
+
+
+def test_delays_that_contradict_each_other_are_no_learned_fix(small_dataset):
+    scene = small_dataset.isel(sample=[0])
+    measured = pairs.pair_features(scene)
+    late = measured.assign(tdoa_s=measured.tdoa_s + 60e-6 * (measured.receiver == 2))
+    assert hl.locate(scene.assign(late), near(scene, 0.0)).status.values.tolist() == ["link"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clock_sigma_s": 1e-3},
+        {"nlos_ratio": 0.3, "nlos_excess_mean_s": 2e-6},
+        {"propagation": "ground_wave"},
+        {"transmitter_altitude_m": 9000.0},
+    ],
+)
+def test_scenes_unlike_those_of_the_training_are_no_fix(small_dataset, small, changes):
+    """By clocks, late links, propagation and altitude, though the localizer is right; as it was trained it is a fix."""
+    scene = small_dataset.isel(sample=[0])
+    predictor = near(scene, 0.0)
+    predictor.about["config"] = small.model_dump(mode="json")
+    assert hl.locate(scene, predictor).converged.all()
+    assert hl.locate(scene.assign_attrs(changes), predictor).status.values.tolist() == ["untrained"]
+
+
+def test_a_network_many_times_the_size_of_the_training_is_no_fix(small_dataset, small):
+    scene = small_dataset.isel(sample=[0])
+    predictor = near(scene, 0.0)
+    near_by = [each.model_copy(update={"latitude_deg": 45 + number / 100}) for number, each in enumerate(FEW)]
+    predictor.about["config"] = hl.preset("los_sync", geometry={"receivers": near_by}).model_dump(mode="json")
+    assert hl.locate(scene, predictor).status.values.tolist() == ["untrained"]
 
 
 @pytest.mark.parametrize(
