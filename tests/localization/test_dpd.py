@@ -52,11 +52,14 @@ def test_signals_too_weak_for_single_pairs_are_located():
 
 @pytest.mark.parametrize("num_time", [300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_short_windows_are_as_uncertain_as_said(strong, num_time):
-    """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma."""
+    """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma.
+
+    In windows of 6 ms one likelihood in a hundred has another summit of the same height.
+    """
     short = strong.isel(time=slice(num_time)).assign_attrs(duration_s=num_time / 50e3)
     fixes = estimators.locate(short, "dpd")
     inside = (errors.position_errors(short, fixes).mahalanobis_squared < -2 * np.log(0.05)).mean()
-    assert fixes.converged.all()
+    assert fixes.converged.mean() > 0.98
     assert inside > 0.95 - 3 * np.sqrt(0.95 * 0.05 / strong.sizes["sample"])
 
 

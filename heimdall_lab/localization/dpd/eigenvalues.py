@@ -79,9 +79,7 @@ def _fill_gram_matrices(table: Array, delay: Array, farrow: Array, matrices: Arr
 
 
 @njit(cache=True)
-def _correlate_with_others(
-    table: Array, delay: Array, weight: Array, first: Array, count: int, farrow: Array
-) -> Array:
+def _correlate_with_others(table: Array, delay: Array, weight: Array, first: Array, count: int, farrow: Array) -> Array:
     """See `correlate_with_others`."""
     scenes, size = delay.shape
     middle = (table.shape[3] - 1) // 2

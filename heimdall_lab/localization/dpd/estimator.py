@@ -19,7 +19,7 @@ from heimdall_lab.signals.measurements import with_measurements
 _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
 _RIVAL_LOG_LIKELIHOOD = np.log(19)  # by which a fix is 95 % certain against one other
-_SEPARATE_SIGMAS = 5.0  # of both together, from which two fixes are distinct
+_SEPARATE_SIGMAS = 5.0  # of a fix, from which another one is distinct
 _LEAST_RESOLUTIONS = 1.25  # of the spectrum, that its rms bandwidth must exceed: a carrier is as wide as resolved
 _LEAST_PROBABILITY = 1e-4  # by which the delays at a fix may be as far from it
 
@@ -153,8 +153,10 @@ def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array]:
     best = np.where(equal, distance, np.inf).argmin(axis=1)
     row = np.arange(len(best)), best
     spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
-    apart, _ = geodesy.geodesic(latitude, longitude, latitude[row][:, None], longitude[row][:, None])
     as_likely = value > value[row][:, None] - _RIVAL_LOG_LIKELIHOOD
-    distinct = apart > _SEPARATE_SIGMAS * np.hypot(spread, spread[row][:, None])
+    apart, azimuth_deg = geodesy.geodesic(latitude[row][:, None], longitude[row][:, None], latitude, longitude)
+    azimuth = np.radians(azimuth_deg)
+    offset = apart[..., None] * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)  # (S, K, 2)
+    distinct = (offset * (offset @ np.linalg.inv(summits.covariance[row]))).sum(axis=-1) > _SEPARATE_SIGMAS**2
     in_reach = np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation]
     return best, np.isfinite(value[row]) & in_reach[row] & ~(as_likely & distinct & in_reach).any(axis=1)

@@ -98,9 +98,7 @@ def refine(observed: Observations, table: Array, start: Array, sigma: Array, rat
     return Summits(*(values.reshape(scenes, count, *values.shape[1:]) for values in summits))
 
 
-def _climb(
-    observed: Observations, table: Array, scene: Array, sigma: Array, state: _State, rate_hz: float
-) -> _State:
+def _climb(observed: Observations, table: Array, scene: Array, sigma: Array, state: _State, rate_hz: float) -> _State:
     """Maximize one quadratic model of the likelihood in the delays, made where each start (N,) of a scene stands."""
     sigma_product = sigma[..., None] * sigma[:, None]  # (1, R, R)
     slope, curvature = _quadratic_model(table, scene, state.delay + state.delay_error)

@@ -122,9 +122,7 @@ def _peaks(
     return lag, np.maximum(curvature, 0.0), at, heard
 
 
-def _received_energy(
-    gram: Array, energy: Array, log_likelihood: Array, noise_energy: Array
-) -> tuple[Array, Array]:
+def _received_energy(gram: Array, energy: Array, log_likelihood: Array, noise_energy: Array) -> tuple[Array, Array]:
     """Energy (S, R) of each receiver that is coherent with the others, over noise; and what else it has, over noise."""
     noise = np.maximum(noise_energy, 1e-300)[:, None]
     # The template's own noise takes a share off the likelihood.
