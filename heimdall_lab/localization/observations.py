@@ -54,7 +54,7 @@ class Observations(NamedTuple):
     nlos_excess_m: float  # by how much in the mean, included in ``sigma_m``
     link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
 
-    def select(self, rows: slice) -> Self:
+    def select(self, rows: slice | Array) -> Self:
         """Take some scenes."""
         return self._each_array(lambda values: values[rows])
 
