@@ -11,7 +11,7 @@ from heimdall_lab.localization import integrity
 from heimdall_lab.localization.hyperbolic import Candidates, best_candidate, closed_form, descend, descend_twice
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 
-_RIVAL_CHI_SQUARED = 2 * np.log(99)  # by which it is 99 % certain which one of two is at fault
+_RIVAL_CHI_SQUARED = 2 * np.log(49)  # by which it is 98 % certain which one of two is at fault
 _FEWEST = 5  # delays from which one may be left out: four are one more than there are unknowns
 
 

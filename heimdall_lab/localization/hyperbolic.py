@@ -22,7 +22,7 @@ from heimdall_lab.localization.observations import (
 )
 
 RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
-SEPARATE_SIGMAS = 5.0  # of both together, or of the more certain one, from which two fixes are distinct
+SEPARATE_SIGMAS = 5.0  # from which two fixes are distinct
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _MAX_STEPS = 40
 _LEAST_FROM_LINE = 0.25  # of the receivers' extent, that starts to either side of their line are away from it
@@ -187,7 +187,9 @@ def best_candidate(
     latitude, longitude = (
         np.where(tier < 3, values[rows, best], np.nan) for values in (found.latitude_deg, found.longitude_deg)
     )
-    others = rivals(found.latitude_deg, found.longitude_deg, spread, cost, best, rival_chi_squared, strict=strict)
+    others = rivals(
+        found.latitude_deg, found.longitude_deg, found.covariance, cost, best, rival_chi_squared, strict=strict
+    )
     reasons = {
         "silent": ~observed.heard.any(axis=1),
         "unobserved": tier == 3,
@@ -202,7 +204,7 @@ def best_candidate(
 def rivals(
     latitude_deg: Array,
     longitude_deg: Array,
-    spread_m: Array,
+    covariance: Array,
     cost: Array,
     best: Array,
     rival_chi_squared: float = RIVAL_CHI_SQUARED,
@@ -211,19 +213,22 @@ def rivals(
 ) -> Array:
     """Latitude and longitude (S, MAX_RIVALS, 2) of candidates that fit as well as the best of each scene, (S,).
 
-    Of positions (S, K) with their spreads and costs those that cost little more and are distinct, from it and from each
-    other, in the order of cost; NaN beyond their number. Where it is strict, two are distinct if one is not within the
-    more certain one's ellipse, however uncertain the other is.
+    Of positions (S, K) with their covariances (S, K, 2, 2) and costs those that cost little more and are distinct, from
+    it and from each other, in the order of cost; NaN beyond their number. Distinct are two that differ by more than
+    both are uncertain, or where it is strict than either is.
     """
     rows, places = np.arange(len(cost)), []
     cost, chosen = np.where(cost < cost[rows, best][:, None] + rival_chi_squared, cost, np.inf), best
     for _ in range(MAX_RIVALS + 1):
         place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
         places.append(np.where(np.isfinite(cost[rows, chosen])[:, None], np.stack(place, axis=-1), np.nan))
-        apart = distance_m(latitude_deg, longitude_deg, *place)
-        other_m = spread_m[rows, chosen][:, None]
-        distinct = apart > SEPARATE_SIGMAS * (np.minimum if strict else np.hypot)(spread_m, other_m)
-        cost = np.where(distinct, cost, np.inf)
+        distance, azimuth_deg = geodesy.geodesic(place[0][:, None], place[1][:, None], latitude_deg, longitude_deg)
+        azimuth = np.radians(azimuth_deg)
+        offset = distance[..., None] * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)  # (S, K, 2)
+        other = covariance[rows, chosen][:, None]
+        uncertain = (covariance, other) if strict else (covariance + other,)
+        squared = [(offset * np.linalg.solve(each, offset[..., None])[..., 0]).sum(axis=-1) for each in uncertain]
+        cost = np.where(np.max(squared, axis=0) > SEPARATE_SIGMAS**2, cost, np.inf)
         chosen = cost.argmin(axis=1)
     return np.stack(places[1:], axis=1)
 

@@ -1,7 +1,5 @@
 """Cramér-Rao bounds of whole scenes, against those computed by hand from the truth."""
 
-import json
-
 import numpy as np
 import pyproj
 import pytest

@@ -53,10 +53,24 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     fix = Fix.concatenate(fixes)
     fix = baselines.centroid_where(np.isnan(fix.latitude_deg), fix, observed)
     delay_m, sigma_m = (np.concatenate(parts) * SPEED_OF_LIGHT for parts in zip(*measured, strict=True))
-    evidence = integrity.delays(observed, fix, np.isfinite(delay_m), has_own_covariance=True, least_scale=1.0)
+    return fix, _evidence(observed, fix, delay_m, sigma_m)
+
+
+def _evidence(observed: Observations, fix: Fix, delay_m: Array, sigma_m: Array) -> Evidence:
+    """Delays (S, R) m against the waveform of the others, as later than at the fix, with their standard deviations.
+
+    A receiver that the reference alone hears is taken at its time difference: where a fix is wrong, the others do not
+    add up to its waveform.
+    """
+    pairs = integrity.delays(observed, fix, observed.heard, has_own_covariance=True, least_scale=1.0)
+    reference = observed.reference[:, None]
+    of_pair = pairs.residual + np.take_along_axis(delay_m - pairs.residual, reference, axis=1)
+    alone = pairs.used & np.isnan(delay_m) & np.isfinite(of_pair)
     variance = observed.variance_m2.copy()
-    variance[..., observations.CAUSES.index("noise")] = np.square(sigma_m)
-    return fix, evidence._replace(residual=delay_m, variance=variance)
+    noise = observations.CAUSES.index("noise")
+    variance[..., noise] = np.where(alone, variance[..., noise], np.square(sigma_m))
+    residual = np.where(alone, of_pair, delay_m)
+    return pairs._replace(used=np.isfinite(residual), residual=residual, variance=variance)
 
 
 def likelihood(scene: xr.Dataset, side: int = 201) -> xr.DataArray:
@@ -160,5 +174,5 @@ def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Arr
     best = np.where(equal, distance, np.inf).argmin(axis=1)
     spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
     in_reach = np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation]
-    rivals = hyperbolic.rivals(*places, spread, np.where(in_reach, cost, np.inf), best)
+    rivals = hyperbolic.rivals(*places, summits.covariance, np.where(in_reach, cost, np.inf), best, strict=True)
     return best, rivals, in_reach[np.arange(len(best)), best]

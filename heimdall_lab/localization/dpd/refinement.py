@@ -187,7 +187,7 @@ def _quadratic_model(table: Array, scene: Array, delay: Array) -> tuple[Array, A
     """
     size = delay.shape[1]
     first, second = np.triu_indices(size, 1)
-    unit = np.eye(size)
+    unit, index = np.eye(size), np.arange(size)
     moves = np.concatenate([np.zeros((1, size)), unit, -unit, unit[first] + unit[second], -unit[first] - unit[second]])
     values = largest_eigenvalues(table, delay[:, None] + _DELAY_STEP * moves, scene)
     middle, up, down, both_up, both_down = np.split(values, np.cumsum([1, size, size, len(first)]), axis=1)
@@ -195,4 +195,9 @@ def _quadratic_model(table: Array, scene: Array, delay: Array) -> tuple[Array, A
     curvature = np.einsum("sr,rq->srq", second_difference, unit)
     mixed = both_up + both_down - 2 * middle - second_difference[:, first] - second_difference[:, second]
     curvature[:, first, second] = curvature[:, second, first] = mixed / 2
-    return (up - down) / (2 * _DELAY_STEP), -curvature / _DELAY_STEP**2
+    # A delay that is common to all changes nothing. Where signals are strong, rounding would have it change too much.
+    present = table[:, index, index, (table.shape[-1] - 1) // 2].real[scene] > 0
+    share = present / np.maximum(present.sum(axis=1, keepdims=True), 1)
+    relative = unit * present[:, None] - share[:, None] * present[..., None]  # (N, R, R), takes the mean off
+    slope = np.einsum("srq,sq->sr", relative, up - down) / (2 * _DELAY_STEP)
+    return slope, relative @ (-curvature / _DELAY_STEP**2) @ relative

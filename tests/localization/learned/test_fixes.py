@@ -9,7 +9,7 @@ import pytest
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import leaderboard, learned
+from heimdall_lab.localization import leaderboard, learned, observations
 from heimdall_lab.localization.leaderboard import leaderboard_text
 from heimdall_lab.localization.learned import fixes, inputs
 from heimdall_lab.signals import pairs
@@ -86,7 +86,7 @@ def test_without_any_signal_there_is_no_fix(small_dataset):
 
 def near(dataset, off_km):
     """A localizer that finds the first scene's transmitter, so many km off, and is sure of 1 km."""
-    known = observations.from_dataset(dataset)
+    known = observations.from_dataset(dataset.assign(pairs.pair_features(dataset)))
     east, north = observations.tangent_plane(
         known, dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
     )[0]
@@ -124,11 +124,11 @@ def test_scenes_unlike_those_of_the_training_are_no_fix(small_dataset, small, ch
     assert hl.locate(scene.assign_attrs(changes), predictor).status.values.tolist() == ["untrained"]
 
 
-def test_a_network_many_times_the_size_of_the_training_is_no_fix(small_dataset, small):
+def test_a_network_many_times_the_size_of_the_training_is_no_fix(small_dataset):
     scene = small_dataset.isel(sample=[0])
     predictor = near(scene, 0.0)
-    near_by = [each.model_copy(update={"latitude_deg": 45 + number / 100}) for number, each in enumerate(FEW)]
-    predictor.about["config"] = hl.preset("los_sync", geometry={"receivers": near_by}).model_dump(mode="json")
+    geometry = {"placement": "random", "extent_km": 20.0}
+    predictor.about["config"] = hl.preset("los_sync", geometry=geometry, max_receivers=10).model_dump(mode="json")
     assert hl.locate(scene, predictor).status.values.tolist() == ["untrained"]
 
 
