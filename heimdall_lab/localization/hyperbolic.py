@@ -11,6 +11,7 @@ import numpy as np
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization import information
 from heimdall_lab.localization.baselines import receivers_centroid
 from heimdall_lab.localization.observations import (
     MAX_RANGE_M,
@@ -227,7 +228,7 @@ def rivals(
         offset = distance[..., None] * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=-1)  # (S, K, 2)
         other = covariance[rows, chosen][:, None]
         uncertain = (covariance, other) if strict else (covariance + other,)
-        squared = [(offset * np.linalg.solve(each, offset[..., None])[..., 0]).sum(axis=-1) for each in uncertain]
+        squared = [np.einsum("ski,skij,skj->sk", offset, information.inverse(each), offset) for each in uncertain]
         cost = np.where(np.max(squared, axis=0) > SEPARATE_SIGMAS**2, cost, np.inf)
         chosen = cost.argmin(axis=1)
     return np.stack(places[1:], axis=1)

@@ -84,20 +84,25 @@ def test_mirrored_positions_are_across_the_receivers_line():
     assert search.mirrored(known, plane)[0] == pytest.approx(plane[0] * [-1, 1], abs=50.0)
 
 
-@pytest.mark.parametrize("offset_hz", [0.5, 5.0])
-def test_an_oscillator_off_by_more_than_stated_is_no_certain_fix(offset_hz):
-    """Over four seconds, of which a pair alone sums none."""
-    scenes = generated(
-        3,
+@pytest.fixture(scope="module")
+def exact_oscillators():
+    """Four seconds of four receivers whose oscillators are stated to be exact to 0.01 Hz."""
+    return generated(
+        8,
         8,
         signal={"duration_s": 4.0, "sample_rate_hz": 32e3, **VOICE},
         channel={"frequency_offset_max_hz": 0.0, "frequency_drift_max_hz_per_s": 0.0},
         geometry={"receivers": receivers(SQUARE), "inside_ratio": 1.0},
     ).assign_attrs(max_frequency_offset_hz=0.01)
+
+
+@pytest.mark.parametrize("offset_hz", [0.3, 0.5, 1.0])
+def test_an_oscillator_off_by_more_than_stated_is_no_certain_fix(exact_oscillators, offset_hz):
+    """Turned more than once, a receiver adds next to nothing, and what it adds is at a wrong delay."""
+    scenes = exact_oscillators
     time_s = np.arange(scenes.sizes["time"]) / scenes.attrs["sample_rate_hz"]
     off = changed(scenes, 2, np.ones(len(time_s)), np.exp(2j * np.pi * offset_hz * time_s))
-    fixes = estimators.locate(off, "dpd")
-    assert silently_wrong(scenes, fixes) == 0
+    assert silently_wrong(scenes, estimators.locate(off, "dpd")) == 0
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +123,18 @@ def test_continental_networks_are_located_as_by_time_differences(continental):
     assert (np.hypot(*apart) < 3 * bound).all()
 
 
-def test_no_summit_is_false_where_speech_has_other_frequencies_at_wrong_delays():
-    """Voices heard at 5 to 80 Hz from each other, random receivers: each within five times its bound."""
-    geometry = {"placement": "random", "num_receivers_min": 5, "num_receivers_max": 7, "extent_km": 300.0}
-    power = {"transmitter_power_min_dbm": 37, "transmitter_power_max_dbm": 60}
-    scenes = generated(40, 12, geometry=geometry, signal={**VOICE, **power})
+@pytest.mark.parametrize(("seed", "num_samples"), [(1, 17), (3, 5)])
+def test_no_summit_is_false(seed, num_samples):
+    """Random receivers over 500 km, whose summits are narrower than the grid's steps: each within five times its bound.
+
+    A grid alone finds one of these in each set thousands of times its bound away.
+    """
+    geometry = {"placement": "random", "num_receivers_min": 5, "num_receivers_max": 7, "extent_km": 500.0}
+    power = {"transmitter_power_min_dbm": 40, "transmitter_power_max_dbm": 60}
+    scenes = generated(num_samples, seed, geometry=geometry, signal={**VOICE, **power})
     fixes = estimators.locate(scenes, "dpd")
     error = errors.position_errors(scenes, fixes).error / bounds.scene_crlb(scenes).crlb_rmse
-    assert fixes.converged.mean() > 0.95
+    assert fixes.converged.mean() > 0.9
     assert float(error.where(fixes.converged).max()) < 5
 
 

@@ -130,17 +130,17 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
     summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
-    best, rivals, in_reach = _choose(observed, summits)
+    best, rivals, near, certain = _choose(observed, summits)
     summit = summits.select(best)
     measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
-    reached = found.detected & np.isfinite(summit.value)
+    reached = found.detected & np.isfinite(summit.value) & near
     reasons = {
         "noise": ~found.detected,
         "unobserved": ~reached,
         # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
         "clocks": ~(2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1),
         "carrier": signals.rms_hz <= _LEAST_RESOLUTIONS * signals.resolution_hz,
-        "far": ~in_reach,
+        "far": ~certain,
         "ambiguous": np.isfinite(rivals).any(axis=(1, 2)),
     }
     # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
@@ -158,8 +158,10 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     return fix, (measured.delay_s, measured.sigma_s)
 
 
-def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Array]:
-    """Most likely summit of each scene, (S,), its rivals as `Fix` has them, and whether it is within reach, (S,) bool.
+def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Array, Array]:
+    """Most likely summit of each scene, (S,), and its rivals as `Fix` has them.
+
+    Returned besides is whether it is where receivers can hear, and whether it is that certain, too, (S,) bool each.
 
     Levels do not shape a fix, but help to choose between several. Of equally likely ones it is the one nearest the
     receivers.
@@ -175,4 +177,5 @@ def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Arr
     spread = np.sqrt(np.trace(summits.covariance, axis1=-2, axis2=-1))
     in_reach = np.maximum(distance, spread) < MAX_RANGE_M[observed.propagation]
     rivals = hyperbolic.rivals(*places, summits.covariance, np.where(in_reach, cost, np.inf), best, strict=True)
-    return best, rivals, in_reach[np.arange(len(best)), best]
+    row = np.arange(len(best)), best
+    return best, rivals, distance[row] < MAX_RANGE_M[observed.propagation], in_reach[row]

@@ -12,7 +12,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import baselines, integrity, observations, tdoa
+from heimdall_lab.localization import baselines, information, integrity, observations, tdoa
 from heimdall_lab.localization.altitude import altitude_prior
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.learned import inputs, onnx_model
@@ -249,8 +249,8 @@ def _contradicts(latitude: Array, longitude: Array, covariance: Array, delays_al
     distance, azimuth_deg = geodesy.geodesic(delays_alone.latitude_deg, delays_alone.longitude_deg, latitude, longitude)
     direction = np.radians(azimuth_deg)
     apart = distance[:, None] * np.stack([np.sin(direction), np.cos(direction)], axis=-1)
-    both = covariance + delays_alone.covariance
-    squared = (apart * np.linalg.solve(both, apart[..., None])[..., 0]).sum(axis=1)
+    both = information.inverse(covariance + delays_alone.covariance)
+    squared = np.einsum("si,sij,sj->s", apart, both, apart)
     return delays_alone.converged & (squared > integrity.largest_misfit(np.full(len(squared), 2), np.inf))
 
 
