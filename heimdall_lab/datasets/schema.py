@@ -248,6 +248,8 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
     for name in ATTRIBUTES:
         if name not in dataset.attrs:
             raise SchemaError(f"attribute {name!r} is missing ({ATTRIBUTES[name]}); set it in the dataset's attrs")
+    if not dataset.attrs.get("sigma_freedom", 1.0) > 0:
+        raise SchemaError(f"sigma_freedom: is {dataset.attrs['sigma_freedom']}; give a positive number or none")
     if dataset.attrs["propagation"] not in PROPAGATION:
         raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {' or '.join(PROPAGATION)}")
     for name, variable in VARIABLES.items():

@@ -15,10 +15,15 @@ _WRITTEN = re.compile(r"\s*([+-]?\d+(?:\.\d*)?)\s*(?:(?:\+/?-|±)\s*(\d+(?:\.\d*
 def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
     """Mean and standard deviation, each (S,) m, of the transmitters' altitudes above the ellipsoid.
 
-    Where the dataset has ``reported_altitude`` it is that, exact unless ``reported_altitude_std`` says otherwise. Else
-    it is what the attributes ``transmitter_altitude_m`` and ``transmitter_altitude_sigma_m`` say of all; without them
-    the transmitter is near the ground: about as high as the receivers, give or take their spread, at least
-    LEAST_GROUND_SIGMA_M.
+    Where the dataset has ``reported_altitude`` it is that, exact unless it has ``reported_altitude_std``, of which NaN
+    is LEAST_GROUND_SIGMA_M. Else it is what the attributes ``transmitter_altitude_m`` and
+    ``transmitter_altitude_sigma_m`` say of all; without them the transmitter is near the ground: about as high as the
+    receivers, give or take their spread, at least LEAST_GROUND_SIGMA_M.
+
+    Raises
+    ------
+    ValueError
+        If a standard deviation is negative, or only one of the two attributes is there.
     """
     receivers_m = dataset["receiver_altitude"].values
     mean_m = np.nanmean(receivers_m, axis=1)
@@ -28,8 +33,10 @@ def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
     reported = is_reported(dataset)
     if reported.any():
         std = dataset["reported_altitude_std"].values if "reported_altitude_std" in dataset else np.zeros_like(mean_m)
+        if (std < 0).any():
+            raise ValueError(f"reported_altitude_std: {np.nanmin(std)} is negative; give metres, 0 where it is exact")
         mean_m = np.where(reported, dataset["reported_altitude"].values, mean_m)
-        sigma_m = np.where(reported, np.nan_to_num(std), sigma_m)
+        sigma_m = np.where(reported, np.where(np.isfinite(std), std, LEAST_GROUND_SIGMA_M), sigma_m)
     return mean_m, np.maximum(sigma_m, _EXACT_M)
 
 
@@ -46,7 +53,7 @@ def is_near_ground(dataset: xr.Dataset) -> Array:
 
 
 def with_altitude(dataset: xr.Dataset, altitude_m: float, sigma_m: float = 0.0) -> xr.Dataset:
-    """State the altitude of all transmitters, and its standard deviation.
+    """State the altitude of all transmitters, and its standard deviation, in the place of what they report.
 
     Raises
     ------
@@ -83,5 +90,8 @@ def parse_altitude(text: str) -> tuple[float, float]:
 def _stated(dataset: xr.Dataset) -> tuple[float, float] | None:
     """Mean and standard deviation of all transmitters' altitudes as the attributes have them, m."""
     names = "transmitter_altitude_m", "transmitter_altitude_sigma_m"
+    given = [name for name in names if name in dataset.attrs]
+    if len(given) == 1:
+        raise ValueError(f"{given[0]}: is stated alone; give both of {' and '.join(names)}, or neither")
     mean_m, sigma_m = (float(dataset.attrs.get(name, np.nan)) for name in names)
     return (mean_m, sigma_m) if np.isfinite(mean_m + sigma_m) else None

@@ -30,7 +30,7 @@ def receivers_centroid(observed: Observations) -> Fix:
     offset = np.where(scattered[..., None], geodesy.enu(position, latitude, longitude)[..., :2], 0.0)
     covariance = np.einsum("sri,srj->sij", offset, offset) / scattered.sum(axis=1)[:, None, None]
     status = np.where(observed.heard.any(axis=1), "ok", "silent")
-    return fix_without_rivals(latitude, longitude, _with_least_spread(covariance), status)
+    return fix_without_rivals(observed, latitude, longitude, _with_least_spread(covariance), status)
 
 
 def strongest(observed: Observations) -> tuple[Fix, None]:
@@ -49,7 +49,7 @@ def strongest(observed: Observations) -> tuple[Fix, None]:
     covariance = (squared / others / 4)[:, None, None] * np.eye(2)
     latitude, longitude = (degrees[rows, best] for degrees in (observed.latitude_deg, observed.longitude_deg))
     status = np.where(measured.any(axis=1), "ok", "silent")
-    fix = fix_without_rivals(latitude, longitude, _with_least_spread(covariance), status)
+    fix = fix_without_rivals(observed, latitude, longitude, _with_least_spread(covariance), status)
     return centroid_where(status == "silent", fix, observed), None
 
 
@@ -63,9 +63,12 @@ def centroid_where(nothing: Array, fix: Fix, observed: Observations) -> Fix:
     return Fix(*chosen)._replace(status=fix.status)
 
 
-def fix_without_rivals(latitude: Array, longitude: Array, covariance: Array, status: Array) -> Fix:
-    """Fixes of which no other place is known that fits as well."""
-    return Fix(latitude, longitude, covariance, status, np.full((len(latitude), MAX_RIVALS, 2), np.nan))
+def fix_without_rivals(
+    observed: Observations, latitude: Array, longitude: Array, covariance: Array, status: Array
+) -> Fix:
+    """Fixes at the altitude that is known beforehand, of which no other place is known that fits as well."""
+    rivals = np.full((len(latitude), MAX_RIVALS, 2), np.nan)
+    return Fix(latitude, longitude, observed.transmitter_altitude_m, covariance, status, rivals)
 
 
 def _with_least_spread(covariance: Array) -> Array:

@@ -40,8 +40,8 @@ def locate(
         One of `methods.METHODS`; or a trained localizer: the path of an ONNX file, for which onnxruntime does, or what
         holds one in memory.
     altitude_m, altitude_sigma_m : float, m
-        Altitude of the transmitters above the ellipsoid, and its standard deviation, where they are known and the
-        dataset does not hold them; else the transmitter is assumed near the ground (`altitude.altitude_prior`).
+        Altitude of all transmitters above the ellipsoid, and its standard deviation, in the place of what the dataset
+        says of them; else a transmitter of which it says nothing is near the ground (`altitude.altitude_prior`).
 
     Returns
     -------
@@ -63,6 +63,8 @@ def locate(
         If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
     """
     estimator = _estimator(method)  # before anything is measured
+    if altitude_m is None and altitude_sigma_m != 0:
+        raise ValueError(f"altitude_sigma_m: {altitude_sigma_m} is given without altitude_m; give both")
     if altitude_m is not None:
         dataset = altitude.with_altitude(dataset, altitude_m, altitude_sigma_m)
     return _locate(with_measurements(dataset), estimator)
@@ -85,7 +87,7 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
     variables = {
         "latitude": (fix.latitude_deg, "degrees_north", "WGS84 latitude of the fix"),
         "longitude": (geodesy.wrapped(fix.longitude_deg), "degrees_east", "WGS84 longitude of the fix"),
-        "altitude_m": (observed.transmitter_altitude_m + judged.altitude_m, "m", "altitude above the ellipsoid"),
+        "altitude_m": (fix.altitude_m + judged.altitude_m, "m", "altitude above the ellipsoid"),
         "altitude_sigma_m": (judged.altitude_sigma_m, "m", "standard deviation of the altitude"),
         "east": (east, "m", "east of the receivers' centroid"),
         "north": (north, "m", "north of the receivers' centroid"),

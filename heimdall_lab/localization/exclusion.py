@@ -24,6 +24,7 @@ def without_faults(observed: Observations, fix: Fix, agreeing: Array) -> tuple[F
     fix, used = _refit(observed._replace(heard=agreeing), fix), agreeing
     whole = _refit(observed, fix)
     agree = integrity.assess(whole, integrity.delays(observed, whole, observed.heard)).status == "ok"
+    agree &= np.isin(fix.status, ("ok", "ambiguous"))
     fix, used = _where(agree, whole, fix), np.where(agree[:, None], observed.heard, used)
     possible = np.isin(fix.status, ("ok", "ambiguous")) & ~agree & (observed.heard.sum(axis=1) >= _FEWEST)
     rows = np.flatnonzero(possible)
@@ -49,7 +50,8 @@ def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array]:
     fits &= np.repeat(observed.heard, starts, axis=1)  # leaving out what is not heard is no hypothesis
     best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED, strict=True)
     rows = np.arange(scenes)
-    return best, kept[rows, chosen // starts], fits[rows, chosen]
+    found_one = fits[rows, chosen] & np.isin(best.status, ("ok", "ambiguous"))
+    return best, kept[rows, chosen // starts], found_one
 
 
 def _refit(observed: Observations, fix: Fix) -> Fix:
@@ -63,6 +65,7 @@ def _refit(observed: Observations, fix: Fix) -> Fix:
         fix._replace(
             latitude_deg=found.latitude_deg[:, 0],
             longitude_deg=found.longitude_deg[:, 0],
+            altitude_m=found.altitude_m[:, 0],
             covariance=found.covariance[:, 0],
         ),
         fix,

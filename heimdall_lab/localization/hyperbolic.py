@@ -26,6 +26,7 @@ RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one
 SEPARATE_SIGMAS = 5.0  # from which two fixes are distinct
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _MAX_STEPS = 40
+_SAME_PLACE_M = 1.0  # within which two descents have ended at one place
 _LEAST_FROM_LINE = 0.25  # of the receivers' extent, that starts to either side of their line are away from it
 _LEAST_EIGENVALUE = 1e-9  # smallest eigenvalue of a balanced information from which a direction is not observed
 
@@ -35,6 +36,7 @@ class Candidates(NamedTuple):
 
     latitude_deg: Array  # (S, K)
     longitude_deg: Array  # (S, K)
+    altitude_m: Array  # (S, K)
     covariance: Array  # (S, K, 2, 2) m²
     cost: Array  # (S, K), of the delays and of the altitude
     level_cost: Array  # (S, K)
@@ -150,6 +152,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
     found = Candidates(
         latitude_deg=place[0],
         longitude_deg=place[1],
+        altitude_m=place[2],
         covariance=covariance,
         cost=cost,
         level_cost=level_cost(observed, place[0], place[1]),
@@ -188,8 +191,9 @@ def best_candidate(
     latitude, longitude = (
         np.where(tier < 3, values[rows, best], np.nan) for values in (found.latitude_deg, found.longitude_deg)
     )
+    compared = np.where((tier < 2)[:, None], cost, np.inf)
     others = rivals(
-        found.latitude_deg, found.longitude_deg, found.covariance, cost, best, rival_chi_squared, strict=strict
+        found.latitude_deg, found.longitude_deg, found.covariance, compared, best, rival_chi_squared, strict=strict
     )
     reasons = {
         "silent": ~observed.heard.any(axis=1),
@@ -199,7 +203,7 @@ def best_candidate(
         "ambiguous": np.isfinite(others).any(axis=(1, 2)),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
-    return Fix(latitude, longitude, found.covariance[rows, best], status, others), best
+    return Fix(latitude, longitude, found.altitude_m[rows, best], found.covariance[rows, best], status, others), best
 
 
 def rivals(
@@ -219,6 +223,7 @@ def rivals(
     both are uncertain, or where it is strict than either is.
     """
     rows, places = np.arange(len(cost)), []
+    covariance = np.where(np.isfinite(cost)[..., None, None], covariance, np.nan)
     cost, chosen = np.where(cost < cost[rows, best][:, None] + rival_chi_squared, cost, np.inf), best
     for _ in range(MAX_RIVALS + 1):
         place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
@@ -229,7 +234,9 @@ def rivals(
         other = covariance[rows, chosen][:, None]
         uncertain = (covariance, other) if strict else (covariance + other,)
         squared = [np.einsum("ski,skij,skj->sk", offset, information.inverse(each), offset) for each in uncertain]
-        cost = np.where(np.max(squared, axis=0) > SEPARATE_SIGMAS**2, cost, np.inf)
+        # An ellipse without width has no inverse, and holds nothing but its own place.
+        distinct = np.nan_to_num(np.max(squared, axis=0), nan=np.inf) > SEPARATE_SIGMAS**2
+        cost = np.where(distinct & (distance > _SAME_PLACE_M), cost, np.inf)
         chosen = cost.argmin(axis=1)
     return np.stack(places[1:], axis=1)
 

@@ -38,11 +38,13 @@ class Evidence(NamedTuple):
     used: Array  # (S, R) bool
     residual: Array  # (S, R), measured less expected
     gradient: Array  # (S, R, 3), change of what is expected for 1 m east, north and up
+    altitude_residual_m: Array  # (S,), altitude known beforehand less that of the fix
     variance: Array  # (S, R, CAUSES)
     altitude_sigma_m: Array  # (S,)
     sigma_freedom: float  # degrees of freedom of what is known of the variances' scale
     is_least_squares: bool = True  # the fixes are where the residuals are least; else their covariances say how near
     has_own_covariance: bool = False  # it goes before what follows of the residuals
+    has_own_sensitivity: bool = False  # what the fix does with a measurement is not known
     knows_altitude: bool = False  # those covariances include what is not known of the altitude
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
     late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
@@ -52,6 +54,11 @@ class Evidence(NamedTuple):
     def unknowns(self) -> int:
         """Directions that the fixes took up of the errors, and the offset."""
         return 3 if self.is_least_squares else 1
+
+    @property
+    def tells_scale(self) -> bool:
+        """Whether residuals tell the scale of the variances."""
+        return bool(np.isfinite(self.sigma_freedom)) and not self.expects_late
 
     @property
     def expects_late(self) -> bool:
@@ -65,7 +72,7 @@ class Integrity(NamedTuple):
     covariance: Array  # (S, 2, 2) m²
     freedom: Array  # (S,) degrees of freedom of the law of errors
     budget_m: Array  # (S, BUDGET), rms position error by each cause
-    altitude_m: Array  # (S,) over that known beforehand
+    altitude_m: Array  # (S,) over that of the fix
     altitude_sigma_m: Array  # (S,)
     misfit: Array  # (S,) χ² per degree of freedom; NaN where there is none
     status: Array  # (S,): "ok", "misfit" where all measurements together or "link" where one contradicts the others
@@ -76,15 +83,16 @@ class Integrity(NamedTuple):
 
 def delays(observed: Observations, fix: Fix, used: Array, **how: Any) -> Evidence:
     """Delays (S, R) that fixes rest on; ``how`` they do in the fields of `Evidence`."""
-    expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg)
+    expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg, fix.altitude_m)
     return Evidence(
         used=used & np.isfinite(observed.pseudorange_m) & np.isfinite(observed.sigma_m),
         residual=observed.pseudorange_m - expected,
         gradient=gradient,
+        altitude_residual_m=observed.transmitter_altitude_m - fix.altitude_m,
         variance=observed.variance_m2,
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
         sigma_freedom=observed.sigma_freedom,
-        late_ratio=observed.nlos_ratio,
+        late_ratio=observed.nlos_ratio if observed.expects_late else 0.0,
         late_excess_m=observed.nlos_excess_m,
         **how,
     )
@@ -100,6 +108,7 @@ def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
         used=used,
         residual=observed.rssi_dbm + 20 * np.log10(distance),
         gradient=-20 / np.log(10) * gradient / distance[..., None],
+        altitude_residual_m=np.zeros(len(distance)),
         variance=variance,
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
         sigma_freedom=observed.sigma_freedom,
@@ -139,10 +148,10 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     surplus, tested = linear.surplus, linear.surplus > 0
     scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
     covariance, budget = _covariance(fix, evidence, linear, scale)
-    freedom_of_law = np.minimum(surplus + evidence.sigma_freedom, freedom)
-    seen = linear.used & (linear.redundancy > _LEAST_REDUNDANCY)
-    separation = np.where(seen, linear.left**2 * linear.weight / np.where(seen, linear.redundancy, 1.0), 0.0)
-    noticed = _studentised(separation, linear.chi_squared, surplus, evidence.sigma_freedom)
+    freedom_of_law = np.minimum(_freedom(evidence, surplus), freedom)
+    testable = linear.used & (linear.redundancy > _LEAST_REDUNDANCY)
+    separation = np.where(testable, linear.left**2 * linear.weight / np.where(testable, linear.redundancy, 1.0), 0.0)
+    noticed = _studentised(evidence, separation, linear.chi_squared, surplus)
     largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
     reasons = {
         "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
@@ -150,12 +159,13 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     }
     fault = np.sqrt(
         (np.where(tested, largest_separation, 0.0) * scale)[:, None]
-        / np.where(seen, linear.weight * linear.redundancy, 1.0)
+        / np.where(testable, linear.weight * linear.redundancy, 1.0)
     )
     unnoticed = np.where(linear.used, np.inf, 0.0)[:, None]
-    move = np.where(seen[:, None], linear.gain[:, :2] * fault[:, None], unnoticed)  # (S, 2, R) m
+    move = np.where(testable[:, None], linear.gain[:, :2] * fault[:, None], unnoticed)  # (S, 2, R) m
     hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom_of_law)[:, None]
-    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1)
+    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1) | evidence.has_own_sensitivity
+    undetected_m = np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf)
     judged = Integrity(
         covariance=covariance,
         freedom=freedom_of_law,
@@ -166,7 +176,7 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         status=np.select(list(reasons.values()), list(reasons), "ok"),
         suspect=np.where(surplus > 1, noticed.argmax(axis=1), -1),
         checked=np.select([~tested, weakly], ["no", "weakly"], "yes"),
-        undetected_m=np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf),
+        undetected_m=np.full_like(undetected_m, np.nan) if evidence.has_own_sensitivity else undetected_m,
     )
     chosen = zip(without, judged, strict=True)
     return Integrity(
@@ -195,10 +205,16 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         information_of_all[:, :2, :2] += np.nan_to_num(information.inverse(fix.covariance))
         spread = _inverse(information_of_all)
     gain = spread @ weighted
-    step = (gain @ residual[..., None])[..., 0]
+    height_weight = np.where(nothing, 0.0, 1 / evidence.altitude_sigma_m**2)
+    pull = (weighted @ residual[..., None])[..., 0]  # (S, 4)
+    pull[:, 2] += height_weight * evidence.altitude_residual_m
+    step = (spread @ pull[..., None])[..., 0]
     left = residual - (jacobian @ step[..., None])[..., 0]
-    # A fix that knows nothing of the altitude is as wrong by it as least squares are.
-    height = (spread if evidence.knows_altitude else of_measurements)[:, :2, 2]
+    squares = (weight * residual**2).sum(axis=1) + height_weight * evidence.altitude_residual_m**2
+    # Least squares take up what measurements say of the altitude; a fix that keeps to the one beforehand does not.
+    keeps_altitude = evidence.has_own_covariance and not evidence.knows_altitude
+    shift = of_measurements[:, :2, 2] if keeps_altitude else spread[:, :2, 2]
+    scale = evidence.altitude_sigma_m / of_measurements[:, 2, 2] if keeps_altitude else 1 / evidence.altitude_sigma_m
     return _Linear(
         nothing=nothing,
         used=used,
@@ -206,10 +222,10 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         weight=weight,
         spread=spread,
         gain=gain,
-        altitude_shift=height / evidence.altitude_sigma_m[:, None],
+        altitude_shift=shift * scale[:, None],
         step=step,
         left=left,
-        chi_squared=np.maximum((residual * weight * left).sum(axis=1), 0.0),
+        chi_squared=np.maximum(squares - (pull * step).sum(axis=1), 0.0),
         redundancy=1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1),
     )
 
@@ -218,7 +234,7 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     """Covariance (S, 2, 2) m² and what it is made of, (S, BUDGET) m², with a factor (S,) on what it scales."""
     if np.isfinite(evidence.sigma_freedom):
         # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
-        scale = scale / error_law.scale(linear.surplus + evidence.sigma_freedom)
+        scale = scale / error_law.scale(_freedom(evidence, linear.surplus))
     gain = linear.gain[:, :2]
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
     parts = np.einsum("skr,src,slr->sckl", gain, variance, gain, optimize=True)
@@ -267,26 +283,32 @@ def _inverse(matrix: Array) -> Array:
 
 def _variance_scale(evidence: Evidence, chi_squared: Array, surplus: Array) -> Array:
     """Factor on variances (S,): what is known of it beforehand, and by the residuals unless late ones are expected."""
-    if np.isinf(evidence.sigma_freedom) or evidence.expects_late:
+    if not evidence.tells_scale:
         return np.ones_like(chi_squared)
     scale: Array = (evidence.sigma_freedom + chi_squared) / (evidence.sigma_freedom + surplus)
     return scale
 
 
-def _studentised(separation: Array, chi_squared: Array, surplus: Array, sigma_freedom: float) -> Array:
+def _freedom(evidence: Evidence, surplus: Array) -> Array:
+    """Degrees of freedom (S,) that the scale of variances is known with in the end."""
+    return surplus * evidence.tells_scale + evidence.sigma_freedom
+
+
+def _studentised(evidence: Evidence, separation: Array, chi_squared: Array, surplus: Array) -> Array:
     """Squares (S, R) of how far fixes without one measurement each are away, over the standard deviation of that."""
-    if np.isinf(sigma_freedom):
+    if not evidence.tells_scale:
         return separation
-    others = sigma_freedom + surplus - 1
-    return separation * (others / np.maximum(sigma_freedom + chi_squared - separation.T, 1e-9)).T
+    others = evidence.sigma_freedom + surplus - 1
+    return separation * (others / np.maximum(evidence.sigma_freedom + chi_squared - separation.T, 1e-9)).T
 
 
 def _limits(evidence: Evidence, count: Array, surplus: Array) -> tuple[Array, Array]:
     """χ² of all measurements, and the square of the largest separation, that FALSE_ALARM of the scenes exceed: (S,)."""
     if evidence.expects_late:
-        sigma_m = np.where(evidence.used, np.sqrt(evidence.variance.sum(axis=-1)), 0.0).sum(axis=1)
-        excess = evidence.late_excess_m * count / np.maximum(sigma_m, 1e-300)
-        laws = zip(count.tolist(), np.minimum(excess, _most_excess(evidence.late_ratio)).round(1).tolist(), strict=True)
+        # By the most precise one, whose errors have the longest tail.
+        sigma_m = np.where(evidence.used, np.sqrt(evidence.variance.sum(axis=-1)), np.inf).min(axis=1, initial=np.inf)
+        excess = np.minimum(evidence.late_excess_m / sigma_m, _most_excess(evidence.late_ratio))
+        laws = zip(count.tolist(), (np.ceil(10 * excess) / 10).tolist(), strict=True)
         limits = np.array([_late_limits(*law, evidence.late_ratio, evidence.unknowns) for law in laws]).reshape(-1, 2)
         return limits[:, 0], limits[:, 1]
     single, others = FALSE_ALARM / np.maximum(count, 1), np.maximum(surplus - 1, 0)
@@ -339,7 +361,7 @@ def _late_limits(count: int, excess: float, ratio: float, unknowns: int) -> tupl
 
 def _squared_length(vector: Array, covariance: Array) -> Array:
     """Squares (S, R) of vectors (S, 2, R) over covariances (S, 2, 2)."""
-    inverse = np.nan_to_num(information.inverse(covariance))
+    inverse = information.inverse(covariance)  # NaN of an ellipse without width, which holds nothing
     with np.errstate(invalid="ignore"):
         squared = (vector * (inverse @ vector)).sum(axis=1)
-    return np.where(np.isinf(vector).any(axis=1), np.inf, squared)
+    return np.where((vector != 0).any(axis=1), np.nan_to_num(squared, nan=np.inf), 0.0)

@@ -44,7 +44,7 @@ def rss_ml(observed: Observations) -> tuple[Fix, Evidence | None]:
     parts = [_posterior_moments(batch) for _, batch in compact.batches(per_batch)]
     latitude, longitude, covariance = (np.concatenate(part) for part in zip(*parts, strict=True))
     status = np.where(usable, "ok", np.where(measured.any(axis=1), "unobserved", "silent"))
-    fix = centroid_where(~usable, fix_without_rivals(latitude, longitude, covariance, status), observed)
+    fix = centroid_where(~usable, fix_without_rivals(observed, latitude, longitude, covariance, status), observed)
     return fix, integrity.levels(observed, fix, measured)
 
 

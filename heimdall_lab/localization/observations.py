@@ -32,6 +32,7 @@ STATUS = {  # of a fix: why it is none
 }
 CAUSES = ("noise", "clocks", "paths", "receiver_positions")  # of the errors of a delay
 _LEAST_LEVEL_SIGMA_DB = 0.1  # as well as levels are measured
+_LEAST_NOISE_M = 1e-3  # of a pseudo-range, as well as numbers hold it
 _STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
 _STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
@@ -41,6 +42,7 @@ class Fix(NamedTuple):
 
     latitude_deg: Array  # (S,)
     longitude_deg: Array  # (S,)
+    altitude_m: Array  # (S,)
     covariance: Array  # (S, 2, 2) m², of east and north
     status: Array  # (S,) of STATUS
     rivals: Array  # (S, MAX_RIVALS, 2) latitude and longitude of other places that fit as well, NaN beyond their number
@@ -81,6 +83,11 @@ class Observations(NamedTuple):
     nlos_excess_m: float  # by how much in the mean, included in ``sigma_m``
     link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
     sigma_freedom: float  # degrees of freedom of what is known of the scale of ``sigma_m``; infinite in simulations
+
+    @property
+    def expects_late(self) -> bool:
+        """Whether a share of the links is known to be late, so that errors of delays are not normal."""
+        return self.nlos_ratio > 0 and self.nlos_excess_m > 0 and self.propagation == "line_of_sight"
 
     def select(self, rows: slice | Array) -> Self:
         """Take some scenes."""
@@ -150,11 +157,13 @@ def sigma_freedom(dataset: xr.Dataset) -> float:
 def _delay_variance_m2(dataset: xr.Dataset) -> Array:
     """Variances (S, R, CAUSES) of pseudo-ranges."""
     if "receiver_position_std" in dataset:
-        position_m = dataset["receiver_position_std"].values
+        stated_m = dataset["receiver_position_std"].values
+        position_m = np.where(np.isfinite(stated_m), stated_m, _STATED_POSITION_SIGMA_M)
     else:
         position_m = np.asarray(0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M)
     sigmas_s = dataset.toa_std_s.values, bounds.clock_sigma_s(dataset), dataset.attrs["path_delay_sigma_s"]
     noise, clocks, paths = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
+    noise = np.maximum(noise, _LEAST_NOISE_M**2)
     return np.stack(np.broadcast_arrays(noise, clocks, paths, np.square(position_m)), axis=-1)
 
 

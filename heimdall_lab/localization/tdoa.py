@@ -22,7 +22,7 @@ def tdoa_ls(observed: Observations) -> tuple[Fix, Evidence]:
     compact, _ = _with_delays(observed)
     found = descend_twice(compact, closed_form(compact), robust=False)
     fix, _ = best_candidate(compact, found, np.full(found.cost.shape, True))
-    fix = centroid_where(np.isnan(fix.latitude_deg), fix, observed)
+    fix = _or_centroid(fix, observed)
     return fix, integrity.delays(observed, fix, observed.heard)
 
 
@@ -41,19 +41,23 @@ def tdoa_robust(observed: Observations) -> tuple[Fix, Evidence]:
     enough = np.maximum(np.minimum(heard, _ENOUGH_DELAYS), np.ceil(_MAJORITY * heard))
     agreeing = compact.heard[:, None] & (np.abs(found.residual) < _AGREEMENT_SIGMAS)
     fix, chosen = best_candidate(compact, found, agreeing.sum(axis=-1) >= enough)
-    fix = centroid_where(np.isnan(fix.latitude_deg), fix, observed)
+    fix = _or_centroid(fix, observed)
     residual = np.abs(found.residual[np.arange(len(chosen)), chosen])
-    late = observed.nlos_ratio > 0 and observed.nlos_excess_m > 0 and observed.propagation == "line_of_sight"
-    if late:
+    if observed.expects_late:
         retained = compact.heard & (residual < _AGREEMENT_SIGMAS)
         fix = posterior_mean(compact, fix)
     else:
         fix, retained = without_faults(compact, fix, compact.heard & (residual < _AGREEMENT_SIGMAS))
     used = np.zeros_like(observed.heard)
     np.put_along_axis(used, order[:, : retained.shape[1]], retained, axis=1)
-    return fix, integrity.delays(
-        observed, fix, used, is_least_squares=not late, has_own_covariance=late, least_scale=1.0
-    )
+    return fix, integrity.delays(observed, fix, used, has_own_covariance=observed.expects_late, least_scale=1.0)
+
+
+def _or_centroid(fix: Fix, observed: Observations) -> Fix:
+    """Put the centroid where no position was observed; silence is that of the receivers, not of their delays."""
+    unobserved = (fix.status == "silent") & observed.heard.any(axis=1)
+    fix = fix._replace(status=np.where(unobserved, "unobserved", fix.status))
+    return centroid_where(np.isnan(fix.latitude_deg), fix, observed)
 
 
 def intersections(observed: Observations) -> Array:

@@ -170,7 +170,8 @@ def valley(sigma_m: float | None) -> xr.Dataset:
     transmitter[:, :2] += rng.uniform(-0.1, 0.1, (200, 2))
     delay_s = NOISE_S * rng.standard_normal((200, 4))
     dataset = measured(place[None].repeat(200, axis=0), transmitter, delay_s)
-    del dataset.attrs["transmitter_altitude_m"]
+    for name in ("transmitter_altitude_m", "transmitter_altitude_sigma_m"):
+        del dataset.attrs[name]
     if sigma_m is None:
         return dataset
     said_m = 250.0 + sigma_m * rng.standard_normal(200)
@@ -200,9 +201,33 @@ def test_an_altitude_that_was_said_is_used_as_far_as_it_is_known(sigma_m):
         np.testing.assert_allclose(given.covariance, found.covariance, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sigma_m", [300.0, 3000.0])
+def test_altitudes_of_flat_networks_are_in_the_covariance_and_found(sigma_m):
+    """Drawn from what is said of them, far above receivers of one height: ellipses and altitudes are right."""
+    count = 400
+    rng = np.random.Generator(np.random.Philox(12))
+    receivers, transmitter = ring(rng, count, 8)
+    receivers = [45, 8] + (receivers - [45, 8]) / 2.5
+    altitude_m = 9000 + sigma_m * rng.standard_normal(count)
+    place = np.concatenate([transmitter, altitude_m[:, None]], axis=1)
+    law = {"transmitter_altitude_m": 9000.0, "transmitter_altitude_sigma_m": sigma_m}
+    dataset = measured(receivers, place, NOISE_S * rng.standard_normal((count, 8)), **law)
+    found = hl.locate(dataset, "tdoa_ls")
+    assert found.converged.mean() > 0.98
+    level = position_errors(dataset, found).level.where(found.converged, drop=True).values
+    for share in (0.68, 0.95):
+        assert abs((level <= share).mean() - share) < 3 * np.sqrt(share * (1 - share) / len(level))
+    squared = ((found.altitude_m - altitude_m) / found.altitude_sigma_m).where(found.converged) ** 2
+    assert abs(float(squared.mean()) - 1) < 4 * np.sqrt(2 / count)
+
+
 @pytest.mark.parametrize(
     ("altitude_m", "sigma_m", "message"),
-    [(np.nan, 0.0, "altitude_m: nan is no altitude"), (9e3, -1.0, r"altitude_sigma_m: -1\.0 is no standard")],
+    [
+        (np.nan, 0.0, "altitude_m: nan is no altitude"),
+        (9e3, -1.0, r"altitude_sigma_m: -1\.0 is no standard"),
+        (None, 5.0, "is given without altitude_m"),
+    ],
 )
 def test_what_is_no_altitude_is_refused(altitude_m, sigma_m, message):
     with pytest.raises(ValueError, match=message):

@@ -48,5 +48,5 @@ def test_receivers_are_ordered_by_rank_and_cut(observed):
 def test_fixes_are_joined_as_they_were_taken_apart():
     rng = np.random.Generator(np.random.Philox(1))
     status = np.where(rng.random(7) < 0.5, "ok", "misfit")
-    fix = Fix(rng.random(7), rng.random(7), rng.random((7, 2, 2)), status, rng.random((7, 3, 2)))
+    fix = Fix(rng.random(7), rng.random(7), rng.random(7), rng.random((7, 2, 2)), status, rng.random((7, 3, 2)))
     assert_equal(Fix.concatenate([fix.select(slice(3)), fix.select(slice(3, 7))]), fix)

@@ -133,24 +133,22 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     best, rivals, near, certain = _choose(observed, summits)
     summit = summits.select(best)
     measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
-    reached = found.detected & np.isfinite(summit.value) & near
+    reached = found.detected & np.isfinite(summit.value)
     reasons = {
         "noise": ~found.detected,
         "unobserved": ~reached,
         # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
         "clocks": ~(2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1),
         "carrier": signals.rms_hz <= _LEAST_RESOLUTIONS * signals.resolution_hz,
-        "far": ~certain,
+        "far": ~(near & certain),
         "ambiguous": np.isfinite(rivals).any(axis=(1, 2)),
     }
     # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
     spread_m = summit.gain * np.nan_to_num(measured.incoherent_s * rate_hz)[:, None]
-    latitude, longitude = (
-        np.where(reached, degrees, np.nan) for degrees in (summit.latitude_deg, summit.longitude_deg)
-    )
     fix = Fix(
-        latitude,
-        longitude,
+        np.where(reached & near, summit.latitude_deg, np.nan),
+        np.where(reached & near, summit.longitude_deg, np.nan),
+        observed.transmitter_altitude_m,
         summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
         np.select(list(reasons.values()), list(reasons), "ok"),
         rivals,

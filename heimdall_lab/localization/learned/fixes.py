@@ -12,7 +12,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
 from heimdall_lab.datasets import splits
-from heimdall_lab.localization import baselines, information, integrity, observations, tdoa
+from heimdall_lab.localization import baselines, error_law, information, integrity, observations, tdoa
 from heimdall_lab.localization.altitude import altitude_prior
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.learned import inputs, onnx_model
@@ -236,22 +236,32 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         "silent": silent,
         "far": far,
         "untrained": unlike_training(predictor, dataset),
-        "misfit": _contradicts(latitude, longitude, covariance, delays_alone) & (not evidence.expects_late),
+        "misfit": _contradicts(latitude, longitude, covariance, predictor.freedom, delays_alone)
+        & (not evidence.expects_late),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
-    fix = baselines.fix_without_rivals(latitude, longitude, covariance, status)
+    fix = baselines.fix_without_rivals(known, latitude, longitude, covariance, status)
     fix = baselines.centroid_where(silent | far, fix, known)
-    return fix, evidence._replace(has_own_covariance=True, knows_altitude=True, least_scale=1.0)
+    # Delays that meet nowhere cannot contradict each other, nor a fix that the receivers' middle stands in for.
+    meeting = ~(silent | far | np.isin(delays_alone.status, integrity.NOTHING))
+    return fix, evidence._replace(
+        used=evidence.used & meeting[:, None],
+        has_own_covariance=True,
+        has_own_sensitivity=True,
+        knows_altitude=True,
+        least_scale=1.0,
+    )
 
 
-def _contradicts(latitude: Array, longitude: Array, covariance: Array, delays_alone: Fix) -> Array:
+def _contradicts(latitude: Array, longitude: Array, covariance: Array, freedom: float, delays_alone: Fix) -> Array:
     """Whether positions (S,) are further from where the delays meet than both uncertainties allow, (S,) bool."""
     distance, azimuth_deg = geodesy.geodesic(delays_alone.latitude_deg, delays_alone.longitude_deg, latitude, longitude)
     direction = np.radians(azimuth_deg)
     apart = distance[:, None] * np.stack([np.sin(direction), np.cos(direction)], axis=-1)
     both = information.inverse(covariance + delays_alone.covariance)
     squared = np.einsum("si,sij,sj->s", apart, both, apart)
-    return delays_alone.converged & (squared > integrity.largest_misfit(np.full(len(squared), 2), np.inf))
+    limit = error_law.radius_squared(1 - integrity.FALSE_ALARM, freedom)
+    return delays_alone.converged & (np.nan_to_num(squared, nan=np.inf) > limit)
 
 
 def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
@@ -273,8 +283,8 @@ def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
     )
     low_m, high_m = (getattr(config.geometry, f"transmitter_altitude_{end}_m") for end in ("min", "max"))
     mean_m, sigma_m = altitude_prior(dataset)
-    beyond_m = np.maximum(low_m - mean_m, mean_m - high_m)
-    too_high = beyond_m > sigma_m + _SIMILAR_ALTITUDE_M
+    beyond_m = np.maximum(low_m - mean_m, mean_m - high_m) + sigma_m
+    too_high = beyond_m > _SIMILAR_ALTITUDE_M
     reach_m = _reach_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
     too_large = reach_m > _SIMILAR * _learned_reach_m(config)
     return too_high | too_large if alike else np.ones(scenes, dtype=bool)
