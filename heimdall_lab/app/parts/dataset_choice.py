@@ -72,7 +72,7 @@ class DatasetViewer(Viewer):
 
     async def _begin(self) -> None:
         """Show the dataset that was asked for, if any, and offer all that are there."""
-        if self.dataset is not None:
+        if self.dataset is not None and not self._loads:  # else whoever made the page reads it already
             await self.load()
         with show_errors(self._alert, keep=True):
             self._offer(await asyncio.to_thread(complete_datasets, self.root))
