@@ -12,12 +12,12 @@ from heimdall_lab.localization import information
 
 _GENERATOR = np.random.default_rng(1)
 _WORDS = _GENERATOR.integers(0, 2**32, (64, 16384), dtype=np.uint32)
-_EAST, _NORTH, _WEIGHT = _GENERATOR.uniform(0.1, 1, (3, 20_000, 7))
-_NUISANCES = _GENERATOR.uniform(0.1, 1, (3, 20_000, 7))
+_WEIGHT = _GENERATOR.uniform(0.1, 1, (20_000, 7))
+_COLUMNS = _GENERATOR.uniform(0.1, 1, (5, 20_000, 7))  # three nuisances and two gradients
 
 KERNELS = {
     "normal numbers": lambda: philox._normals(_WORDS),
-    "information": lambda: information._information_without_nuisances(_EAST, _NORTH, _WEIGHT, _NUISANCES),
+    "information": lambda: information._information_without_nuisances(_COLUMNS, _WEIGHT, 3),
 }
 
 
