@@ -141,7 +141,7 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     Without evidence nothing is said but the fix's own covariance. ``freedom`` is that of the law of errors that
     covariances of their own belong to.
     """
-    without = _unassessed(fix)
+    without = _unassessed(fix, freedom)
     if evidence is None:
         return without
     linear = _linear(fix, evidence)
@@ -257,12 +257,12 @@ def _shared(parts: Array, covariance: Array) -> Array:
     return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), np.nan)[:, None]
 
 
-def _unassessed(fix: Fix) -> Integrity:
-    """What is said of fixes that rest on no measurements that could contradict each other."""
+def _unassessed(fix: Fix, freedom: float) -> Integrity:
+    """What is said of fixes that rest on no measurements that could contradict each other, with their own law."""
     unknown, scenes = np.full(len(fix.status), np.nan), len(fix.status)
     return Integrity(
         covariance=fix.covariance,
-        freedom=np.full(scenes, np.inf),
+        freedom=np.where(fix.converged, freedom, np.inf),
         budget_m=np.full((scenes, len(BUDGET)), np.nan),
         altitude_m=np.zeros(scenes),
         altitude_sigma_m=unknown,

@@ -124,6 +124,16 @@ def test_scenes_unlike_those_of_the_training_are_no_fix(small_dataset, small, ch
     assert hl.locate(scene.assign_attrs(changes), predictor).status.values.tolist() == ["untrained"]
 
 
+def test_the_law_of_a_learned_fix_stays_where_delays_meet_nowhere(small_dataset):
+    """As with free clocks, where levels alone locate: nothing contradicts it, and its ellipses are its own."""
+    measured = pairs.pair_features(small_dataset)
+    loose = small_dataset.assign(measured).assign_attrs(clock_sigma_s=np.nan)
+    found = hl.locate(loose, Fixed(freedom=5.0))
+    assert found.converged.all()
+    assert (found.freedom == 5.0).all()
+    assert (found.checked == "no").all()
+
+
 def test_a_network_many_times_the_size_of_the_training_is_no_fix(small_dataset):
     scene = small_dataset.isel(sample=[0])
     predictor = near(scene, 0.0)
