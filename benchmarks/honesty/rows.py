@@ -65,7 +65,7 @@ REAL: dict[str, Callable[[Path], xr.Dataset]] = {  # functions from the folder o
 }
 _AIRCRAFT = (
     "Messages of aircraft, each received by five GPS-disciplined sensors; the truth is their reported positions, known "
-    "to some 50 m, which coverage allows for and the bound does not."
+    "to 70 m along either axis, which coverage allows for and the bound does not."
 )
 TITLES = {  # what each dataset is called, and what it is
     "los_sync": (

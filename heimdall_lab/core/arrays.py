@@ -1,8 +1,8 @@
-"""Which array library a kernel runs on, and the complex exponentials that every kernel shares."""
+"""Which array library a kernel runs on, and the batches, choices of rows and exponentials that kernels share."""
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +53,12 @@ def batch_slices(count: int, per_batch: int) -> Iterator[slice]:
     """
     step = max(1, per_batch)
     return (slice(first, first + step) for first in range(0, count, step))
+
+
+def where_rows(condition: Array, one: Iterable[Array], other: Iterable[Array]) -> list[Array]:
+    """Take rows of arrays (N, ...) where a condition (N,) holds, else those of others, of as many dimensions each."""
+    pairs = zip(one, other, strict=True)
+    return [np.where(condition.reshape(-1, *[1] * (first.ndim - 1)), first, second) for first, second in pairs]
 
 
 def phasor(cycles_per_step: Array, count: int, *, start: int = 0, block: int = 256) -> Array:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization.observations import MAX_RIVALS, Fix, Observations
 
 _LEAST_FOR_SCATTER = 3  # receivers whose scatter bounds how far the transmitter may be
@@ -55,12 +55,7 @@ def strongest(observed: Observations) -> tuple[Fix, None]:
 
 def centroid_where(nothing: Array, fix: Fix, observed: Observations) -> Fix:
     """Put the centroid where nothing was observable, (S,) bool; the status says what it said."""
-    fallback = receivers_centroid(observed)
-    chosen = (
-        np.where(nothing.reshape(-1, *[1] * (instead.ndim - 1)), instead, own)
-        for instead, own in zip(fallback, fix, strict=True)
-    )
-    return Fix(*chosen)._replace(status=fix.status)
+    return Fix(*where_rows(nothing, receivers_centroid(observed), fix))._replace(status=fix.status)
 
 
 def fix_without_rivals(

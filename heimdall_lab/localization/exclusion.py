@@ -6,7 +6,7 @@ on fault detection and exclusion.
 
 import numpy as np
 
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization import integrity
 from heimdall_lab.localization.hyperbolic import Candidates, best_candidate, closed_form, descend, descend_twice
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
@@ -25,7 +25,7 @@ def without_faults(observed: Observations, fix: Fix, agreeing: Array) -> tuple[F
     whole = _refit(observed, fix)
     agree = integrity.assess(whole, integrity.delays(observed, whole, observed.heard)).status == "ok"
     agree &= np.isin(fix.status, ("ok", "ambiguous"))
-    fix, used = _where(agree, whole, fix), np.where(agree[:, None], observed.heard, used)
+    fix, used = Fix(*where_rows(agree, whole, fix)), np.where(agree[:, None], observed.heard, used)
     possible = np.isin(fix.status, ("ok", "ambiguous")) & ~agree & (observed.heard.sum(axis=1) >= _FEWEST)
     rows = np.flatnonzero(possible)
     if len(rows):
@@ -60,21 +60,13 @@ def _refit(observed: Observations, fix: Fix) -> Fix:
     found = descend(observed, start, robust=False)
     spread = np.sqrt(np.trace(found.covariance[:, 0], axis1=1, axis2=2))
     better = found.observed[:, 0] & (spread < MAX_RANGE_M[observed.propagation])
-    return _where(
-        better,
-        fix._replace(
-            latitude_deg=found.latitude_deg[:, 0],
-            longitude_deg=found.longitude_deg[:, 0],
-            altitude_m=found.altitude_m[:, 0],
-            covariance=found.covariance[:, 0],
-        ),
-        fix,
+    refitted = fix._replace(
+        latitude_deg=found.latitude_deg[:, 0],
+        longitude_deg=found.longitude_deg[:, 0],
+        altitude_m=found.altitude_m[:, 0],
+        covariance=found.covariance[:, 0],
     )
-
-
-def _where(condition: Array, one: Fix, other: Fix) -> Fix:
-    """Fixes of one kind where a condition (S,) holds, else of another."""
-    return Fix(*(np.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(one, other, strict=True)))
+    return Fix(*where_rows(better, refitted, fix))
 
 
 def _with_rows(values: Array, rows: Array, new: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization import information
 from heimdall_lab.localization.baselines import receivers_centroid
 from heimdall_lab.localization.observations import (
@@ -124,8 +124,8 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
     damping = np.full(len(start), 1e-3)
     step_m = np.full(len(start), np.inf)
     for _ in range(_MAX_STEPS):
-        information, jacobian = normal_matrix(gradient, influence, used, sigma)
-        scaled = (information + known) * (1 + damping[:, None, None] * np.eye(4))
+        of_delays, jacobian = normal_matrix(gradient, influence, used, sigma)
+        scaled = (of_delays + known) * (1 + damping[:, None, None] * np.eye(4))
         right = ((influence * normalised)[:, None] @ jacobian)[:, 0]
         right[:, 2] += (beforehand_m - place[2]) / altitude_sigma_m**2
         step = _solve_damped(scaled, right)
@@ -135,19 +135,12 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         better = outcome[3] <= cost
         step_m = np.where(better, np.hypot(step[:, 0], step[:, 1]), step_m)
         damping = np.where(better, damping / 5, damping * 5).clip(1e-9, 1e9)
-        *place, offset, normalised, gradient, influence, cost = (
-            np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(
-                (*trial[0], trial[1], *outcome), (*place, offset, normalised, gradient, influence, cost), strict=True
-            )
+        *place, offset, normalised, gradient, influence, cost = where_rows(
+            better, (*trial[0], trial[1], *outcome), (*place, offset, normalised, gradient, influence, cost)
         )
         if (step_m < 1e-3).all():
             break
-    information, _ = normal_matrix(gradient, influence, used, sigma)
-    balanced, scale = _balance(information + known)
-    is_observed = np.linalg.eigvalsh(balanced)[:, 0] > _LEAST_EIGENVALUE
-    inverse = np.linalg.inv(np.where(is_observed[:, None, None], balanced, np.eye(4)))
-    covariance = (inverse * scale[:, :, None] * scale[:, None, :])[:, :2, :2]
+    covariance, is_observed = _covariance(normal_matrix(gradient, influence, used, sigma)[0] + known)
     settled = is_observed & (step_m < 0.01 * np.sqrt(np.trace(covariance, axis1=1, axis2=2)))
     found = Candidates(
         latitude_deg=place[0],
@@ -160,6 +153,14 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         observed=settled & (used.sum(axis=1) >= 3),
     )
     return Candidates(*(values.reshape(*shape, *values.shape[1:]) for values in found))
+
+
+def _covariance(matrix: Array) -> tuple[Array, Array]:
+    """Covariance (S, 2, 2) of east and north by information (S, 4, 4), and where every direction is observed, (S,)."""
+    balanced, scale = information.balanced(matrix)
+    is_observed = np.linalg.eigvalsh(balanced)[:, 0] > _LEAST_EIGENVALUE
+    inverse = np.linalg.inv(np.where(is_observed[:, None, None], balanced, np.eye(4)))
+    return (inverse * scale[:, :, None] * scale[:, None, :])[:, :2, :2], is_observed
 
 
 def best_candidate(
@@ -278,15 +279,9 @@ def level_cost(observed: Observations, latitude: Array, longitude: Array) -> Arr
     return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
 
 
-def _balance(matrix: Array) -> tuple[Array, Array]:
-    """Scale (S, 4, 4) to ones on the diagonal, before ranks are decided; the scale is (S, 4)."""
-    scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", matrix), 1e-300))
-    return matrix * scale[:, :, None] * scale[:, None, :], scale
-
-
 def _solve_damped(matrix: Array, right: Array) -> Array:
     """Solve damped (S, 4, 4) systems for (S, 4); next to nothing where nothing is measured."""
-    balanced, scale = _balance(matrix)
+    balanced, scale = information.balanced(matrix)
     regular = balanced + 1e-12 * np.eye(4)
     return np.linalg.solve(regular, (right * scale)[..., None])[..., 0] * scale
 

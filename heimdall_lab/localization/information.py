@@ -154,6 +154,12 @@ def without_altitude(information: Array, sigma_m: Array) -> Array:
     return np.where((determinant > _LEAST_DETERMINANT_RATIO * trace**2)[..., None, None], rest, np.nan)
 
 
+def balanced(information: Array) -> tuple[Array, Array]:
+    """Scale (S, K, K) to ones on the diagonal, before ranks are decided; the scale is (S, K)."""
+    scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", information), 1e-300))
+    return information * scale[:, :, None] * scale[:, None, :], scale
+
+
 def inverse(information: Array) -> Array:
     """Inverse of (..., 2, 2) matrices, NaN where singular to rounding."""
     a, b, d = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]

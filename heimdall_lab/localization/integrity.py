@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization import error_law, information
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations, distances
 
 BUDGET = (*CAUSES, "altitude")  # what the variance of a fix is made of
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
-NOTHING = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
+STAND_IN = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
 _ELLIPSE_LEVEL = 0.99  # that holds what a fault just below notice moves a fix by, if it is checked
 _FEW_SURPLUS = 2  # measurements more than unknowns, up to which a fix is checked weakly
 _LEAST_REDUNDANCY = 1e-6  # share of an error that shows in its own residual
@@ -30,7 +30,7 @@ _DRAWS = 2**17  # of errors that are not normal
 
 
 class Evidence(NamedTuple):
-    """Measurements of S scenes by R receivers that fixes rest on, linear about each fix, at the altitude beforehand.
+    """Measurements of S scenes by R receivers that fixes rest on, linear about each fix.
 
     They are delays in m or levels in dB, each known but for an offset that all of a scene's have in common.
     """
@@ -81,8 +81,8 @@ class Integrity(NamedTuple):
     undetected_m: Array  # (S,), how far a fault of one measurement just below notice would move the fix
 
 
-def delays(observed: Observations, fix: Fix, used: Array, **how: Any) -> Evidence:
-    """Delays (S, R) that fixes rest on; ``how`` they do in the fields of `Evidence`."""
+def delays(observed: Observations, fix: Fix, used: Array, **properties: Any) -> Evidence:
+    """Delays (S, R) that fixes rest on, with further ``properties`` of `Evidence`."""
     expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg, fix.altitude_m)
     return Evidence(
         used=used & np.isfinite(observed.pseudorange_m) & np.isfinite(observed.sigma_m),
@@ -94,7 +94,7 @@ def delays(observed: Observations, fix: Fix, used: Array, **how: Any) -> Evidenc
         sigma_freedom=observed.sigma_freedom,
         late_ratio=observed.nlos_ratio if observed.expects_late else 0.0,
         late_excess_m=observed.nlos_excess_m,
-        **how,
+        **properties,
     )
 
 
@@ -130,9 +130,14 @@ class _Linear(NamedTuple):
     gain: Array  # (S, 4, R), change of these by each measurement
     altitude_shift: Array  # (S, 2) m, for one standard deviation of the altitude
     step: Array  # (S, 4) from the fix
-    left: Array  # (S, R), residuals after that
+    remaining: Array  # (S, R), residuals after that
     chi_squared: Array  # (S,)
     redundancy: Array  # (S, R), share of each error that shows in its own residual
+
+    @property
+    def testable(self) -> Array:
+        """Measurements of which a fault shows at all, (S, R) bool."""
+        return self.used & (self.redundancy > _LEAST_REDUNDANCY)
 
 
 def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Integrity:
@@ -141,32 +146,25 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     Without evidence nothing is said but the fix's own covariance. ``freedom`` is that of the law of errors that
     covariances of their own belong to.
     """
-    without = _unassessed(fix, freedom)
+    unassessed = _unassessed(fix, freedom)
     if evidence is None:
-        return without
+        return unassessed
     linear = _linear(fix, evidence)
     surplus, tested = linear.surplus, linear.surplus > 0
     scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
     covariance, budget = _covariance(fix, evidence, linear, scale)
     freedom_of_law = np.minimum(_freedom(evidence, surplus), freedom)
-    testable = linear.used & (linear.redundancy > _LEAST_REDUNDANCY)
-    separation = np.where(testable, linear.left**2 * linear.weight / np.where(testable, linear.redundancy, 1.0), 0.0)
-    noticed = _studentised(evidence, separation, linear.chi_squared, surplus)
+    separation = _separation(evidence, linear)
     largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
     reasons = {
-        "link": tested & (noticed > largest_separation[:, None]).any(axis=1),
+        "link": tested & (separation > largest_separation[:, None]).any(axis=1),
         "misfit": tested & (linear.chi_squared > largest_misfit),
     }
-    fault = np.sqrt(
-        (np.where(tested, largest_separation, 0.0) * scale)[:, None]
-        / np.where(testable, linear.weight * linear.redundancy, 1.0)
-    )
-    unnoticed = np.where(linear.used, np.inf, 0.0)[:, None]
-    move = np.where(testable[:, None], linear.gain[:, :2] * fault[:, None], unnoticed)  # (S, 2, R) m
+    move = _unnoticed_moves(linear, np.where(tested, largest_separation, 0.0) * scale)
     hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom_of_law)[:, None]
     weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1) | evidence.has_own_sensitivity
     undetected_m = np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf)
-    judged = Integrity(
+    assessed = Integrity(
         covariance=covariance,
         freedom=freedom_of_law,
         budget_m=np.sqrt(budget),
@@ -174,19 +172,16 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         altitude_sigma_m=np.sqrt(linear.spread[:, 2, 2]),
         misfit=np.where(tested, linear.chi_squared / np.maximum(surplus, 1), np.nan),
         status=np.select(list(reasons.values()), list(reasons), "ok"),
-        suspect=np.where(surplus > 1, noticed.argmax(axis=1), -1),
+        suspect=np.where(surplus > 1, separation.argmax(axis=1), -1),
         checked=np.select([~tested, weakly], ["no", "weakly"], "yes"),
         undetected_m=np.full_like(undetected_m, np.nan) if evidence.has_own_sensitivity else undetected_m,
     )
-    chosen = zip(without, judged, strict=True)
-    return Integrity(
-        *(np.where(linear.nothing.reshape(-1, *[1] * (own.ndim - 1)), other, own) for other, own in chosen)
-    )
+    return Integrity(*where_rows(linear.nothing, unassessed, assessed))
 
 
 def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     nothing = evidence.used.sum(axis=1) < (1 if evidence.knows_altitude else 3)
-    nothing |= np.isin(fix.status, NOTHING)
+    nothing |= np.isin(fix.status, STAND_IN)
     used = evidence.used & ~nothing[:, None]
     count = used.sum(axis=1)
     jacobian = np.concatenate([evidence.gradient, np.ones_like(evidence.residual)[..., None]], axis=-1)
@@ -209,7 +204,7 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     pull = (weighted @ residual[..., None])[..., 0]  # (S, 4)
     pull[:, 2] += height_weight * evidence.altitude_residual_m
     step = (spread @ pull[..., None])[..., 0]
-    left = residual - (jacobian @ step[..., None])[..., 0]
+    remaining = residual - (jacobian @ step[..., None])[..., 0]
     squares = (weight * residual**2).sum(axis=1) + height_weight * evidence.altitude_residual_m**2
     # Least squares take up what measurements say of the altitude; a fix that keeps to the one beforehand does not.
     keeps_altitude = evidence.has_own_covariance and not evidence.knows_altitude
@@ -224,7 +219,7 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         gain=gain,
         altitude_shift=shift * scale[:, None],
         step=step,
-        left=left,
+        remaining=remaining,
         chi_squared=np.maximum(squares - (pull * step).sum(axis=1), 0.0),
         redundancy=1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1),
     )
@@ -276,8 +271,7 @@ def _unassessed(fix: Fix, freedom: float) -> Integrity:
 
 def _inverse(matrix: Array) -> Array:
     """Inverse of (S, 4, 4) matrices, balanced first; of directions without information, next to none is assumed."""
-    scale = 1 / np.sqrt(np.maximum(np.einsum("sii->si", matrix), 1e-300))
-    balanced = matrix * scale[:, :, None] * scale[:, None, :]
+    balanced, scale = information.balanced(matrix)
     return np.linalg.inv(balanced + 1e-12 * np.eye(4)) * scale[:, :, None] * scale[:, None, :]
 
 
@@ -294,12 +288,23 @@ def _freedom(evidence: Evidence, surplus: Array) -> Array:
     return surplus * evidence.tells_scale + evidence.sigma_freedom
 
 
-def _studentised(evidence: Evidence, separation: Array, chi_squared: Array, surplus: Array) -> Array:
+def _separation(evidence: Evidence, linear: _Linear) -> Array:
     """Squares (S, R) of how far fixes without one measurement each are away, over the standard deviation of that."""
+    redundancy = np.where(linear.testable, linear.redundancy, 1.0)
+    separation = np.where(linear.testable, linear.remaining**2 * linear.weight / redundancy, 0.0)
     if not evidence.tells_scale:
         return separation
-    others = evidence.sigma_freedom + surplus - 1
-    return separation * (others / np.maximum(evidence.sigma_freedom + chi_squared - separation.T, 1e-9)).T
+    others = evidence.sigma_freedom + linear.surplus - 1
+    rest = np.maximum((evidence.sigma_freedom + linear.chi_squared)[:, None] - separation, 1e-9)
+    return separation * others[:, None] / rest
+
+
+def _unnoticed_moves(linear: _Linear, limit: Array) -> Array:
+    """Moves (S, 2, R) m by a fault of each measurement whose squared separation is a limit (S,); ∞ where none shows."""
+    variance = np.where(linear.testable, linear.weight * linear.redundancy, 1.0)
+    fault = np.sqrt(limit[:, None] / variance)
+    without_limit = np.where(linear.used, np.inf, 0.0)[:, None]
+    return np.where(linear.testable[:, None], linear.gain[:, :2] * fault[:, None], without_limit)
 
 
 def _limits(evidence: Evidence, count: Array, surplus: Array) -> tuple[Array, Array]:
@@ -338,6 +343,7 @@ def _late_limits(count: int, excess: float, ratio: float, unknowns: int) -> tupl
     """Limits of `_limits` for measurements of which a share is late, in units of their standard deviation, by drawing.
 
     A fix takes up the common offset of their errors, and what lies in as many random directions as there are unknowns.
+    The draws are the same every time, so that what is refused depends on the measurements alone.
     """
     if count <= unknowns:
         return np.inf, np.inf

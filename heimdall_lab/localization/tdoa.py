@@ -29,8 +29,8 @@ def tdoa_ls(observed: Observations) -> tuple[Fix, Evidence]:
 def tdoa_robust(observed: Observations) -> tuple[Fix, Evidence]:
     """Time differences without those that contradict the others, so that single outliers neither bias nor trap the fix.
 
-    Which these are, a Cauchy-weighted fit from many starts tells. Where a share of the links is known to be late,
-    `late_links.posterior_mean` refines the fix; else least squares with the delays that are left.
+    A Cauchy-weighted fit from many starts finds the place. Where a share of the links is known to be late,
+    `late_links.posterior_mean` refines it; else `exclusion.without_faults` tells which delays it rests on.
     """
     compact, order = _with_delays(observed)
     centre = receivers_centroid(compact)

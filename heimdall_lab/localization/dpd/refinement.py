@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import observations
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
@@ -154,11 +154,8 @@ def _maximize(
         step_m = np.where(better, np.hypot(step[:, 0], step[:, 1]), step_m)
         damping = np.where(better, damping / 5, damping * 5).clip(1e-9, 1e9)
         moved += np.where(better[:, None], step, 0.0)
-        latitude, longitude, offset, gradient, value = (
-            np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(
-                (*trial, shift, slope, height), (latitude, longitude, offset, gradient, value), strict=True
-            )
+        latitude, longitude, offset, gradient, value = where_rows(
+            better, (*trial, shift, slope, height), (latitude, longitude, offset, gradient, value)
         )
         if (step_m < 1e-4).all():
             break

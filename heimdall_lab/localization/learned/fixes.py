@@ -243,7 +243,7 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     fix = baselines.fix_without_rivals(known, latitude, longitude, covariance, status)
     fix = baselines.centroid_where(silent | far, fix, known)
     # Delays that meet nowhere cannot contradict each other, nor a fix that the receivers' middle stands in for.
-    meeting = ~(silent | far | np.isin(delays_alone.status, integrity.NOTHING))
+    meeting = ~(silent | far | np.isin(delays_alone.status, integrity.STAND_IN))
     return fix, evidence._replace(
         used=evidence.used & meeting[:, None],
         has_own_covariance=True,
