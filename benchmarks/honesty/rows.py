@@ -46,6 +46,8 @@ SIMULATED = {  # preset, and fields that differ from it
     ),
     "nlos_sync": ("nlos_sync", {}),
     "websdr": ("websdr", {}),
+    "iq_test": ("iq_test", {}),
+    "uhf_mixed": ("uhf_mixed", {}),
 }
 
 
@@ -78,6 +80,11 @@ TITLES = {  # what each dataset is called, and what it is
     ),
     "nlos_sync": ("`nlos_sync`", "The preset: 30 % of the links are late by 8 µs in the mean, with echoes and fading."),
     "websdr": ("`websdr`", "The preset: clocks run free, so that levels alone can locate."),
+    "iq_test": (
+        "`iq_test`",
+        "The preset: as `los_sync`, with losses by diffraction over a smooth Earth, of which levels' law knows nothing.",
+    ),
+    "uhf_mixed": ("`uhf_mixed`", "The preset: 432 MHz, mixed waveforms, echoes, fading and late links, without IQ."),
     **{f"locards_{number}": (f"LocaRDS, set {number}", _AIRCRAFT) for number in _LOCARDS_SETS},
     "dcf77_2020": (
         "DCF77, 2020",
