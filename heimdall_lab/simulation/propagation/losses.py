@@ -9,8 +9,8 @@ import numpy as np
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
+from heimdall_lab.core.diffraction import delta_bullington_links, smooth_earth_links
 from heimdall_lab.core.units import BOLTZMANN, SPEED_OF_LIGHT, STANDARD_TEMPERATURE_K, linear_to_db
-from heimdall_lab.simulation.propagation.diffraction import delta_bullington_links, smooth_earth_links
 
 POLARIZATIONS = ("horizontal", "vertical")
 

@@ -6,6 +6,7 @@ Heights and altitudes are in the system of the tiles (above sea level for SRTM),
 import numpy as np
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.diffraction import EFFECTIVE_EARTH_RADIUS_KM
 from heimdall_lab.datasets.terrain.heights import (
     MAX_POINTS,
     SPACING_M,
@@ -15,7 +16,6 @@ from heimdall_lab.datasets.terrain.heights import (
 )
 from heimdall_lab.datasets.terrain.tiles import Heights
 from heimdall_lab.simulation.propagation import losses
-from heimdall_lab.simulation.propagation.diffraction import EFFECTIVE_EARTH_RADIUS_KM
 
 _CHUNK_LINKS = 256  # 20 MB of profile points
 _LEAST_HEIGHT_M = 1.0

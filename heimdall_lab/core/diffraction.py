@@ -1,4 +1,4 @@
-"""Diffraction over one link at a time, compiled: the functions behind the losses of `losses`.
+"""Diffraction over one link at a time, compiled: behind simulated losses, and the law of levels that locate.
 
 Equation numbers are those of ITU-R P.1812-6, section 4.3, unless said otherwise. Lengths of paths are in km, heights in
 m. Each link is computed by itself in double precision, so its loss is the same to the last bit whatever else is in the
