@@ -82,7 +82,7 @@ TITLES = {  # what each dataset is called, and what it is
     "websdr": ("`websdr`", "The preset: clocks run free, so that levels alone can locate."),
     "iq_test": (
         "`iq_test`",
-        "The preset: as `los_sync`, with diffraction over a smooth Earth, of which levels' law knows nothing.",
+        "The preset: as `los_sync`, with diffraction over a smooth Earth.",
     ),
     "uhf_mixed": ("`uhf_mixed`", "The preset: 432 MHz, mixed waveforms, echoes, fading and late links, without IQ."),
     **{f"locards_{number}": (f"LocaRDS, set {number}", _AIRCRAFT) for number in _LOCARDS_SETS},

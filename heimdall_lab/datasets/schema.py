@@ -9,6 +9,7 @@ from heimdall_lab.core.arrays import Array, array_namespace
 from heimdall_lab.core.units import ADC_MAX
 
 PROPAGATION = ("line_of_sight", "ground_wave")
+LEVEL_LAWS = ("free_space", "smooth_earth")
 MEL_BANDS, FRAMES = 128, 32  # of a spectrogram
 
 _ONE_STEP = np.float32(1)  # leaves samples in units of the converter
@@ -43,7 +44,7 @@ class Variable(NamedTuple):
     or_dims: tuple[str, ...] | None = None
 
 
-MEASUREMENT = 1  # version of how these are measured: a change of any of their values takes the next number
+MEASUREMENT = 2  # version of how these are measured: a change of any of their values takes the next number
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {
@@ -208,6 +209,7 @@ OPTIONAL_ATTRIBUTES = {
     "4, and infinite in simulations, where all that is stated is true",
     "transmitter_altitude_m": "altitude of transmitters above the ellipsoid that no report says, m; near the ground",
     "transmitter_altitude_sigma_m": "standard deviation of that, m",
+    "level_law": "how levels fall with distance, free_space, or smooth_earth with diffraction beyond it; free_space",
 }
 
 
@@ -252,6 +254,8 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
         raise SchemaError(f"sigma_freedom: is {dataset.attrs['sigma_freedom']}; give a positive number or none")
     if dataset.attrs["propagation"] not in PROPAGATION:
         raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {' or '.join(PROPAGATION)}")
+    if dataset.attrs.get("level_law", LEVEL_LAWS[0]) not in LEVEL_LAWS:
+        raise SchemaError(f"level_law: {dataset.attrs['level_law']!r} is unknown; use {' or '.join(LEVEL_LAWS)}")
     for name, variable in VARIABLES.items():
         if name not in dataset:
             if variable.required:

@@ -11,7 +11,7 @@ import numpy as np
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, where_rows
-from heimdall_lab.localization import information
+from heimdall_lab.localization import information, level_law
 from heimdall_lab.localization.baselines import receivers_centroid
 from heimdall_lab.localization.observations import (
     MAX_RANGE_M,
@@ -271,10 +271,11 @@ def distance_m(latitude: Array, longitude: Array, other_latitude: Array, other_l
 
 
 def level_cost(observed: Observations, latitude: Array, longitude: Array) -> Array:
-    """Cauchy cost of levels about free space with unknown power, (S,); 0 where levels cannot be compared."""
+    """Cauchy cost of levels about their law with unknown power, (S,); 0 where levels cannot be compared."""
     ranges, _ = distances(observed, latitude, longitude)
     used = observed.heard & np.isfinite(observed.rssi_dbm) & np.isfinite(observed.link_sigma_db)
-    power = np.where(used, observed.rssi_dbm + 20 * np.log10(np.maximum(ranges, 1.0)), np.nan)
+    loss_db = level_law.loss_db(observed, ranges, observed.transmitter_altitude_m)
+    power = np.where(used, observed.rssi_dbm + loss_db, np.nan)
     square = np.where(used, (power - _lower_median(power)[:, None]) / observed.link_sigma_db, 0.0) ** 2
     return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.special
 
 from heimdall_lab.core.arrays import Array, where_rows
-from heimdall_lab.localization import error_law, information
+from heimdall_lab.localization import error_law, information, level_law
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations, distances
 
 BUDGET = (*CAUSES, "altitude")  # what the variance of a fix is made of
@@ -49,6 +49,7 @@ class Evidence(NamedTuple):
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
     late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
+    rests_on_prior: Array | bool = False  # (S,), fixes that follow what is assumed of positions, measured or not
 
     @property
     def unknowns(self) -> int:
@@ -98,16 +99,18 @@ def delays(observed: Observations, fix: Fix, used: Array, **properties: Any) -> 
     )
 
 
-def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
-    """Levels (S, R) in free space that fixes rest on, which have a covariance of their own."""
+def levels(observed: Observations, fix: Fix, used: Array, rests_on_prior: Array) -> Evidence:
+    """Levels (S, R) that fixes rest on, some on a prior, too, (S,) bool; they have a covariance of their own."""
     distance, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg)
     distance = np.maximum(distance, 1.0)
     variance = np.zeros((*distance.shape, len(CAUSES)))
-    variance[..., CAUSES.index("paths")] = observed.link_sigma_db**2
+    variance[..., CAUSES.index("paths")] = (
+        observed.link_sigma_db**2 + level_law.altitude_sigma_db(observed, distance) ** 2
+    )
     return Evidence(
         used=used,
-        residual=observed.rssi_dbm + 20 * np.log10(distance),
-        gradient=-20 / np.log(10) * gradient / distance[..., None],
+        residual=observed.rssi_dbm + level_law.loss_db(observed, distance, observed.transmitter_altitude_m),
+        gradient=-level_law.slope_db_per_m(observed, distance)[..., None] * gradient,
         altitude_residual_m=np.zeros(len(distance)),
         variance=variance,
         altitude_sigma_m=observed.transmitter_altitude_sigma_m,
@@ -116,6 +119,7 @@ def levels(observed: Observations, fix: Fix, used: Array) -> Evidence:
         has_own_covariance=True,
         knows_altitude=True,
         least_scale=1.0,
+        rests_on_prior=rests_on_prior,
     )
 
 
@@ -162,8 +166,9 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     }
     move = _unnoticed_moves(linear, np.where(tested, largest_separation, 0.0) * scale)
     hidden = _squared_length(move, covariance) > error_law.radius_squared(_ELLIPSE_LEVEL, freedom_of_law)[:, None]
-    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1) | evidence.has_own_sensitivity
-    undetected_m = np.where(tested, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf)
+    weakly = (surplus <= _FEW_SURPLUS) | hidden.any(axis=1) | evidence.rests_on_prior | evidence.has_own_sensitivity
+    limited = tested & ~np.asarray(evidence.rests_on_prior)  # no measurement shows that a prior is wrong
+    undetected_m = np.where(limited, np.hypot(move[:, 0], move[:, 1]).max(axis=1), np.inf)
     assessed = Integrity(
         covariance=covariance,
         freedom=freedom_of_law,

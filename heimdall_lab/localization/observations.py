@@ -9,6 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds
 from heimdall_lab.localization.altitude import altitude_prior
 
@@ -83,6 +84,8 @@ class Observations(NamedTuple):
     nlos_excess_m: float  # by how much in the mean, included in ``sigma_m``
     link_sigma_db: float  # standard deviation of a level about its law of distance; NaN where levels cannot be compared
     sigma_freedom: float  # degrees of freedom of what is known of the scale of ``sigma_m``; infinite in simulations
+    level_law: str = "free_space"  # one of `schema.LEVEL_LAWS`
+    frequency_hz: float = np.nan  # of the carrier
 
     @property
     def expects_late(self) -> bool:
@@ -146,6 +149,8 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
         link_sigma_db=float(np.maximum(dataset.attrs["link_sigma_db"], _LEAST_LEVEL_SIGMA_DB)),
         sigma_freedom=sigma_freedom(dataset),
+        level_law=dataset.attrs.get("level_law", schema.LEVEL_LAWS[0]),
+        frequency_hz=float(dataset.attrs["centre_frequency_hz"]),
     )
 
 

@@ -22,6 +22,7 @@ _MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
+_LEAST_BANDWIDTH = 1.25  # steps of a spectrum, from which the rms bandwidth is the signal's and not the windows'
 _LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
 
 
@@ -39,7 +40,8 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
     -------
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
-        ``coherence``, NaN where no receiver is; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
+        ``coherence``, NaN where no receiver is, and the two standard deviations of delays of a carrier, too, of whose
+        bandwidth the spectrum shows nothing; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
         was found; and ``reference_receiver`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
@@ -146,6 +148,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     weight = spectra.wiener_weight(spectrum._replace(density=density), _of_reference(noise_density, reference))
     occupied_hz = spectra.occupied_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
     rms_hz = spectra.rms_bandwidth_hz(spectrum.frequency_hz, weight * density)[:, None]
+    step_hz = spectrum.frequency_hz[1] - spectrum.frequency_hz[0]
+    rms_hz = np.where(rms_hz > _LEAST_BANDWIDTH * step_hz, rms_hz, np.nan)  # of a carrier no delay is known
     snr = signal / (noise_density * occupied_hz)
     peak = correlation.ambiguity_peak(
         voltage,

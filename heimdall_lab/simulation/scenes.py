@@ -21,6 +21,7 @@ from heimdall_lab.simulation.receiver import draw_clock_offset
 REASONS = ("min_receivers", "min_mean_snr_db", "max_gdop")
 MIN_ACCEPTANCE = 1e-4
 
+_SCENES_OF_SPREAD = 32  # that tell how much losses over terrain differ between links
 _BLOCK_CANDIDATES = 8192  # candidate scenes gated at a time
 _MIN_CANDIDATES_JUDGED = 500_000  # candidates after which an acceptance below MIN_ACCEPTANCE is an error
 
@@ -77,6 +78,25 @@ def check_tones(config: Config) -> None:
             f"signal.tone_max_hz: {signal.tone_max_hz:g} repeats within the longest delay of this network; "
             f"lower it to {highest_hz:.0f} or less, or set signal.tone_ratio to 0"
         )
+
+
+def unexplained_diffraction_db(config: Config) -> float:
+    """Standard deviation of the diffraction loss over the links of a scene, where no law of levels has it.
+
+    Over terrain: of the first scenes that the configuration draws.
+    """
+    return _spread_over_terrain_db(config.model_dump_json()) if config.channel.diffraction == "terrain" else 0.0
+
+
+@lru_cache(maxsize=8)
+def _spread_over_terrain_db(config_json: str) -> float:
+    config = Config.model_validate_json(config_json)
+    truth = draw_scenes(config, np.arange(_SCENES_OF_SPREAD)).variables
+    noise_dbm = losses.noise_power_dbm(config.signal.channel_bandwidth_hz, config.channel.noise_figure_db)
+    heard = truth["received_power"] - noise_dbm >= config.gate.min_snr_db
+    loss_db = np.where(heard, truth["diffraction_loss"], np.nan)
+    variance_db2 = np.nanvar(loss_db, axis=1, ddof=1)
+    return float(np.sqrt(variance_db2.mean()))
 
 
 def gate_outcome(config: Config, streams: Streams) -> np.ndarray:

@@ -164,7 +164,11 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
 
 def _attributes(config: Config) -> dict[str, Any]:
     """Attributes of the contract, and where the dataset comes from."""
-    fading_sigma_db = fading.level_sigma_db(config.channel, config.signal.duration_s)
+    level_sigmas_db = (
+        config.channel.link_sigma_db,
+        fading.level_sigma_db(config.channel, config.signal.duration_s),
+        scenes.unexplained_diffraction_db(config),
+    )
     low_m, high_m = config.geometry.transmitter_altitude_min_m, config.geometry.transmitter_altitude_max_m
     altitude = {
         "transmitter_altitude_m": (low_m + high_m) / 2,
@@ -186,7 +190,8 @@ def _attributes(config: Config) -> dict[str, Any]:
         "nlos_excess_mean_s": config.channel.nlos_excess_mean_s if config.channel.nlos_ratio > 0 else 0.0,
         "max_clock_offset_s": receiver.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),
         "max_frequency_offset_hz": config.max_frequency_offset_hz,
-        "link_sigma_db": float(np.hypot(config.channel.link_sigma_db, fading_sigma_db)),
+        "link_sigma_db": float(np.linalg.norm(level_sigmas_db)),
+        "level_law": "smooth_earth" if config.channel.diffraction == "smooth_earth" else "free_space",
         "min_snr_db": config.gate.min_snr_db,
         "sigma_freedom": np.inf,
         **({} if over_terrain else altitude),

@@ -19,6 +19,7 @@ def test_check_returns_the_dataset_itself(small_dataset):
         (lambda d: d.assign(receiver_latitude=d.receiver_latitude + 60), "receiver_latitude: 105"),
         (lambda d: d.assign_coords(component=["q", "i"]), "component"),
         (lambda d: d.assign_attrs(propagation="sky"), "propagation: 'sky'"),
+        (lambda d: d.assign_attrs(level_law="hata"), "level_law: 'hata'"),
         (lambda d: d.drop_attrs().assign_attrs(propagation="sky"), "centre_frequency_hz"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import heimdall_lab as hl
-from heimdall_lab.localization import bounds, errors, estimators, observations
+from heimdall_lab.localization import bounds, errors, estimators, learned, observations
 from heimdall_lab.localization.dpd import correlations, search, verification, whitening
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -138,9 +138,16 @@ def test_no_summit_is_false(seed, num_samples):
     assert float(error.where(fixes.converged).max()) < 5
 
 
-def test_a_carrier_is_no_fix():
-    signal = {"voice_ratio": 0.0, "tone_ratio": 1.0, "dual_tone_ratio": 0.0, "deviation_hz": 1e-3}
-    assert not estimators.locate(generated(20, 5, signal=signal), "dpd").converged.any()
+def test_a_carrier_is_no_fix_but_by_levels():
+    """No bandwidth tells its delays, whatever lag its correlations peak at; a tone's does."""
+    signal = {"voice_ratio": 0.0, "tone_ratio": 1.0, "dual_tone_ratio": 0.0}
+    carriers = with_measurements(generated(20, 5, signal=signal | {"deviation_hz": 1e-3}))
+    assert not np.isfinite(carriers.toa_std_s.values).any()
+    for method in ("dpd", "tdoa_ls", "tdoa_robust", learned.pretrained()["tdoa_unrolled_los_sync"]):
+        assert not estimators.locate(carriers, method).converged.any()
+    assert estimators.locate(carriers, "rss_ml").converged.mean() > 0.8
+    tones = with_measurements(generated(20, 5, signal=signal))
+    assert np.isfinite(tones.toa_std_s.values[tones.heard.values]).all()
 
 
 @pytest.mark.parametrize("late_s", [0.0, 4e-6])

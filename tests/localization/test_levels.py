@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab.localization import baselines, bounds, levels, observations
+from heimdall_lab.localization import baselines, bounds, information, integrity, levels, observations
 from heimdall_lab.simulation import scenes as scene_draws
 from heimdall_lab.simulation.propagation import losses
 
@@ -104,6 +104,64 @@ def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius
         for level in (0.5, 0.68):
             inside = (squared <= stats.chi2(2).ppf(level)).mean()
             assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / len(squared))
+
+
+def test_levels_beyond_the_horizon_of_low_antennas_are_taken_as_such():
+    """Receivers of 20 m and transmitters of 10 to 90 m over 160 km: beyond 30 to 60 km, tens of decibels are missing.
+
+    The altitudes are drawn from what is said of them, and diffraction by the law that losses are simulated with.
+    """
+    count = 200
+    known, transmitter, offset = scenes(count, 2.0, "line_of_sight", like_receivers=True)
+    rng = np.random.Generator(np.random.Philox(8))
+    altitude_m = rng.uniform(10.0, 90.0, (count, 1))
+    beyond_db = losses.smooth_earth_loss_db(np.linalg.norm(offset, axis=-1), altitude_m, 20.0, 145e6)
+    assert np.median(beyond_db) > 10
+    known = known._replace(
+        rssi_dbm=known.rssi_dbm - beyond_db,
+        altitude_m=np.full_like(known.altitude_m, 20.0),
+        transmitter_altitude_m=np.full(count, 50.0),
+        transmitter_altitude_sigma_m=np.full(count, 80 / 12**0.5),
+        frequency_hz=145e6,
+    )
+    inside, rmse_m = {}, {}
+    for law in ("free_space", "smooth_earth"):
+        fix, evidence = levels.rss_ml(known._replace(level_law=law))
+        vector = error_vectors(fix, transmitter)
+        squared = np.einsum("si,sij,sj->s", vector, np.linalg.inv(fix.covariance), vector)
+        inside[law] = (squared <= stats.chi2(2).ppf(0.95)).mean()
+        rmse_m[law] = np.sqrt((vector**2).sum(axis=-1).mean())
+    assert inside["free_space"] < 0.6
+    assert inside["smooth_earth"] > 0.95 - 3 * np.sqrt(0.95 * 0.05 / count)
+    assert rmse_m["smooth_earth"] < rmse_m["free_space"] / 2
+    assert (integrity.assess(fix, evidence).status == "ok").mean() > 0.98
+
+
+@pytest.mark.parametrize(("away_m", "sigma_db"), [(100e3, 6.0), (100e3, 1.0), (500e3, 0.1)])
+def test_a_wrong_prior_that_levels_do_not_contradict_is_said(away_m, sigma_db):
+    """Transmitters far from receivers within 30 km: the weight of their scatter draws fixes in, which are not checked.
+
+    At 500 km they lie beyond what is searched, and are no fixes.
+    """
+    count, rng = 300, np.random.Generator(np.random.Philox(9))
+    known, _, _ = scenes(count, sigma_db, "line_of_sight", radius_m=30e3)
+    place = polar(*(np.full((count, 1), value) for value in (45.0, 8.0, 90.0, away_m)))
+    start = (np.broadcast_to(degrees, known.latitude_deg.shape) for degrees in place[::-1])
+    _, _, distance_m = GEOD.inv(*start, known.longitude_deg, known.latitude_deg)
+    rssi_dbm = -20 * np.log10(distance_m) + sigma_db * rng.standard_normal(distance_m.shape)
+    fix, evidence = levels.rss_ml(known._replace(rssi_dbm=rssi_dbm))
+    judged = integrity.assess(fix, evidence)
+    converged = fix.converged & (judged.status == "ok")
+    vector = error_vectors(fix, place)
+    squared = np.einsum("si,sij,sj->s", vector, information.inverse(judged.covariance), vector)
+    wrong = ~(squared < stats.chi2(2).ppf(0.99))
+    if away_m < 200e3:
+        assert converged.mean() > 0.9
+        assert wrong.mean() > 0.9
+        assert np.isinf(judged.undetected_m[converged]).mean() > 0.98
+    else:
+        assert not converged.any()
+    assert (converged & wrong & (judged.checked == "yes")).sum() <= 2
 
 
 @pytest.mark.parametrize("share", SAMPLES)

@@ -249,6 +249,9 @@ def test_scenes_over_terrain_stand_on_it_and_lose_what_its_profiles_take(real):
         )
         assert truth["diffraction_loss"][scene, receiver] == pytest.approx(expected[0], abs=0.01)
     assert np.nanmedian(truth["diffraction_loss"]) > 20  # mountains
+    differing_db = np.sqrt(np.nanvar(truth["diffraction_loss"], axis=1, ddof=1).mean())
+    assert scenes.unexplained_diffraction_db(settings) == pytest.approx(differing_db, rel=0.2)
+    assert scenes.unexplained_diffraction_db(config({}, channel={"diffraction": "smooth_earth"})) == 0
 
 
 def test_missing_tiles_are_named_with_the_way_to_get_them(real):

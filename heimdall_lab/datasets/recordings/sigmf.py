@@ -300,7 +300,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     attrs = DEFAULTS | known
     if "sample_rate_hz" not in attrs:
         raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
-    for name in set(_ATTRIBUTES) & set(attrs) - {"propagation"}:
+    for name in set(_ATTRIBUTES) & set(attrs) - {"propagation", "level_law"}:
         attrs[name] = _contract_number(name, attrs[name], len(streams))
     if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))

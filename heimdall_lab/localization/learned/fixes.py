@@ -268,7 +268,8 @@ def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
     """Whether each scene is unlike those that a localizer learned from, (S,) bool.
 
     By what is known without any signal: propagation, clocks, late links, altitude, and how large the network is. It
-    takes these for those of its training wherever it is used.
+    takes these for those of its training wherever it is used. And by delays that are worth nothing, as of carriers,
+    where it takes delays.
     """
     scenes = dataset.sizes["sample"]
     if predictor.about.get("config") is None:
@@ -287,7 +288,9 @@ def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
     too_high = beyond_m > _SIMILAR_ALTITUDE_M
     reach_m = _reach_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
     too_large = reach_m > _SIMILAR * _learned_reach_m(config)
-    return too_high | too_large if alike else np.ones(scenes, dtype=bool)
+    heard_only = (dataset["heard"].values & np.isnan(dataset["toa_std_s"].values)).any(axis=1)
+    unlike: Array = too_high | too_large | heard_only & ("features" in predictor.inputs)
+    return unlike if alike else np.ones(scenes, dtype=bool)
 
 
 def _similar(value: float, learned: float) -> bool:
