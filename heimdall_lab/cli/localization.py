@@ -89,6 +89,8 @@ def locate(
         return
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
+    for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
+        _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
     if kiwi or sigmf:
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
@@ -99,12 +101,14 @@ def _fix_rows(
 ) -> list[dict[str, Any]]:
     """Rows of the table of fixes as JSON values, with all else that is known of each."""
     from heimdall_lab.localization import sentences, tables
+    from heimdall_lab.localization.remedies import remedies
 
-    differences = differences.set_index("sample")
+    differences, found = differences.set_index("sample"), remedies(dataset, fixes)
     rows = json_records(table)
     for index, row in enumerate(rows):
         fix = fixes.isel(sample=index)
         row |= tables.fix_record(dataset, fix)
+        row["remedy"] = None if (remedy := found[index]) is None else remedy._asdict()
         row["rivals"] = [rival._asdict() for rival in sentences.rivals(fix)]
         row["time_differences"] = json_records(differences.loc[[row["sample"]]])
     return rows
@@ -112,13 +116,26 @@ def _fix_rows(
 
 def _fix_sentences(dataset: "xr.Dataset", fixes: "xr.Dataset") -> str:
     """What is said of each of a few fixes, or of all of many together."""
-    from heimdall_lab.localization.sentences import budget_sentence, status_sentence, summary_sentence
+    from heimdall_lab.localization.sentences import (
+        budget_sentence,
+        remedy_sentence,
+        status_sentence,
+        summary_sentence,
+    )
 
     samples = fixes["sample"].values.tolist()
     if len(samples) > _FEW_FIXES:
         return summary_sentence(dataset, fixes)
-    said = [" ".join(say(dataset, fixes, sample) for say in (status_sentence, budget_sentence)) for sample in samples]
+    of_each = (status_sentence, budget_sentence, remedy_sentence)
+    said = [" ".join(filter(None, (say(dataset, fixes, sample) for say in of_each))) for sample in samples]
     return "\n".join(said if len(said) == 1 else [f"{name}: {text}" for name, text in zip(samples, said, strict=True)])
+
+
+def _print_budget(budget: "pd.DataFrame", of: str) -> None:
+    """Print what the uncertainty of a fix is made of, if that is known."""
+    if len(budget):
+        print(f"\nError budget{of}: rms error by cause, whose squares add up, and the receiver that adds most to each:")
+        print_table(budget, as_json=False)
 
 
 def features(

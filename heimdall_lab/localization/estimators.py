@@ -49,13 +49,14 @@ def locate(
         Dim ``sample``: ``latitude``, ``longitude`` (degrees) and ``altitude_m`` with ``altitude_sigma_m``; ``east``,
         ``north`` (m, on the tangent plane at the centroid of the present receivers); ``covariance`` (sample, axis,
         other_axis) m², and ``freedom``, degrees of freedom of the law of errors (`error_law`), infinite for a normal
-        one; ``budget`` (sample, cause), rms error by each cause, m; ``status``, "ok" or why it is no fix
-        (`observations.STATUS`), and ``converged``, whether it is "ok"; ``rival_latitude``, ``rival_longitude`` (sample,
-        rival), other places that fit as well; ``misfit``, χ² of the measurements per degree of freedom; ``suspect``,
-        the receiver whose measurement agrees least with the others, −1 where it cannot be told; ``checked``: "yes",
-        "weakly" or "no"; ``undetected_m``, how far a fault of one measurement just below notice would move the fix
-        (`integrity`). What is no fix keeps its best candidate; only where nothing is observable the centroid of the
-        receivers that hear the signal stands in for it.
+        one; ``budget`` (sample, cause), rms error by each cause, m, and ``receiver_budget`` (sample, receiver, cause),
+        what of that is each receiver's, NaN of causes that are no receiver's: squares add up; ``status``, "ok" or why
+        it is no fix (`observations.STATUS`), and ``converged``, whether it is "ok"; ``rival_latitude``,
+        ``rival_longitude`` (sample, rival), other places that fit as well; ``misfit``, χ² of the measurements per
+        degree of freedom; ``suspect``, the receiver whose measurement agrees least with the others, −1 where it cannot
+        be told; ``checked``: "yes", "weakly" or "no"; ``undetected_m``, how far a fault of one measurement just below
+        notice would move the fix (`integrity`). What is no fix keeps its best candidate; only where nothing is
+        observable the centroid of the receivers that hear the signal stands in for it.
 
     Raises
     ------
@@ -104,9 +105,13 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
         coords={"sample": dataset.sample, "axis": axes, "other_axis": axes, "cause": list(integrity.BUDGET)},
         attrs={"method": name},
     )
+    by_receiver = np.full((*observed.heard.shape, len(integrity.BUDGET)), np.nan)
+    if evidence is not None:
+        by_receiver[..., : len(observations.CAUSES)] = judged.receiver_budget_m
     return fixes.assign(
         covariance=(("sample", "axis", "other_axis"), judged.covariance, {"units": "m2"}),
         budget=(("sample", "cause"), judged.budget_m, {"units": "m", "long_name": "rms error by cause"}),
+        receiver_budget=(("sample", "receiver", "cause"), by_receiver, {"units": "m", "long_name": "its part of that"}),
         rival_latitude=(("sample", "rival"), fix.rivals[..., 0], {"units": "degrees_north"}),
         rival_longitude=(("sample", "rival"), geodesy.wrapped(fix.rivals[..., 1]), {"units": "degrees_east"}),
         suspect=("sample", judged.suspect, {"long_name": "receiver whose measurement agrees least with the others"}),

@@ -72,6 +72,7 @@ class Integrity(NamedTuple):
     covariance: Array  # (S, 2, 2) m²
     freedom: Array  # (S,) degrees of freedom of the law of errors
     budget_m: Array  # (S, BUDGET), rms position error by each cause
+    receiver_budget_m: Array  # (S, R, CAUSES), what of that is each receiver's; squares add up
     altitude_m: Array  # (S,) over that of the fix
     altitude_sigma_m: Array  # (S,)
     misfit: Array  # (S,) χ² per degree of freedom; NaN where there is none
@@ -146,13 +147,14 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     Without evidence nothing is said but the fix's own covariance. ``freedom`` is that of the law of errors that
     covariances of their own belong to.
     """
-    unassessed = _unassessed(fix, freedom)
+    unassessed = _unassessed(fix, freedom, 0 if evidence is None else evidence.used.shape[1])
     if evidence is None:
         return unassessed
     linear = _linear(fix, evidence)
     surplus, tested = linear.surplus, linear.surplus > 0
     scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
     covariance, budget = _covariance(fix, evidence, linear, scale)
+    by_receiver, _ = _variances(evidence, linear)
     freedom_of_law = np.minimum(_freedom(evidence, surplus), freedom)
     separation = _separation(evidence, linear)
     largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
@@ -168,6 +170,7 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         covariance=covariance,
         freedom=freedom_of_law,
         budget_m=np.sqrt(budget),
+        receiver_budget_m=np.sqrt(_shared(by_receiver, budget[:, : len(CAUSES)])),
         altitude_m=linear.step[:, 2],
         altitude_sigma_m=np.sqrt(linear.spread[:, 2, 2]),
         misfit=np.where(tested, linear.chi_squared / np.maximum(surplus, 1), np.nan),
@@ -177,6 +180,12 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         undetected_m=np.full_like(undetected_m, np.nan) if evidence.has_own_sensitivity else undetected_m,
     )
     return Integrity(*where_rows(linear.nothing, unassessed, assessed))
+
+
+def predicted_variances(fix: Fix, evidence: Evidence) -> Array:
+    """Variances (S, BUDGET) m² of positions by each cause, before residuals have a say: of the measurements' model."""
+    by_receiver, by_others = _variances(evidence, _linear(fix, evidence))
+    return np.concatenate([by_receiver.sum(axis=1), by_others], axis=1)
 
 
 def _linear(fix: Fix, evidence: Evidence) -> _Linear:
@@ -241,24 +250,33 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
         return parts.sum(axis=1), budget
     covariance = fix.covariance * scale[:, None, None]
     if evidence.knows_altitude:
-        return covariance, _shared(budget, covariance)
-    shared = _shared(budget[:, :-1], covariance)
+        return covariance, _shared(budget, np.trace(covariance, axis1=1, axis2=2))
+    shared = _shared(budget[:, :-1], np.trace(covariance, axis1=1, axis2=2))
     return covariance + by_altitude, np.concatenate([shared, budget[:, -1:]], axis=1)
 
 
-def _shared(parts: Array, covariance: Array) -> Array:
-    """Variances (S, C) in the proportion of parts that make up a covariance (S, 2, 2)."""
-    total, whole = parts.sum(axis=1), np.trace(covariance, axis1=1, axis2=2)
-    return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), np.nan)[:, None]
+def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:
+    """Variances m² of positions by each receiver and cause (S, R, CAUSES), and by the causes of no receiver, (S, 1)."""
+    variance = np.where(linear.used[..., None], evidence.variance, 0.0)
+    by_receiver = (linear.gain[:, :2] ** 2).sum(axis=1)[..., None] * variance
+    return by_receiver, (linear.altitude_shift**2).sum(axis=1, keepdims=True)
 
 
-def _unassessed(fix: Fix, freedom: float) -> Integrity:
+def _shared(parts: Array, whole: Array) -> Array:
+    """Variances (S, N) or (S, N, C) in the proportion of parts that make up a whole, (S,) or (S, C)."""
+    total = parts.sum(axis=1)
+    none = np.where(whole == 0, 0.0, np.nan)
+    return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), none)[:, None]
+
+
+def _unassessed(fix: Fix, freedom: float, receivers: int) -> Integrity:
     """What is said of fixes that rest on no measurements that could contradict each other, with their own law."""
     unknown, scenes = np.full(len(fix.status), np.nan), len(fix.status)
     return Integrity(
         covariance=fix.covariance,
         freedom=np.where(fix.converged, freedom, np.inf),
         budget_m=np.full((scenes, len(BUDGET)), np.nan),
+        receiver_budget_m=np.full((scenes, receivers, len(CAUSES)), np.nan),
         altitude_m=np.zeros(scenes),
         altitude_sigma_m=unknown,
         misfit=unknown,

@@ -1,4 +1,4 @@
-"""What is said of fixes in plain sentences: where, whether it is a fix, and what its uncertainty is made of.
+"""What is said of fixes in plain sentences: where, whether it is a fix, how uncertain and by what, what would help.
 
 All take one scene's label along ``sample``, the dataset as it was located, and the fixes of one method as
 `estimators.locate` returns them.
@@ -13,6 +13,8 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.localization import altitude, bounds, error_law, errors
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
+from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
+from heimdall_lab.signals.measurements import with_measurements
 
 SHORT_STATUS = {  # of what is no fix, for legends
     "silent": "silent",
@@ -47,7 +49,8 @@ def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     """Say in words where the transmitter of one scene is, how sure that is, and by what, as paragraphs of Markdown."""
     fix = fixes.sel(sample=sample)
     error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
-    status, budget = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence))
+    status, *uncertainty = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence, remedy_sentence))
+    budget = " ".join(filter(None, uncertainty))
     off = f"**{length_text(error_m)}** from the true position"
     if str(fix.status.values) != "ok":
         off = f" That is {off}." if np.isfinite(error_m) else ""
@@ -79,12 +82,9 @@ def status_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
 def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     """Say how uncertain a fix is, by what, the largest first, and whether its altitude is but assumed."""
     fix, scene = fixes.sel(sample=sample), dataset.sel(sample=[sample])
-    is_fix = str(fix.status.values) == "ok"
-    spread_m = float(np.sqrt(np.trace(fix.covariance.values)))
-    is_within_reach = spread_m < MAX_RANGE_M[dataset.attrs["propagation"]]
-    if not is_fix and (not is_within_reach or _is_centroid(scene.isel(sample=0), fix)):
+    if not _is_told(scene.isel(sample=0), fix):
         return "How far the transmitter is from there cannot be told."
-    text = f"Uncertainty {length_text(spread_m)}{'' if is_fix else ' if that is right'}"
+    text = f"Uncertainty {length_text(_spread_m(fix))}{'' if str(fix.status.values) == 'ok' else ' if that is right'}"
     contributions = fix.budget.to_series().sort_values(ascending=False)
     causes = [
         f"{str(cause).replace('_', ' ')} {length_text(value_m)}"
@@ -92,6 +92,23 @@ def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
         if value_m > _LEAST_SHARE * np.sqrt((contributions**2).sum())
     ]
     return f"{text}: {', '.join(causes)}{_ground(scene)}." if causes else f"{text}, by the scatter of the receivers."
+
+
+def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
+    """Say what would make the uncertainty of a fix smaller, and how much; empty where its causes are not known."""
+    scene, fix = dataset.sel(sample=[sample]), fixes.sel(sample=sample)
+    if not _is_told(scene.isel(sample=0), fix):
+        return ""
+    (remedy,) = remedies(with_measurements(scene), fixes.sel(sample=[sample]))
+    if remedy is None:
+        return ""
+    if remedy.ratio > 1 - LEAST_GAIN:
+        return (
+            "No better clock, position or window at these receivers, no known altitude and no further receiver would "
+            "make it smaller by more than a tenth."
+        )
+    change, remaining = _reduction(remedy.ratio), length_text(remedy.ratio * _spread_m(fix))
+    return f"{remedy.words[0].upper()}{remedy.words[1:]} would {change}, to {remaining}."
 
 
 def summary_sentence(dataset: xr.Dataset, fixes: xr.Dataset) -> str:
@@ -154,6 +171,30 @@ def _ground(scene: xr.Dataset) -> str:
     (mean_m,), (sigma_m,) = altitude.altitude_prior(scene)
     mean, sigma = (f"{float(f'{value:.2g}'):,.0f}" for value in (mean_m, sigma_m))
     return f"; assuming near the ground ({mean} ± {sigma} m)".replace("-", "−")
+
+
+def _reduction(ratio: float) -> str:
+    """Say what a remedy does to an uncertainty that is so many times as large with it as without.
+
+    >>> _reduction(0.75), _reduction(0.48), _reduction(0.3), _reduction(0.0004)
+    ('make it 25 % smaller', 'halve it', 'make it 3.3 times smaller', 'make it 2,500 times smaller')
+    """
+    if round(ratio, 1) == 0.5:
+        return "halve it"
+    if ratio > 0.5:
+        return f"make it {100 * (1 - ratio):.0f} % smaller"
+    return f"make it {float(f'{1 / ratio:.2g}'):,.10g} times smaller"
+
+
+def _spread_m(fix: xr.Dataset) -> float:
+    """Predicted rms error of one scene's fix."""
+    return float(np.sqrt(np.trace(fix.covariance.values)))
+
+
+def _is_told(scene: xr.Dataset, fix: xr.Dataset) -> bool:
+    """Whether it is known how uncertain one scene's fix is, or its best candidate."""
+    is_within_reach = _spread_m(fix) < MAX_RANGE_M[scene.attrs["propagation"]]
+    return str(fix.status.values) == "ok" or (is_within_reach and not _is_centroid(scene, fix))
 
 
 def _is_assumed(dataset: xr.Dataset) -> bool:

@@ -46,7 +46,31 @@ def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:
         "covariance_m2": [[json_number(value) for value in row] for row in fix.covariance.values],
         "freedom": json_number(fix.freedom),
         "budget_m": {str(cause): json_number(value) for cause, value in fix.budget.to_series().items()},
+        "receiver_budget_m": _receiver_budgets(dataset, fix),
     }
+
+
+def budget_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.DataFrame:
+    """One row a cause of the error of one scene's fix, the largest first, then all of them together.
+
+    The columns are ``cause``; ``rms_error_m``; ``share_percent``, of the variance, which is what adds up; and
+    ``most_by``, the receiver that adds most to it, with its own part, – where none is known or the cause is no
+    receiver's. Without rows where the causes are not known.
+    """
+    fix = fixes.sel(sample=sample)
+    budget = fix.budget.to_series().sort_values(ascending=False, kind="stable")
+    if not np.isfinite(budget).all():
+        return pd.DataFrame(columns=["cause", "rms_error_m", "share_percent", "most_by"])
+    total_m2 = (budget**2).sum()
+    most_by = [_most_by(dataset, fix.receiver_budget.sel(cause=cause)) for cause in budget.index]
+    return pd.DataFrame(
+        {
+            "cause": [str(cause).replace("_", " ") for cause in budget.index] + ["in all"],
+            "rms_error_m": [*budget.round(1), round(np.sqrt(total_m2), 1)],
+            "share_percent": [*(100 * budget**2 / total_m2).round(1), 100.0],
+            "most_by": [*most_by, "–"],
+        }
+    )
 
 
 def detail_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.DataFrame:
@@ -83,6 +107,25 @@ def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
         }
     )
     return table[receiver != reference]
+
+
+def _most_by(dataset: xr.Dataset, parts: xr.DataArray) -> str:
+    """Receiver that adds most to one cause of an error, and how much; parts (receiver) m."""
+    parts_m = np.nan_to_num(parts.values)
+    most = int(parts_m.argmax())
+    return f"{dataset.receiver_name.values[most]}, {length_text(parts_m[most])}" if parts_m[most] > 0 else "–"
+
+
+def _receiver_budgets(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, dict[str, float]]:
+    """What each receiver that a fix rests on adds to its rms error, by cause, m."""
+    parts = fix.receiver_budget.transpose("receiver", "cause").values  # (R, BUDGET)
+    causes = fix.cause.values.astype(str).tolist()
+    return {
+        str(dataset.receiver_name.values[receiver]): {
+            cause: float(value) for cause, value in zip(causes, parts[receiver], strict=True) if np.isfinite(value)
+        }
+        for receiver in np.flatnonzero((parts > 0).any(axis=1))
+    }
 
 
 def receiver_table(dataset: xr.Dataset) -> pd.DataFrame:

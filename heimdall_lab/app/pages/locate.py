@@ -21,7 +21,7 @@ from panel.viewable import Viewer
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
-from heimdall_lab.app.parts.tables import make_table, show_rows
+from heimdall_lab.app.parts.tables import BUDGET_TITLES, DETAIL_TITLES, FIX_TITLES, make_table, show_rows
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
@@ -34,30 +34,13 @@ from heimdall_lab.localization.sentences import fix_text
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
-VIEWS = ("Lines", "Network", "Ellipse")
+VIEWS = ("Lines", "Network", "Ellipse", "Budget")
 
 _REMEDY = "use the shell command 'heimdall-lab locate' for larger ones"
 _TABLE = "receivers.csv"  # what the table of receivers is called beside them
 _FRAME = {"frame_width": 430, "frame_height": 319}
 _PICTURE_PX = (760, 415)  # fixed: Bokeh fails where a new picture resizes what holds it
 _PAGE_SIZE = 10
-_TITLES = {
-    "sample": "window",
-    "latitude_deg": "lat, °",
-    "longitude_deg": "lon, °",
-    "altitude_m": "altitude, m",
-    "sigma_east_m": "σ E, m",
-    "sigma_north_m": "σ N, m",
-    "status": "status",
-    "checked": "checked",
-    "error_m": "error, m",
-    "crlb_rmse_m": "bound, m",
-    "later_than": "later than",
-    "tdoa_us": "by, µs",
-    "noise_std_us": "σ of noise, µs",
-    "total_std_us": "σ in all, µs",
-}
-_DETAIL_TITLES = {"quantity": "quantity", "value": "value"}
 _NOT_IN_TABLE = ["correlation", "converged", "misfit"]  # which the sentences and the details tell
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
@@ -277,6 +260,13 @@ class Locate(Viewer):
         dataset, fixes, sample, view = self.dataset, self._fixes, self.sample, self.view
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
             return
+        self._summary.object = fix_text(dataset, fixes, sample)
+        show_rows(self._budget_rows, tables.budget_table(dataset, fixes, sample))
+        show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
+        if view == "Budget":
+            budget = plots.error_budget(fixes, sample).opts(**_FRAME, backend="bokeh")
+            self._drawn, self._pane.object = None, apply_theme(budget, self.dark)
+            return
         if view == "Lines":
             traced = await asyncio.to_thread(plots.trace_hyperbolas, dataset, sample, fixes)
             picture = plots.hyperbolas(dataset, sample, fixes, traced)
@@ -291,8 +281,6 @@ class Locate(Viewer):
                 picture = picture.opts(xlim=moved[0], ylim=moved[1], backend="bokeh")
         self._drawn = key, hv.streams.RangeXY(source=picture), first
         self._pane.object = apply_theme(picture, self.dark)
-        self._summary.object = fix_text(dataset, fixes, sample)
-        show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
 
     def _geojson_file(self) -> io.StringIO:
         """Write the fixes as GeoJSON."""
@@ -373,10 +361,14 @@ class Locate(Viewer):
             self.param.sample, label="Window", size="small", width=110, visible=False, margin=(0, 10)
         )
         self._fix_rows, self._difference_rows, self._receiver_rows = (
-            make_table(_TITLES, _PAGE_SIZE, sortable=False, layout="fit_data_stretch") for _ in range(3)
+            make_table(FIX_TITLES, _PAGE_SIZE, sortable=False, layout="fit_data_stretch") for _ in range(3)
         )
-        self._detail_rows = make_table(_DETAIL_TITLES, 20, sortable=False, layout="fit_data_stretch")
+        self._budget_rows, self._detail_rows = (
+            make_table(titles, 20, sortable=False, layout="fit_data_stretch")
+            for titles in (BUDGET_TITLES, DETAIL_TITLES)
+        )
         details = pmui.Accordion(
+            ("Error budget", self._budget_rows),
             ("Details of this fix", self._detail_rows),
             toggle=True,
             title_variant="subtitle2",
