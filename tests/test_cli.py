@@ -159,9 +159,11 @@ def test_locate_says_of_a_fix_what_it_is_worth(run, monkeypatch):
     words = row["remedy"]["words"]
     assert f"{words[0].upper()}{words[1:]} would make it " in text
     header, *causes = text.split("adds most to each:\n")[1].splitlines()
-    assert header.split() == ["cause", "rms_error_m", "share_percent", "most_by"]
+    assert header.split() == ["cause", "rms_error_m", "share_percent", "most_by", "bar"]
     assert causes[0].split()[0] == max(row["budget_m"], key=row["budget_m"].get)
     assert causes[-1].split()[:2] == ["in", "all"]
+    longest, total_m = causes[-1].count("█"), sum(value**2 for value in row["budget_m"].values()) ** 0.5
+    assert causes[0].count("█") == pytest.approx(longest * max(row["budget_m"].values()) / total_m, abs=0.6)
 
 
 def test_locate_says_why_there_is_no_fix(run, monkeypatch):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+_BAR_LENGTH = 24  # characters of the longest bar
 _FEW_FIXES = 3  # of which each has its sentences below the table
 
 
@@ -61,6 +62,7 @@ def locate(
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
     from heimdall_lab.localization import tables
     from heimdall_lab.localization.altitude import with_altitude
+    from heimdall_lab.localization.sentences import JOINED
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
@@ -92,6 +94,8 @@ def locate(
     for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
         _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
     if kiwi or sigmf:
+        if len(table) > 1:
+            print(f"\n{JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
 
@@ -135,7 +139,10 @@ def _print_budget(budget: "pd.DataFrame", of: str) -> None:
     """Print what the uncertainty of a fix is made of, if that is known."""
     if len(budget):
         print(f"\nError budget{of}: rms error by cause, whose squares add up, and the receiver that adds most to each:")
-        print_table(budget, as_json=False)
+        lengths = (_BAR_LENGTH * budget.rms_error_m / budget.rms_error_m.max()).round().astype(int)
+        print_table(
+            budget.assign(bar=["█" * length + " " * (_BAR_LENGTH - length) for length in lengths]), as_json=False
+        )
 
 
 def features(

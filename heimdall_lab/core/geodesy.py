@@ -145,5 +145,6 @@ def destination(
     [46.0, 9.0]
     """
     points = np.broadcast_arrays(longitude_deg, latitude_deg, azimuth_deg, distance_m)
-    longitude, latitude, _ = _WGS84.fwd(*(np.array(p, dtype=float) for p in points))
+    start_longitude, start_latitude, azimuth, distance = (np.array(p, dtype=float) for p in points)
+    longitude, latitude, _ = _WGS84.fwd(start_longitude, start_latitude, azimuth, distance)
     return np.asarray(latitude), np.asarray(longitude)

@@ -7,7 +7,7 @@ variance by each cause changes; the budget of the fix is changed by as much. Wha
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -137,7 +137,7 @@ def _with_more_receivers(observed: Observations, fix: Fix, used: Array) -> Obser
         "sigma_m": each,
         "variance_m2": median(observed.variance_m2) * each[..., None],
     }
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([values, of_new.get(name, np.repeat(values[:, :1], len(_DIRECTIONS), axis=1))], axis=1)
         for name, values in observed._asdict().items()
         if isinstance(values, np.ndarray) and values.ndim > 1

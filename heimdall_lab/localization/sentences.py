@@ -29,6 +29,10 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "untrained": "untrained",
 }
 CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}
+JOINED = (  # of several windows of one recording
+    "Windows of one recording have the errors of clocks, paths, positions and altitude in common: "
+    "joining them makes the noise smaller, and nothing else."
+)
 _LEAST_SHARE = 0.05  # of the uncertainty, below which a cause of it is left out
 _SAME_PLACE_M = 1.0
 

@@ -66,7 +66,7 @@ def budget_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.Data
     return pd.DataFrame(
         {
             "cause": [str(cause).replace("_", " ") for cause in budget.index] + ["in all"],
-            "rms_error_m": [*budget.round(1), round(np.sqrt(total_m2), 1)],
+            "rms_error_m": [*budget.round(2), round(np.sqrt(total_m2), 2)],
             "share_percent": [*(100 * budget**2 / total_m2).round(1), 100.0],
             "most_by": [*most_by, "–"],
         }

@@ -24,7 +24,7 @@ from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
-from heimdall_lab.localization.sentences import budget_sentence, remedy_sentence, status_sentence
+from heimdall_lab.localization.sentences import JOINED, budget_sentence, remedy_sentence, status_sentence
 from heimdall_lab.localization.tables import budget_table
 
 _DIFFRACTION = {
@@ -95,6 +95,7 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         status=status_sentence(dataset, fixes, sample),
         budget=budget_sentence(dataset, fixes, sample),
         remedy=remedy_sentence(dataset, fixes, sample),
+        joined=JOINED,
         causes=_budget_rows(budget_table(dataset, fixes, sample)),
         models={name: _json_item(picture, f"figure-{name}") for name, picture in pictures.items()},
         history=dataset.attrs.get("history", ""),
@@ -161,12 +162,11 @@ def _waveform_mix(dataset: xr.Dataset) -> str:
     return ", ".join(f"{_WAVEFORMS.get(kinds[i], kinds[i])} {counts[i] / total:.0%}" for i in order if kinds[i])
 
 
-def _budget_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Write the table of causes for people, a list a row."""
-    return [
-        [row.cause, length_text(row.rms_error_m), f"{row.share_percent:.1f} %", row.most_by]
-        for row in table.itertuples()
-    ]
+def _budget_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Write the table of causes for people, a row each."""
+    errors = [length_text(float(error_m)) for error_m in table.rms_error_m]
+    shares = [f"{float(percent):.1f} %" for percent in table.share_percent]
+    return list(zip(map(str, table.cause), errors, shares, map(str, table.most_by), strict=True))
 
 
 def _pictures(dataset: xr.Dataset, board: xr.Dataset, fixes: xr.Dataset, sample: int) -> dict[str, Any]:

@@ -249,6 +249,7 @@ def test_windows_are_fixed_one_by_one(page, recorded):
     page.window = "0.01"
     located(page, recorded[0])
     assert page.fixes.sizes["sample"] == 4
+    assert page._joined.visible
 
 
 def test_a_broken_recording_is_refused_by_its_name(page, recorded, tmp_path):

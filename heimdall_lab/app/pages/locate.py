@@ -30,7 +30,7 @@ from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import altitude, estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import fix_text
+from heimdall_lab.localization.sentences import JOINED, fix_text
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -246,7 +246,7 @@ class Locate(Viewer):
         self.param.sample.objects = samples
         if self.sample not in samples:
             self.sample = samples[0]
-        self._window.visible = len(samples) > 1
+        self._window.visible = self._joined.visible = len(samples) > 1
         rows = tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE)
         show_rows(self._fix_rows, rows.round({"latitude_deg": 5, "longitude_deg": 5}))
         show_rows(self._difference_rows, tables.difference_table(dataset))
@@ -356,6 +356,7 @@ class Locate(Viewer):
     def _make_results(self) -> None:
         self._instructions = pn.pane.Markdown(_INSTRUCTIONS, sizing_mode="stretch_width")
         self._summary = note()
+        self._joined = note(JOINED, visible=False)
         self._pane = pn.pane.HoloViews(linked_axes=False)
         self._window = pmui.Select.from_param(
             self.param.sample, label="Window", size="small", width=110, visible=False, margin=(0, 10)
@@ -381,7 +382,7 @@ class Locate(Viewer):
             details,
             pmui.Row(views, self._window, margin=(10, 0, 0, 0)),
             pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
-            section("Fixes", self._fix_rows),
+            section("Fixes", self._fix_rows, self._joined),
             section("Measured time differences", self._difference_rows),
             visible=False,
             sizing_mode="stretch_width",

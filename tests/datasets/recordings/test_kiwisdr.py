@@ -364,6 +364,15 @@ def test_real_time_differences_and_fixes(dcf77: xr.Dataset) -> None:
         assert (errors.position_errors(dcf77, fixes)["error"] < 5_000).all()
 
 
+def test_joining_windows_of_dcf77_makes_the_noise_smaller_and_nothing_else(dcf77: xr.Dataset, real: Path) -> None:
+    folder = real / "kiwisdr_dcf77_2020"
+    whole = recordings.read_kiwi(sorted(folder.glob("*.wav")), folder / "receivers.csv")
+    joined, windows = (estimators.locate(each, "tdoa_ls").budget.median("sample") for each in (whole, dcf77))
+    assert joined.sel(cause="noise") < windows.sel(cause="noise") / 2
+    for cause in ("clocks", "paths", "receiver_positions"):
+        assert joined.sel(cause=cause).item() == pytest.approx(windows.sel(cause=cause).item(), rel=0.01)
+
+
 def test_real_recording_of_dcf77(dcf77: xr.Dataset) -> None:
     dataset = dcf77
     assert dict(dataset.sizes) == {"sample": 14, "receiver": 3, "component": 2, "time": 24_000}
