@@ -32,6 +32,7 @@ _WORDS = {  # of one receiver, and of all
 _WINDOW, _ALTITUDE = f"a window {LONGER} times as long (or {LONGER} joined)", "knowing the transmitter's altitude"
 _DIRECTIONS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 _REMEDIABLE = ("noise", *_GOOD_M2, "altitude")  # causes that better stations, or knowing more, make smaller
+_LEAST_DELAYS = 3  # of which two differences tell a position
 _ENOUGH_ALONE = 0.8  # of what a remedy gains at all receivers, from which one of them is named instead
 
 
@@ -56,16 +57,18 @@ def remedies(dataset: xr.Dataset, fixes: xr.Dataset) -> list[Remedy | None]:
         Of one method, as `estimators.locate` returns them.
     """
     budget = np.square(fixes.budget.values)  # (S, BUDGET) m²
-    rows = np.flatnonzero((budget[:, integrity.BUDGET.index("noise")] > 0) & np.isfinite(budget).all(axis=1))
+    is_known = (budget[:, integrity.BUDGET.index("noise")] > 0) & np.isfinite(budget).all(axis=1)
+    rows = np.flatnonzero(is_known & (_used(fixes).sum(axis=1) >= _LEAST_DELAYS))
     found: list[Remedy | None] = [None] * len(budget)
     if not len(rows):
         return found
     budget, fix, evidence = budget[rows], *_linearised(from_dataset(dataset).select(rows), fixes.isel(sample=rows))
-    kinds, words, variants = zip(*_variants(evidence, dataset.receiver_name.values.astype(str).tolist()), strict=True)
+    variants = _variants(evidence, dataset.receiver_name.values.astype(str).tolist())
+    outcomes = [(kind, text, integrity.predicted_variances(fix, variant)) for kind, text, variant in variants]
+    kinds, words, after = zip(*outcomes, strict=True)
     before = integrity.predicted_variances(fix, evidence)
-    after = np.stack([integrity.predicted_variances(fix, variant) for variant in variants], axis=1)  # (S, K, BUDGET)
     change = np.where(before > 0, budget / np.where(before > 0, before, 1.0), 0.0)
-    ratio = np.sqrt(np.einsum("sb,skb->sk", change, after) / budget.sum(axis=1)[:, None])
+    ratio = np.sqrt(np.einsum("sb,ksb->sk", change, np.stack(after)) / budget.sum(axis=1)[:, None])
     for row, largest, ratio_of_row in zip(rows.tolist(), budget.argmax(axis=1).tolist(), ratio, strict=True):
         best = _best(np.array(kinds), ratio_of_row, largest)
         found[row] = Remedy(words[best], float(ratio_of_row[best]))
@@ -106,9 +109,15 @@ def _variants(evidence: Evidence, names: list[str]) -> Iterator[tuple[str, str, 
         yield "receiver", words, evidence._replace(used=used | (every == count + number))
 
 
+def _used(fixes: xr.Dataset) -> Array:
+    """Receivers whose measurements fixes rest on, (S, R) bool."""
+    used: Array = (fixes.receiver_budget.transpose("sample", "receiver", "cause").values > 0).any(axis=-1)
+    return used
+
+
 def _linearised(observed: Observations, fixes: xr.Dataset) -> tuple[Fix, Evidence]:
     """Delays that fixes rest on, linear about these, with one unused receiver more in each of the directions."""
-    used = (fixes.receiver_budget.transpose("sample", "receiver", "cause").values > 0).any(axis=-1)
+    used = _used(fixes)
     latitude, longitude, altitude_m = (fixes[name].values for name in ("latitude", "longitude", "altitude_m"))
     rivals = np.full((len(used), MAX_RIVALS, 2), np.nan)
     fix = Fix(latitude, longitude, altitude_m, fixes.covariance.values, np.full(len(used), "ok"), rivals)

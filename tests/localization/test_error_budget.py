@@ -135,6 +135,15 @@ def test_where_paths_limit_a_fix_one_more_receiver_helps_on_the_side_that_is_wea
     assert remedy.ratio <= by_north + 1e-3
 
 
+def test_fixes_of_too_few_delays_have_no_remedy():
+    """As of trained localizers, which locate by two."""
+    dataset = scenes(np.zeros((3, 6)))
+    found = hl.locate(dataset, "tdoa_ls")
+    two = found.receiver_budget.where(dataset.receiver < 2, 0.0)
+    assert remedies(dataset, found.assign(receiver_budget=two)) == [None] * 3
+    assert None not in remedies(dataset, found)
+
+
 def test_windows_that_are_joined_share_all_but_the_noise():
     """One window as long as sixteen: a quarter of the noise, and as much of the rest."""
     short = scenes(np.zeros((1, 6)))
