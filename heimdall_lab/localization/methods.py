@@ -25,6 +25,6 @@ def methods(dataset: "xr.Dataset | None" = None) -> list[str]:
     """
     if dataset is None:
         return list(METHODS)
-    unfit = () if "iq" in dataset else NEEDING_IQ
+    unfit: tuple[str, ...] = () if "iq" in dataset else NEEDING_IQ
     unfit += _NOT_OF_SKY_WAVES if dataset.attrs["propagation"] == "sky_wave" else ()
     return [name for name in METHODS if name not in unfit]

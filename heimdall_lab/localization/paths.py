@@ -4,6 +4,9 @@ It is the altitude of the transmitter on lines of sight, and of sky waves the vi
 reflects them. Ground waves depend on none.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -18,15 +21,23 @@ _EXACT_M = 1e-3  # standard deviation of a height that is stated as exact
 def height_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
     """Mean and standard deviation, each (S,) m, of the height that paths of a dataset depend on.
 
-    Of sky waves it is what the attributes ``reflection_height_m`` and ``reflection_height_sigma_m`` say; without them
-    anything between the least and the largest height of `sky_wave` is as likely.
+    Of sky waves it is that of `reflection_prior`, else that of the transmitter's altitude.
     """
     if dataset.attrs["propagation"] != "sky_wave":
         return altitude_prior(dataset)
-    mean_m = float(dataset.attrs.get("reflection_height_m", sky_wave.MEAN_HEIGHT_M))
-    sigma_m = float(dataset.attrs.get("reflection_height_sigma_m", sky_wave.HEIGHT_SIGMA_M))
-    scenes = dataset.sizes["sample"]
-    return np.full(scenes, mean_m), np.full(scenes, max(sigma_m, _EXACT_M))
+    mean_m, sigma_m = reflection_prior(dataset.attrs)
+    return np.full(dataset.sizes["sample"], mean_m), np.full(dataset.sizes["sample"], sigma_m)
+
+
+def reflection_prior(attributes: Mapping[Any, Any]) -> tuple[float, float]:
+    """Mean and standard deviation of the virtual height of reflection, m.
+
+    It is what the attributes ``reflection_height_m`` and ``reflection_height_sigma_m`` say; without them anything
+    between the least and the largest height of `sky_wave` is as likely.
+    """
+    mean_m = float(attributes.get("reflection_height_m", sky_wave.MEAN_HEIGHT_M))
+    sigma_m = float(attributes.get("reflection_height_sigma_m", sky_wave.HEIGHT_SIGMA_M))
+    return mean_m, max(sigma_m, _EXACT_M)
 
 
 def lengths(

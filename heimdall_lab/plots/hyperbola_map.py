@@ -46,7 +46,7 @@ def trace_hyperbolas(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None 
     x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
     x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
     reference = int(scene.reference_receiver)
-    range_m = _distance_to(scene, x, y, _reflection_height_m(scene, drawn_fixes(scene, fixes)))
+    range_m = _distance_to(scene, x, y, _reflection_height_m(scene, fixes))
     reference_m = range_m(reference)
     lines = {}
     for index in np.flatnonzero(scene.heard.values & (np.arange(len(scene.heard)) != reference)):
@@ -105,10 +105,13 @@ def hyperbolas(
     return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
 
 
-def _reflection_height_m(scene: xr.Dataset, fixes: list[xr.Dataset]) -> float:
-    """Height of the ionosphere at the first fix, or as it is known beforehand; what else it is has no effect."""
-    found = [float(fix["reflection_height_m"]) for fix in fixes if np.isfinite(fix["reflection_height_m"])]
-    return found[0] if found else float(paths.height_prior(scene.expand_dims("sample"))[0][0])
+def _reflection_height_m(scene: xr.Dataset, fixes: xr.Dataset | None) -> float:
+    """Height of the ionosphere by the first fix that says it, or as it is known beforehand."""
+    if fixes is not None and "reflection_height_m" in fixes:
+        found = fixes["reflection_height_m"].sel(sample=scene.sample.item()).values.ravel()
+        if np.isfinite(found).any():
+            return float(found[np.isfinite(found)][0])
+    return paths.reflection_prior(scene.attrs)[0]
 
 
 def _distance_to(

@@ -26,15 +26,18 @@ from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.receivers import parse_receivers, receivers_csv
+from heimdall_lab.datasets import schema
+from heimdall_lab.datasets.recordings import propagation
 from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import altitude, estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import fix_text
+from heimdall_lab.localization.sentences import fix_text, paths_sentence
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
 VIEWS = ("Lines", "Network", "Ellipse")
+PROPAGATION = {"as recorded": ""} | {name.replace("_", " "): name for name in schema.PROPAGATION}
 
 _REMEDY = "use the shell command 'heimdall-lab locate' for larger ones"
 _TABLE = "receivers.csv"  # what the table of receivers is called beside them
@@ -46,6 +49,7 @@ _TITLES = {
     "latitude_deg": "lat, °",
     "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
+    "position_std_m": "σ of position, m",
     "sigma_east_m": "σ E, m",
     "sigma_north_m": "σ N, m",
     "status": "status",
@@ -87,6 +91,13 @@ class Locate(Viewer):
     position = param.String("", doc="True latitude and longitude if known, in degrees, as 50.0152, 9.0112.")
     altitude = param.String(
         "", doc="Altitude of the transmitter above the ellipsoid, m, as 9000+-3000; empty: near the ground."
+    )
+    propagation: Any = param.Selector(
+        default="", objects=PROPAGATION, doc="How signals travel; by default as the files or the frequency say."
+    )
+    path_delay = param.String(
+        "",
+        doc="Standard deviation of one path's delay, µs; empty: by the kind of path and how far receivers are apart.",
     )
     view: Any = param.Selector(default="Lines", objects=list(VIEWS), doc="What is drawn.")
     sample: Any = param.Selector(default=0, objects=[0], doc="Window that is drawn.")
@@ -164,6 +175,7 @@ class Locate(Viewer):
         """Read what was uploaded, unless that is done, and locate the transmitter."""
         with self._field_errors(), self._busy():
             truth, window_s, stated = self._truth, self._window_s, self._stated_altitude
+            paths = self.propagation or None, self._path_delay_sigma_s
             try:
                 if self._recorded is None:
                     self._recorded = await background.run(self._read, window_s)
@@ -172,6 +184,7 @@ class Locate(Viewer):
                 elif window_s != self._read_window_s:
                     raise _FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded = self._recorded  # which an upload may take away meanwhile
+                recorded = propagation.restated(recorded, *paths)
                 recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
                 fixes = await background.run(estimators.locate, recorded, self.method)
             except MemoryError as error:
@@ -219,6 +232,19 @@ class Locate(Viewer):
             return altitude.parse_altitude(self.altitude)
         except ValueError as error:
             raise _FieldError("altitude", str(error)) from error
+
+    @property
+    def _path_delay_sigma_s(self) -> float | None:
+        """Standard deviation of path delays, s; an invalid text is an error of the field."""
+        if not self.path_delay.strip():
+            return None
+        try:
+            sigma_us = float(self.path_delay)
+        except ValueError as error:
+            raise _FieldError("path_delay", f"{self.path_delay!r} is no number of µs") from error
+        if not 0 <= sigma_us <= 1e6:
+            raise _FieldError("path_delay", f"{self.path_delay} µs is refused: give 0 to 1,000,000 µs, or nothing")
+        return sigma_us / 1e6
 
     @property
     def _window_s(self) -> float | None:
@@ -291,7 +317,8 @@ class Locate(Viewer):
                 picture = picture.opts(xlim=moved[0], ylim=moved[1], backend="bokeh")
         self._drawn = key, hv.streams.RangeXY(source=picture), first
         self._pane.object = apply_theme(picture, self.dark)
-        self._summary.object = fix_text(dataset, fixes, sample)
+        said = fix_text(dataset, fixes, sample), paths_sentence(dataset), *schema.position_cautions(dataset)
+        self._summary.object = "\n\n".join(said)
         show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
 
     def _geojson_file(self) -> io.StringIO:
@@ -312,6 +339,9 @@ class Locate(Viewer):
             ),
             "altitude": pmui.TextInput.from_param(
                 self.param.altitude, label="Altitude ± σ, m", description=self.param.altitude.doc, **wide
+            ),
+            "path_delay": pmui.TextInput.from_param(
+                self.param.path_delay, label="σ of path delay, µs", description=self.param.path_delay.doc, **wide
             ),
         }
         self._upload = FileInput(
@@ -355,6 +385,10 @@ class Locate(Viewer):
             section(
                 "Method",
                 pmui.Select.from_param(self.param.method, label="Method", **wide),
+                pmui.Select.from_param(
+                    self.param.propagation, label="Propagation", description=self.param.propagation.doc, **wide
+                ),
+                self._fields["path_delay"],
                 self._fields["altitude"],
                 self._fields["position"],
                 self._locate_button,

@@ -7,6 +7,7 @@ recordings.
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from heimdall_lab.core import geodesy, ground_wave, sky_wave
 from heimdall_lab.core.arrays import Array
@@ -74,6 +75,20 @@ def with_paths(attributes: dict[str, Any], latitude_deg: Array, longitude_deg: A
     of_wave = frequency_hz if np.isfinite(frequency_hz) else _LATEST_GROUND_WAVE_HZ
     sigma_s = path_delay_sigma_s(propagation, of_wave, mean_separation_m(latitude_deg, longitude_deg))
     return {"propagation": propagation, "path_delay_sigma_s": sigma_s} | attributes
+
+
+def restated(dataset: xr.Dataset, propagation: str | None, sigma_s: float | None) -> xr.Dataset:
+    """State the propagation of a dataset of recordings, or its standard deviation of path delays, anew.
+
+    Where only the propagation is given, the standard deviation is what is assumed of it; None leaves either as it is.
+    """
+    given = {"propagation": propagation, "path_delay_sigma_s": sigma_s}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return dataset
+    kept = {name: value for name, value in dataset.attrs.items() if name != "path_delay_sigma_s"}
+    places = (dataset[f"receiver_{name}"].values for name in ("latitude", "longitude"))
+    return dataset.assign_attrs(with_paths(kept | given, *places))
 
 
 def mean_separation_m(latitude_deg: Array, longitude_deg: Array) -> float:
