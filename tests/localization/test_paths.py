@@ -75,7 +75,7 @@ def test_bound_is_what_differences_of_the_paths_give(kind):
         return paths.lengths(kind, receivers, latitude, longitude, height_m + up_m)[0]
 
     steps = [{"east_m": 100.0}, {"north_m": 100.0}, {"up_m": 100.0}]
-    slopes = [(length(**step) - length(**{name: -100.0 for name in step})) / 200 for step in steps]
+    slopes = [(length(**step) - length(**dict.fromkeys(step, -100.0))) / 200 for step in steps]
     columns = np.stack([*slopes, np.ones_like(slopes[0])], axis=-1)
     information = columns.swapaxes(1, 2) @ columns / (299792458.0 * dataset.attrs["path_delay_sigma_s"]) ** 2
     information[:, 2, 2] += 1 / sigma_m**2
