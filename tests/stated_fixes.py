@@ -41,6 +41,8 @@ def stated(
         "longitude": PLACE[1],
         "altitude_m": 1100.0,
         "altitude_sigma_m": 1234.0,
+        "reflection_height_m": np.nan,
+        "reflection_height_sigma_m": np.nan,
         "freedom": np.inf,
         "misfit": changes.get("misfit", 0.875),
         "undetected_m": changes.get("undetected_m", 1234.0),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _BAR_LENGTH = 24  # characters of the longest bar
+_PATHS = {"propagation", "path_delay_sigma_s"}
+_OTHER_PATHS = "--set propagation=… and path_delay_sigma_s=… say otherwise."
 _FEW_FIXES = 3  # of which each has its sentences below the table
 
 
@@ -45,7 +47,11 @@ def locate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Of SigMF: what the files do not tell, as clock_sigma_s=1e-3; repeatable."),
+        typer.Option(
+            "--set",
+            help="Of recordings: what the files do not tell, as propagation=sky_wave, path_delay_sigma_s=1e-4 or "
+            "clock_sigma_s=1e-3; repeatable.",
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help=f"One of {', '.join(METHODS)}, or the path of an .onnx file.")
@@ -60,21 +66,20 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
-    from heimdall_lab.localization import tables
+    from heimdall_lab.localization import sentences, tables
     from heimdall_lab.localization.altitude import with_altitude
-    from heimdall_lab.localization.sentences import JOINED
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
-    if settings and not sigmf:
-        raise ConfigError("set: only SigMF recordings take it; leave it out")
+    known = settings_of(settings or [], "name=value")
+    if known and not (kiwi or sigmf):
+        raise ConfigError("set: only recordings take it; leave it out")
     if kiwi:
         if receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter))
+        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter), **known)
     elif sigmf:
-        known = settings_of(settings or [])
         dataset = hl.read_sigmf(paths, receivers=receivers, transmitter=position(transmitter), **known)
     else:
         if len(paths) != 1:
@@ -91,11 +96,13 @@ def locate(
         return
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
+    if kiwi or sigmf:
+        print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
         _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
     if kiwi or sigmf:
         if len(table) > 1:
-            print(f"\n{JOINED}")
+            print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
 

@@ -1,6 +1,6 @@
 """What would help a fix most: how much smaller its predicted error would be with a better station, or one more.
 
-Each remedy changes one of the standard deviations of the delays or of the altitude to what a good station has, or adds
+Each remedy changes one of the standard deviations of the delays or of the height to what a good station has, or adds
 a receiver. The covariance of least squares about the fix, with the measurements weighed anew, says by how much the
 variance by each cause changes; the budget of the fix is changed by as much. What windows of one recording share
 (clocks, paths, positions, altitude) is not smaller where they are joined: a longer window changes the noise alone.
@@ -19,6 +19,7 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import integrity
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import CAUSES, MAX_RIVALS, Fix, Observations, distances, from_dataset
+from heimdall_lab.localization.paths import HEIGHTS
 
 LEAST_GAIN = 0.1  # by which a remedy makes the error smaller, below which it is none
 SURVEYED_SIGMA_M = 1.0  # of a receiver's position by a good GNSS receiver that was left to average
@@ -29,9 +30,13 @@ _WORDS = {  # of one receiver, and of all
     "clocks": ("a GPS clock at {}", "GPS clocks at all receivers"),
     "receiver_positions": ("a surveyed position of {}", "surveyed positions of all receivers"),
 }
-_WINDOW, _ALTITUDE = f"a window {LONGER} times as long (or {LONGER} joined)", "knowing the transmitter's altitude"
+_WINDOW = f"a window {LONGER} times as long (or {LONGER} joined)"
+_HEIGHTS = {  # of what the height is (`paths.HEIGHTS`): as well as it can be known, m, and words
+    "altitude": (1.0, "knowing the transmitter's altitude"),
+    "ionosphere": (10e3, "knowing the height of reflection to 10 km, as by an ionosonde,"),
+}
 _DIRECTIONS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
-_REMEDIABLE = ("noise", *_GOOD_M2, "altitude")  # causes that better stations, or knowing more, make smaller
+_REMEDIABLE = ("noise", *_GOOD_M2, "height")  # causes that better stations, or knowing more, make smaller
 _LEAST_DELAYS = 3  # of which two differences tell a position
 _ENOUGH_ALONE = 0.8  # of what a remedy gains at all receivers, from which one of them is named instead
 
@@ -63,7 +68,8 @@ def remedies(dataset: xr.Dataset, fixes: xr.Dataset) -> list[Remedy | None]:
     if not len(rows):
         return found
     budget, fix, evidence = budget[rows], *_linearised(from_dataset(dataset).select(rows), fixes.isel(sample=rows))
-    variants = _variants(evidence, dataset.receiver_name.values.astype(str).tolist())
+    names = dataset.receiver_name.values.astype(str).tolist()
+    variants = _variants(evidence, names, HEIGHTS[dataset.attrs["propagation"]])
     outcomes = [(kind, text, integrity.predicted_variances(fix, variant)) for kind, text, variant in variants]
     kinds, words, after = zip(*outcomes, strict=True)
     before = integrity.predicted_variances(fix, evidence)
@@ -77,7 +83,7 @@ def remedies(dataset: xr.Dataset, fixes: xr.Dataset) -> list[Remedy | None]:
 
 def _best(kinds: Array, ratio: Array, largest_cause: int) -> int:
     """Choose of one scene's remedies (K,); the last of a kind at the receivers is at all of them."""
-    candidates = [int(np.flatnonzero(kinds == kind)[0]) for kind in ("noise", "altitude")]
+    candidates = [int(np.flatnonzero(kinds == kind)[0]) for kind in ("noise", "height")]
     for kind in _GOOD_M2:
         *each, everywhere = np.flatnonzero(kinds == kind).tolist()
         one = min(each, key=lambda index: ratio[index])
@@ -88,7 +94,7 @@ def _best(kinds: Array, ratio: Array, largest_cause: int) -> int:
     return min(candidates, key=lambda index: float(ratio[index]))
 
 
-def _variants(evidence: Evidence, names: list[str]) -> Iterator[tuple[str, str, Evidence]]:
+def _variants(evidence: Evidence, names: list[str], height: str) -> Iterator[tuple[str, str, Evidence]]:
     """What each remedy is of, its words, and the measurements with it; the last receivers are those to be added."""
     variance, used, count = evidence.variance, evidence.used, len(names)
     every = np.arange(variance.shape[1])
@@ -102,8 +108,8 @@ def _variants(evidence: Evidence, names: list[str]) -> Iterator[tuple[str, str, 
             yield kind, words, evidence._replace(variance=changed)
     factor = np.where(np.array(CAUSES) == "noise", 1 / LONGER, 1.0)
     yield "noise", _WINDOW, evidence._replace(variance=variance * factor)
-    known = np.minimum(evidence.altitude_sigma_m, SURVEYED_SIGMA_M)
-    yield "altitude", _ALTITUDE, evidence._replace(altitude_sigma_m=known)
+    sigma_m, words = _HEIGHTS[height]
+    yield "height", words, evidence._replace(height_sigma_m=np.minimum(evidence.height_sigma_m, sigma_m))
     for number, direction in enumerate(_DIRECTIONS):
         words = f"one more receiver, as good as the others, {direction} of the transmitter"
         yield "receiver", words, evidence._replace(used=used | (every == count + number))
@@ -118,9 +124,10 @@ def _used(fixes: xr.Dataset) -> Array:
 def _linearised(observed: Observations, fixes: xr.Dataset) -> tuple[Fix, Evidence]:
     """Delays that fixes rest on, linear about these, with one unused receiver more in each of the directions."""
     used = _used(fixes)
-    latitude, longitude, altitude_m = (fixes[name].values for name in ("latitude", "longitude", "altitude_m"))
+    name = "reflection_height_m" if observed.propagation == "sky_wave" else "altitude_m"
+    latitude, longitude, height_m = (fixes[name].values for name in ("latitude", "longitude", name))
     rivals = np.full((len(used), MAX_RIVALS, 2), np.nan)
-    fix = Fix(latitude, longitude, altitude_m, fixes.covariance.values, np.full(len(used), "ok"), rivals)
+    fix = Fix(latitude, longitude, height_m, fixes.covariance.values, np.full(len(used), "ok"), rivals)
     more = _with_more_receivers(observed, fix, used)
     unused = np.zeros((len(used), len(_DIRECTIONS)), dtype=bool)
     return fix, integrity.delays(more, fix, np.concatenate([used, unused], axis=1))
@@ -134,7 +141,7 @@ def _with_more_receivers(observed: Observations, fix: Fix, used: Array) -> Obser
         mask = used.reshape(*used.shape, *[1] * (values.ndim - 2))
         return np.nanmedian(np.where(mask, values, np.nan), axis=1, keepdims=True)
 
-    distance_m = median(distances(observed, fix.latitude_deg, fix.longitude_deg, fix.altitude_m)[0])
+    distance_m = median(distances(observed, fix.latitude_deg, fix.longitude_deg, fix.height_m)[0])
     azimuth_deg = np.arange(len(_DIRECTIONS)) * 360 / len(_DIRECTIONS)
     place = geodesy.destination(fix.latitude_deg[:, None], fix.longitude_deg[:, None], azimuth_deg, distance_m)
     each = np.ones_like(place[0])

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.text import length_text, position_text
+from heimdall_lab.core.text import length_text, microseconds_text, position_text
 from heimdall_lab.localization import altitude, bounds, error_law, errors
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
@@ -30,9 +30,14 @@ SHORT_STATUS = {  # of what is no fix, for legends
 }
 CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}
 JOINED = (  # of several windows of one recording
-    "Windows of one recording have the errors of clocks, paths, positions and altitude in common: "
+    "Windows of one recording have the errors of clocks, paths, positions and heights in common: "
     "joining them makes the noise smaller, and nothing else."
 )
+_PATHS = {
+    "line_of_sight": "straight lines",
+    "ground_wave": "geodesics of ground waves",
+    "sky_wave": "single hops by the ionosphere",
+}
 _LEAST_SHARE = 0.05  # of the uncertainty, below which a cause of it is left out
 _SAME_PLACE_M = 1.0
 
@@ -84,10 +89,11 @@ def status_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
 
 
 def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
-    """Say how uncertain a fix is, by what, the largest first, and whether its altitude is but assumed."""
+    """Say how uncertain a fix is, by what, the largest first, and what is assumed of the height."""
     fix, scene = fixes.sel(sample=sample), dataset.sel(sample=[sample])
     if not _is_told(scene.isel(sample=0), fix):
         return "How far the transmitter is from there cannot be told."
+    height = _height(scene, fix)
     text = f"Uncertainty {length_text(_spread_m(fix))}{'' if str(fix.status.values) == 'ok' else ' if that is right'}"
     contributions = fix.budget.to_series().sort_values(ascending=False)
     causes = [
@@ -95,7 +101,15 @@ def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
         for cause, value_m in contributions.items()
         if value_m > _LEAST_SHARE * np.sqrt((contributions**2).sum())
     ]
-    return f"{text}: {', '.join(causes)}{_ground(scene)}." if causes else f"{text}, by the scatter of the receivers."
+    return f"{text}: {', '.join(causes)}{height}." if causes else f"{text}, by the scatter of the receivers."
+
+
+def paths_sentence(dataset: xr.Dataset) -> str:
+    """Say what the paths of signals are taken for, and how well their delays are known."""
+    frequency_hz, sigma_s = (float(dataset.attrs[name]) for name in ("centre_frequency_hz", "path_delay_sigma_s"))
+    at = f" at {frequency_hz / 1e3:,.6g} kHz" if np.isfinite(frequency_hz) else ""
+    known = f"to {microseconds_text(sigma_s)}" if sigma_s > 0 else "exactly"
+    return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays known {known}."
 
 
 def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
@@ -169,7 +183,11 @@ def _reason(dataset: xr.Dataset, fix: xr.Dataset, method: str, status: str) -> s
     return STATUS[status]
 
 
-def _ground(scene: xr.Dataset) -> str:
+def _height(scene: xr.Dataset, fix: xr.Dataset) -> str:
+    """Height of reflection, or that the transmitter's altitude is assumed."""
+    if scene.attrs["propagation"] == "sky_wave":
+        height_km, sigma_km = (float(fix[f"reflection_height{name}_m"]) / 1e3 for name in ("", "_sigma"))
+        return f"; one hop by the ionosphere {height_km:,.0f} ± {sigma_km:,.0f} km high" if sigma_km > 0 else ""
     if not _is_assumed(scene):
         return ""
     (mean_m,), (sigma_m,) = altitude.altitude_prior(scene)
@@ -203,7 +221,7 @@ def _is_told(scene: xr.Dataset, fix: xr.Dataset) -> bool:
 
 def _is_assumed(dataset: xr.Dataset) -> bool:
     """Whether the altitude matters in some scene, and nobody has said it."""
-    return dataset.attrs["propagation"] != "ground_wave" and bool(altitude.is_near_ground(dataset).any())
+    return dataset.attrs["propagation"] == "line_of_sight" and bool(altitude.is_near_ground(dataset).any())
 
 
 def _is_centroid(scene: xr.Dataset, fix: xr.Dataset) -> bool:

@@ -43,6 +43,8 @@ def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:
         "undetected_m": json_number(fix.undetected_m),
         "altitude_m": json_number(fix.altitude_m),
         "altitude_sigma_m": json_number(fix.altitude_sigma_m),
+        "reflection_height_m": json_number(fix.reflection_height_m),
+        "reflection_height_sigma_m": json_number(fix.reflection_height_sigma_m),
         "covariance_m2": [[json_number(value) for value in row] for row in fix.covariance.values],
         "freedom": json_number(fix.freedom),
         "budget_m": {str(cause): json_number(value) for cause, value in fix.budget.to_series().items()},
@@ -79,6 +81,9 @@ def detail_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.Data
     altitude_m, sigma_m, freedom = (float(fix[name]) for name in ("altitude_m", "altitude_sigma_m", "freedom"))
     rows = {f"error by {str(cause).replace('_', ' ')}": length_text(m) for cause, m in fix.budget.to_series().items()}
     rows["altitude"] = f"{altitude_m:,.0f} ± {sigma_m:,.0f} m" if np.isfinite(sigma_m) else "–"
+    height_m, height_sigma_m = (float(fix[f"reflection_height{name}_m"]) for name in ("", "_sigma"))
+    if np.isfinite(height_sigma_m):
+        rows["height of reflection"] = f"{height_m / 1e3:,.0f} ± {height_sigma_m / 1e3:,.0f} km"
     rows["law of errors"] = "normal" if np.isinf(freedom) else f"Student's with {freedom:.3g} degrees of freedom"
     rows["χ² per degree of freedom"] = f"{float(fix.misfit):.2f}" if np.isfinite(fix.misfit) else "–"
     rows["receiver that agrees least"] = suspect_name(dataset, fix) or "–"
@@ -94,8 +99,8 @@ def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
     scene, receiver = np.nonzero(dataset.heard.values)
     reference = dataset.reference_receiver.values[scene]
     noise_s = dataset.tdoa_std_s.values[scene, receiver]
-    model_variance = np.broadcast_to(bounds.delay_model_variance(dataset), names.shape)
-    total_s = np.sqrt(noise_s**2 + model_variance[receiver] + model_variance[reference])
+    model_variance = bounds.delay_model_variance(dataset)
+    total_s = np.sqrt(noise_s**2 + model_variance[scene, receiver] + model_variance[scene, reference])
     table = pd.DataFrame(
         {
             "sample": dataset.sample.values[scene],
@@ -136,4 +141,6 @@ def receiver_table(dataset: xr.Dataset) -> pd.DataFrame:
         f"{name}_{unit}": dataset[f"receiver_{name}"].values[first[receivers], receivers]
         for name, unit in (("latitude", "deg"), ("longitude", "deg"), ("altitude", "m"))
     }
+    position_m = np.broadcast_to(bounds.position_sigma_m(dataset), present.shape)
+    place["position_std_m"] = position_m[first[receivers], receivers]
     return pd.DataFrame({"receiver": dataset.receiver_name.values[receivers], **place})

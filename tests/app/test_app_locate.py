@@ -16,7 +16,7 @@ from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import errors
-from heimdall_lab.localization.sentences import budget_sentence, remedy_sentence, status_sentence
+from heimdall_lab.localization.sentences import budget_sentence, paths_sentence, remedy_sentence, status_sentence
 from heimdall_lab.localization.tables import budget_table
 
 pytestmark = pytest.mark.usefixtures("one_loop")
@@ -218,7 +218,8 @@ def test_the_page_says_what_a_fix_is_worth_and_of_what_its_error_is(page, record
     files, dataset = recorded
     located(page, files)
     fixes = hl.locate(dataset, "tdoa_ls")
-    place, status, budget = page._summary.object.split("\n\n")
+    place, status, budget, paths, *_ = page._summary.object.split("\n\n")
+    assert paths == paths_sentence(dataset)
     assert place.startswith("**4")
     assert status == status_sentence(dataset, fixes, 0)
     assert budget == f"{budget_sentence(dataset, fixes, 0)} {remedy_sentence(dataset, fixes, 0)}"

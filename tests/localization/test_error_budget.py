@@ -1,13 +1,13 @@
 """What the error of a fix is made of, against errors that are drawn, and what would help, against fixes with that."""
 
 import numpy as np
+import path_scenes
 import pytest
 import xarray as xr
 from measured_delays import NOISE_S, measured, ring
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
-from heimdall_lab.localization import integrity
 from heimdall_lab.localization.errors import position_errors
 from heimdall_lab.localization.observations import CAUSES
 from heimdall_lab.localization.remedies import LONGER, remedies
@@ -52,7 +52,7 @@ def scatter_m(cause: str, receivers: np.ndarray) -> float:
     return float(np.sqrt((error.error**2).mean()))
 
 
-@pytest.mark.parametrize("cause", integrity.BUDGET)
+@pytest.mark.parametrize("cause", [*CAUSES, "altitude"])
 def test_each_cause_makes_the_errors_that_the_budget_says(cause):
     said_m = hl.locate(scenes(np.zeros((1, 6))), "tdoa_ls").budget.sel(sample=0, cause=cause).item()
     assert scatter_m(cause, np.ones(6)) == pytest.approx(said_m, rel=FOUR_DEVIATIONS)
@@ -133,6 +133,19 @@ def test_where_paths_limit_a_fix_one_more_receiver_helps_on_the_side_that_is_wea
     assert direction in {"east of the transmitter", "north of the transmitter", "south of the transmitter"}
     by_north = rms_m[5] / rms_m[4]
     assert remedy.ratio <= by_north + 1e-3
+
+
+def test_of_sky_waves_knowing_the_height_of_reflection_helps():
+    """Three stations at unlike distances, which tell nothing of it, and paths that hardly differ."""
+    rng = np.random.Generator(np.random.Philox(3))
+    stations = np.array([[46.0, 4.0], [50.0, 16.0], [48.5, 8.0]])
+    dataset = path_scenes.scenes(rng, stations, 1, 1500e3, np.array([300e3]), path_delay_sigma_s=1e-6)
+    found = hl.locate(dataset, "tdoa_ls")
+    assert found.budget.sel(sample=0, cause="ionosphere") > found.budget.sel(sample=0, cause="paths")
+    (remedy,) = remedies(dataset, found)
+    assert remedy.words.startswith("knowing the height of reflection to 10 km")
+    assert remedy.ratio < 0.9
+    assert found.receiver_budget.sel(cause="ionosphere").isnull().all()
 
 
 def test_fixes_of_too_few_delays_have_no_remedy():

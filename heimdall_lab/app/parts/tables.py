@@ -11,6 +11,7 @@ FIX_TITLES = {  # of fixes, receivers and time differences
     "latitude_deg": "lat, °",
     "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
+    "position_std_m": "σ of position, m",
     "sigma_east_m": "σ E, m",
     "sigma_north_m": "σ N, m",
     "status": "status",
