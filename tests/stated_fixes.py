@@ -32,6 +32,7 @@ def stated(
     """Its fix as `hl.locate` returns it; ``changes`` are of ``undetected_m``, ``misfit`` and errors by cause, m."""
     by_cause = {"noise": 15.0, "clocks": 3.0, "paths": 0.0, "receiver_positions": 10.0, "altitude": 125.0}
     budget = np.array([changes.get(cause, value) for cause, value in by_cause.items()])
+    by_receiver = np.where(np.array(list(by_cause)) == "altitude", np.nan, budget / 2)  # of four alike
     places = np.full((1, 3, 2), np.nan)
     places[0, : len(rivals)] = np.reshape(rivals, (-1, 2))
     axes = ["east", "north"]
@@ -40,6 +41,8 @@ def stated(
         "longitude": PLACE[1],
         "altitude_m": 1100.0,
         "altitude_sigma_m": 1234.0,
+        "reflection_height_m": np.nan,
+        "reflection_height_sigma_m": np.nan,
         "freedom": np.inf,
         "misfit": changes.get("misfit", 0.875),
         "undetected_m": changes.get("undetected_m", 1234.0),
@@ -55,6 +58,7 @@ def stated(
     ).assign(
         covariance=(("sample", "axis", "other_axis"), (budget**2).sum() / 2 * np.eye(2)[None]),
         budget=(("sample", "cause"), budget[None]),
+        receiver_budget=(("sample", "receiver", "cause"), np.tile(by_receiver, (1, 4, 1))),
         rival_latitude=(("sample", "rival"), places[..., 0]),
         rival_longitude=(("sample", "rival"), places[..., 1]),
     )

@@ -154,6 +154,16 @@ def test_locate_says_of_a_fix_what_it_is_worth(run, monkeypatch):
     total_m = sum(value**2 for value in row["budget_m"].values()) ** 0.5
     assert total_m == pytest.approx((row["covariance_m2"][0][0] + row["covariance_m2"][1][1]) ** 0.5)
     assert row["budget_m"]["noise"] > row["budget_m"]["paths"] == 0
+    by_receiver = sum(parts["noise"] ** 2 for parts in row["receiver_budget_m"].values()) ** 0.5
+    assert by_receiver == pytest.approx(row["budget_m"]["noise"])
+    words = row["remedy"]["words"]
+    assert f"{words[0].upper()}{words[1:]} would make it " in text
+    header, *causes = text.split("adds most to each:\n")[1].splitlines()
+    assert header.split() == ["cause", "rms_error_m", "share_percent", "most_by", "bar"]
+    assert causes[0].split()[0] == max(row["budget_m"], key=row["budget_m"].get)
+    assert causes[-1].split()[:2] == ["in", "all"]
+    longest, total_m = causes[-1].count("█"), sum(value**2 for value in row["budget_m"].values()) ** 0.5
+    assert causes[0].count("█") == pytest.approx(longest * max(row["budget_m"].values()) / total_m, abs=0.6)
 
 
 def test_locate_says_why_there_is_no_fix(run, monkeypatch):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+_BAR_LENGTH = 24  # characters of the longest bar
+_PATHS = {"propagation", "path_delay_sigma_s"}
+_OTHER_PATHS = "--set propagation=… and path_delay_sigma_s=… say otherwise."
 _FEW_FIXES = 3  # of which each has its sentences below the table
 
 
@@ -44,7 +47,11 @@ def locate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Of SigMF: what the files do not tell, as clock_sigma_s=1e-3; repeatable."),
+        typer.Option(
+            "--set",
+            help="Of recordings: what the files do not tell, as propagation=sky_wave, path_delay_sigma_s=1e-4 or "
+            "clock_sigma_s=1e-3; repeatable.",
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help=f"One of {', '.join(METHODS)}, or the path of an .onnx file.")
@@ -59,20 +66,20 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
-    from heimdall_lab.localization import tables
+    from heimdall_lab.localization import sentences, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
-    if settings and not sigmf:
-        raise ConfigError("set: only SigMF recordings take it; leave it out")
+    known = settings_of(settings or [], "name=value")
+    if known and not (kiwi or sigmf):
+        raise ConfigError("set: only recordings take it; leave it out")
     if kiwi:
         if receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter))
+        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter), **known)
     elif sigmf:
-        known = settings_of(settings or [])
         dataset = hl.read_sigmf(paths, receivers=receivers, transmitter=position(transmitter), **known)
     else:
         if len(paths) != 1:
@@ -90,6 +97,12 @@ def locate(
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
     if kiwi or sigmf:
+        print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
+    for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
+        _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
+    if kiwi or sigmf:
+        if len(table) > 1:
+            print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
 
@@ -99,12 +112,14 @@ def _fix_rows(
 ) -> list[dict[str, Any]]:
     """Rows of the table of fixes as JSON values, with all else that is known of each."""
     from heimdall_lab.localization import sentences, tables
+    from heimdall_lab.localization.remedies import remedies
 
-    differences = differences.set_index("sample")
+    differences, found = differences.set_index("sample"), remedies(dataset, fixes)
     rows = json_records(table)
     for index, row in enumerate(rows):
         fix = fixes.isel(sample=index)
         row |= tables.fix_record(dataset, fix)
+        row["remedy"] = None if (remedy := found[index]) is None else remedy._asdict()
         row["rivals"] = [rival._asdict() for rival in sentences.rivals(fix)]
         row["time_differences"] = json_records(differences.loc[[row["sample"]]])
     return rows
@@ -112,13 +127,29 @@ def _fix_rows(
 
 def _fix_sentences(dataset: "xr.Dataset", fixes: "xr.Dataset") -> str:
     """What is said of each of a few fixes, or of all of many together."""
-    from heimdall_lab.localization.sentences import budget_sentence, status_sentence, summary_sentence
+    from heimdall_lab.localization.sentences import (
+        budget_sentence,
+        remedy_sentence,
+        status_sentence,
+        summary_sentence,
+    )
 
     samples = fixes["sample"].values.tolist()
     if len(samples) > _FEW_FIXES:
         return summary_sentence(dataset, fixes)
-    said = [" ".join(say(dataset, fixes, sample) for say in (status_sentence, budget_sentence)) for sample in samples]
+    of_each = (status_sentence, budget_sentence, remedy_sentence)
+    said = [" ".join(filter(None, (say(dataset, fixes, sample) for say in of_each))) for sample in samples]
     return "\n".join(said if len(said) == 1 else [f"{name}: {text}" for name, text in zip(samples, said, strict=True)])
+
+
+def _print_budget(budget: "pd.DataFrame", of: str) -> None:
+    """Print what the uncertainty of a fix is made of, if that is known."""
+    if len(budget):
+        print(f"\nError budget{of}: rms error by cause, whose squares add up, and the receiver that adds most to each:")
+        lengths = (_BAR_LENGTH * budget.rms_error_m / budget.rms_error_m.max()).round().astype(int)
+        print_table(
+            budget.assign(bar=["█" * length + " " * (_BAR_LENGTH - length) for length in lengths]), as_json=False
+        )
 
 
 def features(

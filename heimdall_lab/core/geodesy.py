@@ -132,3 +132,19 @@ def geodesic(
     start_longitude, start_latitude, longitude, latitude = (np.array(p, dtype=float) for p in points)
     azimuth, _, distance = _WGS84.inv(start_longitude, start_latitude, longitude, latitude)
     return np.asarray(distance), np.asarray(azimuth)
+
+
+def destination(
+    latitude_deg: Array, longitude_deg: Array, azimuth_deg: Array, distance_m: Array
+) -> tuple[Array, Array]:
+    """Latitude and longitude in degrees at the end of geodesics that leave points by azimuths, degrees from north.
+
+    The arguments broadcast; NumPy only (Karney's algorithm, in PROJ).
+
+    >>> [round(float(degrees), 3) for degrees in destination(45.0, 9.0, 0.0, 111_137.0)]
+    [46.0, 9.0]
+    """
+    points = np.broadcast_arrays(longitude_deg, latitude_deg, azimuth_deg, distance_m)
+    start_longitude, start_latitude, azimuth, distance = (np.array(p, dtype=float) for p in points)
+    longitude, latitude, _ = _WGS84.fwd(start_longitude, start_latitude, azimuth, distance)
+    return np.asarray(latitude), np.asarray(longitude)

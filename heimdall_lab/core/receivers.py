@@ -22,10 +22,19 @@ class Receiver(CheckedModel):
     latitude_deg: float = Field(ge=-90, le=90, description="WGS84 latitude, degrees north")
     longitude_deg: float = Field(ge=-180, le=180, description="WGS84 longitude, degrees east")
     altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="antenna altitude above the ellipsoid, m")
+    position_std_m: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        exclude=True,  # simulated receivers stand where they are said to
+        description="standard deviation of the stated position along east and along north, m",
+    )
 
 
 def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
     """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
+
+    The column position_std_m says how well positions are known; empty where nobody says it.
 
     ConfigError if the file cannot be read, lacks a column or holds a value out of bounds.
     """
@@ -58,7 +67,7 @@ def parse_receivers(content: bytes, source: str) -> tuple[Receiver, ...]:
 
 
 def receivers_csv(receivers: Iterable[Receiver]) -> str:
-    """Write a network as CSV with the columns name, latitude_deg, longitude_deg and altitude_m.
+    """Write a network as CSV with the columns name, latitude_deg, longitude_deg, altitude_m, if known position_std_m.
 
     >>> print(receivers_csv([Receiver(name="Genova", latitude_deg=44.395, longitude_deg=8.956, altitude_m=100)]))
     name,latitude_deg,longitude_deg,altitude_m
@@ -66,9 +75,13 @@ def receivers_csv(receivers: Iterable[Receiver]) -> str:
     <BLANKLINE>
     """
     text = io.StringIO()
-    rows = csv.DictWriter(text, list(Receiver.model_fields), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(receiver.model_dump() for receiver in receivers)
+    stations = list(receivers)
+    columns = list(Receiver.model_fields)
+    if all(station.position_std_m is None for station in stations):
+        columns.remove("position_std_m")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    rows.writerows([getattr(station, column) for column in columns] for station in stations)
     return text.getvalue()
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from heimdall_lab.core.arrays import Array, array_namespace
 from heimdall_lab.core.units import ADC_MAX
 
-PROPAGATION = ("line_of_sight", "ground_wave")
+PROPAGATION = ("line_of_sight", "ground_wave", "sky_wave")
 LEVEL_LAWS = ("free_space", "smooth_earth")
 MEL_BANDS, FRAMES = 128, 32  # of a spectrogram
 
@@ -192,7 +192,7 @@ ATTRIBUTES = {
     "centre_frequency_hz": "carrier frequency that 0 Hz of the IQ stands for, Hz",
     "sample_rate_hz": "complex samples per second, Hz",
     "duration_s": "length of a window, s",
-    "propagation": "line_of_sight (straight links) or ground_wave (geodesic links)",
+    "propagation": "line_of_sight (straight links), ground_wave (geodesics) or sky_wave (one hop by the ionosphere)",
     "clock_sigma_s": "standard deviation of one receiver's clock error, s; one number, or one a receiver",
     "path_delay_sigma_s": "standard deviation of one link's delay about the propagation model, s",
     "nlos_ratio": "share of links without line of sight, late by exponential delays, which path_delay_sigma_s includes",
@@ -210,6 +210,8 @@ OPTIONAL_ATTRIBUTES = {
     "transmitter_altitude_m": "altitude of transmitters above the ellipsoid that no report says, m; near the ground",
     "transmitter_altitude_sigma_m": "standard deviation of that, m",
     "level_law": "how levels fall with distance, free_space, or smooth_earth with diffraction beyond it; free_space",
+    "reflection_height_m": "virtual height at which the ionosphere reflects sky waves, common to all links, m; 300 km",
+    "reflection_height_sigma_m": "standard deviation of that, m; 58 km, as of anything from 200 to 400 km",
 }
 
 
@@ -253,7 +255,7 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
     if not dataset.attrs.get("sigma_freedom", 1.0) > 0:
         raise SchemaError(f"sigma_freedom: is {dataset.attrs['sigma_freedom']}; give a positive number or none")
     if dataset.attrs["propagation"] not in PROPAGATION:
-        raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {' or '.join(PROPAGATION)}")
+        raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {', '.join(PROPAGATION)}")
     if dataset.attrs.get("level_law", LEVEL_LAWS[0]) not in LEVEL_LAWS:
         raise SchemaError(f"level_law: {dataset.attrs['level_law']!r} is unknown; use {' or '.join(LEVEL_LAWS)}")
     for name, variable in VARIABLES.items():
@@ -331,3 +333,36 @@ def _check_receivers(dataset: xr.Dataset) -> None:
         if not (np.abs(values) <= limit).all():
             wrong = values[~(np.abs(values) <= limit)][0]
             raise SchemaError(f"receiver_{name}: {wrong} is outside ±{limit} degrees; correct it")
+    nowhere = present & (dataset.receiver_latitude.values == 0) & (dataset.receiver_longitude.values == 0)
+    if nowhere.any():
+        name = dataset.receiver_name.values[nowhere.any(axis=0)][0]
+        raise SchemaError(
+            f"receiver_latitude, receiver_longitude: {name} is at (0, 0), as unknown positions are; correct it, or "
+            "leave the receiver out"
+        )
+
+
+def position_cautions(dataset: xr.Dataset) -> list[str]:
+    """Name receivers of recordings that stand at one place, or whose position is given coarsely, in a sentence each."""
+    if "config" in dataset.attrs:
+        return []  # simulated receivers stand where they are said to
+    present = dataset.receiver_present.values
+    rows, receivers = present.argmax(axis=0), np.flatnonzero(present.any(axis=0))
+    latitude, longitude = (
+        dataset[f"receiver_{name}"].values[rows[receivers], receivers] for name in ("latitude", "longitude")
+    )
+    names, cautions = dataset.receiver_name.values[receivers], []
+    for place in sorted(set(zip(latitude.tolist(), longitude.tolist(), strict=True))):
+        there = names[(latitude == place[0]) & (longitude == place[1])]
+        if len(there) > 1:
+            cautions.append(f"{' and '.join(there)} stand at one place, and tell no direction together; check it")
+    coarse = (latitude == latitude.round(2)) & (longitude == longitude.round(2))
+    if "receiver_position_std" in dataset:
+        stated = np.broadcast_to(np.isfinite(dataset["receiver_position_std"].values), present.shape)
+        coarse &= ~stated[rows[receivers], receivers]
+    if coarse.any():
+        cautions.append(
+            f"{', '.join(names[coarse])}: fewer than three decimals of a degree place a receiver to 1 km at best; "
+            "give more, or say how far off it is in position_std_m"
+        )
+    return cautions

@@ -63,7 +63,7 @@ def fix_without_rivals(
 ) -> Fix:
     """Fixes at the altitude that is known beforehand, of which no other place is known that fits as well."""
     rivals = np.full((len(latitude), MAX_RIVALS, 2), np.nan)
-    return Fix(latitude, longitude, observed.transmitter_altitude_m, covariance, status, rivals)
+    return Fix(latitude, longitude, observed.height_m, covariance, status, rivals)
 
 
 def _with_least_spread(covariance: Array) -> Array:

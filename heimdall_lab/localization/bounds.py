@@ -10,8 +10,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
-from heimdall_lab.localization import error_law, information
-from heimdall_lab.localization.altitude import altitude_prior
+from heimdall_lab.localization import error_law, information, paths
 from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
@@ -24,6 +23,9 @@ _UNIT_ERRORS: dict[str, Callable[[LinesOfSight], Measurements]] = {
 }
 
 GDOP_KINDS = tuple(_UNIT_ERRORS)
+_COORDINATES = ("latitude", "longitude", "altitude")
+_STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
+_STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
 
 def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "tdoa") -> np.ndarray:
@@ -62,7 +64,11 @@ def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "td
     """
     if kind not in GDOP_KINDS:
         raise ValueError(f"kind: {kind!r} is unknown; choose one of {', '.join(GDOP_KINDS)}")
-    lines = information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu))
+    return _dilution(information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu)), kind)
+
+
+def _dilution(lines: LinesOfSight, kind: str) -> np.ndarray:
+    """Dilution of precision (...) by lines of sight, as `gdop`."""
     error_m = _rms(information.inverse(information.fisher(_UNIT_ERRORS[kind](lines))))
     if kind in ("tdoa", "toa"):
         return error_m
@@ -166,23 +172,29 @@ def crlb(
         raise ValueError(
             "crlb: no measurement is given; pass toa_sigma_s, rss_sigma_db, aoa_sigma_rad, fdoa_sigma_hz or several"
         )
-    if altitude_sigma_m is None or len(lines.unit) == 2:
+    return _bound(lines, measurements, altitude_sigma_m)
+
+
+def _bound(lines: LinesOfSight, measurements: list[Measurements], height_sigma_m: np.ndarray | None) -> np.ndarray:
+    """Bound (..., 2, 2) of measurements, with a third unknown where lines have one and its prior is given."""
+    if height_sigma_m is None or len(lines.unit) == 2:
         return information.inverse(sum(information.fisher(each) for each in measurements))
-    if not (np.asarray(altitude_sigma_m) >= 0).all():
+    if not (np.asarray(height_sigma_m) >= 0).all():
         raise ValueError(
-            f"altitude_sigma_m: {np.min(altitude_sigma_m)} is no standard deviation; give metres, 0 where it is known"
+            f"altitude_sigma_m: {np.min(height_sigma_m)} is no standard deviation; give metres, 0 where it is known"
         )
     of_all_axes = sum(information.fisher(each, altitude=True) for each in measurements)
-    return information.inverse(information.without_altitude(of_all_axes, altitude_sigma_m))
+    return information.inverse(information.without_altitude(of_all_axes, height_sigma_m))
 
 
 def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     """Cramér-Rao bound of each scene from its own truth.
 
-    Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks and path delays (as normal,
-    with the standard deviations that are known of them), levels by SNR, shadowing (correlated between receivers, where
-    the attribute ``config`` gives the distance), environment loss and fading; both are used. The altitude is unknown
-    but for what estimators know of it beforehand (`altitude.altitude_prior`), unless signals follow the ground.
+    Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks, path delays and receivers'
+    positions (as normal, with the standard deviations that are known of them), levels by SNR, shadowing (correlated
+    between receivers, where the attribute ``config`` gives the distance), environment loss and fading; both are used.
+    The height that paths depend on, of transmitter or ionosphere, is unknown but for what estimators know of it
+    beforehand (`paths.height_prior`), unless signals follow the ground.
 
     Parameters
     ----------
@@ -196,8 +208,7 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
         ``crlb_rmse`` (sample) m. NaN where not observable.
     """
     used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
-    receivers, transmitter = transmitter_frame(dataset)
-    receivers = np.where(used[..., None], receivers, np.nan)
+    lines = scene_lines(dataset, used)
     duration_s = dataset.attrs["duration_s"]
     toa_sigma_s = delay_sigma_s(
         db_to_linear(dataset.snr.values),
@@ -207,18 +218,17 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     )
     noise_db = level_sigma_db(db_to_linear(dataset.snr.values), dataset.occupied_bandwidth.values[:, None], duration_s)
     rss_sigma_db = np.hypot(noise_db, dataset.attrs["link_sigma_db"])
-    covariance = crlb(
-        receivers,
-        transmitter,
-        toa_sigma_s=np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)),
-        rss_sigma_db=rss_sigma_db,
-        rss_correlation=_shadowing_correlation(dataset, receivers, rss_sigma_db),
-        altitude_sigma_m=None if dataset.attrs["propagation"] == "ground_wave" else altitude_prior(dataset)[1],
-    )
+    correlation = _shadowing_correlation(dataset, used, rss_sigma_db)
+    measurements = [
+        information.times(lines, np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset))),
+        information.levels(lines, rss_sigma_db, correlation=correlation),
+    ]
+    depends_on_height = dataset.attrs["propagation"] != "ground_wave"
+    covariance = _bound(lines, measurements, paths.height_prior(dataset)[1] if depends_on_height else None)
     axes = ["east", "north"]
     return xr.Dataset(
         {
-            "gdop": ("sample", gdop(receivers, transmitter), {"units": "1"}),
+            "gdop": ("sample", _dilution(lines, "tdoa"), {"units": "1"}),
             "crlb_covariance": (("sample", "axis", "other_axis"), covariance, {"units": "m2"}),
             "crlb_rmse": ("sample", _rms(covariance), {"units": "m"}),
         },
@@ -226,9 +236,46 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
+def scene_lines(dataset: xr.Dataset, used: np.ndarray) -> LinesOfSight:
+    """Lines from each scene's true transmitter to the receivers that are used, (S, R) bool.
+
+    Their third coordinate is that of the height that paths depend on. Along sky waves they are no unit vectors, but as
+    long as a path changes with the steps of the transmitter and of the ionosphere.
+    """
+    if dataset.attrs["propagation"] != "sky_wave":
+        receivers, transmitter = transmitter_frame(dataset)
+        return information.lines_of_sight(np.where(used[..., None], receivers, np.nan), transmitter)
+    latitude, longitude, altitude = (dataset[f"receiver_{name}"].values for name in _COORDINATES)
+    place = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
+    height_m, _ = paths.height_prior(dataset)
+    distance, gradient = paths.lengths("sky_wave", (latitude, longitude, altitude), *place, height_m)
+    apart = np.where(used, distance, np.nan)
+    along = np.where(used[..., None], -gradient, np.nan)
+    return LinesOfSight([along[..., axis] for axis in range(3)], apart, np.isfinite(apart))
+
+
 def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:
-    """Variance of a receiver's arrival that no signal averages out, clock and path together: scalar or (R,), s²."""
-    return np.square(clock_sigma_s(dataset)) + np.square(dataset.attrs["path_delay_sigma_s"])
+    """Variance of receivers' arrivals that no signal averages out, by clocks, paths and their positions: (S, R) s²."""
+    sigmas_s = clock_sigma_s(dataset), dataset.attrs["path_delay_sigma_s"], position_sigma_m(dataset) / SPEED_OF_LIGHT
+    variance = sum(np.square(sigma_s) for sigma_s in sigmas_s)
+    return np.broadcast_to(variance, (dataset.sizes["sample"], dataset.sizes["receiver"]))
+
+
+def position_sigma_m(dataset: xr.Dataset) -> np.ndarray:
+    """Standard deviation of receivers' positions along each axis, m: scalar, (R,) or (S, R).
+
+    Where nobody says it simulated receivers stand where they are said to, and others within some metres.
+    """
+    unstated_m = 0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M
+    if "receiver_position_std" not in dataset:
+        return np.asarray(unstated_m)
+    stated_m = dataset["receiver_position_std"].values
+    return np.where(np.isfinite(stated_m), stated_m, unstated_m)
+
+
+def sigma_freedom(dataset: xr.Dataset) -> float:
+    """Degrees of freedom that the scale of a dataset's standard deviations is known with; infinite in simulations."""
+    return float(dataset.attrs.get("sigma_freedom", np.inf if dataset.attrs.get("config") else _STATED_SIGMA_FREEDOM))
 
 
 def clock_sigma_s(dataset: xr.Dataset) -> np.ndarray:
@@ -245,8 +292,7 @@ def transmitter_frame(variables: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndar
     Takes a dataset, or a dict of arrays, with the position variables of the contract.
     """
     receivers, transmitter = (
-        [np.asarray(variables[f"{who}_{name}"]) for name in ("latitude", "longitude", "altitude")]
-        for who in ("receiver", "transmitter")
+        [np.asarray(variables[f"{who}_{name}"]) for name in _COORDINATES] for who in ("receiver", "transmitter")
     )
     latitude, longitude, altitude = transmitter
     zero = np.zeros_like(latitude)
@@ -332,8 +378,8 @@ def _relative_velocity(coordinates: int, receivers: np.ndarray | None, transmitt
     return given.get("receiver_velocity_m_s", still) - given.get("transmitter_velocity_m_s", still)[..., None, :]
 
 
-def _shadowing_correlation(dataset: xr.Dataset, receivers: np.ndarray, rss_sigma_db: np.ndarray) -> np.ndarray | None:
-    """Correlation (S, R, R) of the levels' errors between receivers (S, R, 3) m, None where it is not known or none.
+def _shadowing_correlation(dataset: xr.Dataset, used: np.ndarray, rss_sigma_db: np.ndarray) -> np.ndarray | None:
+    """Correlation (S, R, R) of the levels' errors between receivers that are used, None where it is not known or none.
 
     The shadowing's share of the variance is correlated by Gudmundson's law exp(−d / d_corr), the rest is not.
     """
@@ -341,6 +387,7 @@ def _shadowing_correlation(dataset: xr.Dataset, receivers: np.ndarray, rss_sigma
     distance_m = 1e3 * channel.get("shadowing_distance_km", 0.0)
     if distance_m == 0:
         return None
+    receivers = np.where(used[..., None], transmitter_frame(dataset)[0], np.nan)
     apart_m = np.sqrt(((receivers[:, :, None] - receivers[:, None]) ** 2).sum(axis=-1))
     shadowing = channel["shadowing_sigma_db"] / rss_sigma_db
     shared = shadowing[:, :, None] * shadowing[:, None] * np.exp(-apart_m / distance_m)

@@ -16,10 +16,11 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization import altitude, integrity, learned, observations
-from heimdall_lab.localization.integrity import Evidence
+from heimdall_lab.localization.integrity import Evidence, Integrity
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
-from heimdall_lab.localization.observations import Fix, Observations
+from heimdall_lab.localization.observations import CAUSES, Fix, Observations
+from heimdall_lab.localization.paths import HEIGHTS
 from heimdall_lab.signals.measurements import with_measurements
 
 Method = str | Path | Predictor | HasTrained  # a name, the path of an ONNX file, or what is trained
@@ -46,10 +47,12 @@ def locate(
     Returns
     -------
     xr.Dataset
-        Dim ``sample``: ``latitude``, ``longitude`` (degrees) and ``altitude_m`` with ``altitude_sigma_m``; ``east``,
-        ``north`` (m, on the tangent plane at the centroid of the present receivers); ``covariance`` (sample, axis,
-        other_axis) m², and ``freedom``, degrees of freedom of the law of errors (`error_law`), infinite for a normal
-        one; ``budget`` (sample, cause), rms error by each cause, m; ``status``, "ok" or why it is no fix
+        Dim ``sample``: ``latitude``, ``longitude`` (degrees) and ``altitude_m`` with ``altitude_sigma_m``;
+        ``reflection_height_m`` with ``reflection_height_sigma_m``, of sky waves, else NaN; ``east``, ``north`` (m, on
+        the tangent plane at the centroid of the present receivers); ``covariance`` (sample, axis, other_axis) m², and
+        ``freedom``, degrees of freedom of the law of errors (`error_law`), infinite for a normal one; ``budget``
+        (sample, cause), rms error by each cause, m, and ``receiver_budget`` (sample, receiver, cause), what of that is
+        each receiver's, NaN of causes that are no receiver's: squares add up; ``status``, "ok" or why it is no fix
         (`observations.STATUS`), and ``converged``, whether it is "ok"; ``rival_latitude``, ``rival_longitude`` (sample,
         rival), other places that fit as well; ``misfit``, χ² of the measurements per degree of freedom; ``suspect``,
         the receiver whose measurement agrees least with the others, −1 where it cannot be told; ``checked``: "yes",
@@ -83,30 +86,39 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
     fix, evidence = estimate(observed, dataset)
     judged = integrity.assess(fix, evidence, freedom)
     status: Array = np.where(fix.converged, judged.status, fix.status)
+    heights = _heights(observed, fix, judged)
     east, north = observations.tangent_plane(observed, fix.latitude_deg, fix.longitude_deg).T
     variables = {
         "latitude": (fix.latitude_deg, "degrees_north", "WGS84 latitude of the fix"),
         "longitude": (geodesy.wrapped(fix.longitude_deg), "degrees_east", "WGS84 longitude of the fix"),
-        "altitude_m": (fix.altitude_m + judged.altitude_m, "m", "altitude above the ellipsoid"),
-        "altitude_sigma_m": (judged.altitude_sigma_m, "m", "standard deviation of the altitude"),
+        **heights,
         "east": (east, "m", "east of the receivers' centroid"),
         "north": (north, "m", "north of the receivers' centroid"),
         "freedom": (judged.freedom, "1", "degrees of freedom of the law of errors"),
         "misfit": (judged.misfit, "1", "χ² of the measurements per degree of freedom"),
         "undetected_m": (judged.undetected_m, "m", "shift by a fault of one measurement just below notice"),
     }
-    axes = ["east", "north"]
+    axes, causes = ["east", "north"], [*CAUSES, HEIGHTS[observed.propagation]]
     fixes = xr.Dataset(
         {
             name: ("sample", values, {"units": units, "long_name": long_name})
             for name, (values, units, long_name) in variables.items()
         },
-        coords={"sample": dataset.sample, "axis": axes, "other_axis": axes, "cause": list(integrity.BUDGET)},
+        coords={
+            "sample": dataset.sample,
+            "axis": axes,
+            "other_axis": axes,
+            "cause": causes,
+        },
         attrs={"method": name},
     )
+    by_receiver = np.full((*observed.heard.shape, len(integrity.BUDGET)), np.nan)
+    if evidence is not None:
+        by_receiver[..., : len(observations.CAUSES)] = judged.receiver_budget_m
     return fixes.assign(
         covariance=(("sample", "axis", "other_axis"), judged.covariance, {"units": "m2"}),
         budget=(("sample", "cause"), judged.budget_m, {"units": "m", "long_name": "rms error by cause"}),
+        receiver_budget=(("sample", "receiver", "cause"), by_receiver, {"units": "m", "long_name": "its part of that"}),
         rival_latitude=(("sample", "rival"), fix.rivals[..., 0], {"units": "degrees_north"}),
         rival_longitude=(("sample", "rival"), geodesy.wrapped(fix.rivals[..., 1]), {"units": "degrees_east"}),
         suspect=("sample", judged.suspect, {"long_name": "receiver whose measurement agrees least with the others"}),
@@ -114,6 +126,22 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
         status=("sample", status, {"long_name": "why it is no fix"}),
         converged=("sample", status == "ok", {"long_name": "the method found this fix itself"}),
     )
+
+
+def _heights(observed: Observations, fix: Fix, judged: Integrity) -> dict[str, tuple[Array, str, str]]:
+    """Altitude of the transmitters, and height of reflection where the ionosphere reflects: of these one is fitted."""
+    fitted = fix.height_m + judged.height_m, judged.height_sigma_m
+    unknown = np.full(len(fix.status), np.nan)
+    of_transmitter, of_reflection = fitted, (unknown, unknown)
+    if observed.propagation == "sky_wave":
+        of_transmitter = observed.transmitter_altitude_m, observed.transmitter_altitude_sigma_m
+        of_reflection = fitted
+    return {
+        "altitude_m": (of_transmitter[0], "m", "altitude above the ellipsoid"),
+        "altitude_sigma_m": (of_transmitter[1], "m", "standard deviation of the altitude"),
+        "reflection_height_m": (of_reflection[0], "m", "virtual height at which the ionosphere reflects"),
+        "reflection_height_sigma_m": (of_reflection[1], "m", "standard deviation of that height"),
+    }
 
 
 def _estimator(method: Method) -> Estimator:

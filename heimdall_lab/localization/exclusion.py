@@ -63,7 +63,7 @@ def _refit(observed: Observations, fix: Fix) -> Fix:
     refitted = fix._replace(
         latitude_deg=found.latitude_deg[:, 0],
         longitude_deg=found.longitude_deg[:, 0],
-        altitude_m=found.altitude_m[:, 0],
+        height_m=found.height_m[:, 0],
         covariance=found.covariance[:, 0],
     )
     return Fix(*where_rows(better, refitted, fix))

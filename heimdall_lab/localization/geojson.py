@@ -26,8 +26,9 @@ def geojson(dataset: xr.Dataset, fixes: xr.Dataset) -> dict[str, Any]:
     - ``fix``, a Point with ``sample``, ``method``; ``converged``, false where it is no fix but the best candidate, and
       ``status``, "ok" or why that is so (`observations.STATUS`); ``sigma_east_m``, ``sigma_north_m``,
       ``covariance_m2`` (along east and north) and ``freedom`` of its law of errors, null for a normal one;
-      ``budget_m``, rms error by each cause; ``altitude_m`` and ``altitude_sigma_m``; ``checked``, ``misfit``,
-      ``suspect``, the name of the receiver that agrees least, and ``undetected_m``, null where it has no limit;
+      ``budget_m``, rms error by each cause, and ``receiver_budget_m``, what of that is each receiver's; ``altitude_m``
+      and ``altitude_sigma_m``; ``checked``, ``misfit``, ``suspect``, the name of the receiver that agrees least, and
+      ``undetected_m``, null where it has no limit;
     - ``ellipse``, a Polygon with the same properties that holds the share ``level`` of the errors, left out where the
       covariance is unknown, in two parts where it crosses the 180° meridian;
     - ``rival``, a Point with ``sample`` and ``method``: another place that fits as well;

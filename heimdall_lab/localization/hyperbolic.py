@@ -36,9 +36,9 @@ class Candidates(NamedTuple):
 
     latitude_deg: Array  # (S, K)
     longitude_deg: Array  # (S, K)
-    altitude_m: Array  # (S, K)
+    height_m: Array  # (S, K), that of `Observations`
     covariance: Array  # (S, K, 2, 2) m²
-    cost: Array  # (S, K), of the delays and of the altitude
+    cost: Array  # (S, K), of the delays and of the height
     level_cost: Array  # (S, K)
     residual: Array  # (S, K, R), normalised
     observed: Array  # (S, K) bool, whether the descent has ended and every direction is observed
@@ -97,18 +97,18 @@ def descend_twice(observed: Observations, starts: Array, *, robust: bool) -> Can
 
 
 def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidates:
-    """Levenberg-Marquardt steps from (S, K, 2) degrees in east, north, altitude and the receivers' common range offset.
+    """Levenberg-Marquardt steps from (S, K, 2) degrees in east, north, height and the receivers' common range offset.
 
-    The cost is the sum of squared (or Cauchy) normalised residuals, that of the altitude included.
+    The cost is the sum of squared (or Cauchy) normalised residuals, that of the height included.
     """
     shape = starts.shape[:2]
     observed, start = observed.repeat(shape[1]), starts.reshape(-1, 2)
     used = observed.heard
     sigma = np.where(used, observed.sigma_m, 1.0)
     measured = np.where(used, observed.pseudorange_m, 0.0)
-    beforehand_m, altitude_sigma_m = observed.transmitter_altitude_m, observed.transmitter_altitude_sigma_m
+    beforehand_m, height_sigma_m = observed.height_m, observed.height_sigma_m
     known = np.zeros((len(start), 4, 4))
-    known[:, 2, 2] = 1 / altitude_sigma_m**2
+    known[:, 2, 2] = 1 / height_sigma_m**2
 
     def residuals(place: Sequence[Array], offset: Array) -> tuple[Array, Array, Array, Array]:
         ranges, gradient = distances(observed, *place)
@@ -116,7 +116,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         square = normalised**2
         loss = _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2) if robust else square
         influence = 1 / (1 + square / _CAUCHY_SCALE**2) if robust else np.ones_like(square)
-        return normalised, gradient, influence, loss.sum(axis=1) + ((place[2] - beforehand_m) / altitude_sigma_m) ** 2
+        return normalised, gradient, influence, loss.sum(axis=1) + ((place[2] - beforehand_m) / height_sigma_m) ** 2
 
     place: Sequence[Array] = (start[:, 0], start[:, 1], beforehand_m)
     offset = np.nan_to_num(_lower_median(np.where(used, measured - distances(observed, *place)[0], np.nan)))
@@ -127,7 +127,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         of_delays, jacobian = normal_matrix(gradient, influence, used, sigma)
         scaled = (of_delays + known) * (1 + damping[:, None, None] * np.eye(4))
         right = ((influence * normalised)[:, None] @ jacobian)[:, 0]
-        right[:, 2] += (beforehand_m - place[2]) / altitude_sigma_m**2
+        right[:, 2] += (beforehand_m - place[2]) / height_sigma_m**2
         step = _solve_damped(scaled, right)
         latitude, longitude = geodesy.displace(place[0], place[1], step[:, 0], step[:, 1])
         trial = (latitude.clip(-89.9, 89.9), longitude, place[2] + step[:, 2]), offset + step[:, 3]
@@ -145,7 +145,7 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
     found = Candidates(
         latitude_deg=place[0],
         longitude_deg=place[1],
-        altitude_m=place[2],
+        height_m=place[2],
         covariance=covariance,
         cost=cost,
         level_cost=level_cost(observed, place[0], place[1]),
@@ -204,7 +204,7 @@ def best_candidate(
         "ambiguous": np.isfinite(others).any(axis=(1, 2)),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
-    return Fix(latitude, longitude, found.altitude_m[rows, best], found.covariance[rows, best], status, others), best
+    return Fix(latitude, longitude, found.height_m[rows, best], found.covariance[rows, best], status, others), best
 
 
 def rivals(

@@ -19,7 +19,7 @@ from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization import error_law, information, level_law
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations, distances
 
-BUDGET = (*CAUSES, "altitude")  # what the variance of a fix is made of
+BUDGET = (*CAUSES, "height")  # what the variance of a fix is made of
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
 STAND_IN = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
@@ -37,15 +37,15 @@ class Evidence(NamedTuple):
 
     used: Array  # (S, R) bool
     residual: Array  # (S, R), measured less expected
-    gradient: Array  # (S, R, 3), change of what is expected for 1 m east, north and up
-    altitude_residual_m: Array  # (S,), altitude known beforehand less that of the fix
+    gradient: Array  # (S, R, 3), change of what is expected for 1 m east, north and of the height
+    height_residual_m: Array  # (S,), height known beforehand less that of the fix
     variance: Array  # (S, R, CAUSES)
-    altitude_sigma_m: Array  # (S,)
+    height_sigma_m: Array  # (S,)
     sigma_freedom: float  # degrees of freedom of what is known of the variances' scale
     is_least_squares: bool = True  # the fixes are where the residuals are least; else their covariances say how near
     has_own_covariance: bool = False  # it goes before what follows of the residuals
     has_own_sensitivity: bool = False  # what the fix does with a measurement is not known
-    knows_altitude: bool = False  # those covariances include what is not known of the altitude
+    knows_height: bool = False  # those covariances include what is not known of the height
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
     late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
@@ -73,8 +73,9 @@ class Integrity(NamedTuple):
     covariance: Array  # (S, 2, 2) m²
     freedom: Array  # (S,) degrees of freedom of the law of errors
     budget_m: Array  # (S, BUDGET), rms position error by each cause
-    altitude_m: Array  # (S,) over that of the fix
-    altitude_sigma_m: Array  # (S,)
+    receiver_budget_m: Array  # (S, R, CAUSES), what of that is each receiver's; squares add up
+    height_m: Array  # (S,) over that of the fix
+    height_sigma_m: Array  # (S,)
     misfit: Array  # (S,) χ² per degree of freedom; NaN where there is none
     status: Array  # (S,): "ok", "misfit" where all measurements together or "link" where one contradicts the others
     suspect: Array  # (S,) int, receiver whose measurement fits worst with the others; −1 where none can be told
@@ -84,14 +85,14 @@ class Integrity(NamedTuple):
 
 def delays(observed: Observations, fix: Fix, used: Array, **properties: Any) -> Evidence:
     """Delays (S, R) that fixes rest on, with further ``properties`` of `Evidence`."""
-    expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg, fix.altitude_m)
+    expected, gradient = distances(observed, fix.latitude_deg, fix.longitude_deg, fix.height_m)
     return Evidence(
         used=used & np.isfinite(observed.pseudorange_m) & np.isfinite(observed.sigma_m),
         residual=observed.pseudorange_m - expected,
         gradient=gradient,
-        altitude_residual_m=observed.transmitter_altitude_m - fix.altitude_m,
+        height_residual_m=observed.height_m - fix.height_m,
         variance=observed.variance_m2,
-        altitude_sigma_m=observed.transmitter_altitude_sigma_m,
+        height_sigma_m=observed.height_sigma_m,
         sigma_freedom=observed.sigma_freedom,
         late_ratio=observed.nlos_ratio if observed.expects_late else 0.0,
         late_excess_m=observed.nlos_excess_m,
@@ -111,13 +112,13 @@ def levels(observed: Observations, fix: Fix, used: Array, rests_on_prior: Array)
         used=used,
         residual=observed.rssi_dbm + level_law.loss_db(observed, distance, observed.transmitter_altitude_m),
         gradient=-level_law.slope_db_per_m(observed, distance)[..., None] * gradient,
-        altitude_residual_m=np.zeros(len(distance)),
+        height_residual_m=np.zeros(len(distance)),
         variance=variance,
-        altitude_sigma_m=observed.transmitter_altitude_sigma_m,
+        height_sigma_m=observed.height_sigma_m,
         sigma_freedom=observed.sigma_freedom,
         is_least_squares=False,
         has_own_covariance=True,
-        knows_altitude=True,
+        knows_height=True,
         least_scale=1.0,
         rests_on_prior=rests_on_prior,
     )
@@ -130,9 +131,9 @@ class _Linear(NamedTuple):
     used: Array  # (S, R) bool
     surplus: Array  # (S,) measurements more than unknowns
     weight: Array  # (S, R)
-    spread: Array  # (S, 4, 4), inverse information of east, north, up and offset
+    spread: Array  # (S, 4, 4), inverse information of east, north, height and offset
     gain: Array  # (S, 4, R), change of these by each measurement
-    altitude_shift: Array  # (S, 2) m, for one standard deviation of the altitude
+    height_shift: Array  # (S, 2) m, for one standard deviation of the height
     step: Array  # (S, 4) from the fix
     remaining: Array  # (S, R), residuals after that
     chi_squared: Array  # (S,)
@@ -150,13 +151,14 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     Without evidence nothing is said but the fix's own covariance. ``freedom`` is that of the law of errors that
     covariances of their own belong to.
     """
-    unassessed = _unassessed(fix, freedom)
+    unassessed = _unassessed(fix, freedom, 0 if evidence is None else evidence.used.shape[1])
     if evidence is None:
         return unassessed
     linear = _linear(fix, evidence)
     surplus, tested = linear.surplus, linear.surplus > 0
     scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
     covariance, budget = _covariance(fix, evidence, linear, scale)
+    by_receiver, _ = _variances(evidence, linear)
     freedom_of_law = np.minimum(_freedom(evidence, surplus), freedom)
     separation = _separation(evidence, linear)
     largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
@@ -173,8 +175,9 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
         covariance=covariance,
         freedom=freedom_of_law,
         budget_m=np.sqrt(budget),
-        altitude_m=linear.step[:, 2],
-        altitude_sigma_m=np.sqrt(linear.spread[:, 2, 2]),
+        receiver_budget_m=np.sqrt(_shared(by_receiver, budget[:, : len(CAUSES)])),
+        height_m=linear.step[:, 2],
+        height_sigma_m=np.sqrt(linear.spread[:, 2, 2]),
         misfit=np.where(tested, linear.chi_squared / np.maximum(surplus, 1), np.nan),
         status=np.select(list(reasons.values()), list(reasons), "ok"),
         suspect=np.where(surplus > 1, separation.argmax(axis=1), -1),
@@ -184,8 +187,14 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     return Integrity(*where_rows(linear.nothing, unassessed, assessed))
 
 
+def predicted_variances(fix: Fix, evidence: Evidence) -> Array:
+    """Variances (S, BUDGET) m² of positions by each cause, before residuals have a say: of the measurements' model."""
+    by_receiver, by_others = _variances(evidence, _linear(fix, evidence))
+    return np.concatenate([by_receiver.sum(axis=1), by_others], axis=1)
+
+
 def _linear(fix: Fix, evidence: Evidence) -> _Linear:
-    nothing = evidence.used.sum(axis=1) < (1 if evidence.knows_altitude else 3)
+    nothing = evidence.used.sum(axis=1) < (1 if evidence.knows_height else 3)
     nothing |= np.isin(fix.status, STAND_IN)
     used = evidence.used & ~nothing[:, None]
     count = used.sum(axis=1)
@@ -196,7 +205,7 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     weight = np.where(used, 1 / np.where(used, evidence.variance.sum(axis=-1), 1.0), 0.0)
     weighted = (jacobian * weight[..., None]).swapaxes(1, 2)  # (S, 4, R)
     information_of_all = weighted @ jacobian
-    information_of_all[:, 2, 2] += 1 / evidence.altitude_sigma_m**2
+    information_of_all[:, 2, 2] += 1 / evidence.height_sigma_m**2
     information_of_all[nothing] = np.eye(4)
     of_measurements = _inverse(information_of_all)
     if evidence.is_least_squares:
@@ -205,16 +214,16 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         information_of_all[:, :2, :2] += np.nan_to_num(information.inverse(fix.covariance))
         spread = _inverse(information_of_all)
     gain = spread @ weighted
-    height_weight = np.where(nothing, 0.0, 1 / evidence.altitude_sigma_m**2)
+    height_weight = np.where(nothing, 0.0, 1 / evidence.height_sigma_m**2)
     pull = (weighted @ residual[..., None])[..., 0]  # (S, 4)
-    pull[:, 2] += height_weight * evidence.altitude_residual_m
+    pull[:, 2] += height_weight * evidence.height_residual_m
     step = (spread @ pull[..., None])[..., 0]
     remaining = residual - (jacobian @ step[..., None])[..., 0]
-    squares = (weight * residual**2).sum(axis=1) + height_weight * evidence.altitude_residual_m**2
-    # Least squares take up what measurements say of the altitude; a fix that keeps to the one beforehand does not.
-    keeps_altitude = evidence.has_own_covariance and not evidence.knows_altitude
-    shift = of_measurements[:, :2, 2] if keeps_altitude else spread[:, :2, 2]
-    scale = evidence.altitude_sigma_m / of_measurements[:, 2, 2] if keeps_altitude else 1 / evidence.altitude_sigma_m
+    squares = (weight * residual**2).sum(axis=1) + height_weight * evidence.height_residual_m**2
+    # Least squares take up what measurements say of the height; a fix that keeps to the one beforehand does not.
+    keeps_height = evidence.has_own_covariance and not evidence.knows_height
+    shift = of_measurements[:, :2, 2] if keeps_height else spread[:, :2, 2]
+    scale = evidence.height_sigma_m / of_measurements[:, 2, 2] if keeps_height else 1 / evidence.height_sigma_m
     return _Linear(
         nothing=nothing,
         used=used,
@@ -222,7 +231,7 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         weight=weight,
         spread=spread,
         gain=gain,
-        altitude_shift=shift * scale[:, None],
+        height_shift=shift * scale[:, None],
         step=step,
         remaining=remaining,
         chi_squared=np.maximum(squares - (pull * step).sum(axis=1), 0.0),
@@ -239,33 +248,42 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
     parts = np.einsum("skr,src,slr->sckl", gain, variance, gain, optimize=True)
     parts[:, SCALED] *= scale[:, None, None, None]
-    by_altitude = linear.altitude_shift[:, :, None] * linear.altitude_shift[:, None]
-    parts = np.concatenate([parts, by_altitude[:, None]], axis=1)
+    by_height = linear.height_shift[:, :, None] * linear.height_shift[:, None]
+    parts = np.concatenate([parts, by_height[:, None]], axis=1)
     budget = np.einsum("sckk->sc", parts)
     if not evidence.has_own_covariance:
         return parts.sum(axis=1), budget
     covariance = fix.covariance * scale[:, None, None]
-    if evidence.knows_altitude:
-        return covariance, _shared(budget, covariance)
-    shared = _shared(budget[:, :-1], covariance)
-    return covariance + by_altitude, np.concatenate([shared, budget[:, -1:]], axis=1)
+    if evidence.knows_height:
+        return covariance, _shared(budget, np.trace(covariance, axis1=1, axis2=2))
+    shared = _shared(budget[:, :-1], np.trace(covariance, axis1=1, axis2=2))
+    return covariance + by_height, np.concatenate([shared, budget[:, -1:]], axis=1)
 
 
-def _shared(parts: Array, covariance: Array) -> Array:
-    """Variances (S, C) in the proportion of parts that make up a covariance (S, 2, 2)."""
-    total, whole = parts.sum(axis=1), np.trace(covariance, axis1=1, axis2=2)
-    return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), np.nan)[:, None]
+def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:
+    """Variances m² of positions by each receiver and cause (S, R, CAUSES), and by the causes of no receiver, (S, 1)."""
+    variance = np.where(linear.used[..., None], evidence.variance, 0.0)
+    by_receiver = (linear.gain[:, :2] ** 2).sum(axis=1)[..., None] * variance
+    return by_receiver, (linear.height_shift**2).sum(axis=1, keepdims=True)
 
 
-def _unassessed(fix: Fix, freedom: float) -> Integrity:
+def _shared(parts: Array, whole: Array) -> Array:
+    """Variances (S, N) or (S, N, C) in the proportion of parts that make up a whole, (S,) or (S, C)."""
+    total = parts.sum(axis=1)
+    none = np.where(whole == 0, 0.0, np.nan)
+    return parts * np.where(total > 0, whole / np.where(total > 0, total, 1.0), none)[:, None]
+
+
+def _unassessed(fix: Fix, freedom: float, receivers: int) -> Integrity:
     """What is said of fixes that rest on no measurements that could contradict each other, with their own law."""
     unknown, scenes = np.full(len(fix.status), np.nan), len(fix.status)
     return Integrity(
         covariance=fix.covariance,
         freedom=np.where(fix.converged, freedom, np.inf),
         budget_m=np.full((scenes, len(BUDGET)), np.nan),
-        altitude_m=np.zeros(scenes),
-        altitude_sigma_m=unknown,
+        receiver_budget_m=np.full((scenes, receivers, len(CAUSES)), np.nan),
+        height_m=np.zeros(scenes),
+        height_sigma_m=unknown,
         misfit=unknown,
         status=np.full(scenes, "ok"),
         suspect=np.full(scenes, -1),

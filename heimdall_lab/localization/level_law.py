@@ -42,7 +42,7 @@ def altitudes(observed: Observations) -> list[tuple[float, Array]]:
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, section 25.4.46, with three points.
     """
-    mean_m, sigma_m = observed.transmitter_altitude_m, observed.transmitter_altitude_sigma_m
+    mean_m, sigma_m = observed.transmitter_altitude_m, observed.height_sigma_m
     if observed.level_law == "free_space":
         return [(1.0, mean_m)]
     return [(1 / 6, mean_m - 3**0.5 * sigma_m), (2 / 3, mean_m), (1 / 6, mean_m + 3**0.5 * sigma_m)]

@@ -14,6 +14,7 @@ METHODS = {  # name of the method and of its function, and the module of this fo
     "dpd": "dpd",
 }
 NEEDING_IQ = ("dpd",)  # others do with what was measured of it
+_NOT_OF_SKY_WAVES = ("dpd",)  # others estimate the height that reflects them, or use no delays
 
 
 def methods(dataset: "xr.Dataset | None" = None) -> list[str]:
@@ -22,4 +23,8 @@ def methods(dataset: "xr.Dataset | None" = None) -> list[str]:
     >>> methods()
     ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd']
     """
-    return [name for name in METHODS if name not in NEEDING_IQ or dataset is None or "iq" in dataset]
+    if dataset is None:
+        return list(METHODS)
+    unfit: tuple[str, ...] = () if "iq" in dataset else NEEDING_IQ
+    unfit += _NOT_OF_SKY_WAVES if dataset.attrs["propagation"] == "sky_wave" else ()
+    return [name for name in METHODS if name not in unfit]

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core import geodesy
+from heimdall_lab.core import geodesy, sky_wave
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import bounds, paths
 from heimdall_lab.localization.altitude import altitude_prior
 
 MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
     "line_of_sight": 500e3,
     "ground_wave": 5000e3,
+    "sky_wave": sky_wave.LONGEST_HOP_M,
 }
 MAX_RIVALS = 3
 STATUS = {  # of a fix: why it is none
@@ -34,8 +35,6 @@ STATUS = {  # of a fix: why it is none
 CAUSES = ("noise", "clocks", "paths", "receiver_positions")  # of the errors of a delay
 _LEAST_LEVEL_SIGMA_DB = 0.1  # as well as levels are measured
 _LEAST_NOISE_M = 1e-3  # of a pseudo-range, as well as numbers hold it
-_STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
-_STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
 
 class Fix(NamedTuple):
@@ -43,7 +42,7 @@ class Fix(NamedTuple):
 
     latitude_deg: Array  # (S,)
     longitude_deg: Array  # (S,)
-    altitude_m: Array  # (S,)
+    height_m: Array  # (S,), that of `Observations`
     covariance: Array  # (S, 2, 2) m², of east and north
     status: Array  # (S,) of STATUS
     rivals: Array  # (S, MAX_RIVALS, 2) latitude and longitude of other places that fit as well, NaN beyond their number
@@ -72,6 +71,8 @@ class Observations(NamedTuple):
     altitude_m: Array  # (S, R)
     transmitter_altitude_m: Array  # (S,), known beforehand (`altitude.altitude_prior`)
     transmitter_altitude_sigma_m: Array  # (S,), standard deviation of that
+    height_m: Array  # (S,), of the transmitter, or where the ionosphere reflects, known beforehand
+    height_sigma_m: Array  # (S,), standard deviation of that
     heard: Array  # (S, R) bool
     rssi_dbm: Array  # (S, R)
     silent_dbm: Array  # (S, R), level that the signal must be below where a receiver does not hear it; else NaN
@@ -130,6 +131,7 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
     origin = np.nanmin(longitude, axis=1, keepdims=True)
     longitude = origin + (longitude - origin + 180) % 360 - 180
     transmitter_altitude_m, transmitter_altitude_sigma_m = altitude_prior(dataset)
+    height_m, height_sigma_m = paths.height_prior(dataset)
     variance_m2 = _delay_variance_m2(dataset)
     return Observations(
         latitude_deg=latitude,
@@ -137,6 +139,8 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         altitude_m=altitude,
         transmitter_altitude_m=transmitter_altitude_m,
         transmitter_altitude_sigma_m=transmitter_altitude_sigma_m,
+        height_m=height_m,
+        height_sigma_m=height_sigma_m,
         heard=dataset.heard.values,
         rssi_dbm=dataset.rssi_dbm.values,
         silent_dbm=_silent_dbm(dataset),
@@ -148,28 +152,18 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         nlos_ratio=dataset.attrs["nlos_ratio"],
         nlos_excess_m=dataset.attrs["nlos_excess_mean_s"] * SPEED_OF_LIGHT,
         link_sigma_db=float(np.maximum(dataset.attrs["link_sigma_db"], _LEAST_LEVEL_SIGMA_DB)),
-        sigma_freedom=sigma_freedom(dataset),
+        sigma_freedom=bounds.sigma_freedom(dataset),
         level_law=dataset.attrs.get("level_law", schema.LEVEL_LAWS[0]),
         frequency_hz=float(dataset.attrs["centre_frequency_hz"]),
     )
 
 
-def sigma_freedom(dataset: xr.Dataset) -> float:
-    """Degrees of freedom that the scale of a dataset's standard deviations is known with; infinite in simulations."""
-    return float(dataset.attrs.get("sigma_freedom", np.inf if dataset.attrs.get("config") else _STATED_SIGMA_FREEDOM))
-
-
 def _delay_variance_m2(dataset: xr.Dataset) -> Array:
     """Variances (S, R, CAUSES) of pseudo-ranges."""
-    if "receiver_position_std" in dataset:
-        stated_m = dataset["receiver_position_std"].values
-        position_m = np.where(np.isfinite(stated_m), stated_m, _STATED_POSITION_SIGMA_M)
-    else:
-        position_m = np.asarray(0.0 if np.isinf(sigma_freedom(dataset)) else _STATED_POSITION_SIGMA_M)
     sigmas_s = dataset.toa_std_s.values, bounds.clock_sigma_s(dataset), dataset.attrs["path_delay_sigma_s"]
-    noise, clocks, paths = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
+    noise, clocks, delays = (np.square(np.asarray(sigma_s) * SPEED_OF_LIGHT) for sigma_s in sigmas_s)
     noise = np.maximum(noise, _LEAST_NOISE_M**2)
-    return np.stack(np.broadcast_arrays(noise, clocks, paths, np.square(position_m)), axis=-1)
+    return np.stack(np.broadcast_arrays(noise, clocks, delays, np.square(bounds.position_sigma_m(dataset))), axis=-1)
 
 
 def _silent_dbm(dataset: xr.Dataset) -> Array:
@@ -182,26 +176,15 @@ def _silent_dbm(dataset: xr.Dataset) -> Array:
 
 
 def distances(
-    observed: Observations, latitude: Array, longitude: Array, altitude_m: Array | None = None
+    observed: Observations, latitude: Array, longitude: Array, height_m: Array | None = None
 ) -> tuple[Array, Array]:
-    """Distance to each receiver (S, R) and its gradient along east, north and up (S, R, 3) at a position.
+    """Length of the path to each receiver (S, R) and its gradient along east, north and height (S, R, 3) at a position.
 
-    The altitude (S,) is by default that known beforehand. Ground waves follow the ellipsoid at any.
+    The height (S,) is by default that known beforehand. Ground waves follow the ellipsoid at any.
     """
-    if observed.propagation == "ground_wave":
-        distance, azimuth_deg = geodesy.geodesic(
-            latitude[:, None], longitude[:, None], observed.latitude_deg, observed.longitude_deg
-        )
-        azimuth = np.radians(azimuth_deg)
-        return distance, -np.stack([np.sin(azimuth), np.cos(azimuth), np.zeros_like(azimuth)], axis=-1)
-    position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
-    transmitter = geodesy.ecef(
-        latitude, longitude, observed.transmitter_altitude_m if altitude_m is None else altitude_m
-    )
-    offset = position - transmitter[:, None]
-    distance = np.sqrt((offset**2).sum(axis=-1))
-    gradient = -offset @ geodesy.enu_axes(latitude, longitude).swapaxes(1, 2)
-    return distance, gradient / np.maximum(distance, 1.0)[..., None]
+    receivers = observed.latitude_deg, observed.longitude_deg, observed.altitude_m
+    height = observed.height_m if height_m is None else height_m
+    return paths.lengths(observed.propagation, receivers, latitude, longitude, height)
 
 
 def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What is said of fixes in plain sentences: where, whether it is a fix, and what its uncertainty is made of.
+"""What is said of fixes in plain sentences: where, whether it is a fix, how uncertain and by what, what would help.
 
 All take one scene's label along ``sample``, the dataset as it was located, and the fixes of one method as
 `estimators.locate` returns them.
@@ -10,9 +10,11 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.text import length_text, position_text
+from heimdall_lab.core.text import length_text, microseconds_text, position_text
 from heimdall_lab.localization import altitude, bounds, error_law, errors
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
+from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
+from heimdall_lab.signals.measurements import with_measurements
 
 SHORT_STATUS = {  # of what is no fix, for legends
     "silent": "silent",
@@ -27,6 +29,15 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "untrained": "untrained",
 }
 CHECKED = {"yes": "checked", "weakly": "checked weakly", "no": "unchecked"}
+JOINED = (  # of several windows of one recording
+    "Windows of one recording have the errors of clocks, paths, positions and heights in common: "
+    "joining them makes the noise smaller, and nothing else."
+)
+_PATHS = {
+    "line_of_sight": "straight lines",
+    "ground_wave": "geodesics of ground waves",
+    "sky_wave": "single hops by the ionosphere",
+}
 _LEAST_SHARE = 0.05  # of the uncertainty, below which a cause of it is left out
 _SAME_PLACE_M = 1.0
 
@@ -47,7 +58,8 @@ def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     """Say in words where the transmitter of one scene is, how sure that is, and by what, as paragraphs of Markdown."""
     fix = fixes.sel(sample=sample)
     error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
-    status, budget = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence))
+    status, *uncertainty = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence, remedy_sentence))
+    budget = " ".join(filter(None, uncertainty))
     off = f"**{length_text(error_m)}** from the true position"
     if str(fix.status.values) != "ok":
         off = f" That is {off}." if np.isfinite(error_m) else ""
@@ -77,21 +89,44 @@ def status_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
 
 
 def budget_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
-    """Say how uncertain a fix is, by what, the largest first, and whether its altitude is but assumed."""
+    """Say how uncertain a fix is, by what, the largest first, and what is assumed of the height."""
     fix, scene = fixes.sel(sample=sample), dataset.sel(sample=[sample])
-    is_fix = str(fix.status.values) == "ok"
-    spread_m = float(np.sqrt(np.trace(fix.covariance.values)))
-    is_within_reach = spread_m < MAX_RANGE_M[dataset.attrs["propagation"]]
-    if not is_fix and (not is_within_reach or _is_centroid(scene.isel(sample=0), fix)):
+    if not _is_told(scene.isel(sample=0), fix):
         return "How far the transmitter is from there cannot be told."
-    text = f"Uncertainty {length_text(spread_m)}{'' if is_fix else ' if that is right'}"
+    height = _height(scene, fix)
+    text = f"Uncertainty {length_text(_spread_m(fix))}{'' if str(fix.status.values) == 'ok' else ' if that is right'}"
     contributions = fix.budget.to_series().sort_values(ascending=False)
     causes = [
         f"{str(cause).replace('_', ' ')} {length_text(value_m)}"
         for cause, value_m in contributions.items()
         if value_m > _LEAST_SHARE * np.sqrt((contributions**2).sum())
     ]
-    return f"{text}: {', '.join(causes)}{_ground(scene)}." if causes else f"{text}, by the scatter of the receivers."
+    return f"{text}: {', '.join(causes)}{height}." if causes else f"{text}, by the scatter of the receivers."
+
+
+def paths_sentence(dataset: xr.Dataset) -> str:
+    """Say what the paths of signals are taken for, and how well their delays are known."""
+    frequency_hz, sigma_s = (float(dataset.attrs[name]) for name in ("centre_frequency_hz", "path_delay_sigma_s"))
+    at = f" at {frequency_hz / 1e3:,.6g} kHz" if np.isfinite(frequency_hz) else ""
+    known = f"to {microseconds_text(sigma_s)}" if sigma_s > 0 else "exactly"
+    return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays known {known}."
+
+
+def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
+    """Say what would make the uncertainty of a fix smaller, and how much; empty where its causes are not known."""
+    scene, fix = dataset.sel(sample=[sample]), fixes.sel(sample=sample)
+    if not _is_told(scene.isel(sample=0), fix):
+        return ""
+    (remedy,) = remedies(with_measurements(scene), fixes.sel(sample=[sample]))
+    if remedy is None:
+        return ""
+    if remedy.ratio > 1 - LEAST_GAIN:
+        return (
+            "No better clock, position or window at these receivers, no known altitude and no further receiver would "
+            "make it smaller by more than a tenth."
+        )
+    change, remaining = _reduction(remedy.ratio), length_text(remedy.ratio * _spread_m(fix))
+    return f"{remedy.words[0].upper()}{remedy.words[1:]} would {change}, to {remaining}."
 
 
 def summary_sentence(dataset: xr.Dataset, fixes: xr.Dataset) -> str:
@@ -148,7 +183,11 @@ def _reason(dataset: xr.Dataset, fix: xr.Dataset, method: str, status: str) -> s
     return STATUS[status]
 
 
-def _ground(scene: xr.Dataset) -> str:
+def _height(scene: xr.Dataset, fix: xr.Dataset) -> str:
+    """Height of reflection, or that the transmitter's altitude is assumed."""
+    if scene.attrs["propagation"] == "sky_wave":
+        height_km, sigma_km = (float(fix[f"reflection_height{name}_m"]) / 1e3 for name in ("", "_sigma"))
+        return f"; one hop by the ionosphere {height_km:,.0f} ± {sigma_km:,.0f} km high" if sigma_km > 0 else ""
     if not _is_assumed(scene):
         return ""
     (mean_m,), (sigma_m,) = altitude.altitude_prior(scene)
@@ -156,9 +195,33 @@ def _ground(scene: xr.Dataset) -> str:
     return f"; assuming near the ground ({mean} ± {sigma} m)".replace("-", "−")
 
 
+def _reduction(ratio: float) -> str:
+    """Say what a remedy does to an uncertainty that is so many times as large with it as without.
+
+    >>> _reduction(0.75), _reduction(0.48), _reduction(0.3), _reduction(0.0004)
+    ('make it 25 % smaller', 'halve it', 'make it 3.3 times smaller', 'make it 2,500 times smaller')
+    """
+    if round(ratio, 1) == 0.5:
+        return "halve it"
+    if ratio > 0.5:
+        return f"make it {100 * (1 - ratio):.0f} % smaller"
+    return f"make it {float(f'{1 / ratio:.2g}'):,.10g} times smaller"
+
+
+def _spread_m(fix: xr.Dataset) -> float:
+    """Predicted rms error of one scene's fix."""
+    return float(np.sqrt(np.trace(fix.covariance.values)))
+
+
+def _is_told(scene: xr.Dataset, fix: xr.Dataset) -> bool:
+    """Whether it is known how uncertain one scene's fix is, or its best candidate."""
+    is_within_reach = _spread_m(fix) < MAX_RANGE_M[scene.attrs["propagation"]]
+    return str(fix.status.values) == "ok" or (is_within_reach and not _is_centroid(scene, fix))
+
+
 def _is_assumed(dataset: xr.Dataset) -> bool:
     """Whether the altitude matters in some scene, and nobody has said it."""
-    return dataset.attrs["propagation"] != "ground_wave" and bool(altitude.is_near_ground(dataset).any())
+    return dataset.attrs["propagation"] == "line_of_sight" and bool(altitude.is_near_ground(dataset).any())
 
 
 def _is_centroid(scene: xr.Dataset, fix: xr.Dataset) -> bool:

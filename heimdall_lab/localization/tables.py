@@ -43,10 +43,36 @@ def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:
         "undetected_m": json_number(fix.undetected_m),
         "altitude_m": json_number(fix.altitude_m),
         "altitude_sigma_m": json_number(fix.altitude_sigma_m),
+        "reflection_height_m": json_number(fix.reflection_height_m),
+        "reflection_height_sigma_m": json_number(fix.reflection_height_sigma_m),
         "covariance_m2": [[json_number(value) for value in row] for row in fix.covariance.values],
         "freedom": json_number(fix.freedom),
         "budget_m": {str(cause): json_number(value) for cause, value in fix.budget.to_series().items()},
+        "receiver_budget_m": _receiver_budgets(dataset, fix),
     }
+
+
+def budget_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.DataFrame:
+    """One row a cause of the error of one scene's fix, the largest first, then all of them together.
+
+    The columns are ``cause``; ``rms_error_m``; ``share_percent``, of the variance, which is what adds up; and
+    ``most_by``, the receiver that adds most to it, with its own part, – where none is known or the cause is no
+    receiver's. Without rows where the causes are not known.
+    """
+    fix = fixes.sel(sample=sample)
+    budget = fix.budget.to_series().sort_values(ascending=False, kind="stable")
+    if not np.isfinite(budget).all():
+        return pd.DataFrame(columns=["cause", "rms_error_m", "share_percent", "most_by"])
+    total_m2 = (budget**2).sum()
+    most_by = [_most_by(dataset, fix.receiver_budget.sel(cause=cause)) for cause in budget.index]
+    return pd.DataFrame(
+        {
+            "cause": [str(cause).replace("_", " ") for cause in budget.index] + ["in all"],
+            "rms_error_m": [*budget.round(2), round(np.sqrt(total_m2), 2)],
+            "share_percent": [*(100 * budget**2 / total_m2).round(1), 100.0],
+            "most_by": [*most_by, "–"],
+        }
+    )
 
 
 def detail_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.DataFrame:
@@ -55,6 +81,9 @@ def detail_table(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> pd.Data
     altitude_m, sigma_m, freedom = (float(fix[name]) for name in ("altitude_m", "altitude_sigma_m", "freedom"))
     rows = {f"error by {str(cause).replace('_', ' ')}": length_text(m) for cause, m in fix.budget.to_series().items()}
     rows["altitude"] = f"{altitude_m:,.0f} ± {sigma_m:,.0f} m" if np.isfinite(sigma_m) else "–"
+    height_m, height_sigma_m = (float(fix[f"reflection_height{name}_m"]) for name in ("", "_sigma"))
+    if np.isfinite(height_sigma_m):
+        rows["height of reflection"] = f"{height_m / 1e3:,.0f} ± {height_sigma_m / 1e3:,.0f} km"
     rows["law of errors"] = "normal" if np.isinf(freedom) else f"Student's with {freedom:.3g} degrees of freedom"
     rows["χ² per degree of freedom"] = f"{float(fix.misfit):.2f}" if np.isfinite(fix.misfit) else "–"
     rows["receiver that agrees least"] = suspect_name(dataset, fix) or "–"
@@ -70,8 +99,8 @@ def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
     scene, receiver = np.nonzero(dataset.heard.values)
     reference = dataset.reference_receiver.values[scene]
     noise_s = dataset.tdoa_std_s.values[scene, receiver]
-    model_variance = np.broadcast_to(bounds.delay_model_variance(dataset), names.shape)
-    total_s = np.sqrt(noise_s**2 + model_variance[receiver] + model_variance[reference])
+    model_variance = bounds.delay_model_variance(dataset)
+    total_s = np.sqrt(noise_s**2 + model_variance[scene, receiver] + model_variance[scene, reference])
     table = pd.DataFrame(
         {
             "sample": dataset.sample.values[scene],
@@ -85,6 +114,25 @@ def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
     return table[receiver != reference]
 
 
+def _most_by(dataset: xr.Dataset, parts: xr.DataArray) -> str:
+    """Receiver that adds most to one cause of an error, and how much; parts (receiver) m."""
+    parts_m = np.nan_to_num(parts.values)
+    most = int(parts_m.argmax())
+    return f"{dataset.receiver_name.values[most]}, {length_text(parts_m[most])}" if parts_m[most] > 0 else "–"
+
+
+def _receiver_budgets(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, dict[str, float]]:
+    """What each receiver that a fix rests on adds to its rms error, by cause, m."""
+    parts = fix.receiver_budget.transpose("receiver", "cause").values  # (R, BUDGET)
+    causes = fix.cause.values.astype(str).tolist()
+    return {
+        str(dataset.receiver_name.values[receiver]): {
+            cause: float(value) for cause, value in zip(causes, parts[receiver], strict=True) if np.isfinite(value)
+        }
+        for receiver in np.flatnonzero((parts > 0).any(axis=1))
+    }
+
+
 def receiver_table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row a receiver: where it stands in the first scene that has it."""
     present = dataset.receiver_present.values
@@ -93,4 +141,6 @@ def receiver_table(dataset: xr.Dataset) -> pd.DataFrame:
         f"{name}_{unit}": dataset[f"receiver_{name}"].values[first[receivers], receivers]
         for name, unit in (("latitude", "deg"), ("longitude", "deg"), ("altitude", "m"))
     }
+    position_m = np.broadcast_to(bounds.position_sigma_m(dataset), present.shape)
+    place["position_std_m"] = position_m[first[receivers], receivers]
     return pd.DataFrame({"receiver": dataset.receiver_name.values[receivers], **place})

@@ -2,8 +2,9 @@
 
 `maps` (one scene), `hyperbola_map` and `bound_maps` (an area) draw maps, from the parts in `scene_layers` and `labels`;
 `signals` draws IQ and its correlation, `links` the features of links as Bokeh figures that share their selection,
-`errors` a leaderboard, `training` a run, `goodness_of_fit` statistics beside their law. Colours, fonts and the markers
-of methods are in `style`. A new picture goes to the module of its subject, and its function into the list below.
+`errors` a leaderboard, `error_budget` what one fix's error is made of, `training` a run, `goodness_of_fit` statistics
+beside their law. Colours, fonts and the markers of methods are in `style`. A new picture goes to the module of its
+subject, and its function into the list below.
 """
 
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
@@ -19,6 +20,7 @@ from heimdall_lab.plots.bound_maps import (
     site_map,
     site_text,
 )
+from heimdall_lab.plots.error_budget import error_budget
 from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf, error_map
 from heimdall_lab.plots.goodness_of_fit import curves, distribution
 from heimdall_lab.plots.hyperbola_map import hyperbolas, trace_hyperbolas
@@ -47,6 +49,7 @@ __all__ = [
     "curves",
     "distribution",
     "envelopes",
+    "error_budget",
     "error_by_bin",
     "error_cdf",
     "error_curve",

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 from bokeh.plotting.contour import contour_data
 
-from heimdall_lab.core import geodesy
+from heimdall_lab.core import geodesy, sky_wave
 from heimdall_lab.core.text import microseconds_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import paths
 from heimdall_lab.plots.labels import label_columns, label_layers, longitude_scale, map_axes
 from heimdall_lab.plots.scene_layers import (
     Projection,
@@ -45,7 +46,7 @@ def trace_hyperbolas(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None 
     x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
     x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
     reference = int(scene.reference_receiver)
-    range_m = _distance_to(scene, x, y)
+    range_m = _distance_to(scene, x, y, _reflection_height_m(scene, fixes))
     reference_m = range_m(reference)
     lines = {}
     for index in np.flatnonzero(scene.heard.values & (np.arange(len(scene.heard)) != reference)):
@@ -69,7 +70,7 @@ def hyperbolas(
     Parameters
     ----------
     dataset : xr.Dataset
-        ``propagation`` decides between geodesic and straight distances.
+        ``propagation`` decides between straight, geodesic and reflected paths; these at the height of the first fix.
     sample : int
         Label of the scene along ``sample``.
     fixes : xr.Dataset, optional
@@ -104,10 +105,28 @@ def hyperbolas(
     return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
 
 
-def _distance_to(scene: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> Callable[[int], np.ndarray]:
+def _reflection_height_m(scene: xr.Dataset, fixes: xr.Dataset | None) -> float:
+    """Height of the ionosphere by the first fix that says it, or as it is known beforehand."""
+    if fixes is not None and "reflection_height_m" in fixes:
+        found = fixes["reflection_height_m"].sel(sample=scene.sample.item()).values.ravel()
+        if np.isfinite(found).any():
+            return float(found[np.isfinite(found)][0])
+    return paths.reflection_prior(scene.attrs)[0]
+
+
+def _distance_to(
+    scene: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray, reflection_height_m: float
+) -> Callable[[int], np.ndarray]:
     """Distance in m from each point of a grid to a receiver, (latitude, longitude), along the links' kind of path."""
     receiver = [scene[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")]
+    if scene.attrs["propagation"] == "line_of_sight":
+        position = geodesy.ecef(*receiver)
+        grid = geodesy.ecef(latitude[:, None], longitude[None], mean_position(scene)[2])
+        return lambda r: np.linalg.norm(grid - position[r], axis=-1)
+
+    def along_ground(r: int) -> np.ndarray:
+        return geodesy.geodesic(latitude[:, None], longitude[None], receiver[0][r], receiver[1][r])[0]
+
     if scene.attrs["propagation"] == "ground_wave":
-        return lambda r: geodesy.geodesic(latitude[:, None], longitude[None], receiver[0][r], receiver[1][r])[0]
-    position, grid = geodesy.ecef(*receiver), geodesy.ecef(latitude[:, None], longitude[None], mean_position(scene)[2])
-    return lambda r: np.linalg.norm(grid - position[r], axis=-1)
+        return along_ground
+    return lambda r: sky_wave.hop(along_ground(r), np.asarray(reflection_height_m))[0]

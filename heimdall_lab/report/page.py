@@ -10,6 +10,7 @@ from typing import Any
 
 import holoviews as hv
 import numpy as np
+import pandas as pd
 import xarray as xr
 from bokeh.core.types import ID
 from bokeh.embed import json_item
@@ -23,7 +24,8 @@ from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
-from heimdall_lab.localization.sentences import budget_sentence, status_sentence
+from heimdall_lab.localization.sentences import JOINED, budget_sentence, remedy_sentence, status_sentence
+from heimdall_lab.localization.tables import budget_table
 
 _DIFFRACTION = {
     "none": "",
@@ -63,8 +65,8 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
 def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
     method = _best_method(board)
     sample = _median_sample(board, method)
-    pictures = _pictures(dataset, board, method, sample)
     fixes = board.sel({"method": method}).assign_attrs(method=method)
+    pictures = _pictures(dataset, board, fixes, sample)
     table = leaderboard_table(board)
     cells = leaderboard_cells(table)
     environment = Environment(
@@ -92,6 +94,9 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         bound=length_text(float(board.crlb_rmse.sel(sample=sample))),
         status=status_sentence(dataset, fixes, sample),
         budget=budget_sentence(dataset, fixes, sample),
+        remedy=remedy_sentence(dataset, fixes, sample),
+        joined=JOINED,
+        causes=_budget_rows(budget_table(dataset, fixes, sample)),
         models={name: _json_item(picture, f"figure-{name}") for name, picture in pictures.items()},
         history=dataset.attrs.get("history", ""),
     )
@@ -157,9 +162,16 @@ def _waveform_mix(dataset: xr.Dataset) -> str:
     return ", ".join(f"{_WAVEFORMS.get(kinds[i], kinds[i])} {counts[i] / total:.0%}" for i in order if kinds[i])
 
 
-def _pictures(dataset: xr.Dataset, board: xr.Dataset, method: str, sample: int) -> dict[str, Any]:
+def _budget_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Write the table of causes for people, a row each."""
+    errors = [length_text(float(error_m)) for error_m in table.rms_error_m]
+    shares = [f"{float(percent):.1f} %" for percent in table.share_percent]
+    return list(zip(map(str, table.cause), errors, shares, map(str, table.most_by), strict=True))
+
+
+def _pictures(dataset: xr.Dataset, board: xr.Dataset, fixes: xr.Dataset, sample: int) -> dict[str, Any]:
     """Draw the errors of all samples, and one sample, by name of the figure; only the IQ of that sample is read."""
-    chosen = dataset.sel(sample=[sample]).load()
+    chosen, method = dataset.sel(sample=[sample]).load(), fixes.attrs["method"]
     pictures = {
         "error-cdf": plots.error_cdf(board),
         "calibration": plots.calibration(board),
@@ -167,6 +179,8 @@ def _pictures(dataset: xr.Dataset, board: xr.Dataset, method: str, sample: int) 
         "scene-map": plots.scene_map(chosen, sample, board),
         "fix-map": plots.fix_map(chosen, sample, board),
     }
+    if np.isfinite(fixes.budget.sel(sample=sample)).all():
+        pictures["error-budget"] = plots.error_budget(fixes, sample)
     if "iq" in dataset:
         pictures |= {
             "cross-correlations": plots.cross_correlations(chosen, sample),

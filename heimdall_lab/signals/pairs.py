@@ -11,7 +11,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.progress import ProgressCallback
-from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
+from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
 
@@ -116,10 +116,12 @@ def largest_delay_s(dataset: xr.Dataset, reference: np.ndarray) -> np.ndarray:
     """Largest time difference that baseline, paths and clocks allow against each reference, (S, R) s."""
     position = geodesy.ecef(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude")))
     baseline_m = np.linalg.norm(position - _of_reference(position, reference)[:, None], axis=-1)
-    # The chord between two receivers bounds the difference of straight paths; over ground the arc is longer than the
-    # chord by d²/24R², 0.1 % at 1,000 km.
+    # The chord between two receivers bounds the difference of straight paths, the arc that of ground and sky waves. It
+    # is longer by d²/24R², 0.1 % at 1,000 km.
+    radius_m = EARTH_RADIUS_KM * 1e3
+    arc_m = 2 * radius_m * np.arcsin(np.minimum(baseline_m / (2 * radius_m), 1.0))
     return np.nan_to_num(
-        1.001 * baseline_m / SPEED_OF_LIGHT
+        np.maximum(1.001 * baseline_m, arc_m) / SPEED_OF_LIGHT
         + 2 * dataset.attrs["max_clock_offset_s"]
         + max(_LEAST_MARGIN_S, _PATH_SIGMAS * np.nan_to_num(dataset.attrs["path_delay_sigma_s"]))
     )

@@ -5,7 +5,9 @@ import io
 import json
 import tarfile
 
+import holoviews as hv
 import numpy as np
+import pandas as pd
 import pytest
 
 import heimdall_lab as hl
@@ -14,7 +16,8 @@ from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import errors
-from heimdall_lab.localization.sentences import budget_sentence, status_sentence
+from heimdall_lab.localization.sentences import budget_sentence, paths_sentence, remedy_sentence, status_sentence
+from heimdall_lab.localization.tables import budget_table
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -215,15 +218,24 @@ def test_the_page_says_what_a_fix_is_worth_and_of_what_its_error_is(page, record
     files, dataset = recorded
     located(page, files)
     fixes = hl.locate(dataset, "tdoa_ls")
-    place, status, budget = page._summary.object.split("\n\n")
+    place, status, budget, paths, *_ = page._summary.object.split("\n\n")
+    assert paths == paths_sentence(dataset)
     assert place.startswith("**4")
     assert status == status_sentence(dataset, fixes, 0)
-    assert budget == budget_sentence(dataset, fixes, 0)
+    assert budget == f"{budget_sentence(dataset, fixes, 0)} {remedy_sentence(dataset, fixes, 0)}"
     assert list(page._fix_rows.value.status) == list(fixes.status)
     details = page._detail_rows.value.set_index("quantity").value
     assert details["error by noise"] == length_text(float(fixes.budget.sel(sample=0, cause="noise")))
     page.sample = 1
     assert status_sentence(dataset, fixes, 1) in page._summary.object
+    pd.testing.assert_frame_equal(page._budget_rows.value, budget_table(dataset, fixes, 1))
+    page.view = "Budget"
+    bars = page._pane.object.traverse(lambda layer: layer, [hv.Bars])[0]
+    in_all = np.sqrt(np.trace(fixes.covariance.sel(sample=1)))
+    assert bars.dimension_values("rms_error").max() == pytest.approx(in_all)
+    page.dark = True
+    page.view = "Lines"
+    assert not page._alert.visible
 
 
 @pytest.mark.parametrize("window", ["x", "0", "-1", "nan", "1e9"])
@@ -238,6 +250,7 @@ def test_windows_are_fixed_one_by_one(page, recorded):
     page.window = "0.01"
     located(page, recorded[0])
     assert page.fixes.sizes["sample"] == 4
+    assert page._joined.visible
 
 
 def test_a_broken_recording_is_refused_by_its_name(page, recorded, tmp_path):

@@ -173,6 +173,14 @@ def test_geodesic_azimuth_is_the_direction_in_the_local_frame(latitude, longitud
     assert found_distance == pytest.approx(np.hypot(east, north), abs=1e-3)
 
 
+@given(st.floats(-89, 89), LONGITUDE, st.floats(0, 360), st.floats(1, 5e6))
+def test_destination_ends_where_the_geodesic_says(latitude, longitude, azimuth, distance):
+    end = geodesy.destination(latitude, longitude, azimuth, distance)
+    length, direction = geodesy.geodesic(latitude, longitude, *end)
+    assert length == pytest.approx(distance, abs=1e-5)
+    assert (direction - azimuth + 180) % 360 - 180 == pytest.approx(0, abs=1e-3)
+
+
 def test_geodesic_broadcasts_scenes_against_receivers():
     latitude, longitude = np.array([45.0, 46.0])[:, None], np.array([8.0, 9.0])[:, None]
     receivers = np.array([[45.1, 45.2, 45.3], [46.1, 46.2, 46.3]]), np.full((2, 3), 8.5)

@@ -11,8 +11,15 @@ import heimdall_lab as hl
 from heimdall_lab.localization import sentences
 from heimdall_lab.localization.altitude import parse_altitude, with_altitude
 from heimdall_lab.localization.observations import STATUS
-from heimdall_lab.localization.sentences import budget_sentence, fix_text, status_sentence, summary_sentence
-from heimdall_lab.localization.tables import detail_table, fix_record, fix_table
+from heimdall_lab.localization.remedies import Remedy
+from heimdall_lab.localization.sentences import (
+    budget_sentence,
+    fix_text,
+    remedy_sentence,
+    status_sentence,
+    summary_sentence,
+)
+from heimdall_lab.localization.tables import budget_table, detail_table, fix_record, fix_table
 
 MIRROR = (45.05, 8.25)  # 47 km east of the fix
 
@@ -110,11 +117,14 @@ def test_scenes_are_counted_by_status_and_check():
 
 
 def test_the_text_of_a_fix_has_place_status_and_uncertainty():
-    known = valley().assign(transmitter_latitude=("sample", [45.06]), transmitter_longitude=("sample", [7.65]))
+    truth = {"transmitter_latitude": 45.06, "transmitter_longitude": 7.65}
+    known = valley()
+    known = known.assign({name: known[name].fillna(degrees) for name, degrees in truth.items()})
     place, status, budget = fix_text(known, stated(), 0).split("\n\n")
     assert place.startswith("**45.0500° N 7.6500° E** by tdoa_ls; 95 % ellipse 437 m × 437 m")
     assert place.endswith("; **1.11 km** from the true position.")
-    assert (status, budget) == tuple(say(known, stated(), 0) for say in (status_sentence, budget_sentence))
+    assert status == status_sentence(known, stated(), 0)
+    assert budget == f"{budget_sentence(known, stated(), 0)} {remedy_sentence(known, stated(), 0)}"
     status, budget = fix_text(known, stated("link"), 0).split("\n\n")
     assert status.startswith("**No fix** by tdoa_ls: the delay of Torino contradicts the others; the best candidate is")
     assert status.endswith(" That is **1.11 km** from the true position.")
@@ -128,6 +138,12 @@ def test_records_are_json_with_null_for_what_is_infinite_or_unknown():
     assert record["undetected_m"] is record["misfit"] is record["suspect"] is record["freedom"] is None
     assert (record["altitude_m"], record["altitude_sigma_m"]) == (1100.0, 1234.0)
     assert record["budget_m"]["altitude"] == 125.0
+    assert record["receiver_budget_m"]["Monviso"] == {
+        "noise": 7.5,
+        "clocks": 1.5,
+        "paths": 0.0,
+        "receiver_positions": 5.0,
+    }
     assert fix_record(valley(), stated(suspect=2).isel(sample=0))["suspect"] == "Rocciamelone"
 
 
@@ -139,6 +155,43 @@ def test_tables_have_status_and_details():
     assert details["altitude"] == "1,100 ± 1,234 m"
     assert details["receiver that agrees least"] == "Torino"
     assert details["other place 1"] == "45.0500° N 8.2500° E, 47.3 km away"
+
+
+def test_the_table_of_causes_adds_up_and_names_receivers():
+    table = budget_table(valley(), stated(), 0).set_index("cause")
+    assert list(table.index) == ["altitude", "noise", "receiver positions", "clocks", "paths", "in all"]
+    assert table.rms_error_m["noise"] == 15.0
+    assert table.share_percent[:-1].sum() == pytest.approx(table.share_percent["in all"], abs=0.3)
+    assert table.rms_error_m["in all"] == pytest.approx((table.rms_error_m[:-1] ** 2).sum() ** 0.5, abs=0.1)
+    assert (table.most_by["noise"], table.most_by["altitude"]) == ("Torino, 7.50 m", "–")
+    unknown = stated().assign(budget=stated().budget * np.nan)
+    assert budget_table(valley(), unknown, 0).empty
+
+
+def said_to_help(found: Remedy | None, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sentences, "remedies", lambda *_: [found])
+    return remedy_sentence(valley(), stated(), 0)
+
+
+def test_what_would_help_most_is_said_with_what_would_remain(monkeypatch):
+    assert said_to_help(Remedy("a GPS clock at Torino", 0.52), monkeypatch) == (
+        "A GPS clock at Torino would halve it, to 65.7 m."
+    )
+    assert "would make it 25 % smaller, to " in said_to_help(Remedy("a GPS clock at Torino", 0.75), monkeypatch)
+    assert "would make it 4 times smaller, to 31.6 m" in said_to_help(Remedy("x", 0.25), monkeypatch)
+    nothing = said_to_help(Remedy("a GPS clock at Torino", 0.91), monkeypatch)
+    assert nothing.endswith("would make it smaller by more than a tenth.")
+    assert "Torino" not in nothing
+    assert said_to_help(None, monkeypatch) == ""
+
+
+def test_a_clock_that_is_worse_than_the_others_is_said_to_be_what_would_help():
+    scene = with_altitude(valley(clock_sigma_s=[50e-9, 50e-9, 50e-9, 3e-6], sigma_freedom=np.inf), 300.0, 1.0)
+    three = scene.assign(heard=scene.heard & (scene.receiver != 1), toa_std_s=scene.toa_std_s * 0.1)
+    fixes = hl.locate(three, "tdoa_ls")
+    assert remedy_sentence(three, fixes, 0).startswith("A GPS clock at Monviso would make it ")
+    middle = fixes.assign(status=("sample", ["far"]), covariance=fixes.covariance * 1e12)
+    assert remedy_sentence(three, middle, 0) == ""
 
 
 def test_a_late_clock_is_told_of_a_fix_that_was_made():

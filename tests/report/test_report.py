@@ -11,7 +11,8 @@ import xarray as xr
 import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.localization.leaderboard import leaderboard_table
-from heimdall_lab.localization.sentences import budget_sentence, status_sentence
+from heimdall_lab.localization.sentences import budget_sentence, remedy_sentence, status_sentence
+from heimdall_lab.localization.tables import budget_table
 from heimdall_lab.report.page import _best_method, _median_sample, write_report
 
 
@@ -65,7 +66,15 @@ def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> 
         assert any(f"{method}</td><td>{plots.length_text(median)}</td>" in row for row in rows)
     figures = re.findall(r'<figure id="figure-([a-z-]+)">', page)
     of_all = ["error-cdf", "calibration", "error-map"]
-    assert figures == [*of_all, "scene-map", "fix-map", "cross-correlations", "spectrograms", "envelopes"]
+    assert figures == [
+        *of_all,
+        "scene-map",
+        "fix-map",
+        "error-budget",
+        "cross-correlations",
+        "spectrograms",
+        "envelopes",
+    ]
     assert "disciplined by GPS" in page
     assert "Aquila di Giaveno" in page
 
@@ -83,6 +92,9 @@ def test_report_says_what_the_shown_fix_is_worth(page: str, dataset: xr.Dataset,
     fixes, sample = board.sel({"method": method}).assign_attrs(method=method), _median_sample(board, method)
     said = " ".join(say(dataset, fixes, sample) for say in (status_sentence, budget_sentence))
     assert f"<p>{said}</p>" in page
+    assert f"<p>{remedy_sentence(dataset, fixes, sample)}</p>" in page
+    for row in budget_table(dataset, fixes, sample).itertuples():
+        assert f"<td>{row.cause}</td><td>{plots.length_text(row.rms_error_m)}</td>" in page
 
 
 def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:

@@ -19,45 +19,32 @@ import xarray as xr
 from panel.viewable import Viewer
 
 from heimdall_lab import plots
-from heimdall_lab.app.parts import background
+from heimdall_lab.app.parts import background, stated_values
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
-from heimdall_lab.app.parts.tables import make_table, show_rows
+from heimdall_lab.app.parts.stated_values import FieldError
+from heimdall_lab.app.parts.tables import BUDGET_TITLES, DETAIL_TITLES, FIX_TITLES, make_table, show_rows
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.receivers import parse_receivers, receivers_csv
+from heimdall_lab.datasets import schema
+from heimdall_lab.datasets.recordings import propagation
 from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import altitude, estimators, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import fix_text
+from heimdall_lab.localization.sentences import JOINED, fix_text, paths_sentence
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
-VIEWS = ("Lines", "Network", "Ellipse")
+VIEWS = ("Lines", "Network", "Ellipse", "Budget")
+PROPAGATION = {"as recorded": ""} | {name.replace("_", " "): name for name in schema.PROPAGATION}
 
 _REMEDY = "use the shell command 'heimdall-lab locate' for larger ones"
 _TABLE = "receivers.csv"  # what the table of receivers is called beside them
 _FRAME = {"frame_width": 430, "frame_height": 319}
 _PICTURE_PX = (760, 415)  # fixed: Bokeh fails where a new picture resizes what holds it
 _PAGE_SIZE = 10
-_TITLES = {
-    "sample": "window",
-    "latitude_deg": "lat, °",
-    "longitude_deg": "lon, °",
-    "altitude_m": "altitude, m",
-    "sigma_east_m": "σ E, m",
-    "sigma_north_m": "σ N, m",
-    "status": "status",
-    "checked": "checked",
-    "error_m": "error, m",
-    "crlb_rmse_m": "bound, m",
-    "later_than": "later than",
-    "tdoa_us": "by, µs",
-    "noise_std_us": "σ of noise, µs",
-    "total_std_us": "σ in all, µs",
-}
-_DETAIL_TITLES = {"quantity": "quantity", "value": "value"}
 _NOT_IN_TABLE = ["correlation", "converged", "misfit"]  # which the sentences and the details tell
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
@@ -70,14 +57,6 @@ latitude_deg, longitude_deg and, if known, altitude_m.
 """
 
 
-class _FieldError(ValueError):
-    """A value that a field of the page cannot have."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
 class Locate(Viewer):
     """Recordings in, a fix with its ellipse out."""
 
@@ -87,6 +66,13 @@ class Locate(Viewer):
     position = param.String("", doc="True latitude and longitude if known, in degrees, as 50.0152, 9.0112.")
     altitude = param.String(
         "", doc="Altitude of the transmitter above the ellipsoid, m, as 9000+-3000; empty: near the ground."
+    )
+    propagation: Any = param.Selector(
+        default="", objects=PROPAGATION, doc="How signals travel; by default as the files or the frequency say."
+    )
+    path_delay = param.String(
+        "",
+        doc="Standard deviation of one path's delay, µs; empty: by the kind of path and how far receivers are apart.",
     )
     view: Any = param.Selector(default="Lines", objects=list(VIEWS), doc="What is drawn.")
     sample: Any = param.Selector(default=0, objects=[0], doc="Window that is drawn.")
@@ -163,15 +149,18 @@ class Locate(Viewer):
     async def locate(self, _event: Any = None) -> None:
         """Read what was uploaded, unless that is done, and locate the transmitter."""
         with self._field_errors(), self._busy():
-            truth, window_s, stated = self._truth, self._window_s, self._stated_altitude
+            truth, window_s = stated_values.position(self.position), stated_values.window_s(self.window)
+            stated = stated_values.stated_altitude(self.altitude)
+            paths = self.propagation or None, stated_values.path_delay_sigma_s(self.path_delay)
             try:
                 if self._recorded is None:
                     self._recorded = await background.run(self._read, window_s)
                     self._read_window_s = window_s
                     await asyncio.to_thread(self.discard)
                 elif window_s != self._read_window_s:
-                    raise _FieldError("window", "takes effect as recordings are read; upload them again")
+                    raise FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded = self._recorded  # which an upload may take away meanwhile
+                recorded = propagation.restated(recorded, *paths)
                 recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
                 fixes = await background.run(estimators.locate, recorded, self.method)
             except MemoryError as error:
@@ -193,46 +182,6 @@ class Locate(Viewer):
             raise ValueError(str(error).replace(f"{folder}/", "")) from error
         return with_measurements(dataset)
 
-    @property
-    def _truth(self) -> tuple[float, float] | None:
-        """True latitude and longitude; an invalid text is an error of the field."""
-        if not self.position.strip():
-            return None
-        try:
-            latitude_deg, longitude_deg = (float(part) for part in self.position.split(","))
-        except ValueError as error:
-            raise _FieldError(
-                "position", f"{self.position!r} is not latitude, longitude, as 50.0152, 9.0112"
-            ) from error
-        if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180):
-            raise _FieldError(
-                "position", f"{self.position} is refused: latitude is within ±90°, longitude within ±180°"
-            )
-        return latitude_deg, longitude_deg
-
-    @property
-    def _stated_altitude(self) -> tuple[float, float] | None:
-        """Altitude and its standard deviation, m; an invalid text is an error of the field."""
-        if not self.altitude.strip():
-            return None
-        try:
-            return altitude.parse_altitude(self.altitude)
-        except ValueError as error:
-            raise _FieldError("altitude", str(error)) from error
-
-    @property
-    def _window_s(self) -> float | None:
-        """Length of the windows, s; an invalid text is an error of the field."""
-        if not self.window.strip():
-            return None
-        try:
-            window_s = float(self.window)
-        except ValueError as error:
-            raise _FieldError("window", f"{self.window!r} is no number of seconds") from error
-        if not 1e-3 <= window_s <= 3600:
-            raise _FieldError("window", f"{self.window} s is refused: give 0.001 to 3600 s, or nothing")
-        return window_s
-
     @contextmanager
     def _field_errors(self) -> Iterator[None]:
         """Show the error of the block beside its field, or else in the page."""
@@ -241,7 +190,7 @@ class Locate(Viewer):
         with show_errors(self._alert):
             try:
                 yield
-            except _FieldError as error:
+            except FieldError as error:
                 self._fields[error.field].param.update(error_state=True, helper_text=str(error))
 
     @contextmanager
@@ -263,7 +212,7 @@ class Locate(Viewer):
         self.param.sample.objects = samples
         if self.sample not in samples:
             self.sample = samples[0]
-        self._window.visible = len(samples) > 1
+        self._window.visible = self._joined.visible = len(samples) > 1
         rows = tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE)
         show_rows(self._fix_rows, rows.round({"latitude_deg": 5, "longitude_deg": 5}))
         show_rows(self._difference_rows, tables.difference_table(dataset))
@@ -276,6 +225,14 @@ class Locate(Viewer):
         """Draw the chosen picture; limits that the reader changed are kept."""
         dataset, fixes, sample, view = self.dataset, self._fixes, self.sample, self.view
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
+            return
+        said = fix_text(dataset, fixes, sample), paths_sentence(dataset), *schema.position_cautions(dataset)
+        self._summary.object = "\n\n".join(said)
+        show_rows(self._budget_rows, tables.budget_table(dataset, fixes, sample))
+        show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
+        if view == "Budget":
+            budget = plots.error_budget(fixes, sample).opts(**_FRAME, backend="bokeh")
+            self._drawn, self._pane.object = None, apply_theme(budget, self.dark)
             return
         if view == "Lines":
             traced = await asyncio.to_thread(plots.trace_hyperbolas, dataset, sample, fixes)
@@ -291,8 +248,6 @@ class Locate(Viewer):
                 picture = picture.opts(xlim=moved[0], ylim=moved[1], backend="bokeh")
         self._drawn = key, hv.streams.RangeXY(source=picture), first
         self._pane.object = apply_theme(picture, self.dark)
-        self._summary.object = fix_text(dataset, fixes, sample)
-        show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
 
     def _geojson_file(self) -> io.StringIO:
         """Write the fixes as GeoJSON."""
@@ -312,6 +267,9 @@ class Locate(Viewer):
             ),
             "altitude": pmui.TextInput.from_param(
                 self.param.altitude, label="Altitude ± σ, m", description=self.param.altitude.doc, **wide
+            ),
+            "path_delay": pmui.TextInput.from_param(
+                self.param.path_delay, label="σ of path delay, µs", description=self.param.path_delay.doc, **wide
             ),
         }
         self._upload = FileInput(
@@ -355,6 +313,10 @@ class Locate(Viewer):
             section(
                 "Method",
                 pmui.Select.from_param(self.param.method, label="Method", **wide),
+                pmui.Select.from_param(
+                    self.param.propagation, label="Propagation", description=self.param.propagation.doc, **wide
+                ),
+                self._fields["path_delay"],
                 self._fields["altitude"],
                 self._fields["position"],
                 self._locate_button,
@@ -368,15 +330,20 @@ class Locate(Viewer):
     def _make_results(self) -> None:
         self._instructions = pn.pane.Markdown(_INSTRUCTIONS, sizing_mode="stretch_width")
         self._summary = note()
+        self._joined = note(JOINED, visible=False)
         self._pane = pn.pane.HoloViews(linked_axes=False)
         self._window = pmui.Select.from_param(
             self.param.sample, label="Window", size="small", width=110, visible=False, margin=(0, 10)
         )
         self._fix_rows, self._difference_rows, self._receiver_rows = (
-            make_table(_TITLES, _PAGE_SIZE, sortable=False, layout="fit_data_stretch") for _ in range(3)
+            make_table(FIX_TITLES, _PAGE_SIZE, sortable=False, layout="fit_data_stretch") for _ in range(3)
         )
-        self._detail_rows = make_table(_DETAIL_TITLES, 20, sortable=False, layout="fit_data_stretch")
+        self._budget_rows, self._detail_rows = (
+            make_table(titles, 20, sortable=False, layout="fit_data_stretch")
+            for titles in (BUDGET_TITLES, DETAIL_TITLES)
+        )
         details = pmui.Accordion(
+            ("Error budget", self._budget_rows),
             ("Details of this fix", self._detail_rows),
             toggle=True,
             title_variant="subtitle2",
@@ -389,7 +356,7 @@ class Locate(Viewer):
             details,
             pmui.Row(views, self._window, margin=(10, 0, 0, 0)),
             pn.Column(self._pane, width=_PICTURE_PX[0], height=_PICTURE_PX[1]),
-            section("Fixes", self._fix_rows),
+            section("Fixes", self._fix_rows, self._joined),
             section("Measured time differences", self._difference_rows),
             visible=False,
             sizing_mode="stretch_width",

@@ -6,6 +6,31 @@ from typing import Any
 import pandas as pd
 import panel as pn
 
+FIX_TITLES = {  # of fixes, receivers and time differences
+    "sample": "window",
+    "latitude_deg": "lat, °",
+    "longitude_deg": "lon, °",
+    "altitude_m": "altitude, m",
+    "position_std_m": "σ of position, m",
+    "sigma_east_m": "σ E, m",
+    "sigma_north_m": "σ N, m",
+    "status": "status",
+    "checked": "checked",
+    "error_m": "error, m",
+    "crlb_rmse_m": "bound, m",
+    "later_than": "later than",
+    "tdoa_us": "by, µs",
+    "noise_std_us": "σ of noise, µs",
+    "total_std_us": "σ in all, µs",
+}
+BUDGET_TITLES = {
+    "cause": "cause",
+    "rms_error_m": "rms error, m",
+    "share_percent": "of the variance, %",
+    "most_by": "most by",
+}
+DETAIL_TITLES = {"quantity": "quantity", "value": "value"}
+
 
 def make_table(titles: Mapping[str, str], page_size: int, **options: Any) -> pn.widgets.Tabulator:
     """Make an empty table of columns, given as name and heading; ``options`` are Tabulator's."""

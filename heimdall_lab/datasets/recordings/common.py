@@ -1,10 +1,19 @@
 """What readers of recordings share."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
+from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.core.units import ADC_MAX
+from heimdall_lab.datasets import schema
+
+ATTRIBUTES = schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES  # that a caller of a reader can state
+
+_log = logging.getLogger(__name__)
 
 
 def transmitter_position(transmitter: Sequence[float] | None) -> tuple[float, float, float]:
@@ -33,3 +42,62 @@ def quantise(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     peak = np.abs(parts).max(axis=(1, 2))
     full_scale = np.where(peak > 0.0, peak, 1.0)
     return np.rint(parts / full_scale[:, None, None] * ADC_MAX).astype(np.int16), full_scale
+
+
+def as_numbers(name: str, values: object) -> np.ndarray:
+    """Return numbers of JSON, where null is NaN and infinity is text, as an array.
+
+    Raises
+    ------
+    ValueError
+        Where there is anything else, or the shapes differ.
+    """
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: does not hold numbers of one shape; correct it") from error
+
+
+def check_names(attributes: Iterable[str]) -> None:
+    """Raise ValueError if attributes that a caller states are none of the contract."""
+    if unknown := sorted(set(attributes) - set(ATTRIBUTES)):
+        raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(ATTRIBUTES)}")
+
+
+def contract_numbers(attributes: Mapping[str, Any], receivers: int) -> dict[str, Any]:
+    """Attributes with those of the contract as numbers, of clocks as one or one a receiver.
+
+    Raises
+    ------
+    ValueError
+        If one of them is no number, or of another count.
+    """
+    numbers = {
+        name: _contract_number(name, value, receivers)
+        for name, value in attributes.items()
+        if name in ATTRIBUTES and name not in ("propagation", "level_law")
+    }
+    return {**attributes, **numbers}
+
+
+def _contract_number(name: str, value: object, receivers: int) -> float | list[float]:
+    array = as_numbers(name, value)
+    if array.shape and not (name == "clock_sigma_s" and array.shape == (receivers,)):
+        raise ValueError(f"{name}: holds {array.size} numbers; give one, or for clock_sigma_s one a receiver")
+    if name == "sample_rate_hz" and not 1e-6 <= array <= 1e12:
+        raise ValueError(f"{name}: is {array}; give 1e-6 to 1e12 samples per second")
+    return array.tolist()
+
+
+def position_std_m(stations: Sequence[Receiver | None]) -> np.ndarray | None:
+    """Standard deviations (R,) of stated positions, NaN of a station that states none; None where no station does."""
+    stated = [np.nan if station is None or station.position_std_m is None else station.position_std_m
+              for station in stations]  # fmt: skip
+    return np.array(stated) if np.isfinite(stated).any() else None
+
+
+def warn_of_positions(dataset: xr.Dataset) -> xr.Dataset:
+    """Say in the log what is suspicious of the receivers' positions, and return the dataset unchanged."""
+    for caution in schema.position_cautions(dataset):
+        _log.warning(caution)
+    return dataset

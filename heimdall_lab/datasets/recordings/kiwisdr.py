@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,15 +13,20 @@ import xarray as xr
 from heimdall_lab.core.interpolation import HALF_WIDTH
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
-from heimdall_lab.datasets.recordings import kiwi_wav
-from heimdall_lab.datasets.recordings.common import quantise, transmitter_position
+from heimdall_lab.datasets.recordings import kiwi_wav, propagation
+from heimdall_lab.datasets.recordings.common import (
+    check_names,
+    contract_numbers,
+    position_std_m,
+    quantise,
+    transmitter_position,
+    warn_of_positions,
+)
 
 MIN_RECEIVERS = 3
 MIN_OVERLAP_S = 1.0
 
-# Ground waves over land run late by up to some microseconds (secondary phase: ITU-R P.368, and the ASF of Loran-C at
-# 100 kHz), and stations differ in group delay by as much.
-PATH_DELAY_SIGMA_S = 5e-6
+_TOLD = {"centre_frequency_hz", "sample_rate_hz", "duration_s"}  # attributes that recordings tell
 _MAX_CLOCK_OFFSET_S = 1e-6
 _MAX_FREQUENCY_OFFSET_HZ = 0.01  # GPS-disciplined
 
@@ -44,6 +50,7 @@ def read_kiwi(
     *,
     window_s: float | None = None,
     transmitter: Sequence[float] | None = None,
+    **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous GNSS-stamped KiwiSDR recordings of one transmitter onto one time axis.
 
@@ -56,11 +63,17 @@ def read_kiwi(
         WAV files as kiwirecorder names them, ``<start>_<frequency in Hz>_<receiver>_iq.wav``, one a receiver.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` (0 where
-        missing). A recording belongs to the receiver whose name stands between underscores in its file name.
+        missing) and ``position_std_m``, the standard deviation of the position along east and along north (10 m where
+        missing). Doubtful positions are named in the log. A recording belongs to the receiver whose name stands between
+        underscores in its file name.
     window_s
         Length in seconds of consecutive windows to cut the common time into; without it, all of it is one window.
     transmitter
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
+    **attributes
+        Attributes of the contract (`schema.ATTRIBUTES`) in the place of what is assumed or measured: ``propagation``
+        and ``path_delay_sigma_s`` above all, which otherwise follow from the frequency and from how far the receivers
+        are apart (`recordings.propagation`).
 
     Returns
     -------
@@ -73,7 +86,8 @@ def read_kiwi(
     ------
     ValueError
         A file is truncated or not a KiwiSDR recording, has too few fresh GPS stamps, or belongs to no receiver, or to
-        more than one; fewer than three receivers; different centre frequencies; less common time than one window.
+        more than one; an attribute is unknown, or the recordings tell it; fewer than three receivers; different centre
+        frequencies; less common time than one window.
 
     Source
     ------
@@ -81,6 +95,7 @@ def read_kiwi(
     """
     if window_s is not None and not window_s * kiwi_wav.SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"window_s is {window_s}; give a positive length in seconds, at least one sample")
+    _check_attributes(attributes)
     position = transmitter_position(transmitter)
     stations = {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -97,7 +112,8 @@ def read_kiwi(
     for index, recording in enumerate(recordings):
         resampled = kiwi_wav.resample(recording.iq, recording.clock, start_s, windows * window)
         iq[:, index], full_scale[:, index] = quantise(resampled.reshape(windows, window))
-    return _dataset(recordings, files, iq, full_scale, position, start_s)
+    dataset = _dataset(recordings, files, iq, full_scale, position, start_s, attributes)
+    return warn_of_positions(schema.check(dataset))
 
 
 def _dataset(
@@ -107,6 +123,7 @@ def _dataset(
     full_scale: np.ndarray,
     transmitter: tuple[float, float, float],
     start_s: float,
+    stated: dict[str, Any],
 ) -> xr.Dataset:
     """Label what was read; truth that no recording holds is NaN."""
     windows, count, _, length = iq.shape
@@ -122,6 +139,9 @@ def _dataset(
         "receiver_present": np.ones((windows, count), dtype=bool),
         "waveform": np.full(windows, "unknown"),
     }
+    position_m = position_std_m([recording.receiver for recording in recordings])
+    if position_m is not None:
+        variables["receiver_position_std"] = np.tile(position_m, (windows, 1))
     coords = {
         "sample": ("sample", np.arange(windows), {"long_name": "index of the window"}),
         "receiver": np.arange(count),
@@ -129,27 +149,40 @@ def _dataset(
         "component": ["i", "q"],
         "time": np.arange(length) / kiwi_wav.SAMPLE_RATE_HZ,
     }
+    attrs = _attributes(recordings, files, length, start_s) | contract_numbers(stated, count)
+    attrs = propagation.with_paths(attrs, variables["receiver_latitude"], variables["receiver_longitude"])
+    moving_hz = propagation.SKY_WAVE_DOPPLER_HZ if attrs["propagation"] == "sky_wave" else 0.0
+    attrs = {"max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ + moving_hz} | attrs
+    return schema.label(variables, coords, attrs)
+
+
+def _attributes(
+    recordings: Sequence[_Recording], files: Sequence[Path], length: int, start_s: float
+) -> dict[str, object]:
+    """Attributes that recordings tell, and those that all KiwiSDR stations have in common."""
     begun = min(recording.started for recording in recordings)
     frequency_hz = recordings[0].centre_frequency_hz
-    attrs = {
+    return {
         "title": f"KiwiSDR recordings at {frequency_hz / 1e3:g} kHz, {begun:%Y-%m-%dT%H:%M:%SZ}",
         "source": "KiwiSDR: " + ", ".join(file.name for file in files),
         "centre_frequency_hz": frequency_hz,
         "sample_rate_hz": float(kiwi_wav.SAMPLE_RATE_HZ),
         "duration_s": length / kiwi_wav.SAMPLE_RATE_HZ,
         "gps_seconds_of_week": start_s % kiwi_wav.WEEK_S,
-        "propagation": "ground_wave",
         "clock_sigma_s": [recording.clock.sigma_s for recording in recordings],
         "receiver_sample_rate_hz": [recording.clock.rate_hz for recording in recordings],
-        "path_delay_sigma_s": PATH_DELAY_SIGMA_S,
         "nlos_ratio": 0.0,
         "nlos_excess_mean_s": 0.0,
         "max_clock_offset_s": _MAX_CLOCK_OFFSET_S,
-        "max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ,
         "link_sigma_db": np.nan,
         "min_snr_db": 0.0,
     }
-    return schema.check(schema.label(variables, coords, attrs))
+
+
+def _check_attributes(stated: dict[str, Any]) -> None:
+    check_names(stated)
+    if told := sorted(set(stated) & _TOLD):
+        raise ValueError(f"{told[0]}: is what the recordings tell; leave it out")
 
 
 def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:

@@ -12,7 +12,16 @@ import xarray as xr
 
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
-from heimdall_lab.datasets.recordings.common import transmitter_position
+from heimdall_lab.datasets.recordings import propagation
+from heimdall_lab.datasets.recordings.common import (
+    ATTRIBUTES,
+    as_numbers,
+    check_names,
+    contract_numbers,
+    position_std_m,
+    transmitter_position,
+    warn_of_positions,
+)
 from heimdall_lab.datasets.recordings.sigmf_files import (
     COLLECTION,
     DATA,
@@ -20,26 +29,22 @@ from heimdall_lab.datasets.recordings.sigmf_files import (
     Channel,
     Recording,
     SigmfError,
-    as_numbers,
     collection_files,
     common_value,
     load_recording,
 )
 from heimdall_lab.datasets.recordings.sigmf_time import Span, Stream, common_span, cut_windows, window_length
 
-# Where neither a file nor the caller says otherwise: receivers disciplined by GNSS that hear a straight path.
+# Where neither a file nor the caller says otherwise: receivers disciplined by GNSS. Of paths see `propagation`.
 DEFAULTS: dict[str, Any] = {
     "centre_frequency_hz": np.nan,
-    "propagation": "line_of_sight",
     "clock_sigma_s": 50e-9,
-    "path_delay_sigma_s": 0.0,
     "nlos_ratio": 0.0,
     "nlos_excess_mean_s": 0.0,
     "max_frequency_offset_hz": 50.0,
     "link_sigma_db": np.nan,
     "min_snr_db": 0.0,
 }
-_ATTRIBUTES = schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES
 _CLOCK_SIGMAS = 7.0  # a default max_clock_offset_s is so many times the largest clock_sigma_s
 _POSITION = ("longitude", "latitude", "altitude")  # the order of GeoJSON
 
@@ -67,9 +72,10 @@ def read_sigmf(
     quantised to int16, each window by its own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
     as 1 √mW. Real samples have imaginary part 0: nothing is lost, but their spectrum has two sides.
 
-    *Place.* ``core:geolocation`` of the capture, else of the whole recording; altitude is 0 where missing. Channels of
-    one recording stand at one place, unless `receivers` or the field ``heimdall:channels`` (a list of objects with
-    ``name`` and ``geolocation``) tells them apart.
+    *Place.* ``core:geolocation`` of the capture, else of the whole recording; altitude is 0 where missing. Positions
+    are good to 10 m unless the table of receivers or ``receiver_position_std`` says it, and doubtful ones are named in
+    the log. Channels of one recording stand at one place, unless `receivers` or the field ``heimdall:channels`` (a list
+    of objects with ``name`` and ``geolocation``) tells them apart.
 
     *Truth.* An annotation's field ``heimdall:variables`` may hold any variable of the contract, such as
     ``transmitter_latitude``, for the capture that it lies in; unknown truth is NaN. All other annotations are in the
@@ -82,9 +88,10 @@ def read_sigmf(
         A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), or several. All samples are read
         into memory.
     receivers
-        CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m``; goes
-        before the positions in the files. Names are those of the recordings' files without extension, for one of
-        several channels with ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
+        CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` and
+        ``position_std_m``, the standard deviation of the position along east and along north; goes before the positions
+        in the files. Names are those of the recordings' files without extension, for one of several channels with
+        ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
         capture is one window, and all must be equally long.
@@ -92,7 +99,9 @@ def read_sigmf(
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`), in the place of what the files hold or of ``DEFAULTS``;
-        ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default.
+        ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default, ``propagation`` and
+        ``path_delay_sigma_s`` follow from the frequency and from how far the receivers are apart
+        (`recordings.propagation`).
 
     Returns
     -------
@@ -112,9 +121,7 @@ def read_sigmf(
     SigMF specification 1.2.6, sigmf.org.
     """
     position = transmitter_position(transmitter)
-    unknown = sorted(set(attributes) - set(_ATTRIBUTES))
-    if unknown:
-        raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(_ATTRIBUTES)}")
+    check_names(attributes)
     stations = {} if receivers is None else {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(file) for file in ([path] if isinstance(path, str | Path) else path)]
     if not files:
@@ -124,7 +131,7 @@ def read_sigmf(
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
-        return schema.check(dataset)
+        return warn_of_positions(schema.check(dataset))
     except SigmfError:
         raise
     except (ValueError, OverflowError) as error:
@@ -165,7 +172,8 @@ def _dataset(
     known = _annotated_variables(
         [[stream.segment(capture).variables for stream in streams] for capture in range(captures)]
     )
-    known |= _positions(streams, captures, stations)
+    known |= _positions(streams, captures, stations) | _position_std(streams, captures, stations)
+    attrs = propagation.with_paths(attrs, known["receiver_latitude"], known["receiver_longitude"])
     variables = {name: np.repeat(values, counts, axis=0) for name, values in known.items()}
     uncut = [all(len(stream.segment(capture).samples) == window for stream in streams) for capture in range(captures)]
     # The common offset of all arrivals counts from the first sample of the capture.
@@ -221,7 +229,7 @@ def _positions(streams: Sequence[Stream], captures: int, stations: dict[str, Rec
     place = np.empty((captures, len(streams), 3))
     for index, stream in enumerate(streams):
         channel, recording = stream.channel, stream.recording
-        station = stations.get(channel.name, stations.get(recording.name))
+        station = _station(stream, stations)
         for capture in range(captures):
             segment = stream.segment(capture)
             point = channel.geolocation or segment.capture.geolocation or recording.about.geolocation
@@ -237,6 +245,17 @@ def _positions(streams: Sequence[Stream], captures: int, stations: dict[str, Rec
                     "a CSV file with a row of that name, or add core:geolocation"
                 )
     return {f"receiver_{name}": place[..., axis] for axis, name in enumerate(_POSITION)}
+
+
+def _station(stream: Stream, stations: dict[str, Receiver]) -> Receiver | None:
+    """Row of the table of receivers that a channel has by its own name or by that of its recording."""
+    return stations.get(stream.channel.name, stations.get(stream.recording.name))
+
+
+def _position_std(streams: Sequence[Stream], captures: int, stations: dict[str, Receiver]) -> dict[str, np.ndarray]:
+    """How well positions are known, (K, R), where the table of receivers says it."""
+    stated_m = position_std_m([_station(stream, stations) for stream in streams])
+    return {} if stated_m is None else {"receiver_position_std": np.tile(stated_m, (captures, 1))}
 
 
 def _annotated_variables(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, np.ndarray]:
@@ -276,7 +295,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     held: dict[str, Any] = {}
     for name in dict.fromkeys(name for attributes in stated for name in attributes):
         values = [attributes.get(name) for attributes in stated]
-        if name in _ATTRIBUTES:
+        if name in ATTRIBUTES:
             common_value(recordings, values, f"heimdall:attributes.{name}")
         if all(value == values[0] for value in values):
             held[name] = _from_json(values[0])
@@ -300,8 +319,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     attrs = DEFAULTS | known
     if "sample_rate_hz" not in attrs:
         raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
-    for name in set(_ATTRIBUTES) & set(attrs) - {"propagation", "level_law"}:
-        attrs[name] = _contract_number(name, attrs[name], len(streams))
+    attrs = contract_numbers(attrs, len(streams))
     if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))
     return {"max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(attrs["clock_sigma_s"]))} | attrs
@@ -321,13 +339,3 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_from_json(item) for item in value]
     return {None: np.nan, "Infinity": np.inf, "-Infinity": -np.inf}.get(value, value)
-
-
-def _contract_number(name: str, value: object, receivers: int) -> float | list[float]:
-    """Return an attribute of the contract as a number, or as one a receiver."""
-    array = as_numbers(name, value)
-    if array.shape and not (name == "clock_sigma_s" and array.shape == (receivers,)):
-        raise ValueError(f"{name}: holds {array.size} numbers; give one, or for clock_sigma_s one a receiver")
-    if name == "sample_rate_hz" and not 1e-6 <= array <= 1e12:
-        raise ValueError(f"{name}: is {array}; give 1e-6 to 1e12 samples per second")
-    return array.tolist()

@@ -323,20 +323,6 @@ def _start_time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction
     return start_s, resolution
 
 
-def as_numbers(name: str, values: object) -> np.ndarray:
-    """Return numbers of JSON, where null is NaN and infinity is text, as an array.
-
-    Raises
-    ------
-    ValueError
-        Where there is anything else, or the shapes differ.
-    """
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name}: does not hold numbers of one shape; correct it") from error
-
-
 def common_value(recordings: Sequence[Recording], values: Sequence[Any], field: str) -> Any:
     """Return the one value that recordings have in common.
 

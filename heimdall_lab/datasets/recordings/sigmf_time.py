@@ -9,8 +9,8 @@ import numpy as np
 
 from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_between
 from heimdall_lab.core.units import ADC_MAX
-from heimdall_lab.datasets.recordings.common import quantise
-from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, as_numbers
+from heimdall_lab.datasets.recordings.common import as_numbers, quantise
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,12 @@ def correlation_table(signals: WhitenedSignals, frequency_hz: Array, longest: in
 
 
 def delay_sigma_s(batch: xr.Dataset) -> Array:
-    """Standard deviation of each receiver's delay by clock and path, (1, R) s; _MOST_SIGMA_S where it is unknown."""
+    """Standard deviation of each receiver's delay by clock, path and position, (1, R) s; where it is unknown the most.
+
+    Where it differs between the scenes of a batch it is the largest.
+    """
     sigma_s = np.nan_to_num(np.sqrt(bounds.delay_model_variance(batch)), nan=_MOST_SIGMA_S)
-    return np.broadcast_to(sigma_s.clip(_LEAST_SIGMA_S, _MOST_SIGMA_S), (1, batch.sizes["receiver"]))
+    return sigma_s.clip(_LEAST_SIGMA_S, _MOST_SIGMA_S).max(axis=0, keepdims=True)
 
 
 def _longest_lag(observed: Observations, batch: xr.Dataset) -> int:

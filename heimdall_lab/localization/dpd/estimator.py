@@ -37,13 +37,15 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     Raises
     ------
     ValueError
-        If the dataset holds no IQ.
+        If the dataset holds no IQ, or its signals are sky waves.
 
     Source: Weiss, "Direct position determination of narrowband radio frequency transmitters", IEEE Signal Process.
     Lett. 11 (2004); frequency offsets as Amar and Weiss, IEEE Trans. Signal Process. 56 (2008), but each
     receiver's own.
     """
     _require_iq(dataset)
+    if observed.propagation == "sky_wave":
+        raise ValueError("propagation: dpd does not estimate the height that reflects sky waves; choose tdoa_ls")
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
     located = [
         _locate_batch(batch, dataset.isel(sample=rows).load(), dataset.fdoa_hz.values[rows])
@@ -148,7 +150,7 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     fix = Fix(
         np.where(reached & near, summit.latitude_deg, np.nan),
         np.where(reached & near, summit.longitude_deg, np.nan),
-        observed.transmitter_altitude_m,
+        observed.height_m,
         summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
         np.select(list(reasons.values()), list(reasons), "ok"),
         rivals,

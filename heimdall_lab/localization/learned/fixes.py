@@ -248,7 +248,7 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         used=evidence.used & meeting[:, None],
         has_own_covariance=True,
         has_own_sensitivity=True,
-        knows_altitude=True,
+        knows_height=True,
         least_scale=1.0,
     )
 

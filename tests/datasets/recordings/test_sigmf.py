@@ -237,5 +237,5 @@ def test_command_locates_a_collection_as_its_dataset(small_dataset, tmp_path, mo
     assert run(collection, "--set", "clock=1")[0] == 1
     assert run(tmp_path, "--set", "clock_sigma_s=1")[::2] == (
         2,
-        "heimdall-lab: set: only SigMF recordings take it; leave it out\n",
+        "heimdall-lab: set: only recordings take it; leave it out\n",
     )

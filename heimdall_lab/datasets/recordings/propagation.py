@@ -1,0 +1,101 @@
+"""What is assumed of paths in recordings where nobody says it: how signals travel, and how well their delay is known.
+
+Both follow from the frequency and from how far receivers are apart, by what is published of paths; nothing is fitted to
+recordings.
+"""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from heimdall_lab.core import geodesy, ground_wave, sky_wave
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
+
+# Bands of ITU-R V.431-8: ground waves carry low and medium frequencies (P.368), the ionosphere high ones (P.533).
+_HIGHEST_GROUND_WAVE_HZ, _HIGHEST_SKY_WAVE_HZ = 3e6, 30e6
+# Heights of reflection differ between the paths of one moment by tens of kilometres: layers tilt, and waves travel
+# through them (Davies, Ionospheric Radio, 1990, on tilts and travelling disturbances). This is their standard deviation
+# about the common height, half of that of the common height itself.
+_HEIGHT_DIFFERENCE_M = 30e3
+_LATEST_GROUND_WAVE_HZ = 60e3
+SKY_WAVE_DOPPLER_HZ = 1.0  # largest that moving layers cause at HF: Davies, Ionospheric Radio (1990)
+
+
+def propagation_at(frequency_hz: float) -> str:
+    """Say how signals travel where nobody says it: of `schema.PROPAGATION`; lines of sight at an unknown frequency.
+
+    >>> [propagation_at(frequency_hz) for frequency_hz in (77.5e3, 9.4e6, 433e6)]
+    ['ground_wave', 'sky_wave', 'line_of_sight']
+    """
+    if frequency_hz < _HIGHEST_GROUND_WAVE_HZ:
+        return "ground_wave"
+    return "sky_wave" if frequency_hz < _HIGHEST_SKY_WAVE_HZ else "line_of_sight"
+
+
+def path_delay_sigma_s(propagation: str, frequency_hz: float, distance_m: float) -> float:
+    """Standard deviation of one path's delay about the model of its kind, over a distance.
+
+    Ground waves: the root mean square of what sea and four kinds of land add, any of them as likely, with air and the
+    bulge of the Earth (`ground_wave`). Sky waves: what the height of reflection differs between paths; what is common
+    to all is an unknown of the fix. Straight paths have none.
+
+    >>> [f"{path_delay_sigma_s('ground_wave', 100e3, distance_m) * 1e6:.1f} µs" for distance_m in (100e3, 1000e3)]
+    ['1.2 µs', '3.2 µs']
+    >>> [f"{path_delay_sigma_s('sky_wave', 10e6, distance_m) * 1e6:.0f} µs" for distance_m in (300e3, 2000e3)]
+    ['179 µs', '71 µs']
+    """
+    if propagation == "ground_wave":
+        grounds = ground_wave.SEA, *ground_wave.LAND
+        late_s = [ground_wave.group_delay_s(distance_m, frequency_hz, ground) for ground in grounds]
+        return float(np.sqrt(np.mean(np.square(late_s))))
+    if propagation == "sky_wave":
+        _, _, along_height = sky_wave.hop(distance_m, sky_wave.MEAN_HEIGHT_M)
+        return float(along_height * _HEIGHT_DIFFERENCE_M / SPEED_OF_LIGHT)
+    return 0.0
+
+
+def with_paths(attributes: dict[str, Any], latitude_deg: Array, longitude_deg: Array) -> dict[str, Any]:
+    """Complete attributes of a recording with what is assumed of the paths to receivers (..., R).
+
+    Transmitters count as far from receivers as these are from each other in the mean. Where the frequency of a ground
+    wave is not known it counts as 60 kHz, where delays are long.
+
+    Raises
+    ------
+    ValueError
+        If the stated propagation is unknown.
+    """
+    frequency_hz = float(attributes["centre_frequency_hz"])
+    propagation = attributes.get("propagation", propagation_at(frequency_hz))
+    if propagation not in schema.PROPAGATION:
+        raise ValueError(f"propagation: {propagation!r} is unknown; use {', '.join(schema.PROPAGATION)}")
+    of_wave = frequency_hz if np.isfinite(frequency_hz) else _LATEST_GROUND_WAVE_HZ
+    sigma_s = path_delay_sigma_s(propagation, of_wave, mean_separation_m(latitude_deg, longitude_deg))
+    return {"propagation": propagation, "path_delay_sigma_s": sigma_s} | attributes
+
+
+def restated(dataset: xr.Dataset, propagation: str | None, sigma_s: float | None) -> xr.Dataset:
+    """State the propagation of a dataset of recordings, or its standard deviation of path delays, anew.
+
+    Where only the propagation is given, the standard deviation is what is assumed of it; None leaves either as it is.
+    """
+    given = {"propagation": propagation, "path_delay_sigma_s": sigma_s}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return dataset
+    kept = {name: value for name, value in dataset.attrs.items() if name != "path_delay_sigma_s"}
+    places = (dataset[f"receiver_{name}"].values for name in ("latitude", "longitude"))
+    return dataset.assign_attrs(with_paths(kept | given, *places))
+
+
+def mean_separation_m(latitude_deg: Array, longitude_deg: Array) -> float:
+    """Mean geodesic distance of two receivers (..., R); 0 of fewer than two."""
+    first, second = np.triu_indices(latitude_deg.shape[-1], 1)
+    ends = [degrees[..., one] for one in (first, second) for degrees in (latitude_deg, longitude_deg)]
+    known = np.all(np.isfinite(ends), axis=0)
+    if not known.any():
+        return 0.0
+    return float(np.mean(geodesy.geodesic(*(degrees[known] for degrees in ends))[0]))

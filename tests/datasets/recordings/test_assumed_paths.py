@@ -1,0 +1,160 @@
+"""What is assumed of paths and of receivers' positions in recordings, and what the user says in its place."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from kiwi_recordings import RATES_HZ, RECEIVERS, file_name, kiwi_bytes, noise
+from path_scenes import hop_m
+from pyproj import Geod
+from sigmf_recordings import PLACES, describe, put
+from sigmf_recordings import noise as integers
+
+import heimdall_lab as hl
+from heimdall_lab.core import geodesy
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
+from heimdall_lab.datasets.recordings import propagation
+from heimdall_lab.localization import bounds, error_law, errors
+from heimdall_lab.signals.measurements import with_measurements
+
+MADRID = (40.4, -3.7)
+ABROAD = {"alpha": (52.5, 13.4), "bravo_2": (47.0, 8.0), "charlie": (51.5, 3.6)}
+HEIGHTS_M = {"alpha": 340e3, "bravo_2": 300e3, "charlie": 320e3}
+
+
+def table(folder: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg") -> Path:
+    path = folder / "receivers.csv"
+    path.write_text(
+        "\n".join([columns, *(",".join(map(str, (name, *values))) for name, values in rows.items())]) + "\n"
+    )
+    return path
+
+
+def recorded(folder: Path, delays_s: dict[str, float], frequency_hz: int) -> list[Path]:
+    files = [folder / file_name(name, frequency_hz=frequency_hz) for name in delays_s]
+    for file, (name, delay_s) in zip(files, delays_s.items(), strict=True):
+        file.write_bytes(kiwi_bytes(noise(delay_s), RATES_HZ[name]))
+    return files
+
+
+@pytest.fixture(scope="module")
+def shortwave(tmp_path_factory) -> tuple[list[Path], Path]:
+    """Three stations far from a transmitter at Madrid, each reached by one hop at a height of its own."""
+    folder = tmp_path_factory.mktemp("shortwave")
+    delays_s = {}
+    for name, (latitude, longitude) in ABROAD.items():
+        distance_m = Geod(ellps="WGS84").inv(MADRID[1], MADRID[0], longitude, latitude)[2]
+        delays_s[name] = hop_m(distance_m, HEIGHTS_M[name]) / SPEED_OF_LIGHT
+    first_s = min(delays_s.values())
+    files = recorded(folder, {name: delay_s - first_s for name, delay_s in delays_s.items()}, 9_410_000)
+    return files, table(folder, ABROAD)
+
+
+def test_shortwave_is_as_uncertain_as_it_is_far_off(shortwave):
+    files, stations = shortwave
+    dataset = hl.read_kiwi(files, stations, transmitter=MADRID)
+    assert dataset.attrs["propagation"] == "sky_wave"
+    assert 50e-6 < dataset.attrs["path_delay_sigma_s"] < 200e-6
+    found = hl.locate(dataset, "tdoa_ls")
+    judged = errors.position_errors(dataset, found)
+    assert float(np.sqrt(np.trace(found.covariance.values[0]))) > 100e3
+    assert float(judged.mahalanobis_squared[0]) < error_law.radius_squared(0.95, float(found.freedom[0]))
+
+
+def test_the_user_says_how_signals_travel(shortwave):
+    files, stations = shortwave
+    dataset = hl.read_kiwi(files, stations, propagation="ground_wave", path_delay_sigma_s=5e-6, clock_sigma_s=1e-6)
+    assert dataset.attrs["propagation"] == "ground_wave"
+    assert (dataset.attrs["path_delay_sigma_s"], dataset.attrs["clock_sigma_s"]) == (5e-6, 1e-6)
+    wave = hl.read_kiwi(files, stations, propagation="ground_wave")
+    assert wave.attrs["path_delay_sigma_s"] < 5e-6
+    again = propagation.restated(wave, "sky_wave", None)
+    assert again.attrs["path_delay_sigma_s"] == hl.read_kiwi(files, stations).attrs["path_delay_sigma_s"]
+    assert propagation.restated(wave, None, 1e-3).attrs["propagation"] == "ground_wave"
+    assert propagation.restated(wave, None, None) is wave
+
+
+def test_the_command_takes_the_same(shortwave):
+    files, stations = shortwave
+    command = [sys.executable, "-m", "heimdall_lab.cli", "locate", "--kiwi", *files, "--receivers", stations]
+
+    def run(*settings: str) -> tuple[str, str]:
+        done = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
+        return done.stdout, done.stderr
+
+    said, cautions = run()
+    assert "Paths at 9,410 kHz are taken for single hops by the ionosphere" in said
+    assert "--set propagation=" in said
+    assert "alpha, bravo_2, charlie: fewer than three decimals of a degree" in cautions
+    stated, _ = run("--set", "propagation=line_of_sight", "--set", "path_delay_sigma_s=3e-5")
+    assert "Paths at 9,410 kHz are taken for straight lines, with delays known to 30.00 µs.\n" in stated
+    for wrong, message in (("propagation=tunnel", "'tunnel' is unknown"), ("sample_rate_hz=1", "recordings tell")):
+        assert message in run("--set", wrong)[1]
+
+
+@pytest.mark.parametrize(
+    ("frequency_hz", "expected"),
+    [(60e3, "ground_wave"), (2.9e6, "ground_wave"), (3e6, "sky_wave"), (29e6, "sky_wave"), (30e6, "line_of_sight")],
+)
+def test_propagation_follows_from_the_frequency(tmp_path, frequency_hz, expected):
+    files = []
+    for seed, name in enumerate(PLACES):
+        meta = describe(name)
+        meta["captures"][0]["core:frequency"] = frequency_hz
+        files.append(put(tmp_path / "net", name, integers(256, seed=seed), meta))
+    dataset = hl.read_sigmf(files)
+    assert dataset.attrs["propagation"] == expected
+    assert (dataset.attrs["path_delay_sigma_s"] > 0) == (expected != "line_of_sight")
+    stated = hl.read_sigmf(files, propagation="ground_wave", path_delay_sigma_s=1e-5)
+    assert (stated.attrs["propagation"], stated.attrs["path_delay_sigma_s"]) == ("ground_wave", 1e-5)
+
+
+def test_path_delays_follow_from_how_far_receivers_are_apart():
+    def sigmas_s(kind: str, frequency_hz: float) -> np.ndarray:
+        return np.array([propagation.path_delay_sigma_s(kind, frequency_hz, d) for d in (50e3, 200e3, 800e3, 2000e3)])
+
+    assert (np.diff(sigmas_s("ground_wave", 100e3)) > 0).all()
+    assert (np.diff(sigmas_s("sky_wave", 10e6)) < 0).all()  # paths that come in low change less with the height
+    assert (sigmas_s("line_of_sight", 433e6) == 0).all()
+    lengths = np.array([[10.0, 10.5]]), np.array([[50.0, 50.0]])
+    expected_m = geodesy.geodesic(10.0, 50.0, 10.5, 50.0)[0]
+    assert propagation.mean_separation_m(*lengths) == pytest.approx(float(expected_m))
+
+
+def local(tmp_path: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg") -> xr.Dataset:
+    return hl.read_kiwi(recorded(tmp_path, dict.fromkeys(rows, 0.0), 77_500), table(tmp_path, rows, columns))
+
+
+def test_positions_are_as_good_as_the_table_says(tmp_path):
+    columns = "name,latitude_deg,longitude_deg,position_std_m"
+    rows = {name: (*place, std) for (name, place), std in zip(RECEIVERS.items(), ("250", "", "0"), strict=True)}
+    dataset = local(tmp_path, rows, columns)
+    np.testing.assert_array_equal(dataset.receiver_position_std[0], [250.0, np.nan, 0.0])
+    np.testing.assert_array_equal(bounds.position_sigma_m(dataset)[0], [250.0, 10.0, 0.0])
+    written = hl.read_sigmf(hl.write_sigmf(dataset, tmp_path / "written"))
+    np.testing.assert_array_equal(written.receiver_position_std, dataset.receiver_position_std)
+    variance = bounds.delay_model_variance(with_measurements(dataset))
+    expected = (250.0**2 - 10.0**2) / SPEED_OF_LIGHT**2
+    assert variance[0, 0] - variance[0, 1] == pytest.approx(expected, rel=0.01)
+
+
+def test_doubtful_positions_are_named(tmp_path, caplog):
+    rows = {"alpha": (45.1234, 7.5), "bravo_2": (46.12, 8.1), "charlie": (45.1234, 7.5)}
+    with caplog.at_level(logging.WARNING):
+        dataset = local(tmp_path, rows)
+    assert caplog.messages == schema.position_cautions(dataset)
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("alpha and charlie stand at one place")
+    assert caplog.messages[1].startswith("bravo_2: fewer than three decimals")
+    stated = dataset.assign(receiver_position_std=("receiver", np.full(3, 500.0), {"units": "m"}))
+    assert len(schema.position_cautions(stated)) == 1
+
+
+def test_a_receiver_nowhere_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"bravo_2 is at \(0, 0\), as unknown positions are; correct it"):
+        local(tmp_path, RECEIVERS | {"bravo_2": (0, 0)})
