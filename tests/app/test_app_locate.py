@@ -14,7 +14,7 @@ from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import errors
-from heimdall_lab.localization.sentences import budget_sentence, status_sentence
+from heimdall_lab.localization.sentences import budget_sentence, paths_sentence, status_sentence
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -211,14 +211,27 @@ def test_an_altitude_is_given_in_metres_with_its_standard_deviation(page, record
     assert field.helper_text == "'high' is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation"
 
 
+def test_the_user_says_how_signals_travel(page, recorded):
+    files, _ = recorded
+    page.propagation, page.path_delay = "sky_wave", "40"
+    located(page, files)
+    assert not page._alert.visible, page._alert.object
+    assert page.dataset.attrs["path_delay_sigma_s"] == pytest.approx(40e-6)
+    assert list(page.fixes.cause.values)[-1] == "ionosphere"
+    page.propagation, page.path_delay = "", "long"
+    asyncio.run(page.locate())
+    assert page._fields["path_delay"].helper_text == "'long' is no number of µs"
+
+
 def test_the_page_says_what_a_fix_is_worth_and_of_what_its_error_is(page, recorded):
     files, dataset = recorded
     located(page, files)
     fixes = hl.locate(dataset, "tdoa_ls")
-    place, status, budget = page._summary.object.split("\n\n")
+    place, status, budget, path = page._summary.object.split("\n\n")
     assert place.startswith("**4")
     assert status == status_sentence(dataset, fixes, 0)
     assert budget == budget_sentence(dataset, fixes, 0)
+    assert path == paths_sentence(dataset)
     assert list(page._fix_rows.value.status) == list(fixes.status)
     details = page._detail_rows.value.set_index("quantity").value
     assert details["error by noise"] == length_text(float(fixes.budget.sel(sample=0, cause="noise")))
