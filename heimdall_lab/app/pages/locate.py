@@ -19,7 +19,7 @@ import xarray as xr
 from panel.viewable import Viewer
 
 from heimdall_lab import plots
-from heimdall_lab.app.parts import background
+from heimdall_lab.app.parts import background, texts
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
 from heimdall_lab.app.parts.tables import make_table, show_rows
 from heimdall_lab.app.parts.trained_models import trained_models
@@ -72,14 +72,6 @@ latitude_deg, longitude_deg and, if known, altitude_m.
 
 **3.** Press Locate.
 """
-
-
-class _FieldError(ValueError):
-    """A value that a field of the page cannot have."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class Locate(Viewer):
@@ -174,15 +166,16 @@ class Locate(Viewer):
     async def locate(self, _event: Any = None) -> None:
         """Read what was uploaded, unless that is done, and locate the transmitter."""
         with self._field_errors(), self._busy():
-            truth, window_s, stated = self._truth, self._window_s, self._stated_altitude
-            paths = self.propagation or None, self._path_delay_sigma_s
+            truth, window_s = texts.position(self.position), texts.window_s(self.window)
+            stated = texts.stated_altitude(self.altitude)
+            paths = self.propagation or None, texts.path_delay_sigma_s(self.path_delay)
             try:
                 if self._recorded is None:
                     self._recorded = await background.run(self._read, window_s)
                     self._read_window_s = window_s
                     await asyncio.to_thread(self.discard)
                 elif window_s != self._read_window_s:
-                    raise _FieldError("window", "takes effect as recordings are read; upload them again")
+                    raise texts.FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded = self._recorded  # which an upload may take away meanwhile
                 recorded = propagation.restated(recorded, *paths)
                 recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
@@ -206,59 +199,6 @@ class Locate(Viewer):
             raise ValueError(str(error).replace(f"{folder}/", "")) from error
         return with_measurements(dataset)
 
-    @property
-    def _truth(self) -> tuple[float, float] | None:
-        """True latitude and longitude; an invalid text is an error of the field."""
-        if not self.position.strip():
-            return None
-        try:
-            latitude_deg, longitude_deg = (float(part) for part in self.position.split(","))
-        except ValueError as error:
-            raise _FieldError(
-                "position", f"{self.position!r} is not latitude, longitude, as 50.0152, 9.0112"
-            ) from error
-        if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180):
-            raise _FieldError(
-                "position", f"{self.position} is refused: latitude is within ±90°, longitude within ±180°"
-            )
-        return latitude_deg, longitude_deg
-
-    @property
-    def _stated_altitude(self) -> tuple[float, float] | None:
-        """Altitude and its standard deviation, m; an invalid text is an error of the field."""
-        if not self.altitude.strip():
-            return None
-        try:
-            return altitude.parse_altitude(self.altitude)
-        except ValueError as error:
-            raise _FieldError("altitude", str(error)) from error
-
-    @property
-    def _path_delay_sigma_s(self) -> float | None:
-        """Standard deviation of path delays, s; an invalid text is an error of the field."""
-        if not self.path_delay.strip():
-            return None
-        try:
-            sigma_us = float(self.path_delay)
-        except ValueError as error:
-            raise _FieldError("path_delay", f"{self.path_delay!r} is no number of µs") from error
-        if not 0 <= sigma_us <= 1e6:
-            raise _FieldError("path_delay", f"{self.path_delay} µs is refused: give 0 to 1,000,000 µs, or nothing")
-        return sigma_us / 1e6
-
-    @property
-    def _window_s(self) -> float | None:
-        """Length of the windows, s; an invalid text is an error of the field."""
-        if not self.window.strip():
-            return None
-        try:
-            window_s = float(self.window)
-        except ValueError as error:
-            raise _FieldError("window", f"{self.window!r} is no number of seconds") from error
-        if not 1e-3 <= window_s <= 3600:
-            raise _FieldError("window", f"{self.window} s is refused: give 0.001 to 3600 s, or nothing")
-        return window_s
-
     @contextmanager
     def _field_errors(self) -> Iterator[None]:
         """Show the error of the block beside its field, or else in the page."""
@@ -267,7 +207,7 @@ class Locate(Viewer):
         with show_errors(self._alert):
             try:
                 yield
-            except _FieldError as error:
+            except texts.FieldError as error:
                 self._fields[error.field].param.update(error_state=True, helper_text=str(error))
 
     @contextmanager
