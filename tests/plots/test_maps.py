@@ -2,8 +2,10 @@
 
 import holoviews as hv
 import numpy as np
+import pyproj
 import pytest
 import xarray as xr
+from path_scenes import hop_m, network, scenes
 from pictures import axis_labels, columns, layers, without_truth
 from stated_fixes import PLACE, stated, valley
 
@@ -147,6 +149,22 @@ def test_hyperbolas_are_where_the_time_difference_is_the_measured_one(
             tdoa_s = (ranges[receiver] - ranges[reference]) / SPEED_OF_LIGHT
             # altitudes and the linear interpolation of the contour on a grid of about 1 km
             assert tdoa_s == pytest.approx(measured.tdoa_s.sel(sample=0).values[receiver], abs=1e-6)
+
+
+def test_hyperbolas_of_sky_waves_are_those_of_the_height_of_the_fix() -> None:
+    rng = np.random.Generator(np.random.Philox(5))
+    station, height_m = network(rng, 6, 600e3), np.array([340e3])
+    scene = scenes(rng, station, 1, 600e3, height_m)
+    fixes = hl.locate(scene, "tdoa_ls")
+    assert float(fixes.reflection_height_m[0]) == pytest.approx(340e3, rel=0.01)
+    lines = plots.trace_hyperbolas(scene, 0, fixes).lines
+    assert len(lines) == 5
+    for receiver, line in lines.items():
+        for longitude, latitude in line[np.isfinite(line).all(axis=1)][::40]:
+            ends = (np.full(2, longitude), np.full(2, latitude), station[[receiver, 0], 1], station[[receiver, 0], 0])
+            length_m = hop_m(pyproj.Geod(ellps="WGS84").inv(*ends)[2], fixes.reflection_height_m.values)
+            # the linear interpolation of the contour on a grid of some 6 km
+            assert -np.diff(length_m)[0] / SPEED_OF_LIGHT == pytest.approx(float(scene.tdoa_s[0, receiver]), abs=1e-6)
 
 
 def test_unknown_sample_is_refused(dataset: xr.Dataset) -> None:

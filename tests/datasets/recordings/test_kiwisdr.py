@@ -12,7 +12,7 @@ from kiwi_recordings import BLOCK, FIRST_SECOND, RATES_HZ, RECEIVERS, file_name,
 
 from heimdall_lab.datasets import recordings
 from heimdall_lab.datasets.recordings import common, kiwi_wav
-from heimdall_lab.localization import errors, estimators
+from heimdall_lab.localization import error_law, errors, estimators
 from heimdall_lab.signals import pairs
 
 
@@ -328,3 +328,14 @@ def test_real_recording_of_dcf77(dcf77: xr.Dataset) -> None:
         low = envelope[:, receiver][(fraction > 0.02) & (fraction < 0.08)].mean()
         high = envelope[:, receiver][fraction > 0.25].mean()
         assert 0.1 < low / high < 0.2
+
+
+def test_dcf77_lies_within_what_is_published_of_ground_waves(real: Path) -> None:
+    """Ten seconds and more in one window, with the default of path delays."""
+    folder = real / "kiwisdr_dcf77_2020"
+    truth = (50.0152, 9.0112)
+    dataset = recordings.read_kiwi(sorted(folder.glob("*.wav")), folder / "receivers.csv", transmitter=truth)
+    fixes = estimators.locate(dataset, "tdoa_ls")
+    judged = errors.position_errors(dataset, fixes)
+    assert float(judged.error[0]) < 2_000
+    assert float(judged.mahalanobis_squared[0]) < error_law.radius_squared(0.95, np.inf)
