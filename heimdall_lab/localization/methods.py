@@ -14,6 +14,7 @@ METHODS = {  # name of the method and of its function, and the module of this fo
     "dpd": "dpd",
 }
 NEEDING_IQ = ("dpd",)  # others do with what was measured of it
+WITH_PRIOR = ("centroid", "strongest", "rss_ml")  # take for known that transmitters are near the receivers
 
 
 def methods(dataset: "xr.Dataset | None" = None) -> list[str]:

@@ -30,9 +30,9 @@ def test_samples_of_unknown_truth_are_not_in_the_shares(board: xr.Dataset) -> No
         np.testing.assert_array_equal(columns(drawn), columns(expected))
 
 
-def test_ideal_cdf_is_that_of_normal_errors() -> None:
+def test_cdf_at_the_bound_is_that_of_normal_errors() -> None:
     covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
-    error, share = columns(errors._ideal_cdf(covariance)).T
+    error, share = columns(errors._bound_cdf(covariance, "at the bound")).T
     rng = np.random.Generator(np.random.Philox(1))
     drawn = np.concatenate([np.hypot(*rng.multivariate_normal(np.zeros(2), c, 100_000).T) for c in covariance[:2]])
     np.testing.assert_allclose(share, [100 * (drawn <= e).mean() for e in error], atol=0.5)
