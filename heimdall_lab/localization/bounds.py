@@ -89,6 +89,7 @@ def crlb(
 ) -> np.ndarray:
     """Cramér-Rao bound of the horizontal position from independent measurements, whose information adds.
 
+    Errors are normal; of other laws, standard deviations are given that tell as much (`delay_law.equivalent_sigma`).
     Standard deviations are those of all that moves a measurement: independent causes add in quadrature, as the clock's
     error (s) to that of an arrival time, shadowing (dB) to that of a level, the oscillator's error (Hz) to that of a
     frequency. Infinite or NaN: this receiver makes no such measurement.
@@ -189,7 +190,7 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     law is told which links of the scene are late. Its bound is that of every estimate whose bias is the same wherever
     the transmitter is, which that of least squares and of means of the position under a flat prior is. The mixture's
     law bounds the mean over which links are late of those that know nothing of the single link but its delay and level;
-    a scene that has few late links may be located better. Prior knowledge of the position is in none of them.
+    a scene that has few late links may be located better. Nothing known of the horizontal position is in any of them.
 
     Parameters
     ----------
@@ -264,6 +265,7 @@ def _of_law(dataset: xr.Dataset, law: str, sigma_s: np.ndarray, noise_s: np.ndar
 
     The genie is told what the truth says of each link; where that is not known, information is the mean of both.
     """
+    delay_law.check(law)
     known = dataset.attrs
     if law == "normal" or not delay_law.has_late_links(known):
         return sigma_s

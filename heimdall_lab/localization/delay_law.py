@@ -53,6 +53,12 @@ def laws_of(variables: Iterable[Any]) -> dict[str, str]:
     return {law: suffix for law, suffix in SUFFIXES.items() if (law != "normal") == late}
 
 
+def check(law: str) -> None:
+    """Refuse a law of another name by a ValueError."""
+    if law not in LAWS:
+        raise ValueError(f"law: {law!r} is unknown; choose one of {', '.join(LAWS)}")
+
+
 def excess_variance(ratio: float, excess: float) -> float:
     """Variance of excess delays of mean ``excess`` that a share of the links has, and the others not."""
     return ratio * (2 - ratio) * excess**2
@@ -109,8 +115,7 @@ def equivalent_sigma(law: str, sigma: Array, ratio: float, excess: float, late: 
     ValueError
         If the law is unknown.
     """
-    if law not in LAWS:
-        raise ValueError(f"law: {law!r} is unknown; choose one of {', '.join(LAWS)}")
+    check(law)
     if law == "normal":
         return np.sqrt(np.square(sigma) + excess_variance(ratio, excess))
     if law == "mixture":

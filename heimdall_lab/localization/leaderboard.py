@@ -368,7 +368,9 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def notes(table: pd.DataFrame) -> list[str]:
     """Say which methods of a `leaderboard_table` the bounds do not hold for."""
-    names = ", ".join(str(name) for name, prior in table.prior.items() if prior)
+    trained = table.parameters > 0
+    named = [str(name) for name in table.index[table.prior.astype(bool) & ~trained]]
+    names = ", ".join([*named, *(["trained localizers"] if trained.any() else [])])
     return (
         [f"With a prior of where transmitters are, so that errors may be below the bounds: {names}."] if names else []
     )
