@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import bounds, delay_law
 from heimdall_lab.simulation import coverage
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
@@ -32,9 +32,15 @@ def network():
     return receivers, transmitters, {"toa_sigma_s": 5e-8 + 1e-12 * distance, "rss_sigma_db": np.full((10_000, 7), 5.0)}
 
 
+def of_law(law: str, sigma: dict[str, np.ndarray]) -> np.ndarray:
+    return delay_law.equivalent_sigma(law, sigma["toa_sigma_s"], 0.3, 8e-6)
+
+
 CASES = {
     **{f"gdop {kind}": (lambda r, t, _, kind=kind: bounds.gdop(r, t, kind)) for kind in bounds.GDOP_KINDS},
     "crlb": lambda r, t, sigma: bounds.crlb(r, t, toa_sigma_s=sigma["toa_sigma_s"]),
+    "crlb, genie's law": lambda r, t, sigma: bounds.crlb(r, t, toa_sigma_s=of_law("genie", sigma)),
+    "crlb, mixture's law": lambda r, t, sigma: bounds.crlb(r, t, toa_sigma_s=of_law("mixture", sigma)),
     "crlb, levels too": lambda r, t, sigma: bounds.crlb(r, t, **sigma),
     "crlb, altitude unknown": lambda r, t, sigma: bounds.crlb(r, t, **sigma, altitude_sigma_m=np.array(100.0)),
 }

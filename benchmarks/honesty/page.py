@@ -41,9 +41,11 @@ of the undisturbed one.
 - **Silently wrong of checked**: the same of those with `checked` = yes. This is barred: where the limit in parentheses
   exceeds {most}, the cell is bold. Rows marked † are reported and not barred.
 - **RMSE / bound**: root mean square of each error over the Cramér-Rao bound of its scene, over all scenes and over the
-  converged ones. The bound is that of the links that are not disturbed: with one clock of seven late, it is what the
-  other six allow. In simulated scenes it takes levels and delays, in real ones delays alone, with the standard
-  deviations that are stated of them, along straight lines.
+  converged ones. The bound is that of the links that are not disturbed: with one clock of seven late, it is that of the
+  other six. In simulated scenes it takes levels and delays, in real ones delays alone, with the standard deviations
+  that are stated of them, along straight lines. It takes errors as normal, and in `nlos_sync` and `uhf_mixed`, where
+  links are late, it is that of a genie who is told which are. Methods with prior knowledge of where transmitters are
+  (`centroid`, `strongest`, `rss_ml` and the trained ones) may be below it.
 - **Median error**: half of all fixes are closer to the truth than this, whether they converged or not.
 - –: there is no such fix, or no bound.
 """

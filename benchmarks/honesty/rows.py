@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 import heimdall_lab as hl
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import bounds, delay_law
 from heimdall_lab.localization.altitude import altitude_prior
 from honesty.disturbances import DISTURBANCES, DISTURBED
 
@@ -125,12 +125,14 @@ def _undisturbed(name: str, scenes: int) -> xr.Dataset:
 def bound_m(dataset: xr.Dataset) -> np.ndarray:
     """Cramér-Rao bound of each scene (S,), of the links that are not disturbed, from what is stated of them.
 
+    Where links are late, it is that of a genie who is told which are, else that of normal errors.
     Of real ones, from the predicted standard deviations of their delays, for the SNR is not known; their links are
     taken for straight lines.
     """
     if "config" in dataset.attrs:
         with_signal = dataset.signal_present & ~dataset.get(DISTURBED, xr.zeros_like(dataset.signal_present))
-        return bounds.scene_crlb(dataset.assign(signal_present=with_signal)).crlb_rmse.values
+        law = "genie" if delay_law.has_late_links(dataset.attrs) else "normal"
+        return bounds.scene_crlb(dataset.assign(signal_present=with_signal), law).crlb_rmse.values
     receivers, transmitter = bounds.transmitter_frame(dataset)
     sigma_s = np.sqrt(dataset.toa_std_s.values**2 + bounds.delay_model_variance(dataset))
     covariance = bounds.crlb(

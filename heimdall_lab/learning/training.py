@@ -65,7 +65,7 @@ class Run:
         A row for each epoch.
     errors : xr.Dataset
         Of the test split, as `leaderboard.compare` gives them: ``error`` m and ``level`` (method, sample);
-        ``crlb_rmse`` m and ``crlb_covariance``.
+        ``crlb_rmse`` m and ``crlb_covariance``, where links are late by every law (`bounds.crlb_by_law`).
     """
 
     folder: Path
@@ -382,7 +382,7 @@ def _error_dataset(job: _Job, found: _SceneErrors, freedom: float) -> xr.Dataset
     """Errors of the test split with their Cramér-Rao bound, as a labelled dataset."""
     small = job.source.dataset.drop_vars([*SIGNAL_DIMS, "features"], errors="ignore")
     truth = small.isel(sample=job.scenes.rows["test"])
-    bound = bounds.scene_crlb(truth.load())
+    bound = bounds.crlb_by_law(truth.load())
     dims = ("method", "sample")
     return xr.Dataset(
         {
@@ -392,8 +392,7 @@ def _error_dataset(job: _Job, found: _SceneErrors, freedom: float) -> xr.Dataset
                 error_law.level(found.squared, freedom)[None],
                 {"units": "1", "long_name": "level of the ellipse through the truth"},
             ),
-            "crlb_rmse": bound.crlb_rmse,
-            "crlb_covariance": bound.crlb_covariance,
+            **bound.data_vars,
         },
         coords={"method": [job.identity["architecture"]], "sample": truth.sample.values},
     )

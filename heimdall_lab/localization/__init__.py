@@ -1,6 +1,6 @@
 """Positions: what can be known of them, how they are estimated, and how good the estimates are.
 
-- `bounds`, `information`: dilution of precision and Cramér-Rao bounds.
+- `bounds`, `information`, `delay_law`: dilution of precision and Cramér-Rao bounds, also where links are late.
 - `observations`: what an estimator is given (`Observations`) and returns (`Fix`), and the coordinates between.
 - `methods`, `estimators`: the names of the methods, and `locate`, which calls them. They are in `baselines`, `levels`
   (power), `tdoa` (time differences, with `late_links` for excess delays), `dpd` (all IQ together) and `learned`

@@ -10,7 +10,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
-from heimdall_lab.localization import error_law, information, paths
+from heimdall_lab.localization import delay_law, error_law, information, paths
 from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
@@ -95,6 +95,7 @@ def crlb(
 ) -> np.ndarray:
     """Cramér-Rao bound of the horizontal position from independent measurements, whose information adds.
 
+    Errors are normal; of other laws, standard deviations are given that tell as much (`delay_law.equivalent_sigma`).
     Standard deviations are those of all that moves a measurement: independent causes add in quadrature, as the clock's
     error (s) to that of an arrival time, shadowing (dB) to that of a level, the oscillator's error (Hz) to that of a
     frequency. Infinite or NaN: this receiver makes no such measurement.
@@ -187,25 +188,39 @@ def _bound(lines: LinesOfSight, measurements: list[Measurements], height_sigma_m
     return information.inverse(information.without_altitude(of_all_axes, height_sigma_m))
 
 
-def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
+def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     """Cramér-Rao bound of each scene from its own truth.
 
     Time differences are bounded by SNR, rms bandwidth, duration and the errors of clocks, path delays and receivers'
-    positions (as normal, with the standard deviations that are known of them), levels by SNR, shadowing (correlated
-    between receivers, where the attribute ``config`` gives the distance), environment loss and fading; both are used.
-    The height that paths depend on, of transmitter or ionosphere, is unknown but for what estimators know of it
-    beforehand (`paths.height_prior`), unless signals follow the ground.
+    positions, levels by SNR, shadowing (correlated between receivers, where the attribute ``config`` gives the
+    distance), environment loss and fading; both are used. The height that paths depend on, of transmitter or
+    ionosphere, is unknown but for what estimators know of it beforehand (`paths.height_prior`), unless signals follow
+    the ground.
+
+    All errors are taken as normal, with the standard deviations that are known of them, except where a share of the
+    links is late (`delay_law`): the normal law then bounds least squares, and robust methods may be better. The genie's
+    law is told which links of the scene are late. Its bound is that of every estimate whose bias is the same wherever
+    the transmitter is, which that of least squares and of means of the position under a flat prior is. The mixture's
+    law bounds the mean over which links are late of those that know nothing of the single link but its delay and level;
+    a scene that has few late links may be located better. Nothing known of the horizontal position is in any of them.
 
     Parameters
     ----------
     dataset : xr.Dataset
         With the truth variables of the contract.
+    law : str
+        One of `delay_law.LAWS`.
 
     Returns
     -------
     xr.Dataset
         ``gdop`` (sample), ``crlb_covariance`` (sample, axis, other_axis) m² along east and north at the transmitter,
         ``crlb_rmse`` (sample) m. NaN where not observable.
+
+    Raises
+    ------
+    ValueError
+        If the law is unknown.
     """
     used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
     lines = scene_lines(dataset, used)
@@ -219,8 +234,9 @@ def scene_crlb(dataset: xr.Dataset) -> xr.Dataset:
     noise_db = level_sigma_db(db_to_linear(dataset.snr.values), dataset.occupied_bandwidth.values[:, None], duration_s)
     rss_sigma_db = np.hypot(noise_db, dataset.attrs["link_sigma_db"])
     correlation = _shadowing_correlation(dataset, used, rss_sigma_db)
+    of_law_s = _of_law(dataset, law, np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)), toa_sigma_s)
     measurements = [
-        information.times(lines, np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset))),
+        information.times(lines, of_law_s),
         information.levels(lines, rss_sigma_db, correlation=correlation),
     ]
     depends_on_height = dataset.attrs["propagation"] != "ground_wave"
@@ -252,6 +268,42 @@ def scene_lines(dataset: xr.Dataset, used: np.ndarray) -> LinesOfSight:
     apart = np.where(used, distance, np.nan)
     along = np.where(used[..., None], -gradient, np.nan)
     return LinesOfSight([along[..., axis] for axis in range(3)], apart, np.isfinite(apart))
+
+
+def crlb_by_law(dataset: xr.Dataset) -> xr.Dataset:
+    """Cramér-Rao bounds of each scene by every law that its delays may be taken to have.
+
+    Returns
+    -------
+    xr.Dataset
+        ``crlb_covariance`` and ``crlb_rmse`` of the normal law, as `scene_crlb` returns them; where a share of the
+        links is late, ``crlb_covariance_genie`` and ``crlb_rmse_genie``, ``crlb_covariance_mixture`` and
+        ``crlb_rmse_mixture`` too.
+    """
+    laws = delay_law.LAWS if delay_law.has_late_links(dataset.attrs) else ("normal",)
+    names = "crlb_covariance", "crlb_rmse"
+    suffixes = {law: delay_law.SUFFIXES[law] for law in laws}
+    return xr.merge(
+        scene_crlb(dataset, law)[[*names]].rename({name: f"{name}{suffix}" for name in names})
+        for law, suffix in suffixes.items()
+    )
+
+
+def _of_law(dataset: xr.Dataset, law: str, sigma_s: np.ndarray, noise_s: np.ndarray) -> np.ndarray:
+    """Standard deviations (S, R) of normal errors that tell as much as delays of a law, of such by all causes together.
+
+    The genie is told what the truth says of each link; where that is not known, information is the mean of both.
+    """
+    delay_law.check(law)
+    known = dataset.attrs
+    if law == "normal" or not delay_law.has_late_links(known):
+        return sigma_s
+    excess = known["nlos_ratio"], known["nlos_excess_mean_s"]
+    on_time_s = delay_law.on_time_sigma(sigma_s, *excess, least=noise_s)
+    late = None
+    if "line_of_sight" in dataset:
+        late = np.where(np.isfinite(dataset.excess_delay.values), ~dataset.line_of_sight.values, known["nlos_ratio"])
+    return delay_law.equivalent_sigma(law, on_time_s, *excess, late)
 
 
 def delay_model_variance(dataset: xr.Dataset) -> np.ndarray:

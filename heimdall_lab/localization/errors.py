@@ -105,7 +105,6 @@ def bin_names(by: str) -> list[str]:
 def error_statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
     """Reduce errors over ``sample`` to the statistics of the leaderboard: of all fixes, and of those that converged."""
     error, converged = each.error, each.converged
-    of_bound = (error / crlb_rmse) ** 2
     in_metres = {
         "median_error": error.median("sample"),
         "mean_error": error.mean("sample"),
@@ -115,8 +114,7 @@ def error_statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
     }
     inside = {f"coverage_{level}": each.level <= level / 100 for level in (68, 95)}
     shares = {
-        "rmse_over_crlb": np.sqrt(of_bound.mean("sample")),
-        "rmse_over_crlb_converged": np.sqrt(of_bound.where(converged).mean("sample")),
+        **bound_ratios(each, crlb_rmse, "rmse_over_crlb"),
         **{name: values.mean("sample") for name, values in inside.items()},
         **{f"{name}_converged": values.where(converged).mean("sample") for name, values in inside.items()},
         "silently_wrong": (each.level > _SILENTLY_WRONG).where(converged).mean("sample"),
@@ -127,6 +125,13 @@ def error_statistics(each: xr.Dataset, crlb_rmse: xr.DataArray) -> xr.Dataset:
         {name: values.drop_attrs().assign_attrs(units="m") for name, values in in_metres.items()}
         | {name: values.drop_attrs().assign_attrs(units="1") for name, values in shares.items()}
     )
+
+
+def bound_ratios(each: xr.Dataset, crlb_rmse: xr.DataArray, name: str) -> dict[str, xr.DataArray]:
+    """Root mean squares over ``sample`` of errors over bounds: of all fixes, and of those that converged."""
+    squared = (each.error / crlb_rmse) ** 2
+    converged = squared.where(each.converged)
+    return {name: np.sqrt(squared.mean("sample")), f"{name}_converged": np.sqrt(converged.mean("sample"))}
 
 
 def _with_error_of_truth(dataset: xr.Dataset, covariance: xr.DataArray) -> xr.DataArray:

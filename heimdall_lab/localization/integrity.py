@@ -16,7 +16,7 @@ import numpy as np
 import scipy.special
 
 from heimdall_lab.core.arrays import Array, where_rows
-from heimdall_lab.localization import error_law, information, level_law
+from heimdall_lab.localization import delay_law, error_law, information, level_law
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations, distances
 
 BUDGET = (*CAUSES, "height")  # what the variance of a fix is made of
@@ -358,7 +358,7 @@ def largest_misfit(surplus: Array, sigma_freedom: float) -> Array:
 
 def _most_excess(ratio: float) -> float:
     """Largest mean excess over the standard deviation that it is part of."""
-    return float(1 / np.sqrt(ratio * (2 - ratio)))
+    return float(1 / np.sqrt(delay_law.excess_variance(ratio, 1.0)))
 
 
 @cache
@@ -371,9 +371,8 @@ def _late_limits(count: int, excess: float, ratio: float, unknowns: int) -> tupl
     if count <= unknowns:
         return np.inf, np.inf
     random = np.random.default_rng(count)
-    on_time = np.sqrt(max(1 - ratio * (2 - ratio) * excess**2, 0.0))
-    error = on_time * random.standard_normal((_DRAWS, count))
-    error += np.where(random.random(error.shape) < ratio, random.exponential(excess, error.shape), 0.0)
+    on_time = delay_law.on_time_sigma(1.0, ratio, excess)
+    error = delay_law.draw_errors(random, (_DRAWS, count), on_time, ratio, excess)
     axes = [np.ones_like(error), *random.standard_normal((unknowns - 1, *error.shape))]
     redundancy = np.ones_like(error)
     for number, axis in enumerate(axes):  # Gram and Schmidt

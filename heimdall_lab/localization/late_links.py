@@ -1,8 +1,9 @@
 """Fixes where a share of the paths is late: the mean of the position given the delays, and its covariance.
 
 An excess delay is never negative, and most links have none. Least squares uses only the variance of all links. Here the
-whole law is used: a link is on time, or late by an exponential excess delay, summed over which links are late.
-The bound of `bounds.crlb` holds for normal errors of that variance, so that these fixes may be better than it.
+whole law is used (`delay_law`): a link is on time, or late by an exponential excess delay, summed over which links are
+late. Nothing is taken for known of the position beforehand, so that the bounds of the genie and of the mixture hold for
+these fixes; the bound of normal errors of that variance does not.
 """
 
 from functools import cache
@@ -12,6 +13,7 @@ import scipy.special
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization import delay_law
 from heimdall_lab.localization.observations import Fix, Observations, normal_matrix
 
 _BATCH_SCENES = 64  # scenes at a time: some 30 MB
@@ -23,6 +25,7 @@ _ROW, _COLUMN = np.triu_indices(3)
 _MULTIPLICITY = np.where(_ROW == _COLUMN, 1.0, 2.0)
 _PRIOR_SIGMAS = 3.0  # of the fix that is refined: width of the prior around it
 _OUTLIER_RATIO = 0.02  # share of links on time whose error follows a Cauchy law
+_LEAST_SIGMA_M = 1.0  # of a link on time
 
 
 def posterior_mean(observed: Observations, fix: Fix) -> Fix:
@@ -39,7 +42,7 @@ def _refine_batch(observed: Observations, fix: Fix) -> Fix:
     used = observed.heard & np.isfinite(observed.sigma_m)
     sigma = np.where(used, observed.sigma_m, 1.0)
     ratio, excess_m = observed.nlos_ratio, observed.nlos_excess_m
-    on_time = np.sqrt(np.maximum(sigma**2 - ratio * (2 - ratio) * excess_m**2, 1.0))
+    on_time = delay_law.on_time_sigma(sigma, ratio, excess_m, least=_LEAST_SIGMA_M)
     position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     receiver = np.where(used[..., None], geodesy.enu(position, fix.latitude_deg, fix.longitude_deg), 0.0)
     height = observed.transmitter_altitude_m[:, None] - receiver[..., 2]
@@ -138,18 +141,14 @@ def _draw_points(weight: Array, mean: Array, covariance: Array) -> tuple[Array, 
 
 
 def _log_density(late_m: Array, sigma_m: Array, ratio: float, excess_m: float) -> Array:
-    """Logarithm of the density of arrivals later than expected, 1/m: normal, or Cauchy's, or normal plus exponential.
-
-    Source of the last: Grushka, "Characterization of exponentially modified Gaussian peaks", Anal. Chem. 44 (1972).
-    """
+    """Logarithm of the density of errors of delays, 1/m: normal, or Cauchy's, or normal plus exponential."""
     normalised = late_m / sigma_m
     normal = np.exp(-(normalised**2) / 2) / np.sqrt(2 * np.pi)
     outlier = 1 / (np.pi * (1 + normalised**2))
     on_time = ((1 - _OUTLIER_RATIO) * normal + _OUTLIER_RATIO * outlier) / sigma_m
-    share = sigma_m / excess_m
-    exponent = share**2 / 2 - late_m / excess_m + scipy.special.log_ndtr(normalised - share)
+    late = delay_law.late_log_density(late_m, sigma_m, excess_m)
     # By logarithms: where all links are late, early arrivals are too unlikely for numbers.
-    return np.logaddexp(scipy.special.log1p(-ratio) + np.log(on_time), np.log(ratio / excess_m) + exponent)
+    return np.logaddexp(scipy.special.log1p(-ratio) + np.log(on_time), np.log(ratio) + late)
 
 
 @cache

@@ -16,10 +16,18 @@ from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
-from heimdall_lab.localization.errors import BINS, bin_names, bin_of, error_statistics, position_errors
+from heimdall_lab.localization.delay_law import laws_of
+from heimdall_lab.localization.errors import (
+    BINS,
+    bin_names,
+    bin_of,
+    bound_ratios,
+    error_statistics,
+    position_errors,
+)
 from heimdall_lab.localization.estimators import Method
 from heimdall_lab.localization.learned import Predictor
-from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import METHODS, WITH_PRIOR
 from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.measurements import with_measurements
@@ -50,18 +58,20 @@ def compare(
     -------
     xr.Dataset
         Dim ``method``: ``median_error``, ``mean_error``, ``p68_error``, ``p90_error``, ``p95_error``, ``rmse`` (m);
-        ``rmse_over_crlb``, the root mean square of each error over its own scene's bound; ``coverage_68`` and
-        ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood of the truth
-        (position in m); ``failures``, share of fixes that did not converge; over those that converged
-        ``median_error_converged`` (m), ``rmse_over_crlb_converged``, ``coverage_68_converged``,
+        ``rmse_over_crlb``, the root mean square of each error over its own scene's bound, taking delays as normal, and
+        where links are late ``rmse_over_crlb_genie`` and ``rmse_over_crlb_mixture`` too (`delay_law`);
+        ``coverage_68`` and ``coverage_95``, shares of truths inside the ellipses; ``nll``, mean negative log likelihood
+        of the truth (position in m); ``failures``, share of fixes that did not converge; over those that converged
+        ``median_error_converged`` (m), ``rmse_over_crlb_converged`` and so on, ``coverage_68_converged``,
         ``coverage_95_converged``, and ``silently_wrong``, the share with the truth outside their 99 % ellipses, 1 % of
         a perfect method (NaN where none converged); ``latency`` s per fix, measurement from
         the IQ included; ``parameters``, number of trained weights, 0 of classical methods; ``seen``, share of the
-        samples that a method was trained with or chosen by, on which its errors mean nothing. Dims (method, sample):
+        samples that a method was trained with or chosen by, on which its errors mean nothing; ``prior``, whether it
+        takes anything for known of where transmitters are, which the bounds do not. Dims (method, sample):
         the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared``, ``level`` and ``log_density``, judged
-        with the error of the true positions themselves, where the dataset says it. Dim ``sample``:
-        ``crlb_rmse`` m, and ``crlb_covariance``; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which
-        every statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
+        with the error of the true positions themselves, where the dataset says it. Dim ``sample``: the bounds as
+        `bounds.crlb_by_law` gives them; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
+        statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
         ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
         samples.
 
@@ -87,15 +97,15 @@ def compare(
     each = xr.concat(fixes, dim="method").assign_coords(method=list(chosen))
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
-    bound = bounds.scene_crlb(truth)
-    with_truth, crlb_with_truth = each.isel(sample=known), bound.crlb_rmse.isel(sample=known)
-    overall = error_statistics(with_truth, crlb_with_truth)
-    board = each.merge(bound[["crlb_covariance", "crlb_rmse"]]).merge(overall)
+    bound = bounds.crlb_by_law(truth)
+    with_truth = each.merge(bound).isel(sample=known)
+    overall = _statistics(with_truth)
+    board = each.merge(bound).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
-    board = board.assign(_training_statistics(dataset, chosen.values()))
+    board = board.assign(_method_properties(dataset, chosen.values()))
     for name, values in _scene_conditions(truth).items():
         board[f"scene_{name}"] = values
-        board = board.merge(_binned_statistics(with_truth, crlb_with_truth, name, values.isel(sample=known), overall))
+        board = board.merge(_binned_statistics(with_truth, name, values.isel(sample=known), overall))
     return board
 
 
@@ -161,8 +171,10 @@ def _named_methods(methods: Any) -> dict[str, str | Predictor]:
     return {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct}
 
 
-def _training_statistics(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:
-    """Number of weights, and the share of samples that are not new, of each method."""
+def _method_properties(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:
+    """Number of weights, the share of samples that are not new, and whether there is a prior, of each method."""
+    methods = list(methods)
+    prior = [not isinstance(method, str) or method in WITH_PRIOR for method in methods]
     trained = [None if isinstance(method, str) else method for method in methods]
     weights = [0 if each is None else each.num_parameters for each in trained]
     seen = [0.0 if each is None else learned.share_in_training(each, dataset) for each in trained]
@@ -170,6 +182,7 @@ def _training_statistics(dataset: xr.Dataset, methods: Iterable[str | Predictor]
         {
             "parameters": ("method", weights, {"units": "1", "long_name": "trained weights"}),
             "seen": ("method", seen, {"units": "1", "long_name": "share of samples that training used"}),
+            "prior": ("method", prior, {"long_name": "takes anything for known of where transmitters are"}),
         }
     )
 
@@ -185,15 +198,24 @@ def _scene_conditions(truth: xr.Dataset) -> dict[str, xr.DataArray]:
     }
 
 
-def _binned_statistics(
-    each: xr.Dataset, crlb_rmse: xr.DataArray, by: str, values: xr.DataArray, overall: xr.Dataset
-) -> xr.Dataset:
+def _statistics(each: xr.Dataset) -> xr.Dataset:
+    """Statistics of errors, over the bounds of all laws that there are."""
+    of_laws = {
+        name: values
+        for law, suffix in laws_of(each).items()
+        if law != "normal"
+        for name, values in bound_ratios(each, each[f"crlb_rmse{suffix}"], f"rmse_over_crlb{suffix}").items()
+    }
+    return error_statistics(each, each.crlb_rmse).assign(of_laws)
+
+
+def _binned_statistics(each: xr.Dataset, by: str, values: xr.DataArray, overall: xr.Dataset) -> xr.Dataset:
     """Divide the samples into bins and take the statistics of each, named and labelled as those of all samples."""
     member = bin_of(values.values, by)
     parts = []
     for number in range(len(BINS[by])):
         rows = np.flatnonzero(member == number)
-        part = error_statistics(each.isel(sample=rows), crlb_rmse.isel(sample=rows)) if len(rows) else overall * np.nan
+        part = _statistics(each.isel(sample=rows)) if len(rows) else overall * np.nan
         parts.append(part.assign(samples=len(rows)))
     binned = xr.concat(parts, dim=f"{by}_bin", data_vars="all", combine_attrs="override")
     names = {name: f"{name}_by_{by}" for name in binned.data_vars}
@@ -207,6 +229,10 @@ _COLUMNS = {  # of the table: variable of the board and factor
     "rmse_m": ("rmse", 1.0),
     "rmse_over_crlb": ("rmse_over_crlb", 1.0),
     "rmse_over_crlb_converged": ("rmse_over_crlb_converged", 1.0),
+    "rmse_over_crlb_genie": ("rmse_over_crlb_genie", 1.0),
+    "rmse_over_crlb_genie_converged": ("rmse_over_crlb_genie_converged", 1.0),
+    "rmse_over_crlb_mixture": ("rmse_over_crlb_mixture", 1.0),
+    "prior": ("prior", 1),
     "coverage_68_percent": ("coverage_68", 100.0),
     "coverage_95_percent": ("coverage_95", 100.0),
     "silently_wrong_percent": ("silently_wrong", 100.0),
@@ -215,21 +241,31 @@ _COLUMNS = {  # of the table: variable of the board and factor
     "parameters": ("parameters", 1),
     "seen_percent": ("seen", 100.0),
 }
+_WHEN_FOUND = "The ratio to the left over those samples alone in which the method itself found a position."
 _HEADERS = {  # as they are displayed, and what they mean
     "median_error_m": ("median", "Half of the fixes are closer to the true position than this."),
     "p68_error_m": ("p68", "68 % of the fixes are closer than this."),
     "p95_error_m": ("p95", "95 % of the fixes are closer than this; it shows the bad cases."),
     "rmse_m": ("RMSE", "Root mean square error; single wild fixes dominate it."),
     "rmse_over_crlb": (
-        "RMSE/CRLB",
-        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound: the least error "
-        "that geometry, noise and clocks allow an unbiased method (by levels alone, where clocks are not set). 1 is "
-        "perfect; values below 1 come from few samples, or from methods that profit from transmitters near the "
-        "receivers.",
+        "RMSE/normal",
+        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound for normal "
+        "errors: the least that geometry, noise and clocks allow a method without prior knowledge of the position (by "
+        "levels alone, where clocks are not set). Values below 1 come from few samples, from methods with a prior, or "
+        "from the receivers' middle, which stands in where a method observes nothing.",
     ),
-    "rmse_over_crlb_converged": (
-        "when found",
-        "RMSE/CRLB over those samples alone in which the method itself found a position.",
+    "rmse_over_crlb_converged": ("when found", _WHEN_FOUND),
+    "rmse_over_crlb_genie": (
+        "RMSE/genie",
+        "Root mean square, over the samples, of each error as a multiple of its own Cramér-Rao bound for a genie that "
+        "is told which links are late. No method without prior knowledge of the position is below 1 but by few "
+        "samples, or by the receivers' middle, which stands in where it observes nothing.",
+    ),
+    "rmse_over_crlb_genie_converged": ("when found", _WHEN_FOUND),
+    "rmse_over_crlb_mixture": (
+        "RMSE/mix",
+        "The same for the bound of the mixture's law, of who is not told, but knows how many links are late and by how "
+        "much: it holds for methods by delays and levels alone, not for those that see by fading which are late.",
     ),
     "coverage_68_percent": (
         "in 68 %",
@@ -260,18 +296,20 @@ def leaderboard_table(board: xr.Dataset) -> pd.DataFrame:
     -------
     pd.DataFrame
         One row per method (the index): ``median_error_m``, ``p68_error_m``, ``p95_error_m``, ``rmse_m``,
-        ``rmse_over_crlb``, ``rmse_over_crlb_converged``, ``coverage_68_percent``, ``coverage_95_percent``,
-        ``silently_wrong_percent``, ``failures_percent``, ``latency_ms``, ``parameters``, ``seen_percent``.
+        ``rmse_over_crlb``, ``rmse_over_crlb_converged``, where links are late ``rmse_over_crlb_genie``,
+        ``rmse_over_crlb_genie_converged`` and ``rmse_over_crlb_mixture``, ``prior`` (0 or 1), ``coverage_68_percent``,
+        ``coverage_95_percent``, ``silently_wrong_percent``, ``failures_percent``, ``latency_ms``, ``parameters``,
+        ``seen_percent``.
     """
     table = pd.DataFrame(
-        {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items()},
+        {column: board[name].values * factor for column, (name, factor) in _COLUMNS.items() if name in board},
         index=pd.Index([str(name) for name in board.method.values], name="method"),
     )
     return table.sort_values("median_error_m", kind="stable")
 
 
 def leaderboard_text(board: xr.Dataset) -> str:
-    """Write the leaderboard as an aligned table for a terminal, best median first, and its cautions below it."""
+    """Write the leaderboard as an aligned table for a terminal, best median first, with notes and cautions below it."""
     table = leaderboard_table(board)
     text = leaderboard_cells(table)
     header = [_two_lines(name) for name in ("method", *text.columns)]
@@ -281,7 +319,7 @@ def leaderboard_text(board: xr.Dataset) -> str:
     for method, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:], *cautions(table)])
+    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:], *notes(table), *cautions(table)])
 
 
 def _two_lines(header: str) -> tuple[str, str]:
@@ -305,7 +343,8 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Of text, a row for each of the table's; columns are those of `MEANINGS`.
+        Of text, a row for each of the table's; columns are those of `MEANINGS`, with the bounds of one or two laws:
+        the genie's and the mixture's where links are late, else the normal one.
     """
 
     def text(column: str, value: float) -> str:
@@ -321,8 +360,20 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
             return f"{value:,.1f}"
         return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
-    columns = {header: [text(column, value) for value in table[column]] for column, (header, _) in _HEADERS.items()}
+    of_other_laws = {"rmse_over_crlb", "rmse_over_crlb_converged"} if "normal" not in laws_of(table) else set()
+    shown = [column for column in _HEADERS if column in table and column not in of_other_laws]
+    columns = {_HEADERS[column][0]: [text(column, value) for value in table[column]] for column in shown}
     return pd.DataFrame(columns, index=table.index)
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """Say which methods of a `leaderboard_table` the bounds do not hold for."""
+    trained = table.parameters > 0
+    named = [str(name) for name in table.index[table.prior.astype(bool) & ~trained]]
+    names = ", ".join([*named, *(["trained localizers"] if trained.any() else [])])
+    return (
+        [f"With a prior of where transmitters are, so that errors may be below the bounds: {names}."] if names else []
+    )
 
 
 def cautions(table: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ METHODS = {  # name of the method and of its function, and the module of this fo
 }
 NEEDING_IQ = ("dpd",)  # others do with what was measured of it
 _NOT_OF_SKY_WAVES = ("dpd",)  # others estimate the height that reflects them, or use no delays
+WITH_PRIOR = ("centroid", "strongest", "rss_ml")  # take for known that transmitters are near the receivers
 
 
 def methods(dataset: "xr.Dataset | None" = None) -> list[str]:

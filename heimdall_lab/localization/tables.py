@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.text import json_number, length_text
-from heimdall_lab.localization import bounds, errors
+from heimdall_lab.localization import bounds, delay_law, errors
 from heimdall_lab.localization.sentences import rivals, suspect_name
 
 
@@ -29,8 +29,16 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
         if not bool(dataset.crlb_rmse.isnull().all()):
-            columns["crlb_rmse_m"] = dataset.crlb_rmse.values.round(1)
+            columns |= _bound_columns(dataset)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
+
+
+def _bound_columns(dataset: xr.Dataset) -> dict[str, Any]:
+    """Bounds that errors are to be judged by: that of the dataset itself, or of the genie where links are late."""
+    if not delay_law.has_late_links(dataset.attrs):
+        return {"crlb_rmse_m": dataset.crlb_rmse.values.round(1)}
+    truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
+    return {"crlb_rmse_genie_m": bounds.scene_crlb(truth, "genie").crlb_rmse.values.round(1)}
 
 
 def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.core.units import METRES_PER_DEGREE
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.delay_law import LAW_NAMES
 from heimdall_lab.localization.error_law import radius_squared
 from heimdall_lab.plots.labels import (
     OPEN_TRIANGLE,
@@ -59,7 +60,7 @@ def bound_map(bound: xr.Dataset, variable: str = "crlb_rmse", limits: tuple[floa
         If the map has but one row or column.
     """
     values = bound[variable].transpose("latitude", "longitude")
-    return _area_map(bound, values, LABELS[variable], limits)
+    return _area_map(bound, values, _label(values), limits)
 
 
 def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None) -> hv.Overlay:
@@ -92,7 +93,7 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
     centre_deg = np.stack(np.meshgrid(centres.longitude, centres.latitude), axis=-1)[:, :, None]
     paths = list((centre_deg + outline_deg)[reach_m * factor < spacing_m])  # false where not observable
     lines = hv.Path(paths, map_axes()).opts(color=TRUTH, line_width=1.5, backend="bokeh")
-    title = f"{LABELS['crlb_rmse']}, and 95 % ellipses enlarged {factor:g} times"
+    title = f"{_label(bound.crlb_rmse)}, and 95 % ellipses enlarged {factor:g} times"
     return _area_map(bound, bound.crlb_rmse.transpose("latitude", "longitude"), title, limits, lines)
 
 
@@ -114,7 +115,8 @@ def site_map(sites: xr.Dataset) -> hv.Overlay:
     place = (float(sites.best_longitude), float(sites.best_latitude))
     star = hv.Points([place], map_axes(), label="best site")
     now, then = (length_text(float(value)) for value in (sites.mean_rmse_now, sites.mean_rmse.min()))
-    title = f"Mean bound with one more receiver there: {now} now, {then} with it at the star"
+    law = LAW_NAMES[sites.mean_rmse.law]
+    title = f"Mean bound ({law}) with one more receiver there: {now} now, {then} with it at the star"
     return _area_map(sites, values, title, None, star.opts(marker="star", size=17, color=TRUTH, backend="bokeh"))
 
 
@@ -202,8 +204,9 @@ def point_text(bound: xr.Dataset, area: Area) -> str:
     factor = _point_enlargement(bound, area)
     drawn = f" (drawn {factor:,.0f} times larger)" if factor > 1 else ""
     return (
-        f"**{place}**: GDOP {float(here.gdop):.2f}; bound {length_text(float(here.crlb_rmse))} rms; CEP50 "
-        f"{length_text(float(here.cep50))}; 95 % ellipse {ellipse}, long axis {float(azimuth_deg):.0f}° from north to "
+        f"**{place}**: GDOP {float(here.gdop):.2f}; bound ({LAW_NAMES[here.crlb_rmse.law]}) "
+        f"{length_text(float(here.crlb_rmse))} rms; CEP50 {length_text(float(here.cep50))}; "
+        f"95 % ellipse {ellipse}, long axis {float(azimuth_deg):.0f}° from north to "
         f"east{drawn}; {receivers}."
     )
 
@@ -213,8 +216,8 @@ def site_text(sites: xr.Dataset) -> str:
     place = position_text(float(sites.best_latitude), float(sites.best_longitude))
     now_m, then_m = float(sites.mean_rmse_now), float(sites.mean_rmse.min())
     return (
-        f"**Best place for one more receiver** (star): {place}. The mean bound over this area falls from "
-        f"{length_text(now_m)} to {length_text(then_m)}, by {1 - then_m / now_m:.0%}."
+        f"**Best place for one more receiver** (star): {place}. The mean bound ({LAW_NAMES[sites.mean_rmse.law]}) over "
+        f"this area falls from {length_text(now_m)} to {length_text(then_m)}, by {1 - then_m / now_m:.0%}."
     )
 
 
@@ -247,7 +250,7 @@ def _area_map(
 ) -> hv.Overlay:
     """Values (latitude, longitude) as colours, further layers, and the network's receivers with their names."""
     _require_area(values)
-    field = hv.Dimension(str(values.name), label=LABELS[str(values.name)], unit=_unit(values) or None)
+    field = hv.Dimension(str(values.name), label=_label(values), unit=_unit(values) or None)
     finite = values.values[np.isfinite(values.values)]
     low, high = limits or (np.percentile(finite, [1, 99]) if len(finite) else (1.0, 10.0))
     x, y = values.longitude.values, values.latitude.values
@@ -282,8 +285,14 @@ def _unit(values: xr.DataArray) -> str:
     return "" if values.units == "1" else str(values.units)
 
 
+def _label(values: xr.DataArray) -> str:
+    """What the values are, and of what follows from a bound its law."""
+    label = LABELS[str(values.name)]
+    return f"{label} ({LAW_NAMES[values.law]})" if "law" in values.attrs else label
+
+
 def _bar_title(values: xr.DataArray) -> str:
-    return f"{LABELS[str(values.name)]}, {_unit(values)}".rstrip(", ")
+    return f"{_label(values)}, {_unit(values)}".rstrip(", ")
 
 
 def _enlargement(room_m: float, reach_m: float) -> float:

@@ -6,9 +6,10 @@ import xarray as xr
 from scipy.optimize import brentq
 
 from heimdall_lab.core.text import length_text
+from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.localization.errors import bin_of
 from heimdall_lab.plots.labels import longitude_scale, map_axes, receiver_layers
-from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, line_dash, log_colours, map_limits, method_styles
+from heimdall_lab.plots.style import LAW_DASHES, MAP_OPTIONS, TRUTH, line_dash, log_colours, map_limits, method_styles
 from heimdall_lab.signals import link_table
 
 _ERROR_AXES = (
@@ -26,10 +27,10 @@ _LEAST_M = 1e-3  # a logarithmic scale has no 0
 
 
 def error_cdf(board: xr.Dataset) -> hv.Overlay:
-    """Draw the share of fixes with at most a given error for each method, and the same for an ideal method.
+    """Draw the share of fixes with at most a given error for each method, and the same for errors at the bound.
 
-    The ideal method's errors are normal with the Cramér-Rao bound of each scene as their covariance. The axis of errors
-    is logarithmic, in m.
+    These are normal with the Cramér-Rao bound of each scene as their covariance, one curve for each law of delays that
+    the board has a bound of. The axis of errors is logarithmic, in m.
 
     Parameters
     ----------
@@ -43,8 +44,9 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
         )
         for method, (colour, _) in method_styles(board.method.values).items()
     ]
-    ideal = _ideal_cdf(board.crlb_covariance.values)
-    curves.append(ideal.opts(color=TRUTH, line_dash="dashed", line_width=2, backend="bokeh"))
+    for law, suffix in laws_of(board).items():
+        curve = _bound_cdf(board[f"crlb_covariance{suffix}"].values, _bound_label(law))
+        curves.append(curve.opts(color=TRUTH, line_dash=LAW_DASHES[law], line_width=2, backend="bokeh"))
     errors_m = np.concatenate([curve.dimension_values("error_m") for curve in curves])
     x_range = (errors_m.min() / 1.5, errors_m.max() * 1.5) if len(errors_m) else (1.0, 1e3)
     options = MAP_OPTIONS | {"frame_height": 300, "xlim": x_range, "ylim": (0, 101), "logx": True}
@@ -85,7 +87,7 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
 
 
 def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
-    """Draw the median error of each method, and of an ideal one, over a condition of `localization.errors.BINS`.
+    """Draw the median error of each method, and at the bound, over a condition of `localization.errors.BINS`.
 
     The board is a result of `leaderboard.compare`. Each bin that holds samples is drawn, with their number below it.
     ValueError if the condition is unknown.
@@ -102,16 +104,16 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
     known = board.error.notnull().any("method").values
     member = np.where(known, bin_of(board[f"scene_{by}"].values, by), -1)
-    ideal_m = [_ideal_median(board.crlb_covariance.values[member == place]) for place in shown]
     lines = [
         (method, median_m.sel({"method": method}).values, colour, marker, line_dash(method), 1.5)
         for method, (colour, marker) in method_styles(board.method.values).items()
     ]
+    for law, suffix in laws_of(board).items():
+        covariance = board[f"crlb_covariance{suffix}"].values
+        at_bound_m = np.array([_bound_median(covariance[member == place]) for place in shown])
+        lines.append((_bound_label(law), at_bound_m, TRUTH, "dash", LAW_DASHES[law], 2.0))
     layers = []
-    for label, error_m, colour, marker, dash, width in [
-        *lines,
-        ("ideal (CRLB)", np.array(ideal_m), TRUTH, "dash", "dashed", 2),
-    ]:
+    for label, error_m, colour, marker, dash, width in lines:
         at = (names, np.maximum(error_m, _LEAST_M))
         line = {"color": colour, "line_dash": dash, "line_width": width}
         points = {"color": colour, "marker": marker, "size": 11, "fill_alpha": 0, "line_width": 2, "tools": ["hover"]}
@@ -169,12 +171,16 @@ def _error_steps(error_m: np.ndarray, label: str) -> hv.Curve:
     return curve.opts(interpolation="steps-post", line_width=2, tools=["hover"], backend="bokeh")
 
 
-def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
+def _bound_label(law: str) -> str:
+    """Legend of errors at the bound."""
+    return f"at the bound ({LAW_NAMES[law]})"
+
+
+def _bound_cdf(covariance: np.ndarray, label: str) -> hv.Curve:
     """Distribution of the length of normal errors with covariances (S, 2, 2) m², scenes without a bound left out.
 
     The squared length of the whitened error exceeds x with probability exp(−x/2).
     """
-    label = "ideal (CRLB)"
     stretch = _squared_stretch(covariance)
     if not len(stretch):
         return hv.Curve([], *_ERROR_AXES, label=label)
@@ -184,7 +190,7 @@ def _ideal_cdf(covariance: np.ndarray) -> hv.Curve:
     return hv.Curve((error[shown], share[shown]), *_ERROR_AXES, label=label)
 
 
-def _ideal_median(covariance: np.ndarray) -> float:
+def _bound_median(covariance: np.ndarray) -> float:
     """Median length of normal errors with covariances (S, 2, 2) m², m; NaN if no scene has a bound."""
     stretch = _squared_stretch(covariance)
     if not len(stretch):

@@ -8,6 +8,7 @@ from bokeh.models import NumeralTickFormatter
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import bounds
+from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.plots.labels import TRIANGLE, label_columns, label_layers
 from heimdall_lab.plots.scene_layers import (
     ELLIPSE_LEVEL,
@@ -22,7 +23,7 @@ from heimdall_lab.plots.scene_layers import (
     transmitter_position,
     truth_layers,
 )
-from heimdall_lab.plots.style import MAP_OPTIONS, TRUTH, load_scene, map_limits, receiver_names
+from heimdall_lab.plots.style import LAW_DASHES, MAP_OPTIONS, TRUTH, load_scene, map_limits, receiver_names
 
 _ON_MAGMA = "#56B4E9"  # is seen on the map's colours, and beside it on light and dark pages
 
@@ -63,11 +64,12 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
 
 
 def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
-    """Draw the surroundings of the transmitter: fixes, their 95 % ellipses and that of the Cramér-Rao bound.
+    """Draw the surroundings of the transmitter: fixes, their 95 % ellipses and those of the Cramér-Rao bounds.
 
     The axes are metres or kilometres east and north of the transmitter or, where it is unknown, of the fix with the
     smallest ellipse. Fixes that are many times further away than the best one are left out, and the legend says so.
-    They are as `estimators.locate` or `leaderboard.compare` return them; ``crlb_covariance`` is drawn if it is there.
+    They are as `estimators.locate` or `leaderboard.compare` return them; the bounds' covariances (`bounds.crlb_by_law`)
+    are drawn if they are there.
     ValueError if there is no sample of that label.
     """
     scene = load_scene(dataset, sample)
@@ -80,8 +82,8 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     def metres(ecef: np.ndarray) -> np.ndarray:
         return geodesy.enu(ecef, latitude, longitude)[:, :2]
 
-    bound = None if "crlb_covariance" not in fixes else fixes.crlb_covariance.sel(sample=sample).values
-    outline = np.zeros((1, 2)) if bound is None else np.nan_to_num(bounds.ellipse(bound, ELLIPSE_LEVEL))
+    outlines = _bound_outlines(fixes, sample)
+    outline = np.concatenate([np.zeros((1, 2)), *(outline for _, _, outline in outlines)])
     offsets = np.concatenate([metres(fix.position[None]) for fix in drawn])
     distances = np.hypot(*offsets.T)
     widest = 6 * max(distances.min(), np.abs(outline).max(), 1.0)
@@ -93,10 +95,9 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     axes = [hv.Dimension(f"{axis}_{unit}", label=axis, unit=unit) for axis in ("east", "north")]
     projection = Projection(lambda ecef: metres(ecef) * scale, axes)
     layers = truth_layers(scene, projection)
-    if bound is not None:
-        style = {"color": TRUTH, "line_dash": "dashed", "line_width": 1.5}
-        label = f"Cramér-Rao bound, 95 % (rms {length_text(np.sqrt(np.trace(bound)))})"
-        layers.append(hv.Curve(outline * scale, *axes, label=label).opts(**style, backend="bokeh"))
+    for label, dash, outline in outlines:
+        curve = hv.Curve(outline * scale, *axes, label=label)
+        layers.append(curve.opts(color=TRUTH, line_dash=dash, line_width=1.5, backend="bokeh"))
     for fix, shown in zip(drawn, near, strict=True):
         inside = np.hypot(*metres(fix.rivals).T) <= widest
         label = fix.label if shown else f"{fix.label} (outside)"
@@ -109,6 +110,18 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
         **MAP_OPTIONS,
         backend="bokeh",
     )
+
+
+def _bound_outlines(fixes: xr.Dataset, sample: int) -> list[tuple[str, str, np.ndarray]]:
+    """Legend, dash and outline (points, 2) m of the 95 % ellipse of each bound that fixes come with, by its law."""
+    outlines = []
+    for law, suffix in laws_of(fixes).items():
+        if f"crlb_covariance{suffix}" in fixes:
+            covariance = fixes[f"crlb_covariance{suffix}"].sel(sample=sample).values
+            rms = length_text(np.sqrt(np.trace(covariance)))
+            outline = np.nan_to_num(bounds.ellipse(covariance, ELLIPSE_LEVEL))
+            outlines.append((f"Cramér-Rao bound, {LAW_NAMES[law]}, 95 % (rms {rms})", LAW_DASHES[law], outline))
+    return outlines
 
 
 def likelihood_map(

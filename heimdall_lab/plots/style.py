@@ -13,6 +13,7 @@ from bokeh.palettes import Viridis256
 from heimdall_lab.signals.measurements import with_measurements
 
 INK, TRUTH = "#444444", "#000000"
+LAW_DASHES = {"normal": "dashed", "genie": "dashed", "mixture": "dotted"}  # of bounds, by the laws of the delays
 
 _STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart; hollow shapes that overlap without hiding
     "centroid": ("#E69F00", "square"),

@@ -23,7 +23,8 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
+from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
+from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table, notes
 from heimdall_lab.localization.sentences import JOINED, budget_sentence, remedy_sentence, status_sentence
 from heimdall_lab.localization.tables import budget_table
 
@@ -86,12 +87,13 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         columns=["method", *cells.columns],
         rows=list(cells.itertuples()),
         colours={name: colour for name, (colour, _) in plots.method_styles(map(str, board.method.values)).items()},
+        notes=notes(table),
         cautions=cautions(table),
-        meanings=MEANINGS,
+        meanings={name: MEANINGS[name] for name in cells.columns},
         sample=sample,
         method=method,
         error=length_text(float(board.error.sel({"method": method, "sample": sample}))),
-        bound=length_text(float(board.crlb_rmse.sel(sample=sample))),
+        bounds=_bounds(board, sample),
         status=status_sentence(dataset, fixes, sample),
         budget=budget_sentence(dataset, fixes, sample),
         remedy=remedy_sentence(dataset, fixes, sample),
@@ -100,6 +102,15 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
         models={name: _json_item(picture, f"figure-{name}") for name, picture in pictures.items()},
         history=dataset.attrs.get("history", ""),
     )
+
+
+def _bounds(board: xr.Dataset, sample: int) -> str:
+    """Say the bounds of one sample, with their laws."""
+    texts = []
+    for law, suffix in laws_of(board).items():
+        rmse = length_text(float(board[f"crlb_rmse{suffix}"].sel(sample=sample)))
+        texts.append(f"{rmse} rms ({LAW_NAMES[law]})")
+    return " and ".join(texts)
 
 
 def _best_method(board: xr.Dataset) -> str:

@@ -9,7 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.units import db_to_linear
-from heimdall_lab.localization import bounds, information
+from heimdall_lab.localization import bounds, delay_law, information
 from heimdall_lab.localization.information import Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 from heimdall_lab.simulation import placement
@@ -50,6 +50,7 @@ def bound_map(
     latitude_deg: np.ndarray,
     longitude_deg: np.ndarray,
     transmitter: Transmitter = Transmitter(),
+    law: str | None = None,
 ) -> xr.Dataset:
     """Dilution of precision and Cramér-Rao bound for a transmitter at each point of a grid.
 
@@ -65,20 +66,26 @@ def bound_map(
         With a fixed network.
     latitude_deg : (N,)
     longitude_deg : (M,)
+    transmitter : Transmitter
+    law : str, optional
+        Of the delays, one of `delay_law.LAWS`; by default the mixture's where a share of the links is late, else the
+        normal one. The genie's information is the mean over which links are late.
 
     Returns
     -------
     xr.Dataset
         Dims latitude, longitude: ``gdop``, ``crlb_rmse`` m, ``cep50`` m, ``crlb_covariance`` (…, axis, other_axis) m²
-        along east and north, NaN where not observable; ``receivers_with_signal``. Dim receiver: their positions.
+        along east and north, NaN where not observable; ``receivers_with_signal``. Dim receiver: their positions. The
+        attribute ``law`` of what follows from the bound names its law.
 
     Raises
     ------
     ValueError
-        If the placement is not fixed, or diffraction is that over terrain.
+        If the placement is not fixed, diffraction is that over terrain, or the law is unknown.
     """
     latitude, longitude = (a.ravel() for a in np.meshgrid(latitude_deg, longitude_deg, indexing="ij"))
-    links = _link_errors(config, transmitter, latitude, longitude, _network(config))
+    law = law or _law(config)
+    links = _link_errors(config, transmitter, latitude, longitude, _network(config), law)
     covariance = bounds.crlb(
         links.receivers,
         links.transmitter,
@@ -103,6 +110,8 @@ def bound_map(
         coords=coords | {"axis": axes, "other_axis": axes},
     )
     result["crlb_covariance"] = ((*dims, "axis", "other_axis"), covariance.reshape(*shape, 2, 2), {"units": "m2"})
+    for name in ("crlb_rmse", "cep50", "crlb_covariance"):
+        result[name].attrs["law"] = law
     return result
 
 
@@ -121,8 +130,8 @@ def best_site(
     So that the mean exists where a position is not observable, the bound includes prior knowledge of the area: the
     information of a distribution as wide as the grid is added to that of the measurements (Van Trees' bound). A point
     that nothing observes counts with the spread of the area, and a site that makes it observable gains nearly all of
-    that; where the Cramér-Rao bound is small against the area, both bounds agree. The altitude is as unknown as for
-    `bound_map`.
+    that; where the Cramér-Rao bound is small against the area, both bounds agree. The altitude and the law of the
+    delays are as for `bound_map`.
 
     Parameters
     ----------
@@ -154,7 +163,8 @@ def best_site(
     sites = [latitude_deg if site_latitude_deg is None else site_latitude_deg]
     sites.append(longitude_deg if site_longitude_deg is None else site_longitude_deg)
     altitude_m = network[2].mean() if site_altitude_m is None else site_altitude_m
-    known = _measurements(_link_errors(config, transmitter, latitude, longitude, network))
+    law = _law(config)
+    known = _measurements(_link_errors(config, transmitter, latitude, longitude, network, law))
     prior = _prior(latitude, longitude, config.geometry.transmitter_altitude_sigma_m)
     now = prior + sum(information.fisher(kind, altitude=True) for kind in known)
     means = [_weighted_mean(kind) for kind in known]
@@ -164,7 +174,7 @@ def best_site(
         stations = np.concatenate([block, np.full((1, block.shape[1]), altitude_m)])
         entries = [now[:, None, i, k] for i, k in _ENTRIES]
         for kind, (total, mean) in zip(
-            _measurements(_link_errors(config, transmitter, latitude, longitude, stations)), means, strict=True
+            _measurements(_link_errors(config, transmitter, latitude, longitude, stations, law)), means, strict=True
         ):
             share = kind.weight * (total / np.maximum(total + kind.weight, np.finfo(float).tiny))
             about_mean = (own - others for own, others in zip(kind.gradient, mean, strict=True))
@@ -175,7 +185,7 @@ def best_site(
     shape = len(sites[0]), len(sites[1])
     found = np.concatenate(mean_rmse)
     best = candidates[:, int(found.argmin())]
-    metres = {"units": "m", "long_name": "mean bound of the rms error over the area"}
+    metres = {"units": "m", "long_name": "mean bound of the rms error over the area", "law": law}
     return xr.Dataset(
         {
             "mean_rmse": (("site_latitude", "site_longitude"), found.reshape(shape), metres),
@@ -197,8 +207,18 @@ def _network(config: Config) -> np.ndarray:
     return np.array([(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in config.geometry.receivers]).T
 
 
+def _law(config: Config) -> str:
+    """Law of the delays that simulated scenes of a configuration have."""
+    return "mixture" if config.channel.nlos_ratio > 0 else "normal"
+
+
 def _link_errors(
-    config: Config, transmitter: Transmitter, latitude: np.ndarray, longitude: np.ndarray, stations: np.ndarray
+    config: Config,
+    transmitter: Transmitter,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    stations: np.ndarray,
+    law: str = "normal",
 ) -> _LinkErrors:
     """Links between points (P) and stations (3, R)."""
     if config.channel.diffraction == "terrain":
@@ -225,12 +245,14 @@ def _link_errors(
     heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
-    model_s2 = channel.clock_sigma_s**2 + fading.path_delay_sigma_s(channel) ** 2
+    model_s2 = channel.clock_sigma_s**2 + fading.echo_delay_sigma_s(channel) ** 2
+    on_time_s = np.sqrt(noise_s**2 + model_s2)
+    toa_sigma_s = delay_law.equivalent_sigma(law, on_time_s, channel.nlos_ratio, channel.nlos_excess_mean_s)
     model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
     return _LinkErrors(
         receivers=np.where(heard[..., None], receivers, np.nan),
         transmitter=position,
-        toa_sigma_s=np.where(heard, np.sqrt(noise_s**2 + model_s2), np.inf),
+        toa_sigma_s=np.where(heard, toa_sigma_s, np.inf),
         rss_sigma_db=np.where(heard, np.sqrt(noise_db**2 + model_db2), np.inf),
     )
 

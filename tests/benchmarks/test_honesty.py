@@ -79,6 +79,12 @@ def test_the_bound_leaves_the_disturbed_link_out(small_dataset):
     np.testing.assert_allclose(rows.bound_m(small_dataset), small_dataset.crlb_rmse)
 
 
+def test_the_bound_is_the_genies_where_links_are_late(small_dataset):
+    late = small_dataset.assign_attrs(nlos_ratio=0.3, nlos_excess_mean_s=1e-7, path_delay_sigma_s=1e-7)
+    np.testing.assert_allclose(rows.bound_m(late), bounds.scene_crlb(late, "genie").crlb_rmse)
+    assert (rows.bound_m(late) < bounds.scene_crlb(late).crlb_rmse).all()
+
+
 def test_the_bound_of_measured_delays_is_that_of_their_stated_deviations(small_dataset):
     """Where levels say nothing, and the stated deviations are the true ones, both bounds are the same."""
     mute = small_dataset.assign_attrs(link_sigma_db=1e6)

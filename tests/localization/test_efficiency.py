@@ -194,10 +194,12 @@ def test_fewer_than_three_receivers_are_no_fix(few, heard):
             assert found[name].values == pytest.approx(centroid[name].values, rel=1e-12)
 
 
-def test_ellipses_and_bound_know_of_blocked_links():
+def test_ellipses_and_bounds_know_of_blocked_links():
     """Excess delays are no normal variables, but their variance is known: ellipses hold what they say, or nearly.
 
-    The bound is one for normal errors of that variance, which least squares cannot beat; who knows more of them can.
+    The normal law's bound is one of that variance, which least squares cannot beat; who knows more of the errors can.
+    The genie's and the mixture's bounds none of them can, but by chance: within three standard errors of the mean of
+    squared errors over bounds, of scenes whose bound is below 1/20 of the network's 120 km.
     """
     dataset = hl.generate(hl.preset("nlos_sync", num_samples=200, seed=11), progress=False)
     board = leaderboard.compare(dataset, METHODS)
@@ -205,3 +207,11 @@ def test_ellipses_and_bound_know_of_blocked_links():
     plain, robust = board.rmse_over_crlb.values
     assert 0.8 < plain < 1.3
     assert robust < 0.9 * plain
+    for law in ("genie", "mixture"):
+        bound = board[f"crlb_rmse_{law}"]
+        squared = ((board.error / bound) ** 2).isel(sample=np.flatnonzero(bound < 120e3 / 20))
+        assert squared.sizes["sample"] > 150
+        standard_error = squared.std("sample") / squared.sizes["sample"] ** 0.5
+        assert (squared.mean("sample") > 1 - 3 * standard_error).all()
+        ratio = np.sqrt(((board.error / bound) ** 2).mean("sample"))
+        assert board[f"rmse_over_crlb_{law}"].values == pytest.approx(ratio.values)

@@ -7,7 +7,7 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import errors, leaderboard
+from heimdall_lab.localization import bounds, errors, leaderboard, tables
 
 METHODS = ["centroid", "tdoa_ls"]
 
@@ -109,16 +109,38 @@ def test_leaderboard_table_holds_the_statistics(board):
 
 
 def test_leaderboard_text_is_aligned(board):
-    lines = leaderboard.leaderboard_text(board).splitlines()
+    *lines, note = leaderboard.leaderboard_text(board).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 120 - len("tdoa_unrolled_nlos_sync") + len("tdoa_robust")
     assert set(lines[2]) == {"-"}
     assert {line.split()[0] for line in lines[3:]} == set(board.method.values)
     above, below = lines[0].split(), lines[1].split()
-    assert above == ["RMSE/", "when", "in", "in", "ms/"]
-    assert " ".join(below) == "method median p68 p95 RMSE CRLB found 68 % 95 % wrong failed fix weights"
+    assert above == ["RMSE/", "when", "RMSE/", "in", "in", "ms/"]
+    assert " ".join(below) == "method median p68 p95 RMSE genie found mix 68 % 95 % wrong failed fix weights"
+    assert note == "With a prior of where transmitters are, so that errors may be below the bounds: centroid."
+
+
+def test_bounds_are_named_by_the_laws_of_the_delays(dataset, board):
+    """Where links are late, errors are not shown over the bound of normal ones, and methods with a prior are said."""
+    table = leaderboard.leaderboard_table(board)
+    cells = leaderboard.leaderboard_cells(table)
+    assert [name for name in cells if "RMSE/" in name] == ["RMSE/genie", "RMSE/mix"]
+    truth = dataset.drop_vars("features")
+    for law in ("genie", "mixture"):
+        bound = bounds.scene_crlb(truth, law).crlb_rmse.values
+        ratio = np.sqrt(((board.error / bound) ** 2).mean("sample")).sel({"method": "tdoa_ls"})
+        assert table.loc["tdoa_ls", f"rmse_over_crlb_{law}"] == pytest.approx(float(ratio))
+    normal = board.drop_vars([name for name in board if "genie" in str(name) or "mixture" in str(name)])
+    cells = leaderboard.leaderboard_cells(leaderboard.leaderboard_table(normal))
+    assert [name for name in cells if "RMSE/" in name] == ["RMSE/normal"]
+    assert board.prior.to_series().to_dict() == {"centroid": True, "tdoa_ls": False}
+    assert leaderboard.notes(table[~table.prior.astype(bool)]) == []
+    fixes = hl.locate(dataset, "tdoa_ls")
+    rows = tables.fix_table(dataset, fixes)
+    assert "crlb_rmse_m" not in rows
+    assert rows.crlb_rmse_genie_m.values == pytest.approx(board.crlb_rmse_genie.values, abs=0.06)
 
 
 def test_leaderboard_text_shows_unknown_as_a_dash(board):
-    text = leaderboard.leaderboard_text(board.assign(rmse_over_crlb=board.rmse_over_crlb * np.nan))
-    assert all("–" in line for line in text.splitlines()[3:])
+    text = leaderboard.leaderboard_text(board.assign(rmse_over_crlb_genie=board.rmse_over_crlb_genie * np.nan))
+    assert all(line.count("–") == 2 for line in text.splitlines()[3:5])  # no method has weights

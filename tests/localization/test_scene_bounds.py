@@ -69,6 +69,13 @@ def test_scene_bound_is_the_one_computed_by_hand(small_dataset):
         assert float(scene.gdop) == pytest.approx(gdop, rel=1e-5)
 
 
+def test_laws_that_are_not_known_are_refused(small_dataset):
+    """Also where no link is late, and all laws are the same."""
+    assert bounds.scene_crlb(small_dataset, "mixture").identical(bounds.scene_crlb(small_dataset))
+    with pytest.raises(ValueError, match="law: 'cauchy' is unknown; choose one of normal, genie, mixture"):
+        bounds.scene_crlb(small_dataset, "cauchy")
+
+
 def test_scene_bound_uses_only_receivers_with_signal(small_dataset):
     changed = small_dataset.copy()
     present = changed.signal_present.values.copy()

@@ -118,7 +118,7 @@ def test_a_redrawn_network_is_as_one_drawn_anew(laid_out):
             )
     mappers = [next(r for r in f.renderers if r.name == "field").glyph.color_mapper for f in (figure, anew)]
     assert (mappers[0].low, mappers[0].high) == (mappers[1].low, mappers[1].high)
-    assert figure.right[0].title == "CEP50, m"
+    assert figure.right[0].title == "CEP50 (normal law), m"
 
 
 def test_the_area_of_a_network_holds_it_at_equal_scales(laid_out):

@@ -30,9 +30,25 @@ def test_samples_of_unknown_truth_are_not_in_the_shares(board: xr.Dataset) -> No
         np.testing.assert_array_equal(columns(drawn), columns(expected))
 
 
-def test_ideal_cdf_is_that_of_normal_errors() -> None:
+def test_bounds_are_drawn_by_the_laws_that_the_board_has(board: xr.Dataset) -> None:
+    """The normal one alone; where links are late, the genie's and the mixture's in its place."""
+    late = board.assign(
+        crlb_covariance_genie=4 * board.crlb_covariance, crlb_covariance_mixture=9 * board.crlb_covariance
+    )
+    names = [f"at the bound ({law})" for law in ("normal law", "genie's law", "mixture's law")]
+    for draw in (plots.error_cdf, lambda each: plots.error_by_bin(each, "receivers")):
+        normal, *others = (layers(draw(each), hv.Curve, "bound") for each in (board, late))
+        assert [curve.label for curve in normal] == names[:1]
+        (others,) = others
+        assert [curve.label for curve in others] == names[1:]
+    error_m = normal[0].dimension_values("error_m")
+    for curve, factor in zip(others, (2, 3), strict=True):
+        assert curve.dimension_values("error_m") == pytest.approx(factor * error_m, rel=1e-6)
+
+
+def test_cdf_at_the_bound_is_that_of_normal_errors() -> None:
     covariance = np.array([[[400.0, 150.0], [150.0, 100.0]], [[9e4, 0.0], [0.0, 100.0]], np.full((2, 2), np.nan)])
-    error, share = columns(errors._ideal_cdf(covariance)).T
+    error, share = columns(errors._bound_cdf(covariance, "at the bound")).T
     rng = np.random.Generator(np.random.Philox(1))
     drawn = np.concatenate([np.hypot(*rng.multivariate_normal(np.zeros(2), c, 100_000).T) for c in covariance[:2]])
     np.testing.assert_allclose(share, [100 * (drawn <= e).mean() for e in error], atol=0.5)

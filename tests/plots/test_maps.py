@@ -89,6 +89,18 @@ def test_fix_map_ellipse_has_the_covariance_of_the_fix(dataset: xr.Dataset, boar
     np.testing.assert_allclose(bound, bounds.ellipse(board.crlb_covariance.sel(sample=2).values), atol=1e-6)
 
 
+def test_fix_map_names_the_laws_of_the_bounds(dataset: xr.Dataset, board: xr.Dataset) -> None:
+    late = board.assign(
+        crlb_covariance_genie=4 * board.crlb_covariance, crlb_covariance_mixture=9 * board.crlb_covariance
+    )
+    normal, late_ones = (layers(plots.fix_map(dataset, 2, each), hv.Curve, "Cramér-Rao") for each in (board, late))
+    assert [curve.label.split(", 95 %")[0] for curve in normal] == ["Cramér-Rao bound, normal law"]
+    expected = ["Cramér-Rao bound, genie's law", "Cramér-Rao bound, mixture's law"]
+    assert [curve.label.split(", 95 %")[0] for curve in late_ones] == expected
+    assert "rms" in late_ones[0].label
+    assert not layers(plots.fix_map(dataset, 2, hl.locate(dataset, "tdoa_ls")), hv.Curve, "Cramér-Rao")
+
+
 def test_fix_map_says_which_fixes_lie_outside(dataset: xr.Dataset, board: xr.Dataset) -> None:
     picture = plots.fix_map(dataset, 2, board)
     limits = picture.opts.get("plot").kwargs

@@ -79,6 +79,16 @@ def test_report_shows_every_method_and_picture(page: str, board: xr.Dataset) -> 
     assert "Aquila di Giaveno" in page
 
 
+def test_report_names_the_law_of_the_bound_and_the_methods_with_a_prior(page: str, board: xr.Dataset) -> None:
+    sample = _median_sample(board, _best_method(board))
+    rms = plots.length_text(float(board.crlb_rmse.sel(sample=sample)))
+    assert f"The Cramér-Rao bound of this sample is {rms} rms (normal law)." in page
+    assert "<dt>RMSE/normal</dt>" in page
+    assert "RMSE/genie" not in page
+    assert "so that errors may be below the bounds: " in page
+    assert not re.search(r"physics allows|ideal method|perfect method would", page)
+
+
 def test_report_shows_the_median_sample(page: str, board: xr.Dataset) -> None:
     method = _best_method(board)
     sample = _median_sample(board, method)

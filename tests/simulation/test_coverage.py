@@ -25,7 +25,7 @@ def config():
     return hl.preset("iq_test", num_samples=8, signal={"duration_s": 0.02})
 
 
-def at_scene(config, scene, name):
+def at_scene(config, scene, name, law=None):
     """A variable of the map at one scene's transmitter."""
     transmitter = coverage.Transmitter(
         *(float(scene[f"transmitter_{what}"]) for what in ("power", "altitude")),
@@ -33,7 +33,7 @@ def at_scene(config, scene, name):
         float(scene.occupied_bandwidth),
     )
     place = (np.array([float(scene[f"transmitter_{axis}"])]) for axis in ("latitude", "longitude"))
-    return float(coverage.bound_map(config, *place, transmitter)[name][0, 0])
+    return float(coverage.bound_map(config, *place, transmitter, law)[name][0, 0])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,23 @@ def test_map_agrees_with_the_bounds_of_simulated_scenes(clock, diffraction, echo
         for name in ("gdop", "crlb_rmse"):
             assert at_scene(config, scene, name) == pytest.approx(float(scene[name]), rel=tolerance)
         assert at_scene(config, scene, "receivers_with_signal") == scene.signal_present.sum()
+
+
+@pytest.mark.parametrize("law", ["normal", "genie", "mixture"])
+def test_maps_take_late_links_by_the_law_that_is_asked_for(law):
+    """As the bounds of simulated scenes do, of a genie who is told of no link but how likely it is late."""
+    late = {"nlos_ratio": 0.4, "nlos_excess_mean_s": 3e-6, "diffraction": "none", **STEADY}
+    config = hl.preset("iq_test", num_samples=4, signal={"duration_s": 0.02}, channel=late)
+    dataset = hl.generate(config, progress=False)
+    untold = dataset.assign(excess_delay=dataset.excess_delay * np.nan)
+    expected = bounds.scene_crlb(untold, law).crlb_rmse.values
+    found = [at_scene(config, dataset.isel(sample=index), "crlb_rmse", law) for index in range(4)]
+    assert found == pytest.approx(expected, rel=1e-6)
+    drawn = coverage.bound_map(config, *coverage.grid_deg(config, 3), law=law)
+    assert drawn.crlb_rmse.law == drawn.cep50.law == law
+    by_default = coverage.bound_map(config, *coverage.grid_deg(config, 3))
+    assert by_default.crlb_rmse.law == coverage.best_site(config, *coverage.grid_deg(config, 3)).mean_rmse.law
+    assert by_default.crlb_rmse.equals(drawn.crlb_rmse) == (law == "mixture")
 
 
 def test_map_is_labelled_and_its_parts_agree(config):

@@ -1,4 +1,4 @@
-"""Compare: which method is how far off, and what physics would allow."""
+"""Compare: which method is how far off, and how far from the Cramér-Rao bound."""
 
 import asyncio
 import io
@@ -26,7 +26,7 @@ from heimdall_lab.app.parts.layout import apply_theme, note, section, show_error
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
-from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table
+from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table, notes
 from heimdall_lab.localization.methods import METHODS
 from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.localization.sentences import status_sentence
@@ -179,12 +179,13 @@ class Compare(DatasetViewer):
             header_align=dict.fromkeys(MEANINGS, "right"),
             configuration={"columnDefaults": {"headerSort": False}},
         )
+        self._notes = note()
         self._cautions = pmui.Alert(severity="warning", visible=False, sizing_mode="stretch_width")
         downloads = pn.Row(
             pmui.FileDownload(callback=self._leaderboard_csv, filename="leaderboard.csv", label="Leaderboard (CSV)"),
             pmui.FileDownload(callback=self._html_report, filename="report.html", label="Report (HTML)"),
         )
-        return pn.Column(self._table, self._cautions, downloads, sizing_mode="stretch_width")
+        return pn.Column(self._table, self._notes, self._cautions, downloads, sizing_mode="stretch_width")
 
     def _pictures(self) -> Viewable:
         tabs = _CDF, _ELLIPSES, _BINS, _ERROR_MAP, _SCENE
@@ -274,6 +275,7 @@ class Compare(DatasetViewer):
         styles = plots.method_styles(str(name) for name in self.board.method.values)
         cells.insert(0, "method", [swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
+        self._notes.object = "<br>".join(map(escape, notes(table)))
         beware = cautions(table)
         self._cautions.param.update(object="<br>".join(map(escape, beware)), visible=bool(beware))
         self._remember_latencies(table)

@@ -11,7 +11,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import observations
+from heimdall_lab.localization import delay_law, observations
 from heimdall_lab.localization.observations import Observations
 from heimdall_lab.signals import features
 
@@ -121,7 +121,7 @@ def _features(dataset: xr.Dataset, known: Observations) -> Array:
     present = dataset.receiver_present.values
     sigma_km = known.sigma_m / _KM
     ratio, excess_km = known.nlos_ratio, known.nlos_excess_m / _KM
-    on_time_km = np.sqrt(np.maximum(sigma_km**2 - ratio * (2 - ratio) * excess_km**2, 0.0))
+    on_time_km = delay_law.on_time_sigma(sigma_km, ratio, excess_km)
     level = np.where(known.heard, known.rssi_dbm, np.nan)
     count = np.maximum(np.isfinite(level).sum(axis=1, keepdims=True), 1)
     link = {
