@@ -5,7 +5,7 @@
 - `methods`, `estimators`: the names of the methods, and `locate`, which calls them. They are in `baselines`, `levels`
   (power), `tdoa` (time differences, with `late_links` for excess delays), `dpd` (all IQ together) and `learned`
   (trained networks).
-- `errors`, `error_law`: errors against the truth, and Student's law of them.
+- `errors`, `error_law`, `ellipses`: errors against the truth, Student's law of them, and the shapes of covariances.
 - `leaderboard`: methods compared on a dataset. `sentences`, `tables`, `geojson`: fixes for people and for map programs.
 
 A new method is a module of its own, or a package as `dpd` is, and one line in `methods`.

@@ -9,7 +9,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import json_number
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.sentences import rivals
 from heimdall_lab.localization.tables import fix_record
 
@@ -65,7 +65,7 @@ def _fix(dataset: xr.Dataset, fix: xr.Dataset, method: str) -> list[dict[str, An
 
 def _ring(latitude_deg: float, longitude_deg: float, covariance: np.ndarray, freedom: float) -> np.ndarray:
     """Outline on the tangent plane at the fix as longitude and latitude (points, 2), without jumps at 180°."""
-    outline_m = bounds.ellipse(covariance, LEVEL, freedom=freedom)
+    outline_m = ellipses.ellipse(covariance, LEVEL, freedom=freedom)
     centre = geodesy.ecef(np.asarray(latitude_deg), np.asarray(longitude_deg), np.asarray(0.0))
     axes = geodesy.enu_axes(np.asarray(latitude_deg), np.asarray(longitude_deg))
     latitude, longitude, _ = geodesy.geodetic(centre + outline_m @ axes[:2])

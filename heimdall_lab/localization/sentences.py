@@ -11,7 +11,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, microseconds_text, position_text
-from heimdall_lab.localization import altitude, bounds, error_law, errors
+from heimdall_lab.localization import altitude, ellipses, error_law, errors
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
 from heimdall_lab.signals.measurements import with_measurements
@@ -65,7 +65,7 @@ def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
         off = f" That is {off}." if np.isfinite(error_m) else ""
         return f"**No fix**{status.removeprefix('No fix')}{off}\n\n{budget}"
     place = position_text(float(fix.latitude), float(fix.longitude))
-    major, minor, azimuth_deg = bounds.principal_axes(fix.covariance.values)
+    major, minor, azimuth_deg = ellipses.principal_axes(fix.covariance.values)
     half = np.sqrt(error_law.radius_squared(0.95, fix.freedom.values))
     axes = " × ".join(length_text(2 * float(half * axis)) for axis in (major, minor))
     text = (

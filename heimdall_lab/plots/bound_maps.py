@@ -18,7 +18,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.core.units import METRES_PER_DEGREE
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.delay_law import LAW_NAMES
 from heimdall_lab.localization.error_law import radius_squared
 from heimdall_lab.plots.labels import (
@@ -83,7 +83,7 @@ def bound_ellipses(bound: xr.Dataset, limits: tuple[float, float] | None = None)
     _require_area(bound.crlb_rmse)
     step = max(1, len(bound.longitude) // _ELLIPSES_ACROSS)
     centres = bound.isel(latitude=slice(step // 2, None, step), longitude=slice(step // 2, None, step))
-    outline_m = bounds.ellipse(centres.crlb_covariance.values)  # (latitude, longitude, points, 2)
+    outline_m = ellipses.ellipse(centres.crlb_covariance.values)  # (latitude, longitude, points, 2)
     reach_m = np.abs(outline_m).max(axis=(2, 3))
     spacing_m = step * float(bound.latitude[1] - bound.latitude[0]) * METRES_PER_DEGREE
     typical_m = float(np.nanmedian(reach_m)) if np.isfinite(reach_m).any() else spacing_m
@@ -198,7 +198,7 @@ def point_text(bound: xr.Dataset, area: Area) -> str:
     receivers = f"{int(here.receivers_with_signal)} of {bound.sizes['receiver']} receivers with signal"
     if not np.isfinite(here.crlb_rmse):
         return f"**{place}**: not observable; {receivers}."
-    major, minor, azimuth_deg = bounds.principal_axes(here.crlb_covariance.values)
+    major, minor, azimuth_deg = ellipses.principal_axes(here.crlb_covariance.values)
     across = 2 * math.sqrt(radius_squared(0.95))
     ellipse = " × ".join(length_text(float(axis) * across) for axis in (major, minor))
     factor = _point_enlargement(bound, area)
@@ -302,7 +302,7 @@ def _enlargement(room_m: float, reach_m: float) -> float:
 
 def _point_enlargement(point: xr.Dataset, area: Area) -> float:
     """Factor by which the ellipse at a point is enlarged on the map of an area."""
-    reach_m = 2 * float(bounds.principal_axes(point.crlb_covariance.values[0, 0])[0])
+    reach_m = 2 * float(ellipses.principal_axes(point.crlb_covariance.values[0, 0])[0])
     height_m = (area[1][1] - area[1][0]) * METRES_PER_DEGREE
     return _enlargement(height_m / 4, reach_m) if math.isfinite(reach_m) else 1.0
 
@@ -358,6 +358,6 @@ def _point_ellipse(point: xr.Dataset | None, area: Area) -> np.ndarray:
     if point is None:
         return np.empty((0, 2))
     ((longitude_deg, latitude_deg),) = _point_place(point)
-    east_m, north_m = bounds.ellipse(point.crlb_covariance.values[0, 0]).T * _point_enlargement(point, area)
+    east_m, north_m = ellipses.ellipse(point.crlb_covariance.values[0, 0]).T * _point_enlargement(point, area)
     latitude, longitude = geodesy.displace(latitude_deg, longitude_deg, east_m, north_m)
     return np.stack([longitude, latitude], axis=-1)

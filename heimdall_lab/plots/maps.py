@@ -7,7 +7,7 @@ from bokeh.models import NumeralTickFormatter
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.plots.labels import TRIANGLE, label_columns, label_layers
 from heimdall_lab.plots.scene_layers import (
@@ -119,7 +119,7 @@ def _bound_outlines(fixes: xr.Dataset, sample: int) -> list[tuple[str, str, np.n
         if f"crlb_covariance{suffix}" in fixes:
             covariance = fixes[f"crlb_covariance{suffix}"].sel(sample=sample).values
             rms = length_text(np.sqrt(np.trace(covariance)))
-            outline = np.nan_to_num(bounds.ellipse(covariance, ELLIPSE_LEVEL))
+            outline = np.nan_to_num(ellipses.ellipse(covariance, ELLIPSE_LEVEL))
             outlines.append((f"Cramér-Rao bound, {LAW_NAMES[law]}, 95 % (rms {rms})", LAW_DASHES[law], outline))
     return outlines
 

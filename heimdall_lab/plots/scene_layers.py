@@ -10,7 +10,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.sentences import SHORT_STATUS, rivals
 from heimdall_lab.plots.labels import TRIANGLE
 from heimdall_lab.plots.style import INK, TRUTH, method_styles, receiver_names
@@ -104,7 +104,7 @@ def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
 def fix_ellipse(fix: DrawnFix) -> np.ndarray:
     """Outline of the 95 % ellipse on the tangent plane at the fix, ECEF (points, 3) m."""
     latitude, longitude, _ = geodesy.geodetic(fix.position)
-    outline = bounds.ellipse(fix.covariance, ELLIPSE_LEVEL, freedom=fix.freedom)
+    outline = ellipses.ellipse(fix.covariance, ELLIPSE_LEVEL, freedom=fix.freedom)
     return fix.position + outline @ geodesy.enu_axes(latitude, longitude)[:2]
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.units import db_to_linear
-from heimdall_lab.localization import bounds, delay_law, information
+from heimdall_lab.localization import bounds, delay_law, ellipses, information
 from heimdall_lab.localization.information import Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 from heimdall_lab.simulation import placement
@@ -97,7 +97,7 @@ def bound_map(
     fields = {
         "gdop": (bounds.gdop(links.receivers, links.transmitter), "1", "horizontal TDOA dilution of precision"),
         "crlb_rmse": (np.sqrt(covariance[:, 0, 0] + covariance[:, 1, 1]), "m", "Cramér-Rao bound of the rms error"),
-        "cep50": (bounds.cep50(covariance), "m", "radius that holds half of the errors at the bound"),
+        "cep50": (ellipses.cep50(covariance), "m", "radius that holds half of the errors at the bound"),
         "receivers_with_signal": (np.isfinite(links.toa_sigma_s).sum(axis=1), "1", "receivers with signal"),
     }
     dims, axes = ("latitude", "longitude"), ["east", "north"]

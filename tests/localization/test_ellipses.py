@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import ndtr
 
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 
 
 def share_within(radius: float, major: float, minor: float) -> float:
@@ -25,9 +25,9 @@ def share_within(radius: float, major: float, minor: float) -> float:
 def test_half_of_the_errors_lie_within_cep50(ratio, angle, scale):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     covariance = scale**2 * turn @ np.diag([1.0, ratio**2]) @ turn.T
-    radius = float(bounds.cep50(covariance[None])[0])
+    radius = float(ellipses.cep50(covariance[None])[0])
     assert share_within(radius / scale, 1.0, ratio) == pytest.approx(0.5, abs=1e-5)
-    major, minor, azimuth_deg = bounds.principal_axes(covariance)
+    major, minor, azimuth_deg = ellipses.principal_axes(covariance)
     assert [minor / scale, major / scale] == pytest.approx([ratio, 1.0], rel=1e-6)
     if ratio < 0.99:  # else it has no direction
         along = np.array([np.sin(np.radians(azimuth_deg)), np.cos(np.radians(azimuth_deg))])
@@ -36,10 +36,10 @@ def test_half_of_the_errors_lie_within_cep50(ratio, angle, scale):
 
 def test_cep50_of_limits():
     line = np.array([[4.0, 2.0], [2.0, 1.0]])
-    assert bounds.cep50(line) == pytest.approx(5**0.5 * stats.norm.ppf(0.75), rel=1e-5)
-    assert bounds.cep50(9 * np.eye(2)) == pytest.approx(3 * np.sqrt(2 * np.log(2)), rel=1e-5)
-    assert bounds.cep50(np.zeros((2, 2))) == 0
-    assert np.isnan(bounds.cep50(np.full((2, 2), np.nan)))
+    assert ellipses.cep50(line) == pytest.approx(5**0.5 * stats.norm.ppf(0.75), rel=1e-5)
+    assert ellipses.cep50(9 * np.eye(2)) == pytest.approx(3 * np.sqrt(2 * np.log(2)), rel=1e-5)
+    assert ellipses.cep50(np.zeros((2, 2))) == 0
+    assert np.isnan(ellipses.cep50(np.full((2, 2), np.nan)))
 
 
 def inside(outline: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def inside(outline: np.ndarray, points: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("level", [0.5, 0.68, 0.95])
 def test_ellipse_holds_its_share_of_a_normal_distribution(level):
     covariance = np.array([[400.0, -250.0], [-250.0, 900.0]])
-    outline = bounds.ellipse(covariance, level, points=361)
+    outline = ellipses.ellipse(covariance, level, points=361)
     assert outline.shape == (361, 2)
     assert outline[0] == pytest.approx(outline[-1])
     # Every point is at the distance whose χ² with 2 degrees of freedom holds the level.
@@ -70,7 +70,7 @@ def test_ellipse_holds_its_share_of_a_normal_distribution(level):
 
 def test_ellipses_of_many_scenes():
     covariance = np.array([np.eye(2), np.full((2, 2), np.nan), [[4.0, 2.0], [2.0, 1.0]]])
-    outline = bounds.ellipse(covariance)
+    outline = ellipses.ellipse(covariance)
     assert outline.shape == (3, 65, 2)
     assert np.linalg.norm(outline[0], axis=-1) == pytest.approx(np.full(65, stats.chi2(2).ppf(0.95) ** 0.5))
     assert np.isnan(outline[1]).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from heimdall_lab.localization import bounds, error_law
+from heimdall_lab.localization import ellipses, error_law
 
 FREEDOMS = [0.7, 2.0, 4.5, 30.0, np.inf]
 
@@ -84,6 +84,6 @@ def test_errors_that_reach_less_far_than_normal_ones_have_a_normal_law():
 
 
 def test_outlines_are_where_the_level_is():
-    outline = bounds.ellipse(COVARIANCE, 0.95, freedom=3.0)
+    outline = ellipses.ellipse(COVARIANCE, 0.95, freedom=3.0)
     np.testing.assert_allclose(error_law.level(squared(outline), 3.0), 0.95, rtol=1e-9)
-    assert np.abs(outline).max() > np.abs(bounds.ellipse(COVARIANCE, 0.95)).max()
+    assert np.abs(outline).max() > np.abs(ellipses.ellipse(COVARIANCE, 0.95)).max()

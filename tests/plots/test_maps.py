@@ -13,7 +13,7 @@ import heimdall_lab as hl
 from heimdall_lab import plots
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import bounds
+from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.observations import STATUS
 from heimdall_lab.localization.sentences import SHORT_STATUS
 from heimdall_lab.plots.labels import label_sides
@@ -86,7 +86,7 @@ def test_fix_map_ellipse_has_the_covariance_of_the_fix(dataset: xr.Dataset, boar
         board.error.sel({"method": "tdoa_ls", "sample": 2}).item(), rel=2e-4, abs=0.05
     )
     bound = columns(layers(picture, hv.Curve, "Cramér-Rao")[0]) * scale
-    np.testing.assert_allclose(bound, bounds.ellipse(board.crlb_covariance.sel(sample=2).values), atol=1e-6)
+    np.testing.assert_allclose(bound, ellipses.ellipse(board.crlb_covariance.sel(sample=2).values), atol=1e-6)
 
 
 def test_fix_map_names_the_laws_of_the_bounds(dataset: xr.Dataset, board: xr.Dataset) -> None:
