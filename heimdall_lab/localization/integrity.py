@@ -21,6 +21,7 @@ from heimdall_lab.localization.observations import CAUSES, Fix, Observations, di
 
 BUDGET = (*CAUSES, "height")  # what the variance of a fix is made of
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
+_AS_UNCERTAIN = [*SCALED, CAUSES.index("receiver_positions")]  # whose own size is known no better than their scale
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
 STAND_IN = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
 _ELLIPSE_LEVEL = 0.99  # that holds what a fault just below notice moves a fix by, if it is checked
@@ -157,9 +158,9 @@ def assess(fix: Fix, evidence: Evidence | None, freedom: float = np.inf) -> Inte
     linear = _linear(fix, evidence)
     surplus, tested = linear.surplus, linear.surplus > 0
     scale = np.maximum(_variance_scale(evidence, linear.chi_squared, surplus), evidence.least_scale)
-    covariance, budget = _covariance(fix, evidence, linear, scale)
+    covariance, budget, freedom_of_law = _covariance(fix, evidence, linear, scale)
+    freedom_of_law = np.minimum(freedom_of_law, freedom)
     by_receiver, _ = _variances(evidence, linear)
-    freedom_of_law = np.minimum(_freedom(evidence, surplus), freedom)
     separation = _separation(evidence, linear)
     largest_misfit, largest_separation = _limits(evidence, linear.used.sum(axis=1), surplus)
     reasons = {
@@ -239,11 +240,12 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     )
 
 
-def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array]:
-    """Covariance (S, 2, 2) m² and what it is made of, (S, BUDGET) m², with a factor (S,) on what it scales."""
-    if np.isfinite(evidence.sigma_freedom):
-        # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
-        scale = scale / error_law.scale(_freedom(evidence, linear.surplus))
+def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array, Array]:
+    """Covariance (S, 2, 2) m², what it is made of, (S, BUDGET) m², and its law's freedom, with a factor (S,) on parts.
+
+    The degrees of freedom are those of the scale, and more the more of the whole is known without it: Satterthwaite,
+    "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946).
+    """
     gain = linear.gain[:, :2]
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
     parts = np.einsum("skr,src,slr->sckl", gain, variance, gain, optimize=True)
@@ -251,13 +253,23 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     by_height = linear.height_shift[:, :, None] * linear.height_shift[:, None]
     parts = np.concatenate([parts, by_height[:, None]], axis=1)
     budget = np.einsum("sckk->sc", parts)
-    if not evidence.has_own_covariance:
-        return parts.sum(axis=1), budget
-    covariance = fix.covariance * scale[:, None, None]
-    if evidence.knows_height:
-        return covariance, _shared(budget, np.trace(covariance, axis1=1, axis2=2))
-    shared = _shared(budget[:, :-1], np.trace(covariance, axis1=1, axis2=2))
-    return covariance + by_height, np.concatenate([shared, budget[:, -1:]], axis=1)
+    if evidence.has_own_covariance:
+        covariance = fix.covariance * scale[:, None, None]
+        uncertain = np.trace(covariance, axis1=1, axis2=2)
+        if evidence.knows_height:
+            budget = _shared(budget, uncertain)
+        else:
+            covariance, budget[:, :-1] = covariance + by_height, _shared(budget[:, :-1], uncertain)
+    else:
+        covariance, uncertain = parts.sum(axis=1), budget[:, _AS_UNCERTAIN].sum(axis=1)
+    freedom = _freedom(evidence, linear.surplus)
+    if np.isfinite(evidence.sigma_freedom):
+        with np.errstate(divide="ignore", invalid="ignore"):  # where all is known, the law is normal
+            share = np.nan_to_num(uncertain / np.trace(covariance, axis1=1, axis2=2), nan=1.0)
+            freedom = freedom / share**2
+    # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
+    student = error_law.scale(freedom)
+    return covariance / student[:, None, None], budget / student[:, None], freedom
 
 
 def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:

@@ -87,16 +87,24 @@ def test_fixes_without_faults_are_not_refused(links):
     assert found.status.isin(["link", "misfit"]).sum() <= 4
 
 
-def test_ellipses_hold_what_they_say_where_the_scale_of_sigmas_is_known_with_four_degrees_of_freedom():
-    """The scale is drawn from that law itself: three binomial standard deviations."""
+@pytest.mark.parametrize("path_s", [0.0, 5 * NOISE_S])
+def test_ellipses_hold_what_they_say_where_the_scale_of_sigmas_is_known_with_four_degrees_of_freedom(path_s):
+    """The scale is drawn from that law itself: three binomial standard deviations.
+
+    Where nearly all is known without it, as of paths, the law is nearly a normal one.
+    """
     count = 3000
     rng = np.random.Generator(np.random.Philox(4))
     receivers, transmitter = ring(rng, count, 6)
     scale = np.sqrt(4 / rng.chisquare(4, (count, 1)))
-    dataset = measured(receivers, transmitter, scale * NOISE_S * rng.standard_normal((count, 6)), sigma_freedom=4.0)
+    delay_s = scale * NOISE_S * rng.standard_normal((count, 6)) + path_s * rng.standard_normal((count, 6))
+    dataset = measured(receivers, transmitter, delay_s, sigma_freedom=4.0, path_delay_sigma_s=path_s)
     dataset["receiver_position_std"] = ("receiver", np.zeros(6), {"units": "m"})
     found = hl.locate(dataset, "tdoa_ls")
-    assert (found.freedom == 7).all()
+    known = found.budget.sel(cause=["paths", "altitude"]) ** 2
+    assert found.freedom.values == pytest.approx(
+        (7 / (1 - known.sum("cause") / (found.budget**2).sum("cause")) ** 2).values
+    )
     level = position_errors(dataset, found).level.values
     for share in (0.68, 0.95):
         assert abs((level <= share).mean() - share) < 3 * np.sqrt(share * (1 - share) / count)
