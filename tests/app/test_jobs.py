@@ -111,14 +111,14 @@ def test_a_waiting_job_is_cancelled_at_once(root, small):
 
 
 def test_a_running_job_is_cancelled_after_its_shard_and_goes_on_when_asked_again(root, small):
-    job = jobs.submit(root, generation(small, num_samples=400))
+    job = jobs.submit(root, generation(small, num_samples=160))
     under_way(root, job)
     jobs.cancel(root, job.id)
     ended(root, job)
     done = manifest.samples_written(root / "made")
     assert jobs.find_job(root, job.id).state == "cancelled"
-    assert 0 < done < 400
-    again = jobs.submit(root, generation(small, num_samples=400))
+    assert 0 < done < 160
+    again = jobs.submit(root, generation(small, num_samples=160))
     assert settled(root, again).state == "finished"
     assert json.loads((root / "jobs" / again.id / "attempt.json").read_text())["done_before"] == done
 
