@@ -401,9 +401,3 @@ def test_folders_outside_of_the_data_are_not_read(root, small):
     voices = small.signal.model_copy(update={"voice_folder": "/etc"})
     with pytest.raises(tasks.JobError, match=r"signal\.voice_folder: '/etc' is outside"):
         jobs.submit(root, generation(small, signal=voices))
-
-
-@pytest.mark.usefixtures("root")
-def test_a_run_that_mlflow_no_longer_has_is_told():
-    with pytest.raises(experiments.TrackingError, match="cannot be used"):
-        experiments.curves("0" * 32)
