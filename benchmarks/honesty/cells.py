@@ -74,7 +74,8 @@ def judge(row: Row, scenes: int, few: int) -> list[Cell]:
     dataset = with_measurements(rows.disturbed_dataset(row, scenes))
     methods = {name: name for name in methods_for(dataset)}
     predictors = {name: learned.predictor(path) for name, path in learned.pretrained().items()}
-    fitting = {name: each for name, each in predictors.items() if learned.incompatibility(each, dataset) is None}
+    unfit = learned.incompatibilities(predictors, dataset)
+    fitting = {name: each for name, each in predictors.items() if name not in unfit}
     slow = {*NEEDING_IQ, *(name for name, each in fitting.items() if each.window is not None)}
     bound_m = rows.bound_m(dataset.drop_vars(["iq", "features"], errors="ignore"))
     cells = []

@@ -41,6 +41,8 @@ def generate(
     ] = None,
 ) -> None:
     """Simulate a dataset of multi-receiver IQ; Ctrl-C stops after the shards being written, twice at once."""
+    from heimdall_lab.simulation.generate import generate_folder
+
     if bool(preset_name) == (config_file is not None):
         raise ConfigError("preset: give either --preset NAME or --config FILE.yaml")
     given = {"num_samples": num_samples, "seed": seed, "shard_size": shard_size}
@@ -49,16 +51,14 @@ def generate(
     if scheduler is not None and workers != 1:
         raise ConfigError(f"workers: {workers} are of no use with --scheduler, which has its own; leave one out")
     try:
-        dataset = hl.generate(
-            config, out, known_name("backend", backend, BACKENDS), workers=workers, scheduler=scheduler
-        )
+        generate_folder(config, out, known_name("backend", backend, BACKENDS), workers=workers, scheduler=scheduler)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
     manifest = read_manifest(out)
     rejected = [f"{count} by gate.{reason}" for reason, count in manifest.rejections.items() if count]
     shards = f"{len(manifest.shards)} shard{'s' if len(manifest.shards) > 1 else ''}"
     kept = f"{manifest.acceptance:.2%} of the drawn ones kept (rejected: {', '.join(rejected) or 'none'})"
-    print(f"{out}: {dataset.sizes['sample']} scenes in {shards}, {kept}")
+    print(f"{out}: {manifest.num_samples} scenes in {shards}, {kept}")
 
 
 def measure(

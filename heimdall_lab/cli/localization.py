@@ -244,10 +244,8 @@ def _pretrained(dataset: "xr.Dataset") -> tuple[list[Path], dict[str, str]]:
     """Files of the localizers of this package that can locate in a dataset, and why others cannot, by name."""
     from heimdall_lab.localization import learned
 
-    files, reasons = learned.pretrained(), {}
+    files = learned.pretrained()
     if not files:
         raise ConfigError("pretrained: no trained localizers came with this package; install it again, or leave it out")
-    for name, path in files.items():
-        if reason := learned.incompatibility(learned.predictor(path), dataset):
-            reasons[name] = reason
+    reasons = learned.incompatibilities({name: learned.predictor(path) for name, path in files.items()}, dataset)
     return [path for name, path in files.items() if name not in reasons], reasons

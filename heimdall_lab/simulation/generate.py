@@ -74,31 +74,49 @@ def generate(
     KeyboardInterrupt
         After Ctrl-C; its message says how many scenes are in the folder.
     """
-    if workers < 1:
-        raise ValueError(f"workers: {workers} is refused; give at least 1")
+    if out is not None:
+        generate_folder(config, out, backend, progress, workers, scheduler)
+        return store.open_dataset(out)
+    _check_workers(workers, scheduler, out)
+    backend_namespace(backend)
+    scenes.check_tones(config)
+    return _in_memory(config, backend, progress)
+
+
+def generate_folder(
+    config: Config,
+    out: str | Path,
+    backend: str = "auto",
+    progress: bool = True,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> None:
+    """Write a dataset to a folder as `generate` does, without opening it, which takes long where shards are many."""
+    _check_workers(workers, scheduler, out)
     if scheduler is None:
         backend_namespace(backend)
-    elif out is None or workers != 1:
-        raise ValueError(f"scheduler: {scheduler!r} has workers of its own and they write to out; give out, no workers")
     scenes.check_tones(config)
-    if out is None:
-        return _in_memory(config, backend, progress)
     folder = Path(out)
-    if not is_complete(folder, config, version("heimdall_lab")):
-        make_folder(folder)
-        with locked(folder) as lock:
-            job = GenerationJob(
-                config, folder.absolute(), lock, backend, version("heimdall_lab"), input_digests(config)
-            )
-            try:
-                _write_missing(job, folder, progress, workers, scheduler)
-            except KeyboardInterrupt:
-                done = samples_written(folder)
-                raise KeyboardInterrupt(
-                    f"interrupted: {done} of {config.num_samples} scenes are in {str(folder)!r}; "
-                    "run the same command again to go on"
-                ) from None
-    return store.open_dataset(folder)
+    if is_complete(folder, config, version("heimdall_lab")):
+        return
+    make_folder(folder)
+    with locked(folder) as lock:
+        job = GenerationJob(config, folder.absolute(), lock, backend, version("heimdall_lab"), input_digests(config))
+        try:
+            _write_missing(job, folder, progress, workers, scheduler)
+        except KeyboardInterrupt:
+            done = samples_written(folder)
+            raise KeyboardInterrupt(
+                f"interrupted: {done} of {config.num_samples} scenes are in {str(folder)!r}; "
+                "run the same command again to go on"
+            ) from None
+
+
+def _check_workers(workers: int, scheduler: str | None, out: str | Path | None) -> None:
+    if workers < 1:
+        raise ValueError(f"workers: {workers} is refused; give at least 1")
+    if scheduler is not None and (out is None or workers != 1):
+        raise ValueError(f"scheduler: {scheduler!r} has workers of its own and they write to out; give out, no workers")
 
 
 def load_or_generate(config: Config, root: str | Path | None = None, progress: bool = True) -> xr.Dataset:

@@ -1,6 +1,7 @@
 """The page that compares methods: which it offers, what it runs and shows, and how it is stopped."""
 
 import asyncio
+import functools
 import shutil
 import threading
 import time
@@ -48,13 +49,32 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def board(root):
-    return leaderboard.compare(store.open_dataset(root / "los"), [*FAST, "dpd"])
+def compared(root):
+    """A function that compares methods on a whole dataset, once: its scenes, those in memory, and the leaderboard."""
+
+    @functools.cache
+    def of(methods, name="los"):
+        located = store.open_dataset(root / name)
+        return located, *compare._compare(located, list(methods), lambda *_: None)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def board(compared):
+    return compared((*FAST, "dpd"))[2]
 
 
 def made(root, name="los", **params):
     """A viewer that has loaded its dataset."""
     return Compare(root, dataset=str(root / name), **params)
+
+
+def shown(root, compared, methods=FAST, name="los"):
+    """A viewer of what has been compared before, as `Compare.compare` shows it."""
+    viewer = made(root, name, methods=methods)
+    viewer._located, viewer._in_memory, viewer.board = compared(tuple(methods), name)
+    return viewer
 
 
 def test_methods_that_do_not_fit_say_why(root):
@@ -199,9 +219,8 @@ def test_a_closed_tab_cancels_its_comparison(root, monkeypatch):
     assert viewer._cancel.is_set()
 
 
-def test_a_likelihood_that_comes_late_is_not_shown(root, wait, monkeypatch):
-    viewer = made(root, methods=FAST)
-    wait(viewer.compare())
+def test_a_likelihood_that_comes_late_is_not_shown(root, compared, wait, monkeypatch):
+    viewer = shown(root, compared)
     viewer._tabs.active = compare._SCENE
     viewer.dark = True
     monkeypatch.setattr(pn.state, "execute", lambda *_: None)
@@ -262,9 +281,8 @@ def test_no_truth_is_told_in_the_page(root, wait):
     assert "compare needs the true positions" in viewer._alert.object
 
 
-def test_pictures_are_drawn_when_their_tab_opens(root, wait):
-    viewer = made(root, methods=[*FAST, "dpd"])
-    wait(viewer.compare())
+def test_pictures_are_drawn_when_their_tab_opens(root, compared, wait):
+    viewer = shown(root, compared, [*FAST, "dpd"])
     assert all(pane.object is None for pane in viewer._panes.values())
     for tab, pane in viewer._panes.items():
         viewer._tabs.active = tab
@@ -280,9 +298,8 @@ def test_pictures_are_drawn_when_their_tab_opens(root, wait):
     assert "what the IQ of all receivers says" in viewer._panes[compare._SCENE].object.opts.get().kwargs["title"]
 
 
-def test_the_scene_says_of_each_method_whether_it_found_the_transmitter(root, wait):
-    viewer = made(root, methods=FAST)
-    wait(viewer.compare())
+def test_the_scene_says_of_each_method_whether_it_found_the_transmitter(root, compared):
+    viewer = shown(root, compared)
     viewer.board = viewer.board.assign(
         status=viewer.board.status.where(viewer.board.method != "tdoa_ls", "link"), suspect=viewer.board.suspect * 0
     )
@@ -294,9 +311,8 @@ def test_the_scene_says_of_each_method_whether_it_found_the_transmitter(root, wa
     assert tdoa.startswith(f"No fix by tdoa_ls: the delay of {receiver} contradicts the others; the best candidate is")
 
 
-def test_a_click_on_the_map_opens_the_nearest_scene(root, wait):
-    viewer = made(root, methods=FAST)
-    wait(viewer.compare())
+def test_a_click_on_the_map_opens_the_nearest_scene(root, compared):
+    viewer = shown(root, compared)
     scene = store.open_dataset(root / "los").sel(sample=7)
     viewer._show_nearest_scene(float(scene.transmitter_longitude) + 1e-4, float(scene.transmitter_latitude))
     assert (viewer._sample.value, viewer._tabs.active) == (7, compare._SCENE)
@@ -315,9 +331,8 @@ def test_nearest_is_by_metres_not_degrees(root):
         errors.nearest_sample(dataset.assign(transmitter_latitude=dataset.transmitter_latitude * np.nan), 60, 10)
 
 
-def test_downloads_hold_the_board(root, wait):
-    viewer = made(root, methods=FAST)
-    wait(viewer.compare())
+def test_downloads_hold_the_board(root, compared, wait):
+    viewer = shown(root, compared, name="bare")
     lines = viewer._leaderboard_csv().getvalue().splitlines()
     assert lines[0].startswith("method,by,bin,samples,median_error")
     assert {line.split(",")[0] for line in lines[1:]} == set(FAST)

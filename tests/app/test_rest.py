@@ -134,18 +134,12 @@ def test_documentation_needs_no_network(client):
     assert client.get(f"{API}/static/swagger-ui-bundle.js").status_code == 200
 
 
-@pytest.mark.parametrize(("examples", "at_least"), [(5, 100), pytest.param(40, 500, marks=pytest.mark.slow)])
-def test_random_requests_find_no_server_error(root, examples, at_least):
+@pytest.mark.slow  # what is wrong with each field by itself: above
+def test_random_requests_find_no_server_error(root):
     """Schemathesis derives requests, valid and not, from the served description."""
     with dashboard(root.parent) as (_, url):
         command = ["schemathesis", "run", f"{url}api/v1/openapi.json", "--checks", "not_a_server_error"]
-        options = [
-            "--max-examples",
-            str(examples),
-            "--generation-deterministic",
-            "--phases",
-            "examples,coverage,fuzzing",
-        ]
+        options = ["--max-examples", "40", "--generation-deterministic", "--phases", "examples,coverage,fuzzing"]
         run = subprocess.run(
             [f"{sys.prefix}/bin/{command[0]}", *command[1:], *options],
             capture_output=True,
@@ -157,4 +151,4 @@ def test_random_requests_find_no_server_error(root, examples, at_least):
     assert re.search(r"Operations:\s+8 selected / 8 total", run.stdout)
     generated, passed = re.search(r"(\d+) generated, (\d+) passed", run.stdout).groups()
     assert generated == passed
-    assert int(generated) > at_least
+    assert int(generated) > 500

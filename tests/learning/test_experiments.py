@@ -216,6 +216,12 @@ def test_a_store_that_cannot_be_opened_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("store")
+def test_a_run_that_mlflow_no_longer_has_is_told():
+    with pytest.raises(experiments.TrackingError, match="cannot be used"):
+        experiments.curves("0" * 32)
+
+
+@pytest.mark.usefixtures("store")
 def test_the_store_of_a_data_folder_is_used_unless_a_server_is_named(monkeypatch, place, tmp_path):
     log = experiments.TrackedRun("here", {"folder": "/here"})
     log.log_metrics({"loss": 1.0}, 1)

@@ -46,6 +46,17 @@ def few(dataset):
     return dataset.isel(sample=slice(0, 6))
 
 
+@pytest.fixture(scope="module")
+def measured_few(few):
+    return pairs.pair_features(few)
+
+
+@pytest.fixture(scope="module")
+def fixes_of_few(few, measured_few):
+    """Their fixes by every method."""
+    return {method: hl.locate(few.assign(measured_few), method) for method in hl.methods()}
+
+
 def assert_same_fixes(found: xr.Dataset, expected: xr.Dataset, within_m: float) -> None:
     assert np.array_equal(found.converged, expected.converged)
     for name in ("east", "north"):
@@ -112,7 +123,7 @@ def test_errors_have_no_preferred_direction(usable, fixes, bound):
 
 
 @pytest.mark.parametrize("garbage", [np.nan, -12_345.6])
-def test_truth_does_not_leak(few, garbage):
+def test_truth_does_not_leak(few, measured_few, fixes_of_few, garbage):
     """Every variable that only the simulator knows is replaced; the fixes stay the same to the last bit."""
     blind = few.copy()
     for name in set(TRUTH) & set(few):
@@ -127,18 +138,16 @@ def test_truth_does_not_leak(few, garbage):
     for name in ("config", "seed", "title", "history"):
         blind.attrs[name] = ""
     assert {"transmitter_latitude", "clock_offset", "snr", "propagation_delay", "signal_present"} <= set(TRUTH)
-    expected_features, found_features = pairs.pair_features(few), pairs.pair_features(blind)
-    assert found_features.identical(expected_features)
-    for method in hl.methods():
-        expected = hl.locate(few.assign(expected_features), method)
-        found = hl.locate(blind.assign(found_features), method)
+    measured = pairs.pair_features(blind)
+    assert measured.identical(measured_few)
+    for method, expected in fixes_of_few.items():
+        found = hl.locate(blind.assign(measured), method)
         for name in FIX:
             assert np.array_equal(found[name], expected[name]), (method, name)
-    alone = hl.locate(blind, "tdoa_ls")
-    assert alone.identical(hl.locate(few.assign(expected_features), "tdoa_ls"))
+    assert hl.locate(blind, "tdoa_ls").identical(fixes_of_few["tdoa_ls"])
 
 
-def test_order_and_padding_of_receivers_do_not_matter(few):
+def test_order_and_padding_of_receivers_do_not_matter(few, fixes_of_few):
     """Sums in another order differ by rounding; the iteration ends at steps below 1e-3 m, which fixes may differ by."""
     order = np.array([4, 2, 6, 0, 5, 1, 3])
     permuted = few.isel(receiver=order).assign_coords(receiver=np.arange(7))
@@ -146,22 +155,19 @@ def test_order_and_padding_of_receivers_do_not_matter(few):
     fill = {name: absent.get(name, np.nan) for name in [*few.data_vars, "receiver_name"]}
     padded = few.reindex(receiver=np.arange(15), fill_value=fill)
     padded = padded.isel(receiver=[13, 4, 9, 2, 6, 7, 0, 5, 14, 1, 3, 8, 10, 11, 12])
-    measured, *others = (pairs.pair_features(scenes) for scenes in (few, permuted, padded))
-    for method in hl.methods():
-        expected = hl.locate(few.assign(measured), method)
-        for scenes, moved in zip((permuted, padded), others, strict=True):
-            assert_same_fixes(hl.locate(scenes.assign(moved), method), expected, 1e-3)
+    for scenes in (permuted, padded):
+        moved = scenes.assign(pairs.pair_features(scenes))
+        for method, expected in fixes_of_few.items():
+            assert_same_fixes(hl.locate(moved, method), expected, 1e-3)
 
 
-def test_fixes_do_not_depend_on_the_other_scenes(few):
+def test_fixes_do_not_depend_on_the_other_scenes(few, fixes_of_few):
     """All scenes of a batch iterate until the last one is at rest: again below 1e-3 m."""
-    measured = pairs.pair_features(few)
     for rows in ([4], [5, 0, 3]):
         part = few.isel(sample=rows)
-        measured_alone = pairs.pair_features(part)
-        for method in hl.methods():
-            expected = hl.locate(few.assign(measured), method).isel(sample=rows)
-            assert_same_fixes(hl.locate(part.assign(measured_alone), method), expected, 1e-3)
+        alone = part.assign(pairs.pair_features(part))
+        for method, expected in fixes_of_few.items():
+            assert_same_fixes(hl.locate(alone, method), expected.isel(sample=rows), 1e-3)
 
 
 def deafened(few: xr.Dataset, heard: list[list[int]]) -> xr.Dataset:

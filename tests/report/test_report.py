@@ -13,6 +13,7 @@ from heimdall_lab import plots
 from heimdall_lab.localization.leaderboard import leaderboard_table
 from heimdall_lab.localization.sentences import budget_sentence, remedy_sentence, status_sentence
 from heimdall_lab.localization.tables import budget_table
+from heimdall_lab.report import page as module
 from heimdall_lab.report.page import _best_method, _median_sample, write_report
 
 
@@ -113,7 +114,7 @@ def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_file(
-    dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disk_full(path: Path, text: str, encoding: str) -> None:
         path.write_bytes(text[:1000].encode(encoding))
@@ -121,6 +122,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_file(
 
     path = tmp_path / "report.html"
     path.write_text("old")
+    monkeypatch.setattr(module, "_render", lambda *_: page)  # which takes seconds
     monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="no space left"):
         write_report(dataset, board, path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import netCDF4
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import xarray as xr
 
 import heimdall_lab as hl
+from heimdall_lab.cli import datasets as commands
 from heimdall_lab.core import files
 from heimdall_lab.core.files import StoreError
 from heimdall_lab.datasets import measured, netcdf, schema, store
@@ -33,6 +35,20 @@ def expected(small_dataset):
     """What is measured of its signals, a shard at a time: last bits depend on what is measured together."""
     shards = [small_dataset.isel(sample=slice(first, first + 4)) for first in (0, 4, 8)]
     return xr.concat([pairs.pair_features(each) for each in shards], "sample", data_vars="minimal")
+
+
+@pytest.fixture(scope="module")
+def measured_whole(whole, tmp_path_factory):
+    """A copy of the shared folder, with measurements; do not change it."""
+    out = shutil.copytree(whole, tmp_path_factory.mktemp("measured") / "out")
+    measure_folder(out)
+    return out
+
+
+@pytest.fixture
+def measured_folder(measured_whole, tmp_path):
+    """A copy of that."""
+    return shutil.copytree(measured_whole, tmp_path / "out")
 
 
 def kept(folder):
@@ -81,9 +97,8 @@ def test_scenes_of_one_shard_measure_that_shard(folder, expected):
     assert kept(folder) == FILES[1:2]
 
 
-def test_changed_signals_are_measured_anew_and_what_others_set_stays(folder, expected, small_dataset):
-    measure_folder(folder)
-    dataset = hl.open_dataset(folder)
+def test_changed_signals_are_measured_anew_and_what_others_set_stays(measured_folder, expected, small_dataset):
+    dataset = hl.open_dataset(measured_folder)
     weaker = dataset.assign(iq=dataset.iq // 4)
     for each in (weaker, weaker.load(), with_measurements(dataset).assign(iq=weaker.iq)):
         level_db = with_measurements(each).rssi_dbm - expected.rssi_dbm
@@ -99,17 +114,29 @@ def test_changed_signals_are_measured_anew_and_what_others_set_stays(folder, exp
     assert not with_measurements(closer).heard.any()
 
 
+@pytest.fixture(scope="module")
+def another(small, tmp_path_factory):
+    """Another folder of that shape, without measurements; do not change it."""
+    out = tmp_path_factory.mktemp("another") / "out"
+    hl.generate(small.model_copy(update={"seed": 8}), out, progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mixed_truth(whole, another):
+    """What is measured in memory of scenes of the one with the IQ of the other."""
+    return pairs.pair_features(hl.open_dataset(whole).assign(iq=hl.open_dataset(another).iq).load())
+
+
 @pytest.mark.parametrize("of_both", [(False, False), (True, False), (False, True), (True, True)])
-def test_signals_of_another_folder_are_measured_as_they_are(folder, small, tmp_path, of_both):
-    other = tmp_path / "other"
-    hl.generate(small.model_copy(update={"seed": 8}), other, progress=False)
+def test_signals_of_another_folder_are_measured_as_they_are(folder, another, mixed_truth, tmp_path, of_both):
+    other = shutil.copytree(another, tmp_path / "other")
     for path, measured_before in zip((folder, other), of_both, strict=True):
         if measured_before:
             measure_folder(path)
     first, second = hl.open_dataset(folder), hl.open_dataset(other)
-    mixed = first.assign(iq=second.iq)
-    truth = pairs.pair_features(mixed.load())
-    xr.testing.assert_allclose(with_measurements(first.assign(iq=second.iq))[list(schema.MEASURED)], truth, rtol=1e-4)
+    mixed = with_measurements(first.assign(iq=second.iq))
+    xr.testing.assert_allclose(mixed[list(schema.MEASURED)], mixed_truth, rtol=1e-4)
     both = xr.concat([first, second], "sample", data_vars="all", join="override", combine_attrs="override")
     fixes = hl.locate(both, "tdoa_ls")
     apart = xr.concat([hl.locate(each, "tdoa_ls") for each in (first, second)], "sample")
@@ -132,11 +159,9 @@ def test_signals_of_another_folder_are_measured_as_they_are(folder, small, tmp_p
     ],
     ids=["names", "from 1", "text", "others", "turned", "halves", "none", "chunks", "in memory", "another process"],
 )
-@pytest.mark.parametrize("measured_before", [False, True])
-def test_labels_and_blocks_change_no_measurement(folder, expected, relabel, measured_before):
-    if measured_before:
-        measure_folder(folder)
-    dataset = relabel(hl.open_dataset(folder))
+@pytest.mark.parametrize("given", ["folder", "measured_folder"])
+def test_labels_and_blocks_change_no_measurement(request, expected, relabel, given):
+    dataset = relabel(hl.open_dataset(request.getfixturevalue(given)))
     found = with_measurements(dataset)
     for name in schema.MEASURED:
         np.testing.assert_allclose(found[name].values, expected[name].values, rtol=1e-4, err_msg=name)
@@ -153,18 +178,15 @@ def test_scenes_may_be_drawn_again_and_again(folder, expected, monkeypatch, writ
     xr.testing.assert_allclose(found[list(schema.MEASURED)], expected.isel(sample=rows), rtol=1e-4)
 
 
-def test_a_folder_is_found_by_whatever_path(folder, expected, monkeypatch, tmp_path):
-    measure_folder(folder)
+def test_a_folder_is_found_by_whatever_path(measured_folder, expected, monkeypatch, tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "link").symlink_to(measured_folder)
     monkeypatch.chdir(tmp_path)
     for path in ("out", "./out/", "elsewhere/../out", "link"):
         assert_measured(hl.open_dataset(path), expected)
         assert_measured(with_measurements(hl.open_dataset(path)), expected)
-    done = subprocess.run(
-        [sys.executable, "-m", "heimdall_lab.cli", "measure", "out"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "out: 0 of 12 scenes measured now, the others before\n"
+    commands.measure(Path("out"))
+    assert capsys.readouterr().out == "out: 0 of 12 scenes measured now, the others before\n"
 
 
 def test_other_attributes_measure_nothing_for_the_folder(folder):
@@ -172,14 +194,13 @@ def test_other_attributes_measure_nothing_for_the_folder(folder):
     assert kept(folder) == []
 
 
-def test_iq_is_read_once_for_each_question(folder, monkeypatch):
-    measure_folder(folder)
+def test_iq_is_read_once_for_each_question(measured_folder, monkeypatch):
     digests, hashed = measurements._iq_digests, []
     monkeypatch.setattr(measurements, "_iq_digests", lambda dataset: hashed.append(1) or digests(dataset))
     model = hl.pretrained()["tdoa_unrolled_los_sync"]
-    hl.compare(hl.open_dataset(folder), ["tdoa_ls", model])
+    hl.compare(hl.open_dataset(measured_folder), ["tdoa_ls", model])
     assert len(hashed) == 0
-    hl.compare(hl.open_dataset(folder).isel(sample=[1, 5, 9]), ["tdoa_ls", "rss_ml", model])
+    hl.compare(hl.open_dataset(measured_folder).isel(sample=[1, 5, 9]), ["tdoa_ls", "rss_ml", model])
     assert len(hashed) == 1
 
 
@@ -301,12 +322,11 @@ def of_another_shard(path):
 
 
 @pytest.mark.parametrize("damage", [cut, empty, without_a_variable, of_another_shard])
-def test_damaged_ones_are_made_anew(folder, expected, damage):
-    measure_folder(folder)
-    damage(folder / FILES[1])
-    assert "tdoa_s" not in hl.open_dataset(folder)
-    assert measure_folder(folder) == 4
-    assert_measured(hl.open_dataset(folder), expected)
+def test_damaged_ones_are_made_anew(measured_folder, expected, damage):
+    damage(measured_folder / FILES[1])
+    assert "tdoa_s" not in hl.open_dataset(measured_folder)
+    assert measure_folder(measured_folder) == 4
+    assert_measured(hl.open_dataset(measured_folder), expected)
 
 
 def test_a_damaged_shard_is_named(folder):
@@ -447,14 +467,13 @@ def test_scripts_without_a_main_guard_start_workers_once(folder, tmp_path):
     assert done.stdout == b"12\n"
 
 
-def test_the_command_measures_once_and_says_so(folder, small, tmp_path, capfd):
-    command = [sys.executable, "-m", "heimdall_lab.cli", "measure"]
+def test_the_command_measures_once_and_says_so(folder, small, tmp_path, capsys):
     for count in (12, 0):
-        subprocess.run([*command, folder], check=True)
-        assert f"{count} of 12 scenes measured now, the others before" in capfd.readouterr().out
+        commands.measure(folder)
+        assert f"{count} of 12 scenes measured now, the others before" in capsys.readouterr().out
     hl.generate(small.model_copy(update={"data_type": "feature_based"}), tmp_path / "features", progress=False)
-    subprocess.run([*command, tmp_path / "features"], check=True)
-    assert "was measured when it was generated" in capfd.readouterr().out
+    commands.measure(tmp_path / "features")
+    assert "was measured when it was generated" in capsys.readouterr().out
     with pytest.raises(ValueError, match="workers: 0 is refused"):
         measure_folder(folder, workers=0)
 

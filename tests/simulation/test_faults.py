@@ -36,12 +36,17 @@ def command(out, *arguments, num_samples=SCENES, shard_size=2, duration_s=0.05):
 
 
 def run(out, *arguments, **settings):
-    """Run a command to its end, in this process: a start of its own takes seconds."""
+    """Run a command to its end."""
+    assert status_of(command(out, *arguments, **settings)[3:]) == 0
+
+
+def status_of(arguments):
+    """Run the command line in this process, as a start of its own takes seconds, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["heimdall-lab", *command(out, *arguments, **settings)[3:]])
+        patch.setattr("sys.argv", ["heimdall-lab", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             cli.main()
-    assert end.value.code == 0
+    return end.value.code
 
 
 def launch(out, *arguments, **settings):
@@ -77,11 +82,17 @@ def assert_only_valid_shards(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What an undisturbed run of the default command writes."""
+def whole_folder(tmp_path_factory):
+    """What an undisturbed run of the default command writes; do not change it."""
     out = tmp_path_factory.mktemp("whole") / "out"
     run(out)
-    return contents(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(whole_folder):
+    """Its files."""
+    return contents(whole_folder)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -193,7 +204,7 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
     slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
     process = launch(tmp_path, "--workers", workers, *slow, num_samples=9000, shard_size=1500, duration_s=0.2)
     wait_for((tmp_path / MANIFEST).exists)
-    time.sleep(4)
+    time.sleep(2 * workers)
     os.killpg(process.pid, signal.SIGINT)
     assert any("Ctrl-C again stops at once" in line for line in process.stderr)
     assert process.poll() is None
@@ -207,16 +218,14 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
     assert_only_valid_shards(tmp_path)
 
 
-def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path, whole):
+def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path, whole, capsys):
     process = launch(tmp_path)
     wait_for_shards(tmp_path, 3)
     process.send_signal(signal.SIGSTOP)  # so that it is not done before the second one has started
-    second = subprocess.run(command(tmp_path), capture_output=True, text=True)
-    assert second.returncode == 1
-    assert second.stderr.startswith(
-        f"heimdall-lab: out: {str(tmp_path)!r} is being written to by process {process.pid} "
-    )
-    assert len(second.stderr.splitlines()) == 1
+    assert status_of(command(tmp_path)[3:]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"heimdall-lab: out: {str(tmp_path)!r} is being written to by process {process.pid} ")
+    assert len(errors.splitlines()) == 1
     assert list(hl.datasets(tmp_path).state) == ["unfinished"]
     process.kill()
     process.communicate()
@@ -269,16 +278,14 @@ def test_a_disk_that_fills_up_meanwhile_leaves_valid_shards(tmp_path, whole, wor
     assert re.fullmatch(r"heimdall-lab: out: 'out' needs 2\.\d+ MB for 20 scenes, and .*B are free there; .*", refused)
 
 
-def test_a_flipped_byte_is_found_and_repaired(tmp_path, whole):
-    run(tmp_path)
+def test_a_flipped_byte_is_found_and_repaired(tmp_path, whole_folder, whole, capsys):
+    shutil.copytree(whole_folder, tmp_path, dirs_exist_ok=True)
     shard = tmp_path / "shard-00007.nc"
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
-    verify = [sys.executable, "-m", "heimdall_lab.cli", "verify", str(tmp_path)]
-    found = subprocess.run(verify, capture_output=True, text=True)
-    assert found.returncode == 1
-    assert "shard-00007.nc: has another checksum (1 of 40 shards are not whole)" in found.stderr
+    assert status_of(["verify", tmp_path]) == 1
+    assert "shard-00007.nc: has another checksum (1 of 40 shards are not whole)" in capsys.readouterr().err
     run(tmp_path)
     assert contents(tmp_path) == whole
 

@@ -400,15 +400,15 @@ def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | 
     dataset = store.open_dataset(folder)
     fit: dict[str, str | Path] = {name: name for name in methods_for(dataset)}
     unfit = {name: "needs IQ, which this dataset does not keep" for name in METHODS if name not in fit}
-    for name, path in trained_models(root).items():
+    trained, opened, reasons = trained_models(root), {}, {}
+    for name, path in trained.items():
         try:
-            reason = learned.incompatibility(learned.predictor(path), dataset)
+            opened[name] = learned.predictor(path)
         except (ValueError, OSError) as error:
-            reason = str(error)
-        if reason is None:
-            fit[name] = path
-        else:
-            unfit[name] = reason
+            reasons[name] = str(error)
+    reasons |= learned.incompatibilities(opened, dataset)
+    fit |= {name: path for name, path in trained.items() if name not in reasons}
+    unfit |= {name: reasons[name] for name in trained if name in reasons}
     return dataset, fit, unfit
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 from heimdall_lab.app.service import jobs, tasks
-from heimdall_lab.simulation.generate import generate
+from heimdall_lab.simulation.generate import generate_folder
 
 
 def main(root: Path, identity: str) -> None:
@@ -20,7 +20,7 @@ def main(root: Path, identity: str) -> None:
         if jobs.is_cancelled(root, identity):  # before this process could be interrupted
             raise KeyboardInterrupt
         if isinstance(task, tasks.Generation):
-            generate(task.config, folder, workers=task.workers)
+            generate_folder(task.config, folder, workers=task.workers)
         else:
             from heimdall_lab.report.runs import train  # imports torch, which takes seconds
 

@@ -1,6 +1,7 @@
 """Fixes of trained localizers, from files or in memory, as the classical estimators give them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,16 +124,21 @@ def pretrained() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
-def incompatibility(predictor: Predictor, dataset: xr.Dataset) -> str | None:
-    """Reason why a localizer cannot locate in a dataset, the message of `arrays`; None if it can."""
-    try:
-        _check(predictor, dataset)
-        scene = dataset.isel(sample=slice(1)).load()
-        scene.encoding = {}  # of no folder, in which more would be measured, and kept
-        arrays(predictor, scene)
-    except ValueError as error:
-        return str(error)
-    return None
+def incompatibilities(predictors: Mapping[str, Predictor], dataset: xr.Dataset) -> dict[str, str]:
+    """Reasons why localizers cannot locate in a dataset, the messages of `arrays`, by their names; of others none."""
+    dataset = dataset.assign(receiver_present=dataset["receiver_present"].compute())
+    scene = dataset.isel(sample=slice(1)).load()
+    scene.encoding = {}  # of no folder, in which more would be measured, and kept
+    with suppress(ValueError):  # which `arrays` raises again
+        scene = with_measurements(scene)
+    reasons = {}
+    for name, predictor in predictors.items():
+        try:
+            _check(predictor, dataset)
+            arrays(predictor, scene)
+        except ValueError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ COORDINATE_FRAME = "east, north km on the tangent plane at the centroid of prese
 CHECKSUM_PLACEHOLDER = "0" * 64  # in the place of the checksum while that is computed
 
 _BATCH = 256  # scenes located at a time
+_MAX_OPEN = 16  # models of some megabytes each
 _REQUIRED_METADATA = (
     "architecture",
     "num_parameters",
@@ -77,7 +80,7 @@ class OnnxLocalizer:
 
 
 def open_model(path: str | Path) -> OnnxLocalizer:
-    """Read a localizer that `export.export_onnx` wrote.
+    """Read a localizer that `export.export_onnx` wrote, anew only when its file has changed.
 
     Raises
     ------
@@ -89,6 +92,13 @@ def open_model(path: str | Path) -> OnnxLocalizer:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"model: there is no file {str(path)!r}; export one, or correct the path")
+    found = path.stat()
+    # Of this process alone: a forked one has none of the threads that a session computes with, and would wait for them.
+    return _open_file(path, os.getpid(), found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@lru_cache(maxsize=_MAX_OPEN)
+def _open_file(path: Path, *_identity: int) -> OnnxLocalizer:
     import onnxruntime  # here, so that classical estimators do not wait for it
 
     try:

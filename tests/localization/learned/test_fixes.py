@@ -227,10 +227,13 @@ def test_scenes_of_the_training_are_counted(small_dataset, small):
 
 
 def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):
-    assert learned.incompatibility(Fixed(), small_dataset) is None
-    assert "takes at most 6" in learned.incompatibility(Fixed(max_receivers=6), small_dataset)
+    assert learned.incompatibilities({"any": Fixed()}, small_dataset) == {}
+    reasons = learned.incompatibilities({"any": Fixed(), "few": Fixed(max_receivers=6)}, small_dataset)
+    assert list(reasons) == ["few"]
+    assert "takes at most 6" in reasons["few"]
     bare = small_dataset.drop_vars("iq").merge(pairs.pair_features(small_dataset))
-    assert "iq: is not in the dataset" in learned.incompatibility(Fixed(inputs=("iq",), window=100), bare)
+    reasons = learned.incompatibilities({"of_iq": Fixed(inputs=("iq",), window=100)}, bare)
+    assert "iq: is not in the dataset" in reasons["of_iq"]
 
 
 @pytest.mark.parametrize("name", hl.pretrained())

@@ -1,6 +1,7 @@
 """Files that are not whole, not of this package, or of another version are refused with what to do."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -77,6 +78,17 @@ def test_features_of_another_version_are_refused(altered, onnx_file):
     with pytest.raises(ValueError, match="their order is another"):
         onnx_model.open_model(altered(features=features[::-1]))
     assert onnx_model.open_model(altered(features=features)).name == "triangulation"
+
+
+def test_a_file_is_opened_anew_where_it_has_changed_and_in_each_process(altered, monkeypatch):
+    path = altered(dataset="one")
+    first = onnx_model.open_model(path)
+    assert onnx_model.open_model(str(path)) is first
+    altered(dataset="another")
+    second = onnx_model.open_model(path)
+    assert (first.about["dataset"], second.about["dataset"]) == ("one", "another")
+    monkeypatch.setattr(os, "getpid", lambda: 0)  # as after a fork
+    assert onnx_model.open_model(path) is not second
 
 
 def test_locating_needs_no_pytorch(onnx_file):
