@@ -5,6 +5,7 @@ on fault detection and exclusion.
 """
 
 import numpy as np
+import scipy.special
 
 from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization import integrity
@@ -12,32 +13,38 @@ from heimdall_lab.localization.hyperbolic import Candidates, best_candidate, clo
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 
 _RIVAL_CHI_SQUARED = 2 * np.log(49)  # by which it is 98 % certain which one of two is at fault
+_DOUBTFUL_CHI_SQUARED = float(scipy.special.chdtri(1, integrity.FALSE_ALARM))  # by which one delay less fits far better
 _FEWEST = 5  # delays from which one may be left out: four are one more than there are unknowns
 
 
 def without_faults(observed: Observations, fix: Fix, agreeing: Array) -> tuple[Fix, Array]:
     """Fixes by least squares with the delays that are not at fault, and which these are, (S, R) bool.
 
-    From robust fixes, and the delays that agree with them. They are all, where these agree with each other; else all
-    but one, where without it they do; else those that agree with the robust fix.
+    From robust fixes, and the delays that agree with them. They are all, where these agree with each other, and do not
+    agree elsewhere without one of them far better; else all but one, where without it they do; else those that agree
+    with the robust fix.
     """
     fix, used = _refit(observed._replace(heard=agreeing), fix), agreeing
     whole = _refit(observed, fix)
-    agree = integrity.assess(whole, integrity.delays(observed, whole, observed.heard)).status == "ok"
-    agree &= np.isin(fix.status, ("ok", "ambiguous"))
+    of_whole = integrity.assess(whole, integrity.delays(observed, whole, observed.heard))
+    agree = (of_whole.status == "ok") & np.isin(fix.status, ("ok", "ambiguous"))
     fix, used = Fix(*where_rows(agree, whole, fix)), np.where(agree[:, None], observed.heard, used)
-    possible = np.isin(fix.status, ("ok", "ambiguous")) & ~agree & (observed.heard.sum(axis=1) >= _FEWEST)
+    count = observed.heard.sum(axis=1)
+    chi_squared = np.nan_to_num(of_whole.misfit * (count - integrity.UNKNOWNS))
+    possible = np.isin(fix.status, ("ok", "ambiguous")) & (count >= _FEWEST)
+    possible &= ~agree | (chi_squared > _DOUBTFUL_CHI_SQUARED)
     rows = np.flatnonzero(possible)
     if len(rows):
-        without, kept, fits = _without_one(observed.select(rows), fix.select(rows))
+        without, kept, fits, cost = _without_one(observed.select(rows), fix.select(rows))
+        fits &= ~agree[rows] | (without.status == "ok") & (cost < chi_squared[rows] - _DOUBTFUL_CHI_SQUARED)
         found, rows = without.select(fits), rows[fits]
         fix = Fix(*(_with_rows(old, rows, new) for old, new in zip(fix, found, strict=True)))
         used = _with_rows(used, rows, kept[fits])
     return fix, used
 
 
-def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array]:
-    """Best fixes without one delay each, the delays that they use (S, R) bool, and whether these agree, (S,) bool."""
+def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array, Array]:
+    """Best fixes without one delay each, delays that they use (S, R) bool, whether these agree (S,) bool, χ² (S,)."""
     scenes, receivers = observed.heard.shape
     kept = observed.heard[:, None] & ~np.eye(receivers, dtype=bool)  # (S, R, R), without each
     each = observed.repeat(receivers)._replace(heard=kept.reshape(-1, receivers))
@@ -51,7 +58,7 @@ def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array]:
     best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED, strict=True)
     rows = np.arange(scenes)
     found_one = fits[rows, chosen] & np.isin(best.status, ("ok", "ambiguous"))
-    return best, kept[rows, chosen // starts], found_one
+    return best, kept[rows, chosen // starts], found_one, found.cost[rows, chosen]
 
 
 def _refit(observed: Observations, fix: Fix) -> Fix:

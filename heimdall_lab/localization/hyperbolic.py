@@ -57,12 +57,15 @@ def closed_form(observed: Observations) -> Array:
     centre = receivers_centroid(observed)
     position = geodesy.ecef(observed.latitude_deg, observed.longitude_deg, observed.altitude_m)
     plane = geodesy.enu(position, centre.latitude_deg, centre.longitude_deg)[..., :2]
-    reference = observed.reference[:, None]
-    origin = np.take_along_axis(plane, reference[..., None], axis=1)
-    others = observed.heard & (np.arange(plane.shape[1]) != reference)
+    # From the reference, or another one where its delay is left out.
+    first, reference = observed.heard.argmax(axis=1)[:, None], observed.reference[:, None]
+    datum = np.where(np.take_along_axis(observed.heard, reference, axis=1), reference, first)
+    origin = np.take_along_axis(plane, datum[..., None], axis=1)
+    others = observed.heard & (np.arange(plane.shape[1]) != datum)
     weight = np.where(others, 1 / observed.sigma_m, 0.0)
     offset = np.where(others[..., None], plane - origin, 0.0)
-    difference = np.where(others, observed.pseudorange_m, 0.0)
+    difference = observed.pseudorange_m - np.take_along_axis(observed.pseudorange_m, datum, axis=1)
+    difference = np.where(others, difference, 0.0)
     design = weight[..., None] * offset
     # weight · (offset · p) = weight · ((|offset|² − difference²) / 2 − difference · range)
     constant = weight * ((offset**2).sum(axis=-1) - difference**2) / 2

@@ -23,6 +23,7 @@ BUDGET = (*CAUSES, "height")  # what the variance of a fix is made of
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
 _AS_UNCERTAIN = [*SCALED, CAUSES.index("receiver_positions")]  # whose own size is known no better than their scale
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
+UNKNOWNS = 3  # that least squares of delays take up: east, north and the offset; the height has a prior
 STAND_IN = ("silent", "unobserved", "noise")  # statuses of fixes that the receivers' middle stands in for
 _ELLIPSE_LEVEL = 0.99  # that holds what a fault just below notice moves a fix by, if it is checked
 _FEW_SURPLUS = 2  # measurements more than unknowns, up to which a fix is checked weakly
@@ -55,7 +56,7 @@ class Evidence(NamedTuple):
     @property
     def unknowns(self) -> int:
         """Directions that the fixes took up of the errors, and the offset."""
-        return 3 if self.is_least_squares else 1
+        return UNKNOWNS if self.is_least_squares else 1
 
     @property
     def tells_scale(self) -> bool:

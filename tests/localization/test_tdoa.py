@@ -8,6 +8,7 @@ from scipy import special, stats
 
 import heimdall_lab as hl
 from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.localization import hyperbolic, observations
 from heimdall_lab.localization.errors import position_errors
 
 pyproj = pytest.importorskip("pyproj")
@@ -148,3 +149,18 @@ def test_receivers_that_hear_nothing_change_nothing():
         assert position_errors(dataset, among).error.values == pytest.approx(
             position_errors(dataset, alone).error.values, abs=2e-3
         )
+
+
+def test_starts_do_not_depend_on_a_reference_that_is_left_out():
+    """The closed form without the reference is that of the other receivers, however wrong its clock is."""
+    rng = np.random.Generator(np.random.Philox(12))
+    receivers, transmitter = ring(rng, 50, 6)
+    delay_s = np.zeros((50, 6))
+    delay_s[:, 0] = 60e-6
+    known = observations.from_dataset(measured(receivers, transmitter, delay_s))
+    others = np.arange(6) > 0
+    start = hyperbolic.closed_form(known._replace(heard=known.heard & others))
+    alone = observations.from_dataset(measured(receivers[:, 1:], transmitter, delay_s[:, 1:]))
+    assert start == pytest.approx(hyperbolic.closed_form(alone), abs=1e-3)
+    place = np.stack([transmitter] * 2, axis=1)
+    assert np.abs(start - place).max(axis=2).min(axis=1) == pytest.approx(0, abs=1e-2)
