@@ -6,7 +6,7 @@ import pytest
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.receivers import Receiver
-from heimdall_lab.localization import bounds, information
+from heimdall_lab.localization import bounds, ellipses, information
 from heimdall_lab.simulation import coverage
 
 STEADY = {"shadowing_sigma_db": 0.0, "environment_loss_min_db": 10.0, "environment_loss_max_db": 10.0}
@@ -92,7 +92,7 @@ def test_map_is_labelled_and_its_parts_agree(config):
     }
     covariance = found.crlb_covariance.values
     np.testing.assert_allclose(found.crlb_rmse, np.sqrt(np.trace(covariance, axis1=2, axis2=3)))
-    np.testing.assert_allclose(found.cep50, bounds.cep50(covariance))
+    np.testing.assert_allclose(found.cep50, ellipses.cep50(covariance))
     assert list(found.receiver_name.values) == [receiver.name for receiver in config.geometry.receivers]
     one = coverage.bound_map(config, latitude[2:3], longitude[1:2])
     np.testing.assert_allclose(one.crlb_rmse[0, 0], found.crlb_rmse[2, 1], rtol=1e-12)
