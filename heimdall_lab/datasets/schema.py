@@ -215,6 +215,12 @@ OPTIONAL_ATTRIBUTES = {
 }
 
 
+_RANGES = {  # of attributes that estimators would take in any
+    "reflection_height_m": (50e3, 1000e3, "m"),
+    "reflection_height_sigma_m": (0.0, 1000e3, "m"),
+}
+
+
 class SchemaError(ValueError):
     """A dataset that breaks the contract; the message names the variable, what is wrong and what is expected."""
 
@@ -256,6 +262,11 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
         raise SchemaError(f"sigma_freedom: is {dataset.attrs['sigma_freedom']}; give a positive number or none")
     if dataset.attrs["propagation"] not in PROPAGATION:
         raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {', '.join(PROPAGATION)}")
+    if dataset.attrs["path_delay_sigma_s"] < 0:
+        raise SchemaError(f"path_delay_sigma_s: is {dataset.attrs['path_delay_sigma_s']}; give 0 s or more, or NaN")
+    for name, (low, high, unit) in _RANGES.items():
+        if not low <= dataset.attrs.get(name, low) <= high:
+            raise SchemaError(f"{name}: is {dataset.attrs[name]}; give {low:g} to {high:g} {unit}")
     if dataset.attrs.get("level_law", LEVEL_LAWS[0]) not in LEVEL_LAWS:
         raise SchemaError(f"level_law: {dataset.attrs['level_law']!r} is unknown; use {' or '.join(LEVEL_LAWS)}")
     for name, variable in VARIABLES.items():

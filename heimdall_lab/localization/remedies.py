@@ -18,7 +18,7 @@ from heimdall_lab.core.config import CLOCK_SIGMA_S
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import integrity
 from heimdall_lab.localization.integrity import Evidence
-from heimdall_lab.localization.observations import CAUSES, MAX_RIVALS, Fix, Observations, distances, from_dataset
+from heimdall_lab.localization.observations import CAUSES, MAX_RIVALS, Fix, Observations, from_dataset
 from heimdall_lab.localization.paths import HEIGHTS
 
 LEAST_GAIN = 0.1  # by which a remedy makes the error smaller, below which it is none
@@ -141,7 +141,11 @@ def _with_more_receivers(observed: Observations, fix: Fix, used: Array) -> Obser
         mask = used.reshape(*used.shape, *[1] * (values.ndim - 2))
         return np.nanmedian(np.where(mask, values, np.nan), axis=1, keepdims=True)
 
-    distance_m = median(distances(observed, fix.latitude_deg, fix.longitude_deg, fix.height_m)[0])
+    distance_m = median(
+        geodesy.geodesic(
+            fix.latitude_deg[:, None], fix.longitude_deg[:, None], observed.latitude_deg, observed.longitude_deg
+        )[0]
+    )
     azimuth_deg = np.arange(len(_DIRECTIONS)) * 360 / len(_DIRECTIONS)
     place = geodesy.destination(fix.latitude_deg[:, None], fix.longitude_deg[:, None], azimuth_deg, distance_m)
     each = np.ones_like(place[0])

@@ -108,8 +108,9 @@ def paths_sentence(dataset: xr.Dataset) -> str:
     """Say what the paths of signals are taken for, and how well their delays are known."""
     frequency_hz, sigma_s = (float(dataset.attrs[name]) for name in ("centre_frequency_hz", "path_delay_sigma_s"))
     at = f" at {frequency_hz / 1e3:,.6g} kHz" if np.isfinite(frequency_hz) else ""
-    known = f"to {microseconds_text(sigma_s)}" if sigma_s > 0 else "exactly"
-    return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays known {known}."
+    known = f"known to {microseconds_text(sigma_s)}" if sigma_s > 0 else "known exactly"
+    known = "not known" if np.isnan(sigma_s) else known
+    return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays {known}."
 
 
 def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:

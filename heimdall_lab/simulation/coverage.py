@@ -209,7 +209,7 @@ def _network(config: Config) -> np.ndarray:
 
 def _law(config: Config) -> str:
     """Law of the delays that simulated scenes of a configuration have."""
-    return "mixture" if config.channel.nlos_ratio > 0 else "normal"
+    return "mixture" if config.channel.max_excess_delay_s > 0 else "normal"
 
 
 def _link_errors(

@@ -20,6 +20,9 @@ def test_check_returns_the_dataset_itself(small_dataset):
         (lambda d: d.assign_coords(component=["q", "i"]), "component"),
         (lambda d: d.assign_attrs(propagation="sky"), "propagation: 'sky'"),
         (lambda d: d.assign_attrs(level_law="hata"), "level_law: 'hata'"),
+        (lambda d: d.assign_attrs(path_delay_sigma_s=-1e-6), "path_delay_sigma_s: is -1e-06; give 0 s or more"),
+        (lambda d: d.assign_attrs(reflection_height_m=300.0), r"reflection_height_m: is 300.0; give 50000 to 1e\+06 m"),
+        (lambda d: d.assign_attrs(reflection_height_sigma_m=np.nan), "reflection_height_sigma_m: is nan; give 0"),
         (lambda d: d.drop_attrs().assign_attrs(propagation="sky"), "centre_frequency_hz"),
     ],
 )

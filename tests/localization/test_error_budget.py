@@ -8,9 +8,10 @@ from measured_delays import NOISE_S, measured, ring
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
+from heimdall_lab.localization import observations
 from heimdall_lab.localization.errors import position_errors
 from heimdall_lab.localization.observations import CAUSES
-from heimdall_lab.localization.remedies import LONGER, remedies
+from heimdall_lab.localization.remedies import LONGER, _with_more_receivers, remedies
 
 COUNT = 2000
 FOUR_DEVIATIONS = 4 / np.sqrt(2 * COUNT)  # of an rms value of so many errors along one axis; less along two
@@ -133,6 +134,18 @@ def test_where_paths_limit_a_fix_one_more_receiver_helps_on_the_side_that_is_wea
     assert direction in {"east of the transmitter", "north of the transmitter", "south of the transmitter"}
     by_north = rms_m[5] / rms_m[4]
     assert remedy.ratio <= by_north + 1e-3
+
+
+@pytest.mark.parametrize("propagation", ["line_of_sight", "ground_wave", "sky_wave"])
+def test_a_further_receiver_is_as_far_away_as_the_others(propagation):
+    """Over the ground, whatever way its signals take."""
+    dataset = scenes(np.zeros((1, 6))).assign_attrs(propagation=propagation)
+    known, unknown = observations.from_dataset(dataset), np.full(1, np.nan)
+    place = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
+    fix = observations.Fix(*place, known.height_m, unknown, unknown, unknown)
+    more = _with_more_receivers(known, fix, known.heard)
+    distance_m, _ = geodesy.geodesic(*(degrees[:, None] for degrees in place), more.latitude_deg, more.longitude_deg)
+    assert distance_m[0, 6:] == pytest.approx(np.median(distance_m[0, :6]), rel=1e-3)
 
 
 def test_of_sky_waves_knowing_the_height_of_reflection_helps():

@@ -160,7 +160,7 @@ class Locate(Viewer):
                 elif window_s != self._read_window_s:
                     raise FieldError("window", "takes effect as recordings are read; upload them again")
                 recorded = self._recorded  # which an upload may take away meanwhile
-                recorded = propagation.restated(recorded, *paths)
+                recorded = await background.run(with_measurements, propagation.restated(recorded, *paths))
                 recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
                 fixes = await background.run(estimators.locate, recorded, self.method)
             except MemoryError as error:

@@ -55,7 +55,7 @@ def as_numbers(name: str, values: object) -> np.ndarray:
     try:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name}: does not hold numbers of one shape; correct it") from error
+        raise ValueError(f"{name}: does not hold numbers of one shape, but {str(values)[:60]}; correct it") from error
 
 
 def check_names(attributes: Iterable[str]) -> None:

@@ -151,8 +151,8 @@ def _dataset(
     }
     attrs = _attributes(recordings, files, length, start_s) | contract_numbers(stated, count)
     attrs = propagation.with_paths(attrs, variables["receiver_latitude"], variables["receiver_longitude"])
-    moving_hz = propagation.SKY_WAVE_DOPPLER_HZ if attrs["propagation"] == "sky_wave" else 0.0
-    attrs = {"max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ + moving_hz} | attrs
+    by_paths_hz = propagation.largest_shift_hz(attrs["propagation"])
+    attrs = {"max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ + by_paths_hz} | attrs
     return schema.label(variables, coords, attrs)
 
 

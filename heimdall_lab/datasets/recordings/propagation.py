@@ -21,18 +21,18 @@ _HIGHEST_GROUND_WAVE_HZ, _HIGHEST_SKY_WAVE_HZ = 3e6, 30e6
 # about the common height, half of that of the common height itself.
 _HEIGHT_DIFFERENCE_M = 30e3
 _LATEST_GROUND_WAVE_HZ = 60e3
-SKY_WAVE_DOPPLER_HZ = 1.0  # largest that moving layers cause at HF: Davies, Ionospheric Radio (1990)
+_SKY_WAVE_DOPPLER_HZ = 1.0  # largest that moving layers cause at HF: Davies, Ionospheric Radio (1990)
 
 
 def propagation_at(frequency_hz: float) -> str:
-    """Say how signals travel where nobody says it: of `schema.PROPAGATION`; lines of sight at an unknown frequency.
+    """Say how signals travel where nobody says it: of `schema.PROPAGATION`; lines of sight where no frequency is known.
 
     >>> [propagation_at(frequency_hz) for frequency_hz in (77.5e3, 9.4e6, 433e6)]
     ['ground_wave', 'sky_wave', 'line_of_sight']
     """
-    if frequency_hz < _HIGHEST_GROUND_WAVE_HZ:
+    if 0 < frequency_hz < _HIGHEST_GROUND_WAVE_HZ:
         return "ground_wave"
-    return "sky_wave" if frequency_hz < _HIGHEST_SKY_WAVE_HZ else "line_of_sight"
+    return "sky_wave" if 0 < frequency_hz < _HIGHEST_SKY_WAVE_HZ else "line_of_sight"
 
 
 def path_delay_sigma_s(propagation: str, frequency_hz: float, distance_m: float) -> float:
@@ -61,7 +61,8 @@ def with_paths(attributes: dict[str, Any], latitude_deg: Array, longitude_deg: A
     """Complete attributes of a recording with what is assumed of the paths to receivers (..., R).
 
     Transmitters count as far from receivers as these are from each other in the mean. Where the frequency of a ground
-    wave is not known it counts as 60 kHz, where delays are long.
+    wave is not known, or 0 as of a baseband, it counts as 60 kHz, where delays are long. A stated share of late links
+    is in the standard deviation.
 
     Raises
     ------
@@ -72,23 +73,31 @@ def with_paths(attributes: dict[str, Any], latitude_deg: Array, longitude_deg: A
     propagation = attributes.get("propagation", propagation_at(frequency_hz))
     if propagation not in schema.PROPAGATION:
         raise ValueError(f"propagation: {propagation!r} is unknown; use {', '.join(schema.PROPAGATION)}")
-    of_wave = frequency_hz if np.isfinite(frequency_hz) else _LATEST_GROUND_WAVE_HZ
+    of_wave = frequency_hz if frequency_hz > 0 else _LATEST_GROUND_WAVE_HZ
     sigma_s = path_delay_sigma_s(propagation, of_wave, mean_separation_m(latitude_deg, longitude_deg))
+    late, excess_s = (float(attributes.get(name, 0.0)) for name in ("nlos_ratio", "nlos_excess_mean_s"))
+    sigma_s = float(np.hypot(sigma_s, excess_s * np.sqrt(late * (2 - late))))
     return {"propagation": propagation, "path_delay_sigma_s": sigma_s} | attributes
+
+
+def largest_shift_hz(propagation: str) -> float:
+    """Largest frequency shift that paths cause."""
+    return _SKY_WAVE_DOPPLER_HZ if propagation == "sky_wave" else 0.0
 
 
 def restated(dataset: xr.Dataset, propagation: str | None, sigma_s: float | None) -> xr.Dataset:
     """State the propagation of a dataset of recordings, or its standard deviation of path delays, anew.
 
-    Where only the propagation is given, the standard deviation is what is assumed of it; None leaves either as it is.
+    Where another propagation is given alone, the standard deviation is what is assumed of that; None leaves either as
+    it is.
     """
-    given = {"propagation": propagation, "path_delay_sigma_s": sigma_s}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given:
-        return dataset
-    kept = {name: value for name, value in dataset.attrs.items() if name != "path_delay_sigma_s"}
-    places = (dataset[f"receiver_{name}"].values for name in ("latitude", "longitude"))
-    return dataset.assign_attrs(with_paths(kept | given, *places))
+    before = dataset.attrs["propagation"]
+    if propagation not in (None, before):
+        kept = {name: value for name, value in dataset.attrs.items() if name != "path_delay_sigma_s"}
+        kept["max_frequency_offset_hz"] += largest_shift_hz(propagation) - largest_shift_hz(before)
+        places = (dataset[f"receiver_{name}"].values for name in ("latitude", "longitude"))
+        dataset = dataset.assign_attrs(with_paths(kept | {"propagation": propagation}, *places))
+    return dataset if sigma_s is None else dataset.assign_attrs(path_delay_sigma_s=sigma_s)
 
 
 def mean_separation_m(latitude_deg: Array, longitude_deg: Array) -> float:

@@ -45,7 +45,7 @@ def dpd(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Evidence]:
     """
     _require_iq(dataset)
     if observed.propagation == "sky_wave":
-        raise ValueError("propagation: dpd does not estimate the height that reflects sky waves; choose tdoa_ls")
+        raise ValueError("propagation: is 'sky_wave', whose height of reflection dpd does not estimate; choose tdoa_ls")
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
     located = [
         _locate_batch(batch, dataset.isel(sample=rows).load(), dataset.fdoa_hz.values[rows])

@@ -74,9 +74,28 @@ def test_the_user_says_how_signals_travel(shortwave):
     wave = hl.read_kiwi(files, stations, propagation="ground_wave")
     assert wave.attrs["path_delay_sigma_s"] < 5e-6
     again = propagation.restated(wave, "sky_wave", None)
-    assert again.attrs["path_delay_sigma_s"] == hl.read_kiwi(files, stations).attrs["path_delay_sigma_s"]
+    assert again.attrs == hl.read_kiwi(files, stations).attrs
+    assert propagation.restated(dataset, "ground_wave", None) is dataset  # which keeps what is stated of it
     assert propagation.restated(wave, None, 1e-3).attrs["propagation"] == "ground_wave"
     assert propagation.restated(wave, None, None) is wave
+
+
+@pytest.mark.parametrize("frequency_hz", [0.0, -1e6, np.nan])
+def test_where_no_frequency_is_known_paths_are_straight(frequency_hz):
+    """A baseband's is 0; ground waves that are stated count as late ones."""
+    known = {"centre_frequency_hz": frequency_hz}
+    places = np.array([[45.0, 46.0, 47.0]]), np.array([[7.0, 8.0, 9.0]])
+    assert propagation.with_paths(known, *places) | known == known | {
+        "propagation": "line_of_sight",
+        "path_delay_sigma_s": 0.0,
+    }
+    assert propagation.with_paths(known | {"propagation": "ground_wave"}, *places)["path_delay_sigma_s"] > 1e-6
+
+
+def test_late_links_are_in_what_is_assumed_of_paths():
+    known = {"centre_frequency_hz": 433e6, "nlos_ratio": 0.3, "nlos_excess_mean_s": 8e-6}
+    found = propagation.with_paths(known, np.array([[45.0, 46.0]]), np.array([[7.0, 8.0]]))
+    assert found["path_delay_sigma_s"] == pytest.approx(8e-6 * np.sqrt(0.3 * 1.7))
 
 
 def test_the_command_takes_the_same(shortwave):
