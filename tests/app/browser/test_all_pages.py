@@ -75,13 +75,21 @@ def wait_until(true, seconds=MOST_S):
 
 
 def test_every_page_opens_from_every_other(page, url):
+    shown = {  # when a page is there, what it reads from files included
+        "datasets": page.get_by_role("gridcell", name="los", exact=True),
+        "geometry": page.get_by_text("Best place for one more receiver"),
+        "features": page.get_by_text("Nothing is selected"),
+        "train": page.get_by_role("button", name="triangulation", exact=True),
+        "compare": page.get_by_text(re.compile("24 scenes, . methods")),
+        "locate": page.get_by_text("Choose recordings").first,
+    }
     page.goto(url)
     for name in [*PAGES, next(iter(PAGES))]:
         page.get_by_role("link", name=name.capitalize(), exact=True).click()
         expect(page).to_have_url(f"{url}{name}")
         expect(page.get_by_role("banner")).to_contain_text(name)
         page.locator("#loader").wait_for(state="hidden")
-        page.wait_for_timeout(1000)
+        expect(shown[name]).to_be_visible()
 
 
 @pytest.mark.slow  # its steps one by one: below, in test_app_train.py and test_app_compare.py
