@@ -151,7 +151,7 @@ def _dataset(
     }
     attrs = _attributes(recordings, files, length, start_s) | contract_numbers(stated, count)
     attrs = propagation.with_paths(attrs, variables["receiver_latitude"], variables["receiver_longitude"])
-    by_paths_hz = propagation.largest_shift_hz(attrs["propagation"])
+    by_paths_hz = propagation.largest_shift_hz(str(attrs["propagation"]))
     attrs = {"max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ + by_paths_hz} | attrs
     return schema.label(variables, coords, attrs)
 
