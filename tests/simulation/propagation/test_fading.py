@@ -175,7 +175,10 @@ def test_the_ensemble_has_the_power_of_all_paths(kind):
 
 
 @pytest.mark.parametrize("kind", ["rayleigh", "rician"])
-@pytest.mark.parametrize("duration_s", [0.005, 0.02, 0.1, 0.2, 1.0])
+@pytest.mark.parametrize(
+    "duration_s",
+    [0.005, pytest.param(0.02, marks=pytest.mark.slow), 0.1, pytest.param(0.2, marks=pytest.mark.slow), 1.0],
+)
 def test_mean_power_is_that_of_the_window(kind, duration_s):
     """To 0.02 dB even where it fades; the plain mean over 2001 times is right to 1e-3 dB itself."""
     settings = Channel(fading=kind, multipath_taps_min=2, multipath_taps_max=3)
