@@ -238,12 +238,13 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     plane = np.where((silent | far)[:, None], 0.0, position) * 1e3
     latitude, longitude = (degrees[:, 0] for degrees in observations.from_tangent_plane(known, plane[:, None]))
     delays_alone, evidence = tdoa.tdoa_ls(known)
+    excluded = _excludes(latitude, longitude, covariance, predictor.freedom, delays_alone)
     reasons = {
         "silent": silent,
         "far": far,
         "untrained": unlike_training(predictor, dataset),
-        "misfit": _contradicts(latitude, longitude, covariance, predictor.freedom, delays_alone)
-        & (not evidence.expects_late),
+        "misfit": delays_alone.converged & excluded[:, 0] & (not evidence.expects_late),
+        "ambiguous": (delays_alone.status == "ambiguous") & excluded.any(axis=1),
     }
     status = np.select(list(reasons.values()), list(reasons), "ok")
     fix = baselines.fix_without_rivals(known, latitude, longitude, covariance, status)
@@ -259,15 +260,17 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     )
 
 
-def _contradicts(latitude: Array, longitude: Array, covariance: Array, freedom: float, delays_alone: Fix) -> Array:
-    """Whether positions (S,) are further from where the delays meet than both uncertainties allow, (S,) bool."""
-    distance, azimuth_deg = geodesy.geodesic(delays_alone.latitude_deg, delays_alone.longitude_deg, latitude, longitude)
+def _excludes(latitude: Array, longitude: Array, covariance: Array, freedom: float, delays_alone: Fix) -> Array:
+    """Whether positions (S,) are further from places where delays meet than both uncertainties allow, (S, K) bool."""
+    best = np.stack([delays_alone.latitude_deg, delays_alone.longitude_deg], axis=-1)[:, None]
+    places = np.concatenate([best, delays_alone.rivals], axis=1)
+    distance, azimuth_deg = geodesy.geodesic(places[..., 0], places[..., 1], latitude[:, None], longitude[:, None])
     direction = np.radians(azimuth_deg)
-    apart = distance[:, None] * np.stack([np.sin(direction), np.cos(direction)], axis=-1)
+    apart = distance[..., None] * np.stack([np.sin(direction), np.cos(direction)], axis=-1)
     both = information.inverse(covariance + delays_alone.covariance)
-    squared = np.einsum("si,sij,sj->s", apart, both, apart)
+    squared = np.einsum("ski,sij,skj->sk", apart, both, apart)
     limit = error_law.radius_squared(1 - integrity.FALSE_ALARM, freedom)
-    return delays_alone.converged & (np.nan_to_num(squared, nan=np.inf) > limit)
+    return np.isfinite(places).all(axis=-1) & (np.nan_to_num(squared, nan=np.inf) > limit)
 
 
 def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from measured_delays import measured
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import splits
@@ -104,6 +105,17 @@ def test_delays_that_contradict_each_other_are_no_learned_fix(small_dataset):
     measured = pairs.pair_features(scene)
     late = measured.assign(tdoa_s=measured.tdoa_s + 60e-6 * (measured.receiver == 2))
     assert hl.locate(scene.assign(late), near(scene, 0.0)).status.values.tolist() == ["link"]
+
+
+@pytest.mark.parametrize(("sigma_km", "status"), [(1.0, "ambiguous"), (100.0, "ok")])
+def test_a_fix_that_excludes_a_mirror_image_is_ambiguous(sigma_km, status):
+    """Receivers on a meridian: delays are those of two places, and nothing else tells them apart."""
+    latitude = np.array([44.5, 44.7, 44.95, 45.2, 45.5])
+    receivers = np.stack([latitude, np.full(5, 8.0)], axis=-1)[None]
+    dataset = measured(receivers, np.array([[45.05, 8.4]]), np.zeros((1, 5)))
+    east, north = observations.tangent_plane(observations.from_dataset(dataset), np.array([45.05]), np.array([8.4]))[0]
+    found = hl.locate(dataset, Fixed(position=(east / 1e3, north / 1e3), cholesky=(sigma_km, 0.0, sigma_km)))
+    assert found.status.values.tolist() == [status]
 
 
 @pytest.mark.parametrize(
