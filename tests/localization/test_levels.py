@@ -113,7 +113,7 @@ def test_levels_beyond_the_horizon_of_low_antennas_are_taken_as_such():
 
     The altitudes are drawn from what is said of them, and diffraction by the law that losses are simulated with.
     """
-    count = 200
+    count = 80
     known, transmitter, offset = scenes(count, 2.0, "line_of_sight", like_receivers=True)
     rng = np.random.Generator(np.random.Philox(8))
     altitude_m = rng.uniform(10.0, 90.0, (count, 1))
@@ -145,7 +145,7 @@ def test_a_wrong_prior_that_levels_do_not_contradict_is_said(away_m, sigma_db):
 
     At 500 km they lie beyond what is searched, and are no fixes.
     """
-    count, rng = 300, np.random.Generator(np.random.Philox(9))
+    count, rng = 100, np.random.Generator(np.random.Philox(9))
     known, _, _ = scenes(count, sigma_db, "line_of_sight", radius_m=30e3)
     place = polar(*(np.full((count, 1), value) for value in (45.0, 8.0, 90.0, away_m)))
     start = (np.broadcast_to(degrees, known.latitude_deg.shape) for degrees in place[::-1])
