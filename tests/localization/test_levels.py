@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import heimdall_lab as hl
-from heimdall_lab.localization import baselines, bounds, information, integrity, levels, observations
+from heimdall_lab.localization import baselines, bounds, information, integrity, level_law, levels, observations
 from heimdall_lab.simulation import scenes as scene_draws
 from heimdall_lab.simulation.propagation import losses
 
@@ -137,6 +137,27 @@ def test_levels_beyond_the_horizon_of_low_antennas_are_taken_as_such():
     assert inside["smooth_earth"] > 0.95 - 3 * np.sqrt(0.95 * 0.05 / count)
     assert rmse_m["smooth_earth"] < rmse_m["free_space"] / 2
     assert (integrity.assess(fix, evidence).status == "ok").mean() > 0.98
+
+
+def test_levels_spread_by_what_is_not_known_of_the_altitude():
+    """Over distances behind the horizon, against 400 altitudes drawn from what is known of it: to four deviations."""
+    count = 40
+    known, _, _ = scenes(count, 2.0, "line_of_sight", like_receivers=True)
+    known = known._replace(
+        level_law="smooth_earth",
+        frequency_hz=145e6,
+        altitude_m=np.full_like(known.altitude_m, 20.0),
+        transmitter_altitude_m=np.full(count, 50.0),
+        height_sigma_m=np.full(count, 10.0),
+    )
+    distance_m = np.broadcast_to(np.linspace(10e3, 150e3, RECEIVERS), known.heard.shape)
+    rng = np.random.Generator(np.random.Philox(1))
+    drawn = [level_law.loss_db(known, distance_m, 50 + 10 * rng.standard_normal(count)) for _ in range(400)]
+    expected = np.std(drawn, axis=0).mean(axis=0)
+    assert (expected > 1).all()
+    assert level_law.altitude_sigma_db(known, distance_m)[0] == pytest.approx(
+        expected, rel=4 / np.sqrt(2 * 400 * count)
+    )
 
 
 @pytest.mark.parametrize(("away_m", "sigma_db"), [(100e3, 6.0), (100e3, 1.0), (500e3, 0.1)])

@@ -209,7 +209,8 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
     """Locate every scene of a dataset.
 
     A fix is a failure where no receiver hears the signal, where its distance from the receivers or its standard
-    deviation exceeds `observations.MAX_RANGE_M`, and where the scene is unlike those of the training.
+    deviation exceeds `observations.MAX_RANGE_M`, where the scene is unlike those of the training, and where the delays
+    contradict it, or each other, or meet as well at another place that it excludes.
 
     Parameters
     ----------
