@@ -10,6 +10,8 @@ from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_n
 _LEAST_BLOCKS = 32
 _FADE_SAMPLES = 64  # samples at either end of an overlap
 _NEWTON_STEPS = 2
+_MAX_REFINEMENTS = 4
+_TAYLOR_STEPS = 0.05  # of the grid, within which three terms of Taylor's series are exact to 1e-3
 _BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
 _BATCH_GRID_POINTS = 2**19
 _PHASOR_BLOCK = 64  # near the root of the lengths here
@@ -21,6 +23,7 @@ class AmbiguityPeak(NamedTuple):
     delay_samples: Array  # how much later the receiver sees the waveform; NaN without a peak within the delays allowed
     frequency_cycles: Array  # how much higher the receiver sees it, in cycles per sample
     coherence: Array  # squared peak over the product of the energies, 0 … 1 (Cauchy-Schwarz)
+    efficiency: Array  # share of the delay's information that fades and the unknown frequency leave, 0 … 1
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
@@ -53,13 +56,13 @@ def ambiguity_peak(
     num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
     first_bin = xp.rint(centre * length).astype(int) - num_bins // 2
 
-    delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
+    delay, frequency, coherence, efficiency = xp.empty((4, *iq.shape[:2]))
     for count in xp.unique(num_bins).tolist():
         scenes = xp.flatnonzero(num_bins == count)
         for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
             rows = scenes[batch]
             bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
-            lag, frequency[rows], coherence[rows] = _band_peak(
+            lag, frequency[rows], coherence[rows], efficiency[rows] = _band_peak(
                 fft_namespace(iq).fft(iq[rows], n=length, axis=-1),
                 reference[rows],
                 bins,
@@ -73,7 +76,7 @@ def ambiguity_peak(
             delay[rows] = lag * length / count
     # The flank of a peak outside of what is possible is no peak, nor is anything of a receiver without samples.
     found = (abs(delay) <= max_delay_samples) & (coherence > 0)
-    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence)
+    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence, efficiency)
 
 
 def cross_correlation(
@@ -144,8 +147,8 @@ def _band_peak(
     fade: float,
     max_lag: Array,
     max_shift: float,
-) -> tuple[Array, Array, Array]:
-    """Find lag, frequency and squared coherence, each (S, R), of the peaks of scenes that use bands of equal width.
+) -> tuple[Array, Array, Array, Array]:
+    """Find lag, frequency, squared coherence and efficiency, each (S, R), of scenes that use bands of equal width.
 
     Of a spectrum (S, R, L), the bins (S, K), ascending, are used, with weights (S, K). Frequencies count in these bins,
     and times in steps of the grid of K points that they transform to: ``duration`` of the recording, ``fade`` of either
@@ -160,12 +163,23 @@ def _band_peak(
     signal = fft.ifft(received)
     lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
     window = _overlap_window(lag, duration, fade, count)
-    lag, frequency, _ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
+    lag, frequency, *_ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
     # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
     shifted = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
     signal = fft.ifft(fft.fft(shifted) * root[:, None])
-    lag, residual, coherence = _refine_peak(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
-    return lag, frequency + residual, coherence
+    template = template * root
+    residual, coherence, coupling = xp.zeros((3, *lag.shape))
+    far = xp.arange(len(lag))  # scenes of which some lag is too far from the peak for Taylor's series
+    for _ in range(_MAX_REFINEMENTS):
+        start = lag[far]
+        lag[far], residual[far], coherence[far], coupling[far] = _refine_peak(
+            signal[far], template[far], window[far], blocks, start, residual[far]
+        )
+        far = far[(abs(lag[far] - start) > _TAYLOR_STEPS).any(axis=-1)]
+        if not len(far):
+            break
+    kept = window.sum(axis=-1) ** 2 / ((window**2).sum(axis=-1) * duration)
+    return lag, frequency + residual, coherence, kept * (1 - coupling)
 
 
 def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
@@ -230,9 +244,10 @@ def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Arr
 
 def _refine_peak(
     signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
-) -> tuple[Array, Array, Array]:
-    """Climb from lag and frequency (S, R) to the largest |A|² / E nearby: lag, frequency and squared coherence (S, R).
+) -> tuple[Array, Array, Array, Array]:
+    """Climb from lag and frequency (S, R) to the largest |A|² / E nearby.
 
+    Returned are lag, frequency, squared coherence and the squared correlation of the errors of lag and frequency.
     A is the cross-ambiguity of a signal (S, R, K) in time and a template (S, K) in ascending frequency, E the energy
     that the window (S, R, K) leaves of the delayed template: without it, levels that differ between the two fades of
     the window would pull the peak. Taylor's series of the template stands in for delays other than the given one. Lags
@@ -247,12 +262,15 @@ def _refine_peak(
     sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
     windowed_copy = copies[0].conj() * window
     energy, growth = (_dot(windowed_copy, copy).real for copy in copies[:2])
-    step, frequency, value = _newton_steps(sums.astype(complex), growth / energy, frequency)
-    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real)
+    step, frequency, value, coupling = _newton_steps(sums.astype(complex), growth / energy, frequency)
+    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real), coupling
 
 
-def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
-    """Take Newton steps towards the largest ln |A|² / E: step of the lag, frequency, and conjugate A, each (S, R).
+def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array, Array]:
+    """Take Newton steps towards the largest ln |A|² / E.
+
+    Returned are the step of the lag, the frequency, the conjugate A, and the squared correlation of the errors of lag
+    and frequency by the curvature, each (S, R).
 
     A is the cross-ambiguity. Its sums (S, R, 3, B), over B blocks, are of the conjugate signal and the template, its
     first and its second derivative by the lag. ``growth`` is half the derivative of ln E by the lag; the frequency is
@@ -268,8 +286,6 @@ def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, 
         partial = (sums * xp.exp(phase * frequency[..., None])[:, :, None]) @ powers
         at_lag = partial[..., 0, :] + lag[..., None] * (partial[..., 1, :] + lag[..., None] / 2 * partial[..., 2, :])
         value = at_lag[..., 0]
-        if step == _NEWTON_STEPS:
-            break
         by_lag, by_both = (partial[..., 1, order] + lag * partial[..., 2, order] for order in range(2))
         log_lag, log_frequency = by_lag / value, at_lag[..., 1] / value  # derivatives of ln A
         lag_lag = (partial[..., 2, 0] / value - log_lag**2).real
@@ -278,7 +294,9 @@ def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, 
         up_lag, up_frequency = log_lag.real - growth, log_frequency.real
         determinant = lag_lag * frequency_frequency - both**2
         concave = (lag_lag < 0) & (determinant > 0)
+        if step == _NEWTON_STEPS:
+            break
         lag_step = xp.where(concave, (both * up_frequency - frequency_frequency * up_lag) / determinant, 0.0)
         frequency_step = xp.where(concave, (both * up_lag - lag_lag * up_frequency) / determinant, 0.0)
         lag, frequency = (lag + lag_step).clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
-    return lag, frequency, value
+    return lag, frequency, value, xp.where(concave, both**2 / (lag_lag * frequency_frequency), 0.0)
