@@ -112,6 +112,20 @@ def test_an_oscillator_off_by_more_than_stated_is_no_certain_fix(exact_oscillato
     assert silently_wrong(scenes, estimators.locate(off, "dpd")) == 0
 
 
+def test_an_oscillator_off_by_more_than_stated_does_not_draw_the_others_away():
+    """Its signal is as strong as the others' and hardly coherent with them: the fix is where the others have it."""
+    noise = {"voice_ratio": 0.0, "tone_ratio": 0.0, "dual_tone_ratio": 0.0, "noise_ratio": 1.0}
+    band = {"noise_bandwidth_hz": 1e3, "channel_bandwidth_hz": 1.25e3, "sample_rate_hz": 3e3, "duration_s": 4.0}
+    channel = {"frequency_offset_max_hz": 0.0, "frequency_drift_max_hz_per_s": 0.0}
+    scenes = generated(30, 901, signal={**noise, **band}, channel=channel)
+    turn = np.exp(2j * np.pi * 0.5 * np.arange(scenes.sizes["time"]) / scenes.attrs["sample_rate_hz"])
+    fixes = estimators.locate(changed(scenes, 6, np.ones(len(turn)), turn), "dpd")
+    others = scenes.assign(signal_present=scenes.signal_present & (np.arange(7) != 6))
+    assert fixes.converged.all()
+    assert silently_wrong(scenes, fixes) <= 1
+    assert (errors.position_errors(scenes, fixes).error < 5 * bounds.scene_crlb(others).crlb_rmse).all()
+
+
 @pytest.fixture(scope="module")
 def continental():
     rng = np.random.Generator(np.random.Philox(4))

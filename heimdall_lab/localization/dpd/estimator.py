@@ -1,5 +1,7 @@
 """The estimator: batches of scenes are searched, refined, and the most likely position of each is taken."""
 
+from typing import NamedTuple
+
 import numpy as np
 import xarray as xr
 
@@ -10,7 +12,7 @@ from heimdall_lab.localization.dpd.correlations import correlate_pairs, delay_si
 from heimdall_lab.localization.dpd.eigenvalues import largest_eigenvalues
 from heimdall_lab.localization.dpd.refinement import Summits, refine
 from heimdall_lab.localization.dpd.search import grid_delays, position_grid, search
-from heimdall_lab.localization.dpd.verification import leave_one_out_delays
+from heimdall_lab.localization.dpd.verification import LeaveOneOut, leave_one_out_delays
 from heimdall_lab.localization.dpd.whitening import whiten
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
@@ -18,6 +20,8 @@ from heimdall_lab.signals.measurements import with_measurements
 
 _BATCH_IQ_SAMPLES = 2**20
 _EQUAL_LOG_LIKELIHOOD = 0.5  # maxima that differ by less are equally likely
+_MAX_WEIGHINGS = 4
+_EQUAL_LOG_NOISE = np.log(2)  # of noise powers that differ by less, weights are not found anew
 _LEAST_RESOLUTIONS = 1.25  # of the spectrum, that its rms bandwidth must exceed: a carrier is as wide as resolved
 
 
@@ -131,10 +135,8 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
     sigma_s = delay_sigma_s(batch)
     found = search(observed, batch, signals, fdoa_hz)
     table = correlate_pairs(observed, batch, signals, found.frequency_hz)
-    summits = refine(observed, table, found.start, sigma_s * rate_hz, rate_hz)
-    best, rivals, near, certain = _choose(observed, summits)
-    summit = summits.select(best)
-    measured = leave_one_out_delays(table, summit.delay, summit.delay_error, noise_energy(signals), rate_hz)
+    best = _climb_weighed(observed, table, found.start, noise_energy(signals), sigma_s * rate_hz, rate_hz)
+    summit, measured = best.summit, best.measured
     reached = found.detected & np.isfinite(summit.value)
     reasons = {
         "noise": ~found.detected,
@@ -142,20 +144,71 @@ def _locate_batch(observed: Observations, batch: xr.Dataset, fdoa_hz: Array) -> 
         # Delay errors of one radian at the rms bandwidth leave the main lobe of the correlation; unknown ones may.
         "clocks": ~(2 * np.pi * signals.rms_hz[:, None] * sigma_s < 1).all(axis=1),
         "carrier": signals.rms_hz <= _LEAST_RESOLUTIONS * signals.resolution_hz,
-        "far": ~(near & certain),
-        "ambiguous": np.isfinite(rivals).any(axis=(1, 2)),
+        "far": ~(best.near & best.certain),
+        "ambiguous": np.isfinite(best.rivals).any(axis=(1, 2)),
     }
     # What is not coherent with the others spreads a delay as noise does, of which the likelihood knows nothing.
     spread_m = summit.gain * np.nan_to_num(measured.incoherent_s * rate_hz)[:, None]
     fix = Fix(
-        np.where(reached & near, summit.latitude_deg, np.nan),
-        np.where(reached & near, summit.longitude_deg, np.nan),
+        np.where(reached & best.near, summit.latitude_deg, np.nan),
+        np.where(reached & best.near, summit.longitude_deg, np.nan),
         observed.height_m,
         summit.covariance + spread_m @ spread_m.swapaxes(1, 2),
         np.select(list(reasons.values()), list(reasons), "ok"),
-        rivals,
+        best.rivals,
     )
     return fix, (measured.delay_s, measured.sigma_s)
+
+
+class _Best(NamedTuple):
+    """The most likely summit of each of S scenes."""
+
+    summit: Summits  # without the dimension of starts
+    measured: LeaveOneOut  # there
+    rivals: Array  # as `Fix` has them
+    near: Array  # (S,) bool, whether it is where receivers can hear
+    certain: Array  # (S,) bool, whether it is that certain, too
+
+    def arrays(self) -> tuple[Array, ...]:
+        """All that is said of the scenes, (S, ...) each."""
+        return *self.summit, *self.measured, self.rivals, self.near, self.certain
+
+
+def _climb_weighed(
+    observed: Observations, table: Array, start: Array, noise: Array, sigma: Array, rate_hz: float
+) -> _Best:
+    """Summits where a signal most of which is not coherent with the others counts as noise of its receiver.
+
+    The likelihood would be drawn away by it: interference, or an oscillator at another frequency. Which ones these are
+    shows where the others add up to one waveform, at the summit: both are found in turn. From starts (S, K, 2) m, with
+    the energy (S,) of noise and standard deviations (1, R) of delay errors in samples.
+    """
+    power = np.ones(table.shape[:2])  # of each receiver's noise, over that of ``noise``
+
+    def climb(rows: Array) -> _Best:
+        amplitude = 1 / np.sqrt(power[rows])
+        weighed = table[rows] * (amplitude[:, :, None] * amplitude[:, None])[..., None]
+        known = observed.select(rows)
+        summits = refine(known, weighed, start[rows], sigma, rate_hz)
+        chosen, *others = _choose(known, summits)
+        summit = summits.select(chosen)
+        measured = leave_one_out_delays(weighed, summit.delay, summit.delay_error, noise[rows], rate_hz)
+        return _Best(summit, measured, *others)
+
+    rows = np.arange(len(start))
+    best = latest = climb(rows)
+    for _ in range(_MAX_WEIGHINGS):
+        strange = latest.measured.rest > latest.measured.coherent
+        found = np.where(strange, np.maximum(power[rows] * latest.measured.rest, 1.0), 1.0)
+        changes = (np.abs(np.log(found / power[rows])) > _EQUAL_LOG_NOISE).any(axis=1)
+        if not changes.any():
+            break
+        rows = rows[changes]
+        power[rows] = found[changes]
+        latest = climb(rows)
+        for values, new in zip(best.arrays(), latest.arrays(), strict=True):
+            values[rows] = new
+    return best
 
 
 def _choose(observed: Observations, summits: Summits) -> tuple[Array, Array, Array, Array]:

@@ -24,6 +24,8 @@ class LeaveOneOut(NamedTuple):
     delay_s: Array  # (S, R), later than at the fix; up to a delay that is common to all receivers, errors are their own
     sigma_s: Array  # (S, R), by noise and by what is not coherent with the others; without clock and path
     incoherent_s: Array  # (S, R), the part of ``sigma_s`` that noise does not explain: echoes, filters, interference
+    coherent: Array  # (S, R), energy that is coherent with the others, over that of the receiver's noise; heard or not
+    rest: Array  # (S, R), its other energy, over the same
 
 
 def leave_one_out_delays(
@@ -52,12 +54,15 @@ def leave_one_out_delays(
     # What is measured, d = e − m', is one's own error e less the mean m' of the others. With shares p of the mean m of
     # all, m' = (m − p e) / (1 − p), so that e = (1 − p) d + m.
     error = delay_error + (1 - share) * lag
-    received, inflation = _received_energy(gram, energy, log_likelihood, noise_energy)
+    received, rest = _received_energy(gram, energy, log_likelihood, noise_energy)
+    inflation = np.maximum(rest, 1.0)
     noise_variance = 1 / np.maximum(curvature * received, _LEAST_INFORMATION)
     return LeaveOneOut(
         np.where(heard, error, np.nan) / rate_hz,
         np.where(heard, np.sqrt(noise_variance * inflation), np.nan) / rate_hz,
         np.where(heard, np.sqrt(noise_variance * (inflation - 1)), np.nan) / rate_hz,
+        received / np.maximum(noise_energy, 1e-300)[:, None],
+        rest,
     )
 
 
@@ -83,8 +88,8 @@ def _peaks(
     level = np.where(inside, level, 0.0)
     highest = level.max(axis=-1)
     heard = present & (highest > np.log(len(reach)) + _DETECTION_LOG_LIKELIHOOD)
-    _, inflation = _received_energy(gram, energy, highest, noise_energy)
-    as_high = level >= (highest - _ELSEWHERE_LOG_LIKELIHOOD * inflation)[..., None]
+    _, rest = _received_energy(gram, energy, highest, noise_energy)
+    as_high = level >= (highest - _ELSEWHERE_LOG_LIKELIHOOD * np.maximum(rest, 1.0))[..., None]
     lag = reach[np.where(as_high, np.abs(reach), np.inf).argmin(axis=-1)].astype(float)
     for step in range(_NUM_STEPS + 1):
         below, at, above = (
@@ -105,4 +110,4 @@ def _received_energy(gram: Array, energy: Array, log_likelihood: Array, noise_en
     # The template's own noise takes a share off the likelihood.
     received = log_likelihood * (1 + noise / np.maximum(energy - noise, 1e-3 * noise))
     rest = np.einsum("srr->sr", gram).real - received
-    return np.maximum(received, 1e-300), np.maximum(rest / noise, 1.0)
+    return np.maximum(received, 1e-300), rest / noise
