@@ -12,7 +12,6 @@ from heimdall_lab.localization import integrity
 from heimdall_lab.localization.hyperbolic import Candidates, best_candidate, closed_form, descend, descend_twice
 from heimdall_lab.localization.observations import MAX_RANGE_M, Fix, Observations
 
-_RIVAL_CHI_SQUARED = 2 * np.log(49)  # by which it is 98 % certain which one of two is at fault
 _DOUBTFUL_CHI_SQUARED = float(scipy.special.chdtri(1, integrity.FALSE_ALARM))  # by which one delay less fits far better
 _FEWEST = 5  # delays from which one may be left out: four are one more than there are unknowns
 
@@ -55,7 +54,7 @@ def _without_one(observed: Observations, fix: Fix) -> tuple[Fix, Array, Array, A
     surplus = np.maximum(observed.heard.sum(axis=1) - 4, 1)
     fits = found.cost <= integrity.largest_misfit(surplus, observed.sigma_freedom)[:, None]
     fits &= np.repeat(observed.heard, starts, axis=1)  # leaving out what is not heard is no hypothesis
-    best, chosen = best_candidate(observed, found, fits, _RIVAL_CHI_SQUARED, strict=True)
+    best, chosen = best_candidate(observed, found, fits, strict=True)
     rows = np.arange(scenes)
     found_one = fits[rows, chosen] & np.isin(best.status, ("ok", "ambiguous"))
     return best, kept[rows, chosen // starts], found_one, found.cost[rows, chosen]

@@ -22,7 +22,7 @@ from heimdall_lab.localization.observations import (
     normal_matrix,
 )
 
-RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
+_RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
 SEPARATE_SIGMAS = 5.0  # from which two fixes are distinct
 _CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _MAX_STEPS = 40
@@ -170,7 +170,6 @@ def best_candidate(
     observed: Observations,
     found: Candidates,
     fits: Array,
-    rival_chi_squared: float = RIVAL_CHI_SQUARED,
     *,
     strict: bool = False,
 ) -> tuple[Fix, Array]:
@@ -196,9 +195,7 @@ def best_candidate(
         np.where(tier < 3, values[rows, best], np.nan) for values in (found.latitude_deg, found.longitude_deg)
     )
     compared = np.where((tier < 2)[:, None], cost, np.inf)
-    others = rivals(
-        found.latitude_deg, found.longitude_deg, found.covariance, compared, best, rival_chi_squared, strict=strict
-    )
+    others = rivals(found.latitude_deg, found.longitude_deg, found.covariance, compared, best, strict=strict)
     reasons = {
         "silent": ~observed.heard.any(axis=1),
         "unobserved": tier == 3,
@@ -216,7 +213,6 @@ def rivals(
     covariance: Array,
     cost: Array,
     best: Array,
-    rival_chi_squared: float = RIVAL_CHI_SQUARED,
     *,
     strict: bool = False,
 ) -> Array:
@@ -228,7 +224,7 @@ def rivals(
     """
     rows, places = np.arange(len(cost)), []
     covariance = np.where(np.isfinite(cost)[..., None, None], covariance, np.nan)
-    cost, chosen = np.where(cost < cost[rows, best][:, None] + rival_chi_squared, cost, np.inf), best
+    cost, chosen = np.where(cost < cost[rows, best][:, None] + _RIVAL_CHI_SQUARED, cost, np.inf), best
     for _ in range(MAX_RIVALS + 1):
         place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
         places.append(np.where(np.isfinite(cost[rows, chosen])[:, None], np.stack(place, axis=-1), np.nan))

@@ -23,7 +23,7 @@ _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_BANDWIDTH = 1.25  # steps of a spectrum, from which the rms bandwidth is the signal's and not the windows'
-_LEAST_MARGIN_S = 20e-6  # delays searched beyond what baseline and clocks allow, for refraction and ground
+_LEAST_MARGIN_S = 200e-6  # delays searched beyond what baseline and clocks allow: what errs by less is seen to err
 
 
 def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None) -> xr.Dataset:

@@ -200,6 +200,21 @@ def test_fewer_than_three_receivers_are_no_fix(few, heard):
             assert found[name].values == pytest.approx(centroid[name].values, rel=1e-12)
 
 
+def test_the_strongest_receivers_late_clock_loses_no_delay_and_no_fix(few, measured_few):
+    """100 µs, five samples, are more than baselines explain: all delays of its neighbours would be impossible else."""
+    reference = measured_few.reference_receiver.values
+    late = np.arange(few.sizes["receiver"]) == reference[:, None]
+    iq = np.where(late[..., None, None], np.roll(few.iq.values, 5, axis=-1), few.iq.values)
+    measured = pairs.pair_features(few.assign(iq=few.iq.copy(data=iq)))
+    assert np.array_equal(measured.heard, measured_few.heard)
+    shift_s = (measured.tdoa_s - measured_few.tdoa_s).values[(measured_few.heard & ~late).values]
+    assert shift_s == pytest.approx(-100e-6, abs=3e-6)
+    fixes = hl.locate(few.assign(measured), "tdoa_robust")
+    without = bounds.scene_crlb(few.assign(signal_present=few.signal_present & ~late)).crlb_rmse
+    assert fixes.converged.all()
+    assert (errors.position_errors(few, fixes).error < 4 * without).all()
+
+
 def test_ellipses_and_bounds_know_of_blocked_links():
     """Excess delays are no normal variables, but their variance is known: ellipses hold what they say, or nearly.
 
