@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import xarray as xr
+from height_tiles import SIZE, write_hgt
 from stated_fixes import PLACE, valley
 
 import heimdall_lab as hl
@@ -184,6 +186,13 @@ def test_an_altitude_that_is_given_takes_the_place_of_the_ground(run, monkeypatc
     distance_m, _ = geodesy.geodesic(row["latitude_deg"], row["longitude_deg"], *PLACE)
     assert distance_m < 20
     assert "assuming" not in run("locate", "valley", "--altitude", altitude).stdout
+
+
+def test_tiles_say_how_high_the_ground_is(run, refused, monkeypatch, tmp_path):
+    monkeypatch.setattr(hl, "open_dataset", lambda _: valley())
+    assert f"terrain folder: {str(tmp_path)!r} holds no tile" in refused(1, "locate", "valley", "--terrain", tmp_path)
+    write_hgt(tmp_path, "N45E007", np.full((SIZE, SIZE), 430))
+    assert "assuming near the ground (430 ± 100 m)" in run("locate", "valley", "--terrain", tmp_path).stdout
 
 
 def test_an_altitude_that_is_none_is_refused(refused, folder):

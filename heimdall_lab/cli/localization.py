@@ -63,10 +63,14 @@ def locate(
             metavar="9000+-3000",
         ),
     ] = None,
+    terrain: Annotated[
+        Path | None,
+        typer.Option(help="Folder of SRTM or GeoTIFF tiles, which say how high the ground is.", metavar="FOLDER"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
-    from heimdall_lab.localization import sentences, tables
+    from heimdall_lab.localization import estimators, sentences, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
@@ -88,6 +92,8 @@ def locate(
             raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
+    if terrain is not None:
+        dataset = estimators.with_ground(dataset, method, terrain)
     fixes = hl.locate(dataset, method)
     table = tables.fix_table(dataset, fixes)
     differences = tables.difference_table(dataset)

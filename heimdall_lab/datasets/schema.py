@@ -73,6 +73,10 @@ KNOWN = {
     "reported_longitude": Variable(_SCENE, "f", "degrees_east", "longitude that is known beforehand", required=False),
     "reported_altitude": Variable(_SCENE, "f", "m", "altitude above the ellipsoid, known beforehand", required=False),
     "reported_altitude_std": Variable(_SCENE, "f", "m", "standard deviation of reported_altitude", required=False),
+    "ground_altitude": Variable(
+        _SCENE, "f", "m", "altitude of the ground where the transmitter may stand", required=False
+    ),
+    "ground_altitude_std": Variable(_SCENE, "f", "m", "standard deviation of ground_altitude", required=False),
     "transmitter_position_std": Variable(
         _SCENE, "f", "m", "standard deviation of the transmitter's stated position", required=False
     ),

@@ -17,8 +17,9 @@ def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
 
     Where the dataset has ``reported_altitude`` it is that, exact unless it has ``reported_altitude_std``, of which NaN
     is LEAST_GROUND_SIGMA_M. Else it is what the attributes ``transmitter_altitude_m`` and
-    ``transmitter_altitude_sigma_m`` say of all; without them the transmitter is near the ground: about as high as the
-    receivers, give or take their spread, at least LEAST_GROUND_SIGMA_M.
+    ``transmitter_altitude_sigma_m`` say of all; without them the transmitter is near the ground: ``ground_altitude``
+    with ``ground_altitude_std`` where they are known (`ground.with_ground`), else about as high as the receivers, give
+    or take their spread, at least LEAST_GROUND_SIGMA_M.
 
     Raises
     ------
@@ -28,6 +29,10 @@ def altitude_prior(dataset: xr.Dataset) -> tuple[Array, Array]:
     receivers_m = dataset["receiver_altitude"].values
     mean_m = np.nanmean(receivers_m, axis=1)
     sigma_m = np.maximum(np.nanstd(receivers_m, axis=1), LEAST_GROUND_SIGMA_M)
+    if "ground_altitude" in dataset:
+        ground_m, std_m = dataset["ground_altitude"].values, dataset["ground_altitude_std"].values
+        known = np.isfinite(ground_m)
+        mean_m, sigma_m = np.where(known, ground_m, mean_m), np.where(known, std_m, sigma_m)
     if (stated := _stated(dataset)) is not None:
         mean_m, sigma_m = (np.full_like(mean_m, value) for value in stated)
     reported = is_reported(dataset)

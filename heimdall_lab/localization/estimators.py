@@ -15,7 +15,8 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization import altitude, integrity, learned, observations
+from heimdall_lab.datasets.terrain.tiles import open_terrain
+from heimdall_lab.localization import altitude, ground, integrity, learned, observations
 from heimdall_lab.localization.integrity import Evidence, Integrity
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -29,7 +30,12 @@ Estimator = tuple[str, Callable[[Observations, xr.Dataset], tuple[Fix, Evidence 
 
 
 def locate(
-    dataset: xr.Dataset, method: Method, *, altitude_m: float | None = None, altitude_sigma_m: float = 0.0
+    dataset: xr.Dataset,
+    method: Method,
+    *,
+    altitude_m: float | None = None,
+    altitude_sigma_m: float = 0.0,
+    terrain: str | Path | None = None,
 ) -> xr.Dataset:
     """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
@@ -43,6 +49,8 @@ def locate(
     altitude_m, altitude_sigma_m : float, m
         Altitude of all transmitters above the ellipsoid, and its standard deviation, in the place of what the dataset
         says of them; else a transmitter of which it says nothing is near the ground (`altitude.altitude_prior`).
+    terrain : path, optional
+        Folder of SRTM or GeoTIFF tiles, which say how high the ground is at the fix.
 
     Returns
     -------
@@ -63,14 +71,32 @@ def locate(
     Raises
     ------
     ValueError
-        If the method is unknown, needs what the dataset lacks, or the dataset breaks the contract.
+        If the method is unknown, needs what the dataset lacks, the dataset breaks the contract, or the terrain holds
+        no tile of the network's area or cannot be read.
     """
     estimator = _estimator(method)  # before anything is measured
     if altitude_m is None and altitude_sigma_m != 0:
         raise ValueError(f"altitude_sigma_m: {altitude_sigma_m} is given without altitude_m; give both")
     if altitude_m is not None:
         dataset = altitude.with_altitude(dataset, altitude_m, altitude_sigma_m)
-    return _locate(with_measurements(dataset), estimator)
+    dataset = with_measurements(dataset)
+    return _locate(dataset if terrain is None else _with_ground(dataset, estimator, terrain), estimator)
+
+
+def with_ground(dataset: xr.Dataset, method: Method, terrain: str | Path) -> xr.Dataset:
+    """State how high the ground is at the fixes that a method finds over terrain, as `locate` uses it; raises as that.
+
+    The dataset is as `with_measurements` returns it.
+    """
+    return _with_ground(dataset, _estimator(method), terrain)
+
+
+def _with_ground(dataset: xr.Dataset, estimator: Estimator, terrain: str | Path) -> xr.Dataset:
+    if not altitude.is_near_ground(dataset).any():
+        return dataset
+    heights = open_terrain(terrain)
+    dataset = ground.with_ground(dataset, heights)
+    return ground.with_ground(dataset, heights, _locate(dataset, estimator))
 
 
 def locate_measured(dataset: xr.Dataset, method: Method) -> xr.Dataset:

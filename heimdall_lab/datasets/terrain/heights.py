@@ -40,6 +40,12 @@ def height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Arr
     return height.reshape(latitude.shape)
 
 
+def known_height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Array:
+    """Heights as `height_m` has them, NaN where a point lies in no tile, too; ValueError if a tile cannot be read."""
+    latitude, longitude = broadcast_floats(latitude_deg, longitude_deg)
+    return _heights_at(heights, latitude.ravel(), longitude.ravel())[0].reshape(latitude.shape)
+
+
 def profiles(
     heights: Heights,
     tx_latitude_deg: Array,
@@ -106,7 +112,7 @@ def _bounds(heights: Heights) -> tuple[Array, Array]:
 
 
 def _heights_at(heights: Heights, latitude: Array, longitude: Array) -> tuple[Array, set[str]]:
-    """Height of the ground at points (N,), and the names of the tiles that are missing there."""
+    """Height of the ground at points (N,), NaN where there is no tile, and the names of the tiles that are missing."""
     height = np.full(latitude.size, np.nan)
     if np.nanmax(np.abs(longitude), initial=0) > 180:
         longitude = geodesy.wrapped(longitude)
@@ -119,13 +125,11 @@ def _heights_at(heights: Heights, latitude: Array, longitude: Array) -> tuple[Ar
         longitude = np.where(lost & (np.abs(longitude) == 180), -longitude, longitude)
         owner = _tile_of_each(heights, latitude, longitude)
         lost = known & (owner < 0)
-    if lost.any():
-        cells = np.unique(np.floor(np.stack([latitude[lost], longitude[lost]])), axis=1)
-        return height, {tile_name(south, west) for south, west in cells.T}
-    for number in np.flatnonzero(np.bincount(owner[known])):
+    cells = np.unique(np.floor(np.stack([latitude[lost], longitude[lost]])), axis=1)
+    for number in np.unique(owner[owner >= 0]):
         grid = heights.tiles[number].grid
         interpolate_tile(padded_tile(heights, int(number)), grid, owner, int(number), latitude, longitude, height)
-    return height, set()
+    return height, {tile_name(south, west) for south, west in cells.T}
 
 
 def _tile_of_each(heights: Heights, latitude: Array, longitude: Array) -> Array:
