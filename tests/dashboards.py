@@ -25,20 +25,18 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def wait_for(url, seconds=120):
-    """Return an address when it answers, with whatever status; a busy machine may take long to answer once."""
-    deadline = time.monotonic() + seconds
+def wait_for(port, seconds=120):
+    """Return the address of a server when it answers; a busy machine may take long to answer once."""
+    url, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + seconds
     while True:
         try:
-            urllib.request.urlopen(url, timeout=seconds)
+            urllib.request.urlopen(f"{url}nothing", timeout=seconds)  # a page would be drawn, for nobody
         except urllib.error.HTTPError:
             return url
         except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-        else:
-            return url
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def dashboard(folder, *options, port=None):
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
-            yield process, wait_for(f"http://127.0.0.1:{port}/")
+            yield process, wait_for(port)
         finally:
             process.terminate()
             process.wait(60)

@@ -121,11 +121,13 @@ def _log_likelihood_of(observed: Observations, distance_m: Array, loss_db: Array
     power_dbm = np.where(heard, observed.rssi_dbm[:, None] + loss_db, 0.0)
     mean_dbm = (weight * power_dbm).sum(axis=-1, keepdims=True) / total
     squares = weight * (power_dbm - mean_dbm) ** 2
+    # The levels' densities and the integral over the power: of any weight, since it depends on the position.
+    scale = np.where(heard, np.log(weight + ~heard), 0.0).sum(axis=-1) / 2 - np.log(total[..., 0]) / 2
+    if not np.isfinite(observed.silent_dbm).any():
+        return scale - squares.sum(axis=-1) / 2
     # The power has a normal distribution of variance 1 / Σ σ⁻² about its mean. Integrated over it, the chance that one
     # receiver's level is below its threshold is again normal; of several, this leaves out that the power is common.
     silent = np.isfinite(observed.silent_dbm)[:, None]
     margin_db = np.where(silent, observed.silent_dbm[:, None] + loss_db - mean_dbm, 0.0)
-    log_below = log_ndtr(margin_db / np.sqrt(variance + 1 / total))
-    # The levels' densities and the integral over the power: of any weight, since it depends on the position.
-    scale = np.where(heard, np.log(weight + ~heard), 0.0).sum(axis=-1) / 2 - np.log(total[..., 0]) / 2
-    return (np.where(silent, log_below, 0.0) - squares / 2).sum(axis=-1) + scale
+    log_below = np.where(silent, log_ndtr(margin_db / np.sqrt(variance + 1 / total)), 0.0)
+    return (log_below - squares / 2).sum(axis=-1) + scale

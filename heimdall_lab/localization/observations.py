@@ -199,9 +199,10 @@ def normal_matrix(gradient: Array, influence: Array, used: Array, sigma: Array) 
 
 def grid_distances(observed: Observations, plane: Array) -> Array:
     """Distances (S, G, R) m from positions (S, G, 2) m on the tangent plane of `tangent_plane` to each receiver."""
-    scenes, count, _ = plane.shape
     latitude, longitude = from_tangent_plane(observed, plane)
-    return distances(observed.repeat(count), latitude.ravel(), longitude.ravel())[0].reshape(scenes, count, -1)
+    degrees_and_m = observed.latitude_deg, observed.longitude_deg, observed.altitude_m
+    receivers = tuple(values[:, None] for values in degrees_and_m)  # (S, 1, R)
+    return paths.lengths_alone(observed.propagation, receivers, latitude, longitude, observed.height_m[:, None])
 
 
 def tangent_plane(observed: Observations, latitude_deg: Array, longitude_deg: Array) -> Array:

@@ -50,7 +50,7 @@ def lengths(
     """
     if propagation == "line_of_sight":
         offset = geodesy.ecef(*receivers) - geodesy.ecef(latitude, longitude, height_m)[..., None, :]
-        distance = np.sqrt((offset**2).sum(axis=-1))
+        distance = geodesy.length(offset)
         gradient = -offset @ geodesy.enu_axes(latitude, longitude).swapaxes(-2, -1)
         return distance, gradient / np.maximum(distance, 1.0)[..., None]
     distance, azimuth_deg = geodesy.geodesic(latitude[..., None], longitude[..., None], *receivers[:2])
@@ -60,3 +60,14 @@ def lengths(
         distance, along_distance, along_height = sky_wave.hop(distance, np.asarray(height_m)[..., None])
     away = -np.sin(azimuth) * along_distance, -np.cos(azimuth) * along_distance
     return distance, np.stack([*away, along_height], axis=-1)
+
+
+def lengths_alone(
+    propagation: str, receivers: tuple[Array, Array, Array], latitude: Array, longitude: Array, height_m: Array
+) -> Array:
+    """The same lengths, without their gradient."""
+    if propagation == "line_of_sight":
+        transmitter = geodesy.ecef(latitude, longitude, height_m)
+        return geodesy.length(geodesy.ecef(*receivers) - transmitter[..., None, :])
+    distance, _ = geodesy.geodesic(latitude[..., None], longitude[..., None], *receivers[:2])
+    return sky_wave.hop(distance, np.asarray(height_m)[..., None])[0] if propagation == "sky_wave" else distance

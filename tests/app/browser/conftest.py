@@ -83,7 +83,7 @@ def served():
         app = {"page": lambda: Page(title="heimdall_lab", main=[make()])}
         loop = pn.serve(app, port=port, address="127.0.0.1", show=False, threaded=True, verbose=False)
         servers.append(loop)
-        return wait_for(f"http://127.0.0.1:{port}/page")
+        return f"{wait_for(port)}page"
 
     yield serve
     for server in servers:
