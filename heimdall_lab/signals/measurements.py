@@ -285,7 +285,7 @@ def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
     digests = []
     for rows in batch_slices(iq.sizes["sample"], per_block):
         scenes = iq[rows].compute(scheduler="synchronous").values  # HDF5 reads one at a time in any case
-        digests += [zlib.crc32(scene.tobytes()) >> 1 for scene in scenes]
+        digests += [zlib.crc32(np.ascontiguousarray(scene)) >> 1 for scene in scenes]
     return np.array(digests, dtype=np.int64)
 
 
