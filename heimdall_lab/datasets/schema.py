@@ -44,7 +44,7 @@ class Variable(NamedTuple):
     or_dims: tuple[str, ...] | None = None
 
 
-MEASUREMENT = 2  # version of how these are measured: a change of any of their values takes the next number
+MEASUREMENT = 3  # version of how these are measured: a change of any of their values takes the next number
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {

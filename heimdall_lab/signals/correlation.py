@@ -12,6 +12,8 @@ from heimdall_lab.signals import lag_search
 _LEAST_BLOCKS = 32
 _FADE_SAMPLES = 64  # samples at either end of an overlap
 _NEWTON_STEPS = 2
+_MAX_REFINEMENTS = 4
+_TAYLOR_STEPS = 0.05  # of the grid, within which three terms of Taylor's series are exact to 1e-3
 _BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
 _BATCH_GRID_POINTS = 2**19
 _MOST_GRID_POINTS = 2**24  # of one scene; a larger grid is searched in segments
@@ -24,6 +26,7 @@ class AmbiguityPeak(NamedTuple):
     delay_samples: Array  # how much later the receiver sees the waveform; NaN without a peak within the delays allowed
     frequency_cycles: Array  # how much higher the receiver sees it, in cycles per sample
     coherence: Array  # squared peak over the product of the energies, 0 … 1 (Cauchy-Schwarz)
+    efficiency: Array  # share of the delay's information that fades and the unknown frequency leave, 0 … 1
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
@@ -47,16 +50,16 @@ def ambiguity_peak(
     """
     xp = array_namespace(iq)
     plan = _plan(weight, iq.shape[-1], max_frequency_cycles)
-    delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
+    delay, frequency, coherence, efficiency = xp.empty((4, *iq.shape[:2]))
     in_segments = plan.needs_segments(max_delay_samples)
-    for kind in xp.unique(xp.stack([plan.num_bins, in_segments], axis=-1), axis=0):
-        count, by_segments = int(kind[0]), bool(kind[1])
+    for kind in xp.unique(2 * plan.num_bins + in_segments).tolist():
+        count, by_segments = kind // 2, bool(kind % 2)
         scenes = xp.flatnonzero((plan.num_bins == count) & (in_segments == by_segments))
         for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
             rows = scenes[batch]
             bins = plan.bins(rows, count)
             received = _in_band(iq[rows], bins, plan.length)
-            lag, frequency[rows], coherence[rows] = _band_peak(
+            lag, frequency[rows], coherence[rows], efficiency[rows] = _band_peak(
                 received,
                 xp.take_along_axis(received, reference[rows, None, None], axis=1)[:, 0],
                 _weight_of_bins(weight[rows], bins / plan.length),
@@ -65,7 +68,8 @@ def ambiguity_peak(
                 by_segments=by_segments,
             )
             delay[rows] = lag * plan.length / count
-    return _found_peak(delay, frequency / plan.length, coherence, max_delay_samples)
+    peak = AmbiguityPeak(delay, frequency / plan.length, coherence, efficiency)
+    return _within(peak, max_delay_samples)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -90,22 +94,24 @@ def ambiguity_peak_one_by_one(
     template = _in_band(template_voltage[None, None], bins, plan.length)[:, 0]
     del template_voltage
     in_segments = plan.needs_segments(max_delay_samples[None])
-    delay, frequency, coherence = xp.zeros((1, receivers)), xp.zeros((1, receivers)), xp.ones((1, receivers))
+    # As every signal agrees with itself: lag, frequency, coherence and efficiency.
+    found = xp.tile(xp.asarray([0.0, 0.0, 1.0, 1.0])[:, None, None], (1, 1, receivers))
     for receiver in set(range(receivers)) - {reference}:
         received = _in_band(voltage_of(receiver)[None, None], bins, plan.length)
         max_lag = max_delay_samples[None, receiver : receiver + 1] * count / plan.length
-        column = slice(receiver, receiver + 1)
-        delay[:, column], frequency[:, column], coherence[:, column] = _band_peak(
-            received, template, weight_of_bins, plan, max_lag, by_segments=bool(in_segments[0])
-        )
-    return _found_peak(delay * plan.length / count, frequency / plan.length, coherence, max_delay_samples)
+        found[:, :, receiver] = xp.stack(
+            _band_peak(received, template, weight_of_bins, plan, max_lag, by_segments=bool(in_segments[0]))
+        )[..., 0]
+    lag, frequency, coherence, efficiency = found
+    peak = AmbiguityPeak(lag * plan.length / count, frequency / plan.length, coherence, efficiency)
+    return _within(peak, max_delay_samples)
 
 
-def _found_peak(delay: Array, frequency: Array, coherence: Array, max_delay_samples: Array) -> AmbiguityPeak:
-    """Peaks (S, R); the flank of one beyond what is possible is none, nor is anything of a receiver without samples."""
-    xp = array_namespace(delay)
-    found = (abs(delay) <= max_delay_samples) & (coherence > 0)
-    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency, coherence)
+def _within(peak: AmbiguityPeak, max_delay_samples: Array) -> AmbiguityPeak:
+    """Leave out the flanks of peaks beyond what is possible, which are none, and receivers without samples."""
+    xp, delay = array_namespace(peak.delay_samples), peak.delay_samples
+    found = (abs(delay) <= max_delay_samples) & (peak.coherence > 0)
+    return peak._replace(delay_samples=xp.where(found, delay, xp.nan))
 
 
 class _Plan(NamedTuple):
@@ -207,8 +213,8 @@ def _weight_of_bins(weight: Array, cycles: Array) -> Array:
 
 def _band_peak(
     received: Array, template: Array, weight: Array, plan: _Plan, max_lag: Array, *, by_segments: bool
-) -> tuple[Array, Array, Array]:
-    """Find lag, frequency and squared coherence, each (S, R), of the peaks of scenes that use bands of equal width.
+) -> tuple[Array, Array, Array, Array]:
+    """Find lag, frequency, squared coherence and efficiency, each (S, R), of scenes that use bands of equal width.
 
     Given are spectra (S, R, K) and that of the reference (S, K) over the band, ascending, with weights (S, K).
     Frequencies count in these bins, and times in steps of the grid of K points that they transform to: ``max_lag``
@@ -223,12 +229,23 @@ def _band_peak(
     search = _peak_by_segments if by_segments else _grid_peak
     lag, frequency = search(signal, fft.ifft(template * weight), blocks, max_lag, plan.max_shift)
     window = _overlap_window(lag, duration, fade, count)
-    lag, frequency, _ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
+    lag, frequency, *_ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
     # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
     shifted = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
     signal = fft.ifft(fft.fft(shifted) * root[:, None])
-    lag, residual, coherence = _refine_peak(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
-    return lag, frequency + residual, coherence
+    template = template * root
+    residual, coherence, coupling = xp.zeros((3, *lag.shape))
+    far = xp.arange(len(lag))  # scenes of which some lag is too far from the peak for Taylor's series
+    for _ in range(_MAX_REFINEMENTS):
+        start = lag[far]
+        lag[far], residual[far], coherence[far], coupling[far] = _refine_peak(
+            signal[far], template[far], window[far], blocks, start, residual[far]
+        )
+        far = far[(abs(lag[far] - start) > _TAYLOR_STEPS).any(axis=-1)]
+        if not len(far):
+            break
+    kept = window.sum(axis=-1) ** 2 / ((window**2).sum(axis=-1) * duration)
+    return lag, frequency + residual, coherence, kept * (1 - coupling)
 
 
 def _peak_by_segments(
@@ -314,9 +331,10 @@ def _overlap_window(lag: Array, duration: float, fade: float, count: int) -> Arr
 
 def _refine_peak(
     signal: Array, template: Array, window: Array, blocks: int, lag: Array, frequency: Array
-) -> tuple[Array, Array, Array]:
-    """Climb from lag and frequency (S, R) to the largest |A|² / E nearby: lag, frequency and squared coherence (S, R).
+) -> tuple[Array, Array, Array, Array]:
+    """Climb from lag and frequency (S, R) to the largest |A|² / E nearby.
 
+    Returned are lag, frequency, squared coherence and the squared correlation of the errors of lag and frequency.
     A is the cross-ambiguity of a signal (S, R, K) in time and a template (S, K) in ascending frequency, E the energy
     that the window (S, R, K) leaves of the delayed template: without it, levels that differ between the two fades of
     the window would pull the peak. Taylor's series of the template stands in for delays other than the given one. Lags
@@ -337,12 +355,15 @@ def _refine_peak(
         elif order == 1:
             growth = _dot(windowed_copy, copy).real
     sums = xp.stack(by_order, axis=2)
-    step, frequency, value = _newton_steps(sums.astype(complex), growth / energy, frequency)
-    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real)
+    step, frequency, value, coupling = _newton_steps(sums.astype(complex), growth / energy, frequency)
+    return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real), coupling
 
 
-def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array]:
-    """Take Newton steps towards the largest ln |A|² / E: step of the lag, frequency, and conjugate A, each (S, R).
+def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, Array, Array, Array]:
+    """Take Newton steps towards the largest ln |A|² / E.
+
+    Returned are the step of the lag, the frequency, the conjugate A, and the squared correlation of the errors of lag
+    and frequency by the curvature, each (S, R).
 
     A is the cross-ambiguity. Its sums (S, R, 3, B), over B blocks, are of the conjugate signal and the template, its
     first and its second derivative by the lag. ``growth`` is half the derivative of ln E by the lag; the frequency is
@@ -358,8 +379,6 @@ def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, 
         partial = (sums * xp.exp(phase * frequency[..., None])[:, :, None]) @ powers
         at_lag = partial[..., 0, :] + lag[..., None] * (partial[..., 1, :] + lag[..., None] / 2 * partial[..., 2, :])
         value = at_lag[..., 0]
-        if step == _NEWTON_STEPS:
-            break
         by_lag, by_both = (partial[..., 1, order] + lag * partial[..., 2, order] for order in range(2))
         log_lag, log_frequency = by_lag / value, at_lag[..., 1] / value  # derivatives of ln A
         lag_lag = (partial[..., 2, 0] / value - log_lag**2).real
@@ -368,7 +387,9 @@ def _newton_steps(sums: Array, growth: Array, frequency: Array) -> tuple[Array, 
         up_lag, up_frequency = log_lag.real - growth, log_frequency.real
         determinant = lag_lag * frequency_frequency - both**2
         concave = (lag_lag < 0) & (determinant > 0)
+        if step == _NEWTON_STEPS:
+            break
         lag_step = xp.where(concave, (both * up_frequency - frequency_frequency * up_lag) / determinant, 0.0)
         frequency_step = xp.where(concave, (both * up_lag - lag_lag * up_frequency) / determinant, 0.0)
         lag, frequency = (lag + lag_step).clip(-0.5, 0.5), frequency + frequency_step.clip(-0.5, 0.5)
-    return lag, frequency, value
+    return lag, frequency, value, xp.where(concave, both**2 / (lag_lag * frequency_frequency), 0.0)

@@ -8,6 +8,8 @@ Source: Borre et al., A Software-Defined GPS and Galileo Receiver (2007), sectio
 sums of powers as Kaplan and Hegarty, Understanding GPS (2006), section 5.8.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import scipy.fft
 
@@ -41,9 +43,7 @@ def likely_lags(received: Array, template: Array, blocks: int, widest: int) -> A
     return xp.concatenate(lags)[order]
 
 
-def coherent_power(
-    received: Array, template: Array, blocks: int, lags: Array, max_shift: float
-) -> tuple[Array, Array]:
+def coherent_power(received: Array, template: Array, blocks: int, lags: Array, max_shift: float) -> tuple[Array, Array]:
     """Largest power over all frequency shifts of the cross-ambiguity at lags (...), and at which shift; each (...).
 
     Shifts are within ± max_shift, in turns of the whole signal, in steps of a half.
@@ -72,12 +72,10 @@ def _strongest_blocks(received: Array, blocks: int, most: int) -> Array:
     parts = received.reshape(blocks, -1)
     energy = xp.asarray([float((part.real**2 + part.imag**2).sum()) for part in parts])
     edges = np.linspace(0, blocks, min(blocks, most) + 1).round().astype(int)
-    return xp.asarray([first + int(energy[first:stop].argmax()) for first, stop in zip(edges, edges[1:], strict=False)])
+    return xp.asarray([first + int(energy[first:stop].argmax()) for first, stop in pairwise(edges.tolist())])
 
 
-def _summed_power(
-    received: Array, template: Array, samples: int, chosen: Array, last: int, size: int
-) -> Array:
+def _summed_power(received: Array, template: Array, samples: int, chosen: Array, last: int, size: int) -> Array:
     """Powers of the correlations of the chosen blocks, summed, at the lags last, last − 1, …; of ``size`` points."""
     xp, fft, count = array_namespace(received), fft_namespace(received), len(template)
     power = xp.zeros(size - samples + 1, dtype=xp.float32)

@@ -161,13 +161,18 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         max_frequency_cycles=2 * max_frequency_hz / rate_hz,
     )
 
-    noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
+    is_heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
+    # The reference's noise is in all of its differences, whose efficiencies differ.
+    others = np.where(is_heard & ~is_reference, peak.efficiency, np.nan)
+    of_others = np.nan_to_num(_mean(others), nan=1.0)[:, None]
+    used_s = duration_s * np.where(is_reference, of_others, peak.efficiency)
+    noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, used_s)
     reference_std = _of_reference(noise_std, reference)[:, None]
     # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981,
     # with the effective noise over signal (1 − γ²) / γ²); what the reference does not explain is the other receiver's.
     weight_hz = weight.sum(axis=1)[:, None] * rate_hz / weight.shape[1]
     coherent = np.clip(peak.coherence, 0.0, 1 - 1e-9)  # rounding may leave 1
-    pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, duration_s)
+    pair_std = spectra.delay_sigma_s(coherent / (1 - coherent), weight_hz, rms_hz, used_s)
     own_variance = np.fmax(
         noise_std**2 * (1 + 1 / _of_reference(snr, reference)[:, None]), pair_std**2 - reference_std**2
     )
@@ -180,9 +185,15 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "toa_std_s": toa_std,
         "tdoa_std_s": np.where(is_reference, 0.0, np.hypot(toa_std, reference_std)),
         "coherence": np.where(present, peak.coherence, np.nan),
-        "heard": (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples),
+        "heard": is_heard,
         "reference_receiver": reference,
     }
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean (S,) of the finite ones of (S, R), NaN of none."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0.0).sum(axis=1) / finite.sum(axis=1)
 
 
 class _Voltages:

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 from signals.test_spectra import RATE_HZ, Fm, complex_normal, generator
 
-from heimdall_lab.signals import correlation
+from heimdall_lab.signals import correlation, spectra
 
 P_VALUE = 1e-4
 BAND = 0.2  # cycles per sample, two-sided: ±5 kHz of 50 kHz
@@ -35,7 +35,7 @@ def flat_weight(scenes: int, band: float = BAND) -> np.ndarray:
     return np.tile((np.abs(GRID) <= band / 2 + 1e-9).astype(float), (scenes, 1))
 
 
-def peak_of_two(first, second, *, max_delay: float = 20.0, weight=None) -> correlation.AmbiguityPeak:
+def peak_of_two(first, second, *, max_delay: float = 20.0, weight=None, max_frequency: float = 2e-4):
     """Delay of the second signals against the first ones, (S, N) each, as `ambiguity_peak` finds it."""
     iq = np.stack([first, second], axis=1).astype(np.complex64)
     return correlation.ambiguity_peak(
@@ -43,7 +43,7 @@ def peak_of_two(first, second, *, max_delay: float = 20.0, weight=None) -> corre
         np.zeros(len(iq), dtype=int),
         flat_weight(len(iq)) if weight is None else weight,
         max_delay_samples=np.full(iq.shape[:2], max_delay),
-        max_frequency_cycles=2e-4,
+        max_frequency_cycles=max_frequency,
     )
 
 
@@ -110,6 +110,48 @@ def test_ambiguity_peak_is_unbiased_at_any_lag(delay, growth):
     assert pull_s.min() > 5 * sigma_s.max()
     error_s = (peak.delay_samples[:, 1] - delay) / RATE_HZ
     assert np.sqrt((error_s**2).mean()) < sigma_s.min()
+
+
+@pytest.mark.parametrize("offset_hz", [0.0, 95.0])
+def test_delays_of_strong_signals_with_a_frequency_offset_are_exact(offset_hz):
+    """Without noise what is left is what the fades see of the envelope, 20 ns; the filter follows the shift."""
+    scenes, num_time, delay = 300, 5000, 4.3
+    fm, time_s = Fm(generator(8), scenes), np.arange(num_time) / RATE_HZ
+    first, second = fm(time_s), fm(time_s - delay / RATE_HZ) * np.exp(2j * np.pi * offset_hz * time_s)
+    spectrum = spectra.power_spectrum(first.astype(np.complex64), RATE_HZ)
+    weight = spectra.wiener_weight(spectrum, 1e-4 * spectrum.density.max(axis=-1))
+    peak = peak_of_two(first, second, weight=weight, max_frequency=100 / RATE_HZ)
+    assert np.abs(peak.delay_samples[:, 1] - delay).max() < 1e-3
+    assert np.abs(peak.frequency_cycles[:, 1] * RATE_HZ - offset_hz).max() < 1e-2
+    assert peak.coherence.max() < 1 + 1e-6
+
+
+@pytest.mark.parametrize("sweep_hz", [0.0, 2000.0])
+def test_efficiency_is_what_the_unknown_frequency_costs_a_delay(sweep_hz):
+    """A sweep by B over T has delays and frequencies whose errors have a correlation; the curvature gives the same.
+
+    Of a rectangular envelope with the phase π B t² / T, ρ² = B² / 12 / β², with β the rms bandwidth.
+    """
+    scenes, num_time, delay, snr_db = 300, 4000, 2.7, 30
+    rng, fm, time_s = generator(31), Fm(generator(9), scenes), np.arange(num_time) / RATE_HZ
+    duration_s = num_time / RATE_HZ
+
+    def received(late_s):
+        swept = np.exp(1j * np.pi * sweep_hz * ((time_s - late_s) ** 2 / duration_s - (time_s - late_s)))
+        noise = complex_normal(rng, (scenes, num_time)) * 10 ** (-snr_db / 20)
+        return fm(time_s - late_s) * swept + noise
+
+    peak = peak_of_two(received(0.0), received(delay / RATE_HZ), weight=flat_weight(scenes, 0.4))
+    frequency_hz = fm.frequency_hz(time_s) + sweep_hz * (time_s / duration_s - 0.5)
+    rms_hz = frequency_hz.std(axis=1)
+    coupling = np.array([np.corrcoef(row, time_s)[0, 1] ** 2 for row in frequency_hz])
+    kept = (1 - 64 / num_time) ** 2 / (1 - 80 / num_time)  # sin² fades of 64 samples
+    assert peak.efficiency[:, 1] == pytest.approx(kept * (1 - coupling), abs=0.03)
+    # The bound of a pair of equal noise, which passes a band of 0.4 cycles per sample.
+    sigma_s = 1 / np.sqrt(8 * np.pi**2 * rms_hz**2 * num_time * 10 ** (snr_db / 10) / 2)
+    error = (peak.delay_samples[:, 1] - delay) / RATE_HZ / sigma_s
+    low, high = stats.chi2(scenes).ppf([P_VALUE, 1 - P_VALUE]) / scenes
+    assert low < (error**2 * peak.efficiency[:, 1]).mean() < high
 
 
 def test_later_and_higher_are_positive():
