@@ -15,7 +15,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.localization import altitude, integrity, learned, observations
+from heimdall_lab.localization import altitude, integrity, learned, observations, stations
 from heimdall_lab.localization.integrity import Evidence, Integrity
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -29,7 +29,12 @@ Estimator = tuple[str, Callable[[Observations, xr.Dataset], tuple[Fix, Evidence 
 
 
 def locate(
-    dataset: xr.Dataset, method: Method, *, altitude_m: float | None = None, altitude_sigma_m: float = 0.0
+    dataset: xr.Dataset,
+    method: Method,
+    *,
+    altitude_m: float | None = None,
+    altitude_sigma_m: float = 0.0,
+    strict: bool = False,
 ) -> xr.Dataset:
     """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
@@ -43,6 +48,8 @@ def locate(
     altitude_m, altitude_sigma_m : float, m
         Altitude of all transmitters above the ellipsoid, and its standard deviation, in the place of what the dataset
         says of them; else a transmitter of which it says nothing is near the ground (`altitude.altitude_prior`).
+    strict : bool
+        Whether stations of recordings that contradict the others stay in (`stations.without_bad_stations`).
 
     Returns
     -------
@@ -58,7 +65,8 @@ def locate(
         the receiver whose measurement agrees least with the others, −1 where it cannot be told; ``checked``: "yes",
         "weakly" or "no"; ``undetected_m``, how far a fault of one measurement just below notice would move the fix
         (`integrity`). What is no fix keeps its best candidate; only where nothing is observable the centroid of the
-        receivers that hear the signal stands in for it.
+        receivers that hear the signal stands in for it. The attribute ``left_out`` holds the names of stations that are
+        left out, and why, as JSON.
 
     Raises
     ------
@@ -70,7 +78,8 @@ def locate(
         raise ValueError(f"altitude_sigma_m: {altitude_sigma_m} is given without altitude_m; give both")
     if altitude_m is not None:
         dataset = altitude.with_altitude(dataset, altitude_m, altitude_sigma_m)
-    return _locate(with_measurements(dataset), estimator)
+    measured = with_measurements(dataset)
+    return _locate(measured if strict else stations.without_bad_stations(measured), estimator)
 
 
 def locate_measured(dataset: xr.Dataset, method: Method) -> xr.Dataset:
@@ -110,7 +119,7 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
             "other_axis": axes,
             "cause": causes,
         },
-        attrs={"method": name},
+        attrs={"method": name} | {key: dataset.attrs[key] for key in [stations.LEFT_OUT] if key in dataset.attrs},
     )
     by_receiver = np.full((*observed.heard.shape, len(integrity.BUDGET)), np.nan)
     if evidence is not None:
