@@ -1,4 +1,4 @@
-"""How much time and memory `heimdall-lab locate` takes of long recordings: a table of processor seconds and peak memory.
+"""How much time and memory `heimdall-lab locate` takes of long recordings: processor seconds and peak memory.
 
 Run: python benchmarks/long_recordings.py [folder], which needs some 300 MB for the recordings that it makes.
 """

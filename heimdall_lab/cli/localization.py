@@ -137,7 +137,7 @@ def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset]
 
     if "config" in dataset.attrs or "recording" not in dataset or dataset.sizes["sample"] < 2:
         return None
-    joined = join_windows(dataset)
+    joined = join_windows(dataset, strict=True)  # which are left out already
     delays_do = method in METHODS and method not in NEEDING_IQ
     return joined, estimators.locate_measured(joined, method if delays_do else "tdoa_ls")
 

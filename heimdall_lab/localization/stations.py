@@ -1,6 +1,7 @@
 """Stations of recordings that a fix does better without: too far away, unlike the others, or in contradiction to them.
 
-Each is left out with its reason, if enough others remain. Simulated datasets are taken as they are.
+Each is left out with its reason, if enough others remain. Simulated datasets, and tables without signals, are taken as
+they are.
 """
 
 import json
@@ -48,7 +49,7 @@ def without_bad_stations(dataset: xr.Dataset) -> xr.Dataset:
     xr.Dataset
         With the same receivers, of which those left out are not present; the same one where there is nothing to say.
     """
-    if "config" in dataset.attrs or not np.isfinite(dataset.tdoa_s.values).any():
+    if "config" in dataset.attrs or "iq" not in dataset:
         return dataset
     reasons = left_out(dataset)
     for test in (_far_away, _unlike, _contradicting):
@@ -92,8 +93,6 @@ def _distances(latitude: Array, longitude: Array, middle_latitude: Array, middle
 
 def _unlike(dataset: xr.Dataset) -> dict[int, str]:
     """Stations whose signals have nothing in common with the reference's; where none has, it is the reference."""
-    if "iq" not in dataset:
-        return {}
     heard, reference = dataset.heard.values, dataset.reference_receiver.values
     is_reference = np.arange(heard.shape[1]) == reference[:, None]
     hears = dataset.receiver_present.values & (dataset.snr_db.values >= dataset.attrs["min_snr_db"]) & ~is_reference

@@ -6,6 +6,7 @@ import xarray as xr
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
+from heimdall_lab.localization import stations
 from heimdall_lab.signals.measurements import with_measurements
 
 _AGREEMENT_SIGMAS = 5.0  # within which a window's delay agrees with those of the others
@@ -15,7 +16,7 @@ _LEAST_SIGMA_S = 1e-12  # as well as numbers hold a delay
 _MEDIAN_CHI_SQUARED = float(scipy.special.chdtri(1, 0.5))
 
 
-def join_windows(dataset: xr.Dataset) -> xr.Dataset:
+def join_windows(dataset: xr.Dataset, *, strict: bool = False) -> xr.Dataset:
     """Join the windows of each recording: one sample a recording, with the delays of all of its windows.
 
     `estimators.locate` of it is the joint fix. Windows have the errors of clocks, paths, altitude and receivers'
@@ -26,6 +27,8 @@ def join_windows(dataset: xr.Dataset) -> xr.Dataset:
     dataset : xr.Dataset
         Of windows of one transmitter each recording; ``recording`` says which belong together, else all of them. Their
         signals are measured where they are not yet.
+    strict : bool
+        Whether stations that contradict the others stay in (`stations.without_bad_stations`).
 
     Returns
     -------
@@ -41,13 +44,14 @@ def join_windows(dataset: xr.Dataset) -> xr.Dataset:
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no windows; give at least one")
     measured = with_measurements(dataset)
+    measured = measured if strict else stations.without_bad_stations(measured)
     number = measured["recording"].values if "recording" in measured else np.zeros(measured.sizes["sample"], dtype=int)
     bare = measured.drop_vars(["iq", "iq_full_scale", "features", "spectrogram", schema.MEASURED_OF], errors="ignore")
     bare = bare.drop_dims([name for name in ("time", "component") if name in bare.dims])
     parts = [_joined(bare.isel(sample=np.flatnonzero(number == each))) for each in np.unique(number)]
     joined = xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override", join="override")
     joined = joined.assign_coords(sample=("sample", np.unique(number), {"long_name": "index of the recording"}))
-    return joined.assign_attrs(dataset.attrs | {"windows": measured.sizes["sample"]})
+    return joined.assign_attrs(measured.attrs | {"windows": measured.sizes["sample"]})
 
 
 def _joined(windows: xr.Dataset) -> xr.Dataset:
