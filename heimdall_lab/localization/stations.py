@@ -73,7 +73,7 @@ def _far_away(dataset: xr.Dataset) -> dict[int, str]:
     )
     longitude = np.nanmin(longitude) + (longitude - np.nanmin(longitude) + 180) % 360 - 180
     middle = (np.nanmedian(degrees, axis=1, keepdims=True) for degrees in (latitude, longitude))
-    distance_m = np.nan_to_num(np.nanmedian(_distances(latitude, longitude, *middle), axis=0))
+    distance_m = np.nan_to_num(_median_of_rows(_distances(latitude, longitude, *middle).T)[:, 0])
     furthest = int(distance_m.argmax())
     if not distance_m[furthest] > reach_m:
         return {}
@@ -92,13 +92,13 @@ def _distances(latitude: Array, longitude: Array, middle_latitude: Array, middle
 
 
 def _unlike(dataset: xr.Dataset) -> dict[int, str]:
-    """Stations whose signals have nothing in common with the reference's; where none has, it is the reference."""
+    """Stations whose signals have nothing in common with the reference's; where most have not, it is the reference."""
     heard, reference = dataset.heard.values, dataset.reference_receiver.values
     is_reference = np.arange(heard.shape[1]) == reference[:, None]
     hears = dataset.receiver_present.values & (dataset.snr_db.values >= dataset.attrs["min_snr_db"]) & ~is_reference
     alien = (chance.is_by_chance(dataset) | ~heard) & hears
-    all_alien = (alien.sum(axis=1) == hears.sum(axis=1)) & (hears.sum(axis=1) > 1)
-    alien = np.where(all_alien[:, None], is_reference, alien)
+    most = (alien.sum(axis=1) > hears.sum(axis=1) / 2) & (hears.sum(axis=1) > 1)
+    alien = np.where(most[:, None], is_reference, alien)
     judged = (hears | is_reference).sum(axis=0)
     bad = alien.sum(axis=0) > _MAJORITY * np.maximum(judged, 1)
     reason = (

@@ -7,6 +7,7 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.signals import pairs, spectra
 
 _FALSE_ALARM = 1e-4  # share of unlike signals whose coherence is larger
+_VARYING = 2.0  # times fewer cells are independent where level and spectrum of a signal vary
 _SUSPICIOUS = 0.5  # share of the coherence that both SNRs suggest, from which it is no chance
 
 
@@ -37,7 +38,8 @@ def is_by_chance(dataset: xr.Dataset) -> np.ndarray:
         shift_hz = 2 * float(dataset.attrs["max_frequency_offset_hz"])
         duration_s = dataset.sizes["time"] / float(dataset.attrs["sample_rate_hz"])
         searched = (1 + 2 * largest_delay_s[scene, heard_with] * bandwidth_hz) * (1 + 2 * shift_hz * duration_s)
-        found[scene, heard_with] = dataset.coherence.values[scene, heard_with] < np.log(searched / _FALSE_ALARM) / cells
+        most_by_chance = np.log(searched / _FALSE_ALARM) * _VARYING / cells
+        found[scene, heard_with] = dataset.coherence.values[scene, heard_with] < most_by_chance
     return found
 
 
