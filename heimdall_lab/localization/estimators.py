@@ -16,7 +16,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets.terrain.tiles import open_terrain
-from heimdall_lab.localization import altitude, ground, integrity, learned, observations
+from heimdall_lab.localization import altitude, ground, integrity, learned, observations, stations
 from heimdall_lab.localization.integrity import Evidence, Integrity
 from heimdall_lab.localization.learned import HasTrained, Predictor
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -36,6 +36,7 @@ def locate(
     altitude_m: float | None = None,
     altitude_sigma_m: float = 0.0,
     terrain: str | Path | None = None,
+    strict: bool = False,
 ) -> xr.Dataset:
     """Estimate the transmitter's position in every sample, from the IQ or what was measured of it.
 
@@ -51,6 +52,8 @@ def locate(
         says of them; else a transmitter of which it says nothing is near the ground (`altitude.altitude_prior`).
     terrain : path, optional
         Folder of SRTM or GeoTIFF tiles, which say how high the ground is at the fix.
+    strict : bool
+        Whether stations of recordings that contradict the others stay in (`stations.without_bad_stations`).
 
     Returns
     -------
@@ -66,7 +69,8 @@ def locate(
         the receiver whose measurement agrees least with the others, −1 where it cannot be told; ``checked``: "yes",
         "weakly" or "no"; ``undetected_m``, how far a fault of one measurement just below notice would move the fix
         (`integrity`). What is no fix keeps its best candidate; only where nothing is observable the centroid of the
-        receivers that hear the signal stands in for it.
+        receivers that hear the signal stands in for it. The attribute ``left_out`` holds the names of stations that are
+        left out, and why, as JSON.
 
     Raises
     ------
@@ -80,6 +84,7 @@ def locate(
     if altitude_m is not None:
         dataset = altitude.with_altitude(dataset, altitude_m, altitude_sigma_m)
     dataset = with_measurements(dataset)
+    dataset = dataset if strict else stations.without_bad_stations(dataset)
     return _locate(dataset if terrain is None else _with_ground(dataset, estimator, terrain), estimator)
 
 
@@ -136,7 +141,7 @@ def _locate(dataset: xr.Dataset, estimator: Estimator) -> xr.Dataset:
             "other_axis": axes,
             "cause": causes,
         },
-        attrs={"method": name},
+        attrs={"method": name} | {key: dataset.attrs[key] for key in [stations.LEFT_OUT] if key in dataset.attrs},
     )
     by_receiver = np.full((*observed.heard.shape, len(integrity.BUDGET)), np.nan)
     if evidence is not None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, microseconds_text, position_text
-from heimdall_lab.localization import altitude, ellipses, error_law, errors
+from heimdall_lab.localization import altitude, ellipses, error_law, errors, stations
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
 from heimdall_lab.signals.measurements import with_measurements
@@ -111,6 +111,12 @@ def paths_sentence(dataset: xr.Dataset) -> str:
     known = f"known to {microseconds_text(sigma_s)}" if sigma_s > 0 else "known exactly"
     known = "not known" if np.isnan(sigma_s) else known
     return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays {known}."
+
+
+def left_out_sentence(dataset: xr.Dataset) -> str:
+    """Name the stations that are left out, and why; empty where there are none."""
+    reasons = stations.left_out(dataset)
+    return f"Left out: {'; '.join(f'{name}: {reason}' for name, reason in reasons.items())}." if reasons else ""
 
 
 def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:

@@ -23,6 +23,7 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import check_writable, write_text
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
+from heimdall_lab.localization import stations
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table, notes
 from heimdall_lab.localization.sentences import JOINED, budget_sentence, remedy_sentence, status_sentence
@@ -137,6 +138,7 @@ def _facts(dataset: xr.Dataset) -> dict[str, str]:
         "Carrier": f"{attrs['centre_frequency_hz'] / 1e6:g} MHz",
         "Waveforms": _waveform_mix(dataset),
     }
+    facts["Left out"] = "; ".join(f"{name}: {reason}" for name, reason in stations.left_out(dataset).items())
     if np.isfinite(snr).any():
         low, middle, high = np.nanpercentile(snr, [5, 50, 95])
         facts["SNR"] = f"median {middle:.0f} dB; nine links in ten between {low:.0f} and {high:.0f} dB"

@@ -1,11 +1,13 @@
 """Time and frequency differences of pairs of signals: the peak of their cross-ambiguity."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
+from heimdall_lab.signals import lag_search
 
 _LEAST_BLOCKS = 32
 _FADE_SAMPLES = 64  # samples at either end of an overlap
@@ -14,6 +16,7 @@ _MAX_REFINEMENTS = 4
 _TAYLOR_STEPS = 0.05  # of the grid, within which three terms of Taylor's series are exact to 1e-3
 _BATCH_POINTS = 2**17  # in time, of all receivers, computed at a time: caches
 _BATCH_GRID_POINTS = 2**19
+_MOST_GRID_POINTS = 2**24  # of one scene; a larger grid is searched in segments
 _PHASOR_BLOCK = 64  # near the root of the lengths here
 
 
@@ -46,7 +49,94 @@ def ambiguity_peak(
     Source: Stein, "Algorithms for ambiguity function processing", IEEE Trans. ASSP 29 (1981).
     """
     xp = array_namespace(iq)
-    length = scipy.fft.next_fast_len(iq.shape[-1])
+    plan = _plan(weight, iq.shape[-1], max_frequency_cycles)
+    delay, frequency, coherence, efficiency = xp.empty((4, *iq.shape[:2]))
+    in_segments = plan.needs_segments(max_delay_samples)
+    for kind in xp.unique(2 * plan.num_bins + in_segments).tolist():
+        count, by_segments = kind // 2, bool(kind % 2)
+        scenes = xp.flatnonzero((plan.num_bins == count) & (in_segments == by_segments))
+        for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
+            rows = scenes[batch]
+            bins = plan.bins(rows, count)
+            received = _in_band(iq[rows], bins, plan.length)
+            lag, frequency[rows], coherence[rows], efficiency[rows] = _band_peak(
+                received,
+                xp.take_along_axis(received, reference[rows, None, None], axis=1)[:, 0],
+                _weight_of_bins(weight[rows], bins / plan.length),
+                plan,
+                max_delay_samples[rows] * count / plan.length,
+                by_segments=by_segments,
+            )
+            delay[rows] = lag * plan.length / count
+    peak = AmbiguityPeak(delay, frequency / plan.length, coherence, efficiency)
+    return _within(peak, max_delay_samples)
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def ambiguity_peak_one_by_one(
+    voltage_of: Callable[[int], Array],
+    reference: int,
+    weight: Array,
+    *,
+    max_delay_samples: Array,
+    max_frequency_cycles: float,
+) -> AmbiguityPeak:
+    """Find what `ambiguity_peak` finds in one scene, (1, R), with the signals of two receivers in memory at a time.
+
+    ``voltage_of`` gives each receiver's signal (N,); the weight is (F,), the delays allowed are (R,).
+    """
+    template_voltage = voltage_of(reference)
+    xp, receivers = array_namespace(template_voltage), len(max_delay_samples)
+    plan = _plan(weight[None], len(template_voltage), max_frequency_cycles)
+    count = int(plan.num_bins[0])
+    bins = plan.bins(xp.zeros(1, dtype=int), count)
+    weight_of_bins = _weight_of_bins(weight[None], bins / plan.length)
+    template = _in_band(template_voltage[None, None], bins, plan.length)[:, 0]
+    del template_voltage
+    in_segments = plan.needs_segments(max_delay_samples[None])
+    # As every signal agrees with itself: lag, frequency, coherence and efficiency.
+    found = xp.tile(xp.asarray([0.0, 0.0, 1.0, 1.0])[:, None, None], (1, 1, receivers))
+    for receiver in set(range(receivers)) - {reference}:
+        received = _in_band(voltage_of(receiver)[None, None], bins, plan.length)
+        max_lag = max_delay_samples[None, receiver : receiver + 1] * count / plan.length
+        found[:, :, receiver] = xp.stack(
+            _band_peak(received, template, weight_of_bins, plan, max_lag, by_segments=bool(in_segments[0]))
+        )[..., 0]
+    lag, frequency, coherence, efficiency = found
+    peak = AmbiguityPeak(lag * plan.length / count, frequency / plan.length, coherence, efficiency)
+    return _within(peak, max_delay_samples)
+
+
+def _within(peak: AmbiguityPeak, max_delay_samples: Array) -> AmbiguityPeak:
+    """Leave out the flanks of peaks beyond what is possible, which are none, and receivers without samples."""
+    xp, delay = array_namespace(peak.delay_samples), peak.delay_samples
+    found = (abs(delay) <= max_delay_samples) & (peak.coherence > 0)
+    return peak._replace(delay_samples=xp.where(found, delay, xp.nan))
+
+
+class _Plan(NamedTuple):
+    """How the signals of S scenes are cut into bands and blocks."""
+
+    num_time: int  # samples of a window
+    length: int  # of its transform
+    blocks: int  # of time, in each of which no frequency offset turns far
+    num_bins: Array  # (S,) of the transform, that a scene's band spans
+    first_bin: Array  # (S,)
+    max_shift: float  # bins
+
+    def bins(self, rows: Array, count: int) -> Array:
+        """Bins (S, K), ascending, of scenes whose bands have K of them."""
+        return self.first_bin[rows, None] + array_namespace(rows).arange(count)
+
+    def needs_segments(self, max_delay_samples: Array) -> Array:
+        """Whether the grid of all lags and frequencies would be too large, (S,) bool; delays (S, R)."""
+        xp, receivers = array_namespace(max_delay_samples), max_delay_samples.shape[1]
+        widest = xp.minimum(max_delay_samples.max(axis=1) * self.num_bins / self.length, self.num_bins)
+        return receivers * 2 * (self.num_bins + 2 * self.blocks * widest) > _MOST_GRID_POINTS
+
+
+def _plan(weight: Array, num_time: int, max_frequency_cycles: float) -> _Plan:
+    xp, length = array_namespace(weight), scipy.fft.next_fast_len(num_time)
     # In a block, the largest frequency offset turns the phase by a quarter, which takes 0.9 dB off the block's sum.
     blocks = scipy.fft.next_fast_len(max(_LEAST_BLOCKS, int(np.ceil(4 * max_frequency_cycles * length))))
     centre, width = _occupied_band(weight)
@@ -55,28 +145,13 @@ def ambiguity_peak(
     octave = 2 ** xp.ceil(xp.log2(needed))
     num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
     first_bin = xp.rint(centre * length).astype(int) - num_bins // 2
+    return _Plan(num_time, length, blocks, num_bins, first_bin, max_frequency_cycles * length)
 
-    delay, frequency, coherence, efficiency = xp.empty((4, *iq.shape[:2]))
-    for count in xp.unique(num_bins).tolist():
-        scenes = xp.flatnonzero(num_bins == count)
-        for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
-            rows = scenes[batch]
-            bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
-            lag, frequency[rows], coherence[rows], efficiency[rows] = _band_peak(
-                fft_namespace(iq).fft(iq[rows], n=length, axis=-1),
-                reference[rows],
-                bins,
-                _weight_of_bins(weight[rows], bins / length),
-                blocks=blocks,
-                duration=iq.shape[-1] * count / length,
-                fade=_FADE_SAMPLES * count / length,
-                max_lag=max_delay_samples[rows] * count / length,
-                max_shift=max_frequency_cycles * length,
-            )
-            delay[rows] = lag * length / count
-    # The flank of a peak outside of what is possible is no peak, nor is anything of a receiver without samples.
-    found = (abs(delay) <= max_delay_samples) & (coherence > 0)
-    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence, efficiency)
+
+def _in_band(iq: Array, bins: Array, length: int) -> Array:
+    """Spectra (S, R, K) of signals (S, R, N) at the bins (S, K) of their transform."""
+    spectrum = fft_namespace(iq).fft(iq, n=length, axis=-1)
+    return array_namespace(iq).take_along_axis(spectrum, bins[:, None] % length, axis=-1)
 
 
 def cross_correlation(
@@ -137,31 +212,22 @@ def _weight_of_bins(weight: Array, cycles: Array) -> Array:
 
 
 def _band_peak(
-    spectrum: Array,
-    reference: Array,
-    bins: Array,
-    weight: Array,
-    *,
-    blocks: int,
-    duration: float,
-    fade: float,
-    max_lag: Array,
-    max_shift: float,
+    received: Array, template: Array, weight: Array, plan: _Plan, max_lag: Array, *, by_segments: bool
 ) -> tuple[Array, Array, Array, Array]:
     """Find lag, frequency, squared coherence and efficiency, each (S, R), of scenes that use bands of equal width.
 
-    Of a spectrum (S, R, L), the bins (S, K), ascending, are used, with weights (S, K). Frequencies count in these bins,
-    and times in steps of the grid of K points that they transform to: ``duration`` of the recording, ``fade`` of either
-    end of a window, ``max_lag`` (S, R). In each of ``blocks`` of the time grid no frequency offset turns far.
+    Given are spectra (S, R, K) and that of the reference (S, K) over the band, ascending, with weights (S, K).
+    Frequencies count in these bins, and times in steps of the grid of K points that they transform to: ``max_lag``
+    (S, R).
     """
-    xp, count = array_namespace(spectrum), bins.shape[-1]
-    fft, root = fft_namespace(spectrum), weight**0.5
+    xp, count = array_namespace(received), received.shape[-1]
+    fft, root, blocks = fft_namespace(received), weight**0.5, plan.blocks
+    duration, fade = (samples * count / plan.length for samples in (plan.num_time, _FADE_SAMPLES))
     # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
-    received = xp.take_along_axis(spectrum, bins[:, None] % spectrum.shape[-1], axis=-1)  # (S, R, K)
-    template = xp.take_along_axis(received, reference[:, None, None], axis=1)[:, 0]  # (S, K)
     template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
     signal = fft.ifft(received)
-    lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
+    search = _peak_by_segments if by_segments else _grid_peak
+    lag, frequency = search(signal, fft.ifft(template * weight), blocks, max_lag, plan.max_shift)
     window = _overlap_window(lag, duration, fade, count)
     lag, frequency, *_ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
     # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
@@ -180,6 +246,27 @@ def _band_peak(
             break
     kept = window.sum(axis=-1) ** 2 / ((window**2).sum(axis=-1) * duration)
     return lag, frequency + residual, coherence, kept * (1 - coupling)
+
+
+def _peak_by_segments(
+    received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float
+) -> tuple[Array, Array]:
+    """Find what `_grid_peak` finds, in memory that grows neither with the lags nor with the frequencies."""
+    xp = array_namespace(received)
+    lag, frequency = xp.empty(max_lag.shape), xp.empty(max_lag.shape)
+    for scene, receiver in np.ndindex(max_lag.shape):
+        signals = received[scene, receiver], template[scene]
+        widest = min(int(np.ceil(max_lag[scene, receiver])), received.shape[-1] - 1)
+        middles = lag_search.likely_lags(*signals, blocks, widest)
+        around = middles[:, None] + xp.arange(-2, 3)  # (C, 5)
+        power, shift = lag_search.coherent_power(*signals, blocks, around, max_shift)
+        level = xp.log(xp.maximum(power, 1e-30))
+        column, place = _ridge_peak(level, abs(around[:, 1:-1]) <= widest)
+        every = xp.arange(len(level))
+        best = int(level[every, column].argmax())
+        lag[scene, receiver] = around[best, 0] + place[best]
+        frequency[scene, receiver] = shift[best, column[best]]
+    return lag, frequency
 
 
 def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
@@ -256,12 +343,18 @@ def _refine_peak(
     xp, count = array_namespace(signal), template.shape[-1]
     slope = (-2j * np.pi / count * (xp.arange(count) - count // 2)).astype(xp.complex64)  # of exp(−2πj f τ)
     delay_ramp = phasor(-lag / count, count, start=-(count // 2), block=_PHASOR_BLOCK)
-    copies = [fft_namespace(signal).ifft(delay_ramp * (template * slope**order)[:, None]) for order in range(3)]
     windowed = signal.conj() * window
     in_blocks = (*lag.shape, blocks, count // blocks)
-    sums = xp.stack([_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)) for copy in copies], axis=2)
-    windowed_copy = copies[0].conj() * window
-    energy, growth = (_dot(windowed_copy, copy).real for copy in copies[:2])
+    by_order = []
+    for order in range(3):  # one after the other: each is as large as the signal
+        copy = fft_namespace(signal).ifft(delay_ramp * (template * slope**order)[:, None])
+        by_order.append(_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)))
+        if order == 0:
+            windowed_copy = copy.conj() * window
+            energy = _dot(windowed_copy, copy).real
+        elif order == 1:
+            growth = _dot(windowed_copy, copy).real
+    sums = xp.stack(by_order, axis=2)
     step, frequency, value, coupling = _newton_steps(sums.astype(complex), growth / energy, frequency)
     return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real), coupling
 

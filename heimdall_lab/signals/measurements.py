@@ -81,6 +81,28 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     return bare.assign(added).assign_attrs(measurement=found.attrs["measurement"])
 
 
+def without_receivers(dataset: xr.Dataset, receivers: Sequence[int]) -> xr.Dataset:
+    """Take some receivers, by their positions, of a dataset with measurements for absent.
+
+    Its signals are measured anew where one of them was the reference.
+    """
+    kept = ~np.isin(np.arange(dataset.sizes["receiver"]), receivers)
+    kept = xr.DataArray(kept, dims="receiver")
+    places = [f"receiver_{name}" for name in ("latitude", "longitude", "altitude")]
+    changed = dataset.assign({name: dataset[name].where(kept) for name in places})
+    changed = changed.assign(receiver_present=dataset["receiver_present"] & kept)
+    if "iq" in dataset and np.isin(dataset["reference_receiver"].values, receivers).any():
+        return with_measurements(changed)
+    of_links = [name for name in schema.MEASURED if name not in ("heard", "reference_receiver")]
+    changed = changed.assign(
+        {name: dataset[name].where(kept) for name in of_links} | {"heard": dataset["heard"] & kept}
+    )
+    if schema.MEASURED_OF in dataset:
+        digests = dataset[schema.MEASURED_OF].values & ~0xFFFF_FFFF | _known_digests(changed)
+        changed[schema.MEASURED_OF] = dataset[schema.MEASURED_OF].copy(data=digests)
+    return changed
+
+
 def without_kept(dataset: xr.Dataset) -> xr.Dataset:
     """Leave out of a dataset with IQ what was measured of it, where the files beside its shards hold the same."""
     names = [name for name in _NAMES if name in dataset]
@@ -285,7 +307,7 @@ def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
     digests = []
     for rows in batch_slices(iq.sizes["sample"], per_block):
         scenes = iq[rows].compute(scheduler="synchronous").values  # HDF5 reads one at a time in any case
-        digests += [zlib.crc32(scene.tobytes()) >> 1 for scene in scenes]
+        digests += [zlib.crc32(np.ascontiguousarray(scene)) >> 1 for scene in scenes]
     return np.array(digests, dtype=np.int64)
 
 

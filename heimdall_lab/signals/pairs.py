@@ -20,6 +20,7 @@ OF_LINKS = ("iq_full_scale", "receiver_present", "receiver_latitude", "receiver_
 _BATCH_IQ_SAMPLES = 2**21
 _MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
+_LONG_IQ_SAMPLES = 2**22  # of all receivers of a scene, from which they are measured one by one: memory
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_BANDWIDTH = 1.25  # steps of a spectrum, from which the rms bandwidth is the signal's and not the windows'
@@ -136,12 +137,12 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     )
     present = batch.receiver_present.values
     duration_s = batch.sizes["time"] / rate_hz
-    voltage = schema.voltage(batch)
-    spectrum = spectra.power_spectrum(voltage, rate_hz)
+    voltages = _Voltages(batch)
+    spectrum, power = voltages.spectrum(rate_hz)
     noise_density = np.where(present, spectra.noise_density(spectrum), np.nan)  # (S, R)
-    signal = (np.abs(voltage) ** 2).mean(axis=-1) - noise_density * rate_hz
+    signal = power - noise_density * rate_hz
     # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
-    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / voltage.shape[-1])
+    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / batch.sizes["time"])
     signal = np.where(signal > _SIGNIFICANT * fluctuation, signal, np.nan)
 
     reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
@@ -153,8 +154,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     step_hz = spectrum.frequency_hz[1] - spectrum.frequency_hz[0]
     rms_hz = np.where(rms_hz > _LEAST_BANDWIDTH * step_hz, rms_hz, np.nan)  # of a carrier no delay is known
     snr = signal / (noise_density * occupied_hz)
-    peak = correlation.ambiguity_peak(
-        voltage,
+    peak = voltages.ambiguity_peak(
         reference,
         weight,
         max_delay_samples=largest_delay_s(batch, reference) * rate_hz,
@@ -194,6 +194,55 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Mean (S,) of the finite ones of (S, R), NaN of none."""
     finite = np.isfinite(values)
     return np.where(finite, values, 0.0).sum(axis=1) / finite.sum(axis=1)
+
+
+class _Voltages:
+    """Signals of a batch of scenes, all in memory, or where a scene is long one receiver's at a time."""
+
+    def __init__(self, batch: xr.Dataset) -> None:
+        self._batch = batch
+        is_long = batch.sizes["receiver"] * batch.sizes["time"] > _LONG_IQ_SAMPLES
+        self._all = None if is_long else schema.voltage(batch)
+
+    def _of_receiver(self, scene: int, receiver: int) -> np.ndarray:
+        return schema.voltage(self._batch.isel(sample=[scene], receiver=[receiver]))
+
+    def spectrum(self, rate_hz: float) -> tuple[spectra.Spectrum, np.ndarray]:
+        """Spectra, and mean powers (S, R)."""
+        if self._all is not None:
+            return spectra.power_spectrum(self._all, rate_hz), (np.abs(self._all) ** 2).mean(axis=-1)
+        shape = self._batch.sizes["sample"], self._batch.sizes["receiver"]
+        power, densities = np.empty(shape), []
+        for place in np.ndindex(shape):
+            voltage = self._of_receiver(*place)
+            spectrum = spectra.power_spectrum(voltage, rate_hz)
+            densities.append(spectrum.density[0, 0])
+            power[place] = (voltage.real**2 + voltage.imag**2).mean()
+        return spectrum._replace(density=np.stack(densities).reshape(*shape, -1)), power
+
+    def ambiguity_peak(
+        self, reference: np.ndarray, weight: np.ndarray, *, max_delay_samples: np.ndarray, max_frequency_cycles: float
+    ) -> correlation.AmbiguityPeak:
+        """As `correlation.ambiguity_peak`."""
+        if self._all is not None:
+            return correlation.ambiguity_peak(
+                self._all,
+                reference,
+                weight,
+                max_delay_samples=max_delay_samples,
+                max_frequency_cycles=max_frequency_cycles,
+            )
+        peaks = [
+            correlation.ambiguity_peak_one_by_one(
+                lambda receiver, scene=scene: self._of_receiver(scene, receiver)[0, 0],
+                int(reference[scene]),
+                weight[scene],
+                max_delay_samples=max_delay_samples[scene],
+                max_frequency_cycles=max_frequency_cycles,
+            )
+            for scene in range(len(reference))
+        ]
+        return correlation.AmbiguityPeak(*(np.concatenate(values) for values in zip(*peaks, strict=True)))
 
 
 def _of_reference(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

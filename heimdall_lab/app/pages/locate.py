@@ -30,10 +30,10 @@ from heimdall_lab.core.receivers import parse_receivers, receivers_csv
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import propagation
 from heimdall_lab.datasets.recordings.files import read_files
-from heimdall_lab.localization import altitude, estimators, tables
+from heimdall_lab.localization import altitude, estimators, stations, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import JOINED, fix_text, paths_sentence
+from heimdall_lab.localization.sentences import JOINED, fix_text, left_out_sentence, paths_sentence
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -162,7 +162,8 @@ class Locate(Viewer):
                 recorded = self._recorded  # which an upload may take away meanwhile
                 recorded = await background.run(with_measurements, propagation.restated(recorded, *paths))
                 recorded = recorded if stated is None else altitude.with_altitude(recorded, *stated)
-                fixes = await background.run(estimators.locate, recorded, self.method)
+                recorded = await background.run(stations.without_bad_stations, recorded)
+                fixes = await background.run(estimators.locate_measured, recorded, self.method)
             except MemoryError as error:
                 raise ValueError("memory: there is not enough for these recordings; give shorter ones") from error
             self._located, self._fixes = _with_truth(recorded, truth), fixes
@@ -226,8 +227,8 @@ class Locate(Viewer):
         dataset, fixes, sample, view = self.dataset, self._fixes, self.sample, self.view
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
             return
-        said = fix_text(dataset, fixes, sample), paths_sentence(dataset), *schema.position_cautions(dataset)
-        self._summary.object = "\n\n".join(said)
+        said = fix_text(dataset, fixes, sample), left_out_sentence(dataset), paths_sentence(dataset)
+        self._summary.object = "\n\n".join(filter(None, (*said, *schema.position_cautions(dataset))))
         show_rows(self._budget_rows, tables.budget_table(dataset, fixes, sample))
         show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))
         if view == "Budget":

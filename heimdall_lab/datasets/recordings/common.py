@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.receivers import Receiver
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema
 
 ATTRIBUTES = schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES  # that a caller of a reader can state
+
+_BATCH_SAMPLES = 2**20  # quantised at a time
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +41,13 @@ def quantise(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     The caller decides what 1 √mW is; windows of zeros have a full scale of 1.
     """
-    parts = np.stack([windows.real, windows.imag], axis=1)  # (W, 2, N)
-    peak = np.abs(parts).max(axis=(1, 2))
+    peak = np.array([max(np.abs(window.real).max(), np.abs(window.imag).max()) for window in windows])
     full_scale = np.where(peak > 0.0, peak, 1.0)
-    return np.rint(parts / full_scale[:, None, None] * ADC_MAX).astype(np.int16), full_scale
+    iq = np.empty((len(windows), 2, windows.shape[1]), dtype=np.int16)
+    for component, parts in enumerate((windows.real, windows.imag)):
+        for rows in batch_slices(len(windows), _BATCH_SAMPLES // windows.shape[1]):
+            iq[rows, component] = np.rint(parts[rows] / full_scale[rows, None] * ADC_MAX)
+    return iq, full_scale
 
 
 def as_numbers(name: str, values: object) -> np.ndarray:

@@ -1,12 +1,16 @@
 """KiwiSDR recordings with GNSS stamps: the file format, the receiver's clock, and samples at given GPS instants."""
 
+import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from heimdall_lab.core.interpolation import interpolate
+from heimdall_lab.core.arrays import batch_slices
+from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_many
+from heimdall_lab.datasets.recordings.stretches import StationError
 
 SAMPLE_RATE_HZ = 12_000
 MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to estimate its scatter
@@ -16,6 +20,7 @@ _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below on
 _OUTLIER_SIGMAS = 6.0
 _CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
 _INT16_MAX = 32_767
+_BATCH_SAMPLES = 2**16  # interpolated at a time
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -27,18 +32,28 @@ class Blocks:
 
     Attributes
     ----------
-    iq : (B * N,) complex128, full scale of the WAV = 1.
-    block_length : N, samples of one block.
+    samples : (B, N, 2) int16, in-phase and quadrature, as the file holds them.
     fix_age_s : (B,) int64, age of the last GNSS fix in whole seconds.
     stamp_s : (B,) float64, GPS second of week of each block's first sample, 0 where there was no fix yet.
     header_rate_hz : nominal sample rate of the header.
     """
 
-    iq: ComplexArray
-    block_length: int
+    samples: npt.NDArray[np.int16]
     fix_age_s: npt.NDArray[np.int64]
     stamp_s: FloatArray
     header_rate_hz: int
+
+    @property
+    def block_length(self) -> int:
+        """N, samples of one block."""
+        return self.samples.shape[1]
+
+    def voltage(self, first: int, stop: int) -> ComplexArray:
+        """Samples first … stop − 1, complex128, of which the full scale of the WAV is 1."""
+        block, length = first // self.block_length, self.block_length
+        parts = self.samples[block : -(-stop // length)].astype(np.float64) / (_INT16_MAX + 1)
+        values = parts[..., 0] + 1j * parts[..., 1]
+        return values.ravel()[first - block * length : stop - block * length]
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,11 @@ class Clock:
     stop: int
 
 
-def parse_wav(content: bytes, name: str) -> Blocks:
-    """Parse the bytes of one KiwiSDR WAV: ``fmt``, then pairs of ``kiwi`` (stamp) and ``data`` (samples) chunks."""
+def parse_wav(content: bytes | mmap.mmap, name: str) -> Blocks:
+    """Parse the bytes of one KiwiSDR WAV, which may be a mapped file.
+
+    They are ``fmt``, then pairs of ``kiwi`` (stamp) and ``data`` (samples) chunks.
+    """
     if len(content) < 12 or content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV that kiwirecorder wrote")
     declared = 8 + int.from_bytes(content[4:8], "little")
@@ -81,17 +99,15 @@ def parse_wav(content: bytes, name: str) -> Blocks:
         raise ValueError(
             f"{name} is garbled in block {broken} (byte {first + broken * layout.itemsize}); fetch the file again"
         )
-    samples = block["iq"].astype(np.float64) / (_INT16_MAX + 1)  # (B, N, 2)
     return Blocks(
-        iq=(samples[..., 0] + 1j * samples[..., 1]).ravel(),
-        block_length=data_size // 4,
+        samples=block["iq"],
         fix_age_s=block["fix_age"].astype(np.int64),
         stamp_s=block["second"].astype(np.float64) + 1e-9 * block["ns"],
         header_rate_hz=header_rate_hz,
     )
 
 
-def _parse_format(content: bytes, name: str) -> tuple[int, int]:
+def _parse_format(content: bytes | mmap.mmap, name: str) -> tuple[int, int]:
     """Return the header's sample rate in Hz and the offset of the first ``kiwi`` chunk."""
     position, header_rate_hz = 12, 0
     while position + 8 <= len(content):
@@ -156,6 +172,35 @@ def fit_clock(blocks: Blocks, name: str) -> Clock:
     )
 
 
+def clocks_between_gaps(blocks: Blocks, clock: Clock) -> list[Clock]:
+    """Clocks of all stretches of a recording, in the order of time: that of `fit_clock`, and others of the same rate.
+
+    Where samples were lost, stamps go on at the same rate but later. A stretch needs a fresh stamp of its own.
+
+    Raises
+    ------
+    StationError
+        If stamps leap by whole seconds, as they do when the second is told wrongly: no samples are lost there.
+    """
+    index = np.arange(blocks.stamp_s.size) * float(blocks.block_length)
+    late_s = week_wrapped(blocks.stamp_s - clock.start_s - index / clock.rate_hz)  # (B,)
+    fresh = _fresh_stamps(blocks.fix_age_s)
+    first, stop = clock.first // blocks.block_length, clock.stop // blocks.block_length
+    found = [clock]
+    for begin, end in [(0, first), (stop, len(late_s))]:
+        steps = np.flatnonzero(np.abs(np.diff(late_s[begin:end])) > _CONSENSUS_S) + 1
+        for start, after in pairwise([begin, *(begin + steps).tolist(), end]):
+            own = fresh[(fresh >= start) & (fresh < after)]
+            if not own.size:
+                continue
+            shift_s = float(np.median(late_s[own]))
+            if abs(shift_s - round(shift_s)) < _CONSENSUS_S and own.size >= 2:
+                raise StationError(f"its stamps leap by {round(shift_s)} s within the recording")
+            limits = start * blocks.block_length, after * blocks.block_length
+            found.append(replace(clock, start_s=clock.start_s + shift_s, first=limits[0], stop=limits[1]))
+    return sorted(found, key=lambda each: each.first)
+
+
 def _inliers(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which stamps, of (F,), lie within six sigmas of the line of median slope and median offset."""
     # The slopes of pairs half a recording apart: Theil's incomplete method, F / 2 of them instead of F² / 2
@@ -169,7 +214,7 @@ def _inliers(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
 
 def _check_fresh(count: int, name: str) -> None:
     if count < MIN_FRESH_STAMPS:
-        raise ValueError(
+        raise StationError(
             f"{name} has {count} fresh GPS stamps that agree on one clock, {MIN_FRESH_STAMPS} are needed; "
             "record for longer (a fix comes every 2 to 3 s) and check the receiver's GNSS reception"
         )
@@ -194,7 +239,14 @@ def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) ->
     return best
 
 
-def resample(iq: ComplexArray, clock: Clock, start_s: float, length: int) -> ComplexArray:
+def resample(blocks: Blocks, clock: Clock, start_s: float, length: int) -> ComplexArray:
     """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k < `length`."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
-    return interpolate(iq, (begin_s + np.arange(length) / SAMPLE_RATE_HZ) * clock.rate_hz)
+    values = np.empty(length, dtype=np.complex128)
+    for rows in batch_slices(length, _BATCH_SAMPLES):
+        count = np.arange(rows.start, min(rows.stop, length))
+        position = (begin_s + count / SAMPLE_RATE_HZ) * clock.rate_hz
+        first = int(position[0]) + 1 - HALF_WIDTH
+        voltage = blocks.voltage(first, int(position[-1]) + 1 + HALF_WIDTH)
+        values[rows] = interpolate_many(voltage, position - first)
+    return values

@@ -1,7 +1,9 @@
 """GNSS-stamped recordings of KiwiSDR receivers."""
 
+import json
+import mmap
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import xarray as xr
 from heimdall_lab.core.interpolation import HALF_WIDTH
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
-from heimdall_lab.datasets.recordings import kiwi_wav, propagation
+from heimdall_lab.datasets.recordings import kiwi_wav, propagation, stretches
 from heimdall_lab.datasets.recordings.common import (
     check_names,
     contract_numbers,
@@ -37,11 +39,22 @@ _FILE_NAME = re.compile(r"^(?P<start>\d{8}T\d{6}Z)_(?P<frequency>\d+)_.+\.wav$",
 class _Recording:
     """One receiver's samples and clock."""
 
+    file: Path
     receiver: Receiver
     started: datetime
     centre_frequency_hz: float
-    iq: kiwi_wav.ComplexArray
+    blocks: kiwi_wav.Blocks
     clock: kiwi_wav.Clock
+    clocks: tuple[kiwi_wav.Clock, ...]  # of all stretches between gaps, that one among them
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Time that all recordings cover: output samples since the beginning of the GPS week, and each one's clock."""
+
+    first: int
+    length: int
+    clocks: tuple[kiwi_wav.Clock, ...]
 
 
 def read_kiwi(
@@ -49,13 +62,20 @@ def read_kiwi(
     receivers: str | Path,
     *,
     window_s: float | None = None,
+    at: float | Sequence[float] | None = None,
     transmitter: Sequence[float] | None = None,
+    strict: bool = False,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous GNSS-stamped KiwiSDR recordings of one transmitter onto one time axis.
 
     Each receiver's sample clock is a line fitted to its fresh GPS stamps; every recording is then interpolated at the
-    same GPS instants, 12 000 a second, over the time that all of them cover.
+    same GPS instants, 12 000 a second, over the time that all of them cover. Where one has lost samples, that is
+    several stretches, and nothing is filled in.
+
+    A station without GNSS fixes, whose stamps leap by whole seconds, which stands at (0, 0), or which takes more than
+    half of the time that the others have in common is left out, if three remain: the log and the attribute ``left_out``
+    say why.
 
     Parameters
     ----------
@@ -67,9 +87,14 @@ def read_kiwi(
         missing). Doubtful positions are named in the log. A recording belongs to the receiver whose name stands between
         underscores in its file name.
     window_s
-        Length in seconds of consecutive windows to cut the common time into; without it, all of it is one window.
+        Length in seconds of consecutive windows to cut the common time into; without it, each stretch of it is one, or
+        several if it is longer than 2²³ samples.
+    at
+        Seconds from the beginning of the common time at which windows begin; by default they follow each other.
     transmitter
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
+    strict
+        Whether a station that cannot be used is an error.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`) in the place of what is assumed or measured: ``propagation``
         and ``path_delay_sigma_s`` above all, which otherwise follow from the frequency and from how far the receivers
@@ -101,28 +126,85 @@ def read_kiwi(
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     owners = [_receiver_of(file, stations) for file in files]
     _check_receivers(files, [owner.name for owner in owners])
-    recordings = [_read_recording(file, owner) for file, owner in zip(files, owners, strict=True)]
+    times_s = stretches.checked_at(at, window_s)
+    recordings, left_out = _read_recordings(files, owners, strict)
     _check_frequency(recordings)
+    recordings = _usable(recordings, left_out, strict)
+    stretches.say_left_out(left_out)
 
-    start_s, length = _common_span(recordings, window_s)
-    window = length if window_s is None else round(window_s * kiwi_wav.SAMPLE_RATE_HZ)
-    windows = length // window
+    common = _common_time(recordings, window_s)
+    lengths = [stretch.length for stretch in common]
+    rate_hz = kiwi_wav.SAMPLE_RATE_HZ
+    window = stretches.best_length(lengths) if window_s is None else round(window_s * rate_hz)
+    placed = stretches.place_windows([stretch.first / rate_hz for stretch in common], lengths, window, rate_hz, times_s)
+    windows = sum(each.count for each in placed)
     iq = np.empty((windows, len(recordings), 2, window), dtype=np.int16)
     full_scale = np.empty((windows, len(recordings)))
-    for index, recording in enumerate(recordings):
-        resampled = kiwi_wav.resample(recording.iq, recording.clock, start_s, windows * window)
-        iq[:, index], full_scale[:, index] = quantise(resampled.reshape(windows, window))
-    dataset = _dataset(recordings, files, iq, full_scale, position, start_s, attributes)
+    starts = [common[each.stretch].first + each.first + n * window for each in placed for n in range(each.count)]
+    row = 0
+    for each in placed:
+        start_s, rows = starts[row] / rate_hz, slice(row, row + each.count)
+        for index, (recording, clock) in enumerate(zip(recordings, common[each.stretch].clocks, strict=True)):
+            resampled = kiwi_wav.resample(recording.blocks, clock, start_s, each.count * window)
+            iq[rows, index], full_scale[rows, index] = quantise(resampled.reshape(each.count, window))
+        row += each.count
+    if left_out:
+        attributes = {
+            **_of_kept(attributes, [owner.name for owner in owners], left_out),
+            "left_out": json.dumps(left_out),
+        }
+    dataset = _dataset(recordings, iq, full_scale, position, np.array(starts) / rate_hz, attributes)
     return warn_of_positions(schema.check(dataset))
+
+
+def _of_kept(attributes: dict[str, Any], names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:
+    """Stated attributes without the values of receivers that are left out, where there is one a receiver."""
+    clocks = attributes.get("clock_sigma_s")
+    if not isinstance(clocks, Sequence) or len(clocks) != len(names):
+        return dict(attributes)
+    kept = [value for name, value in zip(names, clocks, strict=True) if name not in left_out]
+    return attributes | {"clock_sigma_s": kept}
+
+
+def _read_recordings(
+    files: Sequence[Path], owners: Sequence[Receiver], strict: bool
+) -> tuple[list[_Recording], dict[str, str]]:
+    """Recordings that can be used, and why others cannot, by the names of their stations."""
+    recordings, faults = [], {}
+    for file, owner in zip(files, owners, strict=True):
+        try:
+            if owner.latitude_deg == 0 == owner.longitude_deg and not strict:
+                raise stretches.StationError("it stands at (0, 0), as unknown positions do")
+            recordings.append(_read_recording(file, owner, strict))
+        except stretches.StationError as error:
+            faults[owner.name] = error
+    if faults and (strict or len(recordings) < MIN_RECEIVERS):
+        raise next(iter(faults.values()))
+    return recordings, {name: str(error) for name, error in faults.items()}
+
+
+def _usable(recordings: Sequence[_Recording], left_out: dict[str, str], strict: bool) -> list[_Recording]:
+    """Recordings but those that take most of the common time, which are added to those left out."""
+    covered = _covered(recordings)
+    costly = {} if strict else stretches.costly_stations(covered)
+    kept = [index for index in range(len(recordings)) if index not in costly]
+    for index, (with_it, without) in costly.items():
+        others = [covered[other][0][0] for other in kept]
+        leap = stretches.leap_s(covered[index][0][0], others)
+        why = f", as by a leap of {leap} s" if leap and len(covered[index]) == 1 else ""
+        why = f", for it has {len(covered[index]) - 1} gap(s)" if len(covered[index]) > 1 else why
+        left_out[recordings[index].receiver.name] = (
+            f"it leaves {with_it:.3f} s of the {without:.3f} s that the others have in common{why}"
+        )
+    return [recordings[index] for index in kept]
 
 
 def _dataset(
     recordings: Sequence[_Recording],
-    files: Sequence[Path],
     iq: np.ndarray,
     full_scale: np.ndarray,
     transmitter: tuple[float, float, float],
-    start_s: float,
+    start_s: np.ndarray,
     stated: dict[str, Any],
 ) -> xr.Dataset:
     """Label what was read; truth that no recording holds is NaN."""
@@ -139,6 +221,8 @@ def _dataset(
         "receiver_present": np.ones((windows, count), dtype=bool),
         "waveform": np.full(windows, "unknown"),
     }
+    if windows > 1:
+        variables |= {"recording": np.zeros(windows, dtype=int), "recording_time": start_s - start_s[0]}
     position_m = position_std_m([recording.receiver for recording in recordings])
     if position_m is not None:
         variables["receiver_position_std"] = np.tile(position_m, (windows, 1))
@@ -149,22 +233,20 @@ def _dataset(
         "component": ["i", "q"],
         "time": np.arange(length) / kiwi_wav.SAMPLE_RATE_HZ,
     }
-    attrs = _attributes(recordings, files, length, start_s) | contract_numbers(stated, count)
+    attrs = _attributes(recordings, length, float(start_s[0])) | contract_numbers(stated, count)
     attrs = propagation.with_paths(attrs, variables["receiver_latitude"], variables["receiver_longitude"])
     by_paths_hz = propagation.largest_shift_hz(str(attrs["propagation"]))
     attrs = {"max_frequency_offset_hz": _MAX_FREQUENCY_OFFSET_HZ + by_paths_hz} | attrs
     return schema.label(variables, coords, attrs)
 
 
-def _attributes(
-    recordings: Sequence[_Recording], files: Sequence[Path], length: int, start_s: float
-) -> dict[str, object]:
+def _attributes(recordings: Sequence[_Recording], length: int, start_s: float) -> dict[str, object]:
     """Attributes that recordings tell, and those that all KiwiSDR stations have in common."""
     begun = min(recording.started for recording in recordings)
     frequency_hz = recordings[0].centre_frequency_hz
     return {
         "title": f"KiwiSDR recordings at {frequency_hz / 1e3:g} kHz, {begun:%Y-%m-%dT%H:%M:%SZ}",
-        "source": "KiwiSDR: " + ", ".join(file.name for file in files),
+        "source": "KiwiSDR: " + ", ".join(recording.file.name for recording in recordings),
         "centre_frequency_hz": frequency_hz,
         "sample_rate_hz": float(kiwi_wav.SAMPLE_RATE_HZ),
         "duration_s": length / kiwi_wav.SAMPLE_RATE_HZ,
@@ -207,7 +289,7 @@ def _check_receivers(files: Sequence[Path], names: Sequence[str]) -> None:
         )
 
 
-def _read_recording(file: Path, receiver: Receiver) -> _Recording:
+def _read_recording(file: Path, receiver: Receiver, strict: bool) -> _Recording:
     matched = _FILE_NAME.match(file.name)
     if matched is None:
         raise ValueError(
@@ -219,12 +301,14 @@ def _read_recording(file: Path, receiver: Receiver) -> _Recording:
     except ValueError as error:
         raise ValueError(f"{file.name}: {matched['start']} is no date; write YYYYMMDDThhmmssZ") from error
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:  # long recordings are read where they are needed
+            content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if file.stat().st_size else b""
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording") from error
     blocks = kiwi_wav.parse_wav(content, file.name)
     clock = kiwi_wav.fit_clock(blocks, file.name)
-    return _Recording(receiver, started, float(matched["frequency"]), blocks.iq, clock)
+    clocks = [clock] if strict else kiwi_wav.clocks_between_gaps(blocks, clock)
+    return _Recording(file, receiver, started, float(matched["frequency"]), blocks, clock, tuple(clocks))
 
 
 def _check_frequency(recordings: Sequence[_Recording]) -> None:
@@ -234,10 +318,15 @@ def _check_frequency(recordings: Sequence[_Recording]) -> None:
         raise ValueError(f"paths holds different centre frequencies ({listed}); give recordings of one frequency")
 
 
-def _common_span(recordings: Sequence[_Recording], window_s: float | None) -> tuple[float, int]:
-    """Return the GPS second of the first common output sample, and the number of them.
+def _covered(recordings: Sequence[_Recording]) -> list[list[tuple[float, float]]]:
+    """GPS seconds between which each recording can be interpolated, for each of its stretches.
 
-    The start is a multiple of the output's sample interval, so that it does not depend on which receivers take part.
+    They count on from the week of the first one.
+
+    Raises
+    ------
+    ValueError
+        If recordings are of different weeks.
     """
     dates = [recording.started for recording in recordings]
     if (max(dates) - min(dates)).total_seconds() > kiwi_wav.WEEK_S / 2:
@@ -245,20 +334,38 @@ def _common_span(recordings: Sequence[_Recording], window_s: float | None) -> tu
             f"paths holds recordings from {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}, which do not overlap; "
             "give simultaneous recordings"
         )
-    clocks = [recording.clock for recording in recordings]
-    anchor = clocks[0].start_s
-    starts = anchor + kiwi_wav.week_wrapped(np.array([clock.start_s for clock in clocks]) - anchor)  # (R,)
-    rates = np.array([clock.rate_hz for clock in clocks])
-    begin = starts + (np.array([clock.first for clock in clocks]) + HALF_WIDTH) / rates
-    end = starts + (np.array([clock.stop for clock in clocks]) - 1 - HALF_WIDTH) / rates
-    first, last = np.ceil(begin.max() * kiwi_wav.SAMPLE_RATE_HZ), np.floor(end.min() * kiwi_wav.SAMPLE_RATE_HZ)
-    length = max(0, int(last - first) + 1)
+    anchor = recordings[0].clock.start_s
+
+    def limits(clock: kiwi_wav.Clock) -> tuple[float, float]:
+        start_s = anchor + float(kiwi_wav.week_wrapped(np.array([clock.start_s - anchor]))[0])
+        return start_s + (clock.first + HALF_WIDTH) / clock.rate_hz, (
+            start_s + (clock.stop - 1 - HALF_WIDTH) / clock.rate_hz
+        )
+
+    return [[limits(clock) for clock in recording.clocks] for recording in recordings]
+
+
+def _common_time(recordings: Sequence[_Recording], window_s: float | None) -> list[_Stretch]:
+    """Stretches that all recordings cover, of a window's length or more.
+
+    Starts are multiples of the output's sample interval, so that they do not depend on which receivers take part.
+    """
+    covered, rate_hz = _covered(recordings), kiwi_wav.SAMPLE_RATE_HZ
     shortest_s = MIN_OVERLAP_S if window_s is None else window_s
-    if length < round(shortest_s * kiwi_wav.SAMPLE_RATE_HZ):
-        late, early = recordings[int(begin.argmax())].receiver.name, recordings[int(end.argmin())].receiver.name
+    found, longest = [], 0
+    for begin_s, end_s, numbers in stretches.common_stretches(covered):
+        first, last = int(np.ceil(begin_s * rate_hz)), int(np.floor(end_s * rate_hz))
+        longest = max(longest, last - first + 1)
+        if last - first + 1 >= round(shortest_s * rate_hz):
+            clocks = (recording.clocks[number] for recording, number in zip(recordings, numbers, strict=True))
+            found.append(_Stretch(first, last - first + 1, tuple(clocks)))
+    if not found:
+        late = int(np.argmax([own[0][0] for own in covered]))
+        early = int(np.argmin([own[-1][1] for own in covered]))
+        names = [recording.receiver.name for recording in recordings]
         raise ValueError(
-            f"the recordings overlap for {length / kiwi_wav.SAMPLE_RATE_HZ:.3f} s "
-            f"({late} begins last, {early} ends first), {shortest_s:g} s are needed; "
+            f"the recordings overlap for {longest / rate_hz:.3f} s "
+            f"({names[late]} begins last, {names[early]} ends first), {shortest_s:g} s are needed; "
             "give simultaneous recordings or a shorter window_s"
         )
-    return float(first) / kiwi_wav.SAMPLE_RATE_HZ, length
+    return found

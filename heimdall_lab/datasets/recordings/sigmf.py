@@ -12,7 +12,7 @@ import xarray as xr
 
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
-from heimdall_lab.datasets.recordings import propagation
+from heimdall_lab.datasets.recordings import propagation, stretches
 from heimdall_lab.datasets.recordings.common import (
     ATTRIBUTES,
     as_numbers,
@@ -33,7 +33,15 @@ from heimdall_lab.datasets.recordings.sigmf_files import (
     common_value,
     load_recording,
 )
-from heimdall_lab.datasets.recordings.sigmf_time import Span, Stream, common_span, cut_windows, window_length
+from heimdall_lab.datasets.recordings.sigmf_time import (
+    Span,
+    Stream,
+    cut_windows,
+    spans_by_capture,
+    spans_of,
+    unusable,
+    window_length,
+)
 
 # Where neither a file nor the caller says otherwise: receivers disciplined by GNSS. Of paths see `propagation`.
 DEFAULTS: dict[str, Any] = {
@@ -54,7 +62,9 @@ def read_sigmf(
     *,
     receivers: str | Path | None = None,
     window_s: float | None = None,
+    at: float | Sequence[float] | None = None,
     transmitter: Sequence[float] | None = None,
+    strict: bool = False,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous SigMF recordings of one network onto one time axis.
@@ -67,6 +77,11 @@ def read_sigmf(
     stamps, the first samples of a capture are taken to be simultaneous. Receivers' clock errors are for the caller to
     state; by default they are 50 ns and, where stamps align several recordings, what the last digit of the coarsest one
     leaves open: with milliseconds, 0.29 ms or 87 km. Give ``clock_sigma_s`` where the stamps are worth more or less.
+
+    *Faults.* Where samples were lost, captures of the receivers do not begin together: the stretches of time that all
+    cover are used, by their stamps, and nothing is filled in. A receiver without stamps where others have them, at
+    (0, 0), or which takes more than half of the time that the others have in common is left out, if three remain: the
+    log and the attribute ``left_out`` say why.
 
     *Values.* 8 and 16 bits are kept as they are (unsigned ones minus half their range); 32 bits and floats are
     quantised to int16, each window by its own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
@@ -85,8 +100,8 @@ def read_sigmf(
     Parameters
     ----------
     path
-        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), or several. All samples are read
-        into memory.
+        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), or several. Only samples of windows
+        are read into memory.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` and
         ``position_std_m``, the standard deviation of the position along east and along north; goes before the positions
@@ -94,9 +109,14 @@ def read_sigmf(
         ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
-        capture is one window, and all must be equally long.
+        capture is one window, and all must be equally long; stretches between gaps are cut so that least is left over,
+        and windows of more than 2²³ samples in equal parts.
+    at
+        Seconds from the beginning of the first capture at which windows begin; by default they follow each other.
     transmitter
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
+    strict
+        Whether a receiver that cannot be used is an error, and so are captures that do not begin together.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`), in the place of what the files hold or of ``DEFAULTS``;
         ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default, ``propagation`` and
@@ -127,7 +147,14 @@ def read_sigmf(
     if not files:
         raise ValueError("path: is empty; give a collection or recordings")
     try:
-        dataset = _dataset([load_recording(file) for file in _meta_files(files)], stations, window_s, attributes)
+        times_s = stretches.checked_at(at, window_s)
+        recordings = [load_recording(file) for file in _meta_files(files)]
+        streams, left_out = _usable_streams(recordings, stations, attributes, strict)
+        stretches.say_left_out(left_out)
+        given = _of_kept(attributes, streams, sum(len(_channels(recording)) for recording in recordings))
+        dataset = _dataset([streams[index] for index in sorted(streams)], stations, (window_s, times_s), given, strict)
+        if left_out:
+            dataset.attrs["left_out"] = json.dumps(left_out)
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
@@ -153,40 +180,97 @@ def _meta_files(files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _dataset(
-    recordings: Sequence[Recording], stations: dict[str, Receiver], window_s: float | None, given: dict[str, Any]
-) -> xr.Dataset:
-    """Label what was read; captures, K, are cut into samples, S."""
-    captures = common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
+def _usable_streams(
+    recordings: Sequence[Recording], stations: dict[str, Receiver], given: dict[str, Any], strict: bool
+) -> tuple[dict[int, Stream], dict[str, str]]:
+    """Receivers that can be used, by their number, and why others cannot, by name."""
     streams = [
         Stream(recording, column, channel)
         for recording in recordings
         for column, channel in enumerate(_channels(recording))
     ]
+    if strict or len(streams) <= stretches.FEWEST:
+        return dict(enumerate(streams)), {}
+    nowhere = [index for index, stream in enumerate(streams) if _is_nowhere(stream, stations)]
+    left_out = dict.fromkeys(nowhere, "it stands at (0, 0), as unknown positions do")
+    rates = [recording.about.sample_rate for recording in recordings]
+    rate_hz = given.get("sample_rate_hz") or common_value(recordings, rates, "core:sample_rate")
+    placed = [index for index in range(len(streams)) if index not in left_out]
+    if rate_hz and len(placed) > stretches.FEWEST:
+        late = unusable([streams[index] for index in placed], float(rate_hz))
+        left_out |= {placed[index]: reason for index, reason in late.items()}
+    if len(streams) - len(left_out) < stretches.FEWEST:
+        return dict(enumerate(streams)), {}
+    kept = {index: stream for index, stream in enumerate(streams) if index not in left_out}
+    return kept, {streams[index].channel.name: reason for index, reason in left_out.items()}
+
+
+def _is_nowhere(stream: Stream, stations: dict[str, Receiver]) -> bool:
+    """Whether a receiver is said to stand at (0, 0)."""
+    station, capture = _station(stream, stations), stream.segment(0).capture
+    point = stream.channel.geolocation or capture.geolocation or stream.recording.about.geolocation
+    if station is not None:
+        return station.latitude_deg == 0 == station.longitude_deg
+    return point is not None and point.coordinates[:2] == [0, 0]
+
+
+def _of_kept(given: dict[str, Any], streams: dict[int, Stream], count: int) -> dict[str, Any]:
+    """Stated attributes without the values of receivers that are left out, where there is one a receiver."""
+    clocks = given.get("clock_sigma_s")
+    if not isinstance(clocks, Sequence) or len(clocks) != count:
+        return given
+    return given | {"clock_sigma_s": [clocks[index] for index in sorted(streams)]}
+
+
+def _windows(
+    streams: Sequence[Stream], rate_hz: float, cut: tuple[float | None, list[float] | None], strict: bool
+) -> tuple[list[Span], int]:
+    """Spans that windows of one length, returned with them, are cut out of, of a length and at times that are given."""
+    window_s, times_s = cut
+    spans = spans_by_capture(streams, rate_hz) if strict else spans_of(streams, rate_hz)
+    by_time = any(len(set(span.captures)) > 1 for span in spans)
+    lengths = [span.length for span in spans]
+    by_best = window_s is None and by_time
+    window = stretches.best_length(lengths) if by_best else window_length(spans, window_s, rate_hz)
+    starts_s = [float((span.start_s or 0) - (spans[0].start_s or 0)) for span in spans]
+    placed = stretches.place_windows(starts_s, lengths, window, rate_hz, times_s)
+    return [spans[each.stretch].cut(each.first, each.count * window, rate_hz) for each in placed], window
+
+
+def _dataset(
+    streams: Sequence[Stream],
+    stations: dict[str, Receiver],
+    cut: tuple[float | None, list[float] | None],
+    given: dict[str, Any],
+    strict: bool,
+) -> xr.Dataset:
+    """Label what was read; spans, K, are cut into samples, S."""
+    recordings = list({id(stream.recording): stream.recording for stream in streams}.values())
+    if strict or any(segment.start_s is None for recording in recordings for segment in recording.segments):
+        common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
     attrs = _attributes(recordings, streams, given)
     rate_hz = attrs["sample_rate_hz"]
-    spans = [common_span(streams, capture, rate_hz) for capture in range(captures)]
-    window = window_length(spans, window_s, rate_hz)
+    spans, window = _windows(streams, rate_hz, cut, strict)
     attrs["duration_s"] = window / rate_hz
     counts = [span.length // window for span in spans]
-    known = _annotated_variables(
-        [[stream.segment(capture).variables for stream in streams] for capture in range(captures)]
-    )
-    known |= _positions(streams, captures, stations) | _position_std(streams, captures, stations)
+    known = _annotated_variables([[segment.variables for segment in span.segments(streams)] for span in spans])
+    known |= _positions(streams, spans, stations) | _position_std(streams, len(spans), stations)
     attrs = propagation.with_paths(attrs, known["receiver_latitude"], known["receiver_longitude"])
     variables = {name: np.repeat(values, counts, axis=0) for name, values in known.items()}
-    uncut = [all(len(stream.segment(capture).samples) == window for stream in streams) for capture in range(captures)]
+    uncut = [all(len(segment.samples) == window for segment in span.segments(streams)) for span in spans]
     # The common offset of all arrivals counts from the first sample of the capture.
     variables["emission_time"][~np.repeat(uncut, counts)] = np.nan
     variables["iq"] = np.empty((sum(counts), len(streams), 2, window), dtype=np.int16)
     variables["iq_full_scale"] = np.empty((sum(counts), len(streams)))
     starts = np.cumsum([0, *counts])
-    for capture, (span, count) in enumerate(zip(spans, counts, strict=True)):
-        rows = slice(starts[capture], starts[capture + 1])
+    for number, (span, count) in enumerate(zip(spans, counts, strict=True)):
+        rows = slice(starts[number], starts[number + 1])
         for index, stream in enumerate(streams):
-            iq, full_scale = cut_windows(stream, capture, span.begin[index], window, count)
+            iq, full_scale = cut_windows(stream, span.captures[index], span.begin[index], window, count)
             variables["iq"][rows, index], variables["iq_full_scale"][rows, index] = iq, full_scale
-    labels = [segment.capture.sample for segment in recordings[0].segments]
+    if not all(uncut) and sum(counts) > 1:
+        variables |= _recordings_of(spans, counts, window / rate_hz, rate_hz)
+    labels = [span.segments(streams)[0].capture.sample for span in spans]
     coords = {
         "sample": labels if all(uncut) and None not in labels else np.arange(sum(counts)),
         "receiver": [index if s.channel.label is None else s.channel.label for index, s in enumerate(streams)],
@@ -198,6 +282,21 @@ def _dataset(
     dataset = schema.label(variables, coords, attrs)
     dataset["sample"].attrs["long_name"] = "index of the window"
     return dataset
+
+
+def _recordings_of(
+    spans: Sequence[Span], counts: Sequence[int], window_s: float, rate_hz: float
+) -> dict[str, np.ndarray]:
+    """Which windows are of one recording, and when they begin in it: of one capture, or of all between gaps."""
+    by_time = any(len(set(span.captures)) > 1 for span in spans)
+    number = [0 if by_time else span.captures[0] for span in spans]
+    first: dict[int, Fraction] = {}
+    begin_s = []
+    for recording, span in zip(number, spans, strict=True):
+        of_span = span.begin[0] / Fraction(rate_hz) if span.start_s is None else span.start_s
+        begin_s.append(float(of_span - first.setdefault(recording, of_span)))
+    time_s = [begin + n * window_s for begin, count in zip(begin_s, counts, strict=True) for n in range(count)]
+    return {"recording": np.repeat(number, counts), "recording_time": np.array(time_s)}
 
 
 def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fraction) -> dict[str, object]:
@@ -224,21 +323,24 @@ def _channels(recording: Recording) -> list[Channel]:
     return channels
 
 
-def _positions(streams: Sequence[Stream], captures: int, stations: dict[str, Receiver]) -> dict[str, np.ndarray]:
-    """Positions of the receivers in every capture, (K, R) each."""
-    place = np.empty((captures, len(streams), 3))
+def _positions(
+    streams: Sequence[Stream], spans: Sequence[Span], stations: dict[str, Receiver]
+) -> dict[str, np.ndarray]:
+    """Positions of the receivers in every span, (K, R) each."""
+    place = np.empty((len(spans), len(streams), 3))
     for index, stream in enumerate(streams):
         channel, recording = stream.channel, stream.recording
         station = _station(stream, stations)
-        for capture in range(captures):
+        for number, span in enumerate(spans):
+            capture = span.captures[index]
             segment = stream.segment(capture)
             point = channel.geolocation or segment.capture.geolocation or recording.about.geolocation
             if station is not None:
-                place[capture, index] = station.longitude_deg, station.latitude_deg, station.altitude_m
+                place[number, index] = station.longitude_deg, station.latitude_deg, station.altitude_m
             elif point is not None:
-                place[capture, index] = [*point.coordinates, 0.0][:3]
+                place[number, index] = [*point.coordinates, 0.0][:3]
             elif segment.variables.get("receiver_present") is False:
-                place[capture, index] = np.nan
+                place[number, index] = np.nan
             else:
                 raise SigmfError(
                     f"{recording.file}: missing geolocation of {channel.name!r} in capture {capture}; give receivers, "

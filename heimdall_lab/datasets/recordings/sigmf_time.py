@@ -9,8 +9,11 @@ import numpy as np
 
 from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_between
 from heimdall_lab.core.units import ADC_MAX
+from heimdall_lab.datasets.recordings import stretches
 from heimdall_lab.datasets.recordings.common import as_numbers, quantise
-from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, common_value
+
+_LEAST_SAMPLES = 4 * HALF_WIDTH  # of a stretch, of which interpolation takes some
 
 
 @dataclass(frozen=True)
@@ -28,28 +31,41 @@ class Stream:
 
 @dataclass(frozen=True)
 class Span:
-    """What one capture has in common over all receivers.
+    """What captures of all receivers have in common.
 
     Attributes
     ----------
+    captures : index of the capture of each receiver.
     begin : first sample of each receiver, a fraction where it lies between two.
     length : number of samples.
     start_s : time of the first one since 1970 UTC, None if unknown.
     """
 
+    captures: tuple[int, ...]
     begin: tuple[Fraction, ...]
     length: int
     start_s: Fraction | None
 
+    def segments(self, receivers: Sequence[Stream]) -> list[Segment]:
+        """Captures of the receivers."""
+        return [receiver.segment(capture) for receiver, capture in zip(receivers, self.captures, strict=True)]
 
-def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Span:
-    """Cut one capture of all receivers to the time that they have in common, by their stamps."""
-    segments = [receiver.segment(capture) for receiver in receivers]
+    def cut(self, first: int, length: int, rate_hz: float) -> "Span":
+        """Only some of its samples."""
+        start_s = None if self.start_s is None else self.start_s + first / Fraction(rate_hz)
+        return Span(self.captures, tuple(begin + first for begin in self.begin), length, start_s)
+
+
+def common_span(receivers: Sequence[Stream], captures: Sequence[int], rate_hz: float) -> Span:
+    """Cut a capture of each receiver to the time that they have in common, by their stamps."""
+    segments = [receiver.segment(capture) for receiver, capture in zip(receivers, captures, strict=True)]
     stamps = [segment.start_s for segment in segments if segment.start_s is not None]
     if not stamps:
-        return Span((Fraction(0),) * len(segments), min(len(segment.samples) for segment in segments), None)
+        shortest = min(len(segment.samples) for segment in segments)
+        return Span(tuple(captures), (Fraction(0),) * len(segments), shortest, None)
     if len(stamps) < len(segments):
-        file = next(r.recording.file for r, segment in zip(receivers, segments, strict=True) if segment.start_s is None)
+        index = next(index for index, segment in enumerate(segments) if segment.start_s is None)
+        file, capture = receivers[index].recording.file, captures[index]
         raise SigmfError(f"{file}: core:datetime of capture {capture} is missing, but others have it; give all or none")
     latest, rate = max(stamps), Fraction(rate_hz)
     tolerance = max(segment.resolution_s for segment in segments) * rate
@@ -61,10 +77,10 @@ def common_span(receivers: Sequence[Stream], capture: int, rate_hz: float) -> Sp
     if length < 1:
         late, early = (receivers[index].channel.name for index in (stamps.index(latest), ends.index(min(ends))))
         raise SigmfError(
-            f"{receivers[0].recording.file}: capture {capture} of {late!r} begins after that of {early!r} ends; "
+            f"{receivers[0].recording.file}: capture {captures[0]} of {late!r} begins after that of {early!r} ends; "
             "give simultaneous recordings, or correct core:datetime"
         )
-    return Span(tuple(begin), length, latest + margin / rate)
+    return Span(tuple(captures), tuple(begin), length, latest + margin / rate)
 
 
 def _snapped_to_sample(offset: Fraction, tolerance: Fraction) -> Fraction:
@@ -80,13 +96,77 @@ def window_length(spans: Sequence[Span], window_s: float | None, rate_hz: float)
             raise ValueError(
                 f"captures: hold {shortest} to {longest} common samples; give window_s, the length to cut them into"
             )
-        return longest
+        return stretches.best_length([longest])
     if not 1 <= window_s * rate_hz < longest + 0.5:
         raise ValueError(
             f"window_s: is {window_s}; give at least one sample, {1 / rate_hz:g} s, and at most what the recordings "
             f"have in common, {longest / rate_hz:g} s"
         )
     return round(window_s * rate_hz)
+
+
+def spans_by_capture(receivers: Sequence[Stream], rate_hz: float) -> list[Span]:
+    """What the receivers have in common of each capture.
+
+    Raises
+    ------
+    SigmfError
+        If captures differ in number, or do not overlap.
+    """
+    recordings = [receiver.recording for receiver in receivers]
+    count = common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
+    return [common_span(receivers, [capture] * len(receivers), rate_hz) for capture in range(count)]
+
+
+def spans_of(receivers: Sequence[Stream], rate_hz: float) -> list[Span]:
+    """What the receivers have in common of each capture, or by time where they lost samples at different times.
+
+    Raises
+    ------
+    SigmfError
+        If there is nothing, or captures differ in number without stamps that would tell what belongs together.
+    """
+    try:
+        return spans_by_capture(receivers, rate_hz)
+    except SigmfError:
+        covered = [covered_s(receiver, rate_hz) for receiver in receivers]
+        if all(len(own) < 2 for own in covered) or not all(covered):
+            raise
+        found = [
+            common_span(receivers, numbers, rate_hz)
+            for begin_s, end_s, numbers in stretches.common_stretches(covered)
+            if (end_s - begin_s) * Fraction(rate_hz) > _LEAST_SAMPLES
+        ]
+        if not found:
+            raise
+        return found
+
+
+def covered_s(receiver: Stream, rate_hz: float) -> list[tuple[Fraction, Fraction]]:
+    """Time that each capture of a receiver covers, s since 1970 UTC; none where one has no stamp."""
+    segments = receiver.recording.segments
+    if any(segment.start_s is None for segment in segments):
+        return []
+    starts = [(segment.start_s or Fraction(0), len(segment.samples) / Fraction(rate_hz)) for segment in segments]
+    return [(start_s, start_s + length_s) for start_s, length_s in starts]
+
+
+def unusable(receivers: Sequence[Stream], rate_hz: float) -> dict[int, str]:
+    """Receivers to leave out, by their number, for the time that they tell, and why; at least three remain."""
+    covered = {index: covered_s(receiver, rate_hz) for index, receiver in enumerate(receivers)}
+    stamped = [index for index in covered if covered[index]]
+    if len(stamped) < stretches.FEWEST:
+        return {}
+    left_out = {index: "core:datetime is missing, but others have it" for index in covered if not covered[index]}
+    for place, (with_it, without) in stretches.costly_stations([covered[index] for index in stamped]).items():
+        own, others = covered[stamped[place]], [covered[index] for index in stamped if index != stamped[place]]
+        leap = stretches.leap_s(own[0][0], [other[0][0] for other in others])
+        why = f", as by a leap of {leap} s" if leap and len(own) == 1 else ""
+        why = f", for it has {len(own) - 1} gap(s)" if len(own) > 1 else why
+        left_out[stamped[place]] = (
+            f"it leaves {with_it:.3f} s of the {without:.3f} s that the others have in common{why}"
+        )
+    return left_out
 
 
 def cut_windows(

@@ -1,0 +1,90 @@
+"""One bad station of several: left out by name, whatever is wrong with it, and the others have a fix."""
+
+import re
+
+import numpy as np
+import pytest
+
+import heimdall_lab as hl
+from heimdall_lab.localization import errors, sentences, stations
+from heimdall_lab.signals.measurements import with_measurements
+
+BAD = 2
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A simulated network that is taken for a recording, three windows of which all receivers hear one transmitter."""
+    dataset = hl.generate(hl.preset("los_sync", num_samples=6, seed=5, signal={"duration_s": 0.1}), progress=False)
+    dataset = dataset.isel(sample=np.flatnonzero(dataset.signal_present.all("receiver"))[:2])
+    del dataset.attrs["config"]
+    return dataset.drop_vars("features")
+
+
+def roll(dataset, duration_s):
+    dataset.iq[:, BAD] = np.roll(
+        dataset.iq.values[:, BAD], round(duration_s * dataset.attrs["sample_rate_hz"]), axis=-1
+    )
+
+
+def unrelated(dataset):
+    voltage = np.random.default_rng(4).normal(0, 9000, dataset.iq.values[:, BAD].shape)
+    narrow = np.fft.fft(voltage, axis=-1)
+    narrow[..., 700:-700] = 0
+    dataset.iq[:, BAD] = np.rint(np.fft.ifft(narrow, axis=-1).real).astype(np.int16)
+
+
+def elsewhere(name, value):
+    def change(dataset):
+        dataset[f"receiver_{name}"][:, BAD] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda dataset: roll(dataset, 1e-3), "no more in common|delays contradict the others'"),
+        (unrelated, "no more in common"),
+        (elsewhere("longitude", -70.0), "km from the middle of the stations"),
+        (elsewhere("latitude", 47.9), "delays contradict the others'"),
+    ],
+)
+def test_a_bad_station_is_left_out_with_its_reason(recorded, change, reason):
+    dataset = recorded.copy(deep=True)
+    change(dataset)
+    name = str(dataset.receiver_name.values[BAD])
+    without = hl.locate(recorded.isel(receiver=np.arange(recorded.sizes["receiver"]) != BAD), "tdoa_ls")
+    fixes = hl.locate(dataset, "tdoa_ls")
+    assert fixes.converged.all()
+    assert re.search(reason, stations.left_out(fixes)[name])
+    np.testing.assert_allclose(fixes.latitude, without.latitude, atol=1e-6)
+    assert not hl.locate(dataset, "tdoa_ls", strict=True).converged.all()
+    measured = stations.without_bad_stations(with_measurements(dataset))
+    assert f"{name}: " in sentences.left_out_sentence(measured)
+    assert not measured.receiver_present[:, BAD].any()
+
+
+def test_the_reference_is_left_out_where_it_is_the_bad_one(recorded):
+    dataset = recorded.isel(sample=[0]).copy(deep=True)
+    reference = int(with_measurements(dataset).reference_receiver[0])
+    dataset.iq[:, reference] = np.roll(dataset.iq.values[:, reference], 2500, axis=-1)
+    fixes = hl.locate(dataset, "tdoa_ls")
+    assert set(stations.left_out(fixes)) == {str(dataset.receiver_name.values[reference])}
+    assert fixes.converged.all()
+    error_m = errors.position_errors(dataset, fixes).mahalanobis_squared
+    assert (error_m < 18).all()
+
+
+def test_good_stations_and_simulated_ones_stay(recorded):
+    measured = with_measurements(recorded)
+    assert stations.without_bad_stations(measured) is measured
+    spoilt = measured.assign_attrs(config="{}")
+    spoilt = spoilt.assign(receiver_longitude=spoilt.receiver_longitude - 90)
+    assert stations.without_bad_stations(spoilt) is spoilt
+
+
+def test_of_three_stations_none_is_left_out(recorded):
+    dataset = recorded.isel(receiver=[0, 1, BAD]).copy(deep=True)
+    dataset.receiver_longitude[:, 2] = -70.0
+    assert "its place" not in str(stations.left_out(hl.locate(dataset, "tdoa_ls")))
