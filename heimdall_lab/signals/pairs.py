@@ -14,6 +14,7 @@ from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
+from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
 
 # What is read of a dataset, beside its IQ and attributes.
 OF_LINKS = ("iq_full_scale", "receiver_present", "receiver_latitude", "receiver_longitude", "receiver_altitude")
@@ -138,11 +139,9 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     duration_s = batch.sizes["time"] / rate_hz
     voltage = schema.voltage(batch)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
-    noise_density = np.where(present, spectra.noise_density(spectrum), np.nan)  # (S, R)
-    signal = (np.abs(voltage) ** 2).mean(axis=-1) - noise_density * rate_hz
-    # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
-    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / voltage.shape[-1])
-    signal = np.where(signal > _SIGNIFICANT * fluctuation, signal, np.nan)
+    floor = noise_floor(spectrum, present)
+    noise_density = np.where(present, floor.density, np.nan)  # (S, R)
+    signal = _signal_power(voltage, spectrum, floor, noise_density, rate_hz)
 
     reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
     is_reference = np.arange(present.shape[1]) == reference[:, None]
@@ -183,6 +182,27 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "heard": (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples),
         "reference_receiver": reference,
     }
+
+
+def _signal_power(
+    voltage: np.ndarray, spectrum: spectra.Spectrum, floor: NoiseFloor, noise_density: np.ndarray, rate_hz: float
+) -> np.ndarray:
+    """Power (S, R) that voltages (S, R, N) have beside noise of a density (S, R); NaN where it is not significant."""
+    num_time = voltage.shape[-1]
+    power = (np.abs(voltage) ** 2).mean(axis=-1) - noise_density * rate_hz
+    # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
+    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / num_time)
+    if not floor.is_white.all():
+        # Beyond the frequencies at which noise was seen, it is another, and there is no signal.
+        step_hz = spectrum.frequency_hz[1] - spectrum.frequency_hz[0]
+        places = np.arange(len(spectrum.frequency_hz))
+        inside = (places >= floor.first[..., None]) & (places < floor.last[..., None])
+        width_hz = (floor.last - floor.first) * step_hz
+        in_band = (inside * spectrum.density).sum(axis=-1) * step_hz - noise_density * width_hz
+        variance = rate_hz / (width_hz * num_time) + floor.variance
+        power = np.where(floor.is_white, power, in_band)
+        fluctuation = np.where(floor.is_white, fluctuation, noise_density * width_hz * np.sqrt(variance))
+    return np.where(power > _SIGNIFICANT * fluctuation, power, np.nan)
 
 
 def _of_reference(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
