@@ -44,7 +44,7 @@ class Variable(NamedTuple):
     or_dims: tuple[str, ...] | None = None
 
 
-MEASUREMENT = 2  # version of how these are measured: a change of any of their values takes the next number
+MEASUREMENT = 3  # version of how these are measured: a change of any of their values takes the next number
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {
@@ -57,6 +57,14 @@ MEASURED = {
     "coherence": Variable(_LINK, "f", "1", "squared coherence with the reference at the peak", required=False),
     "heard": Variable(_LINK, "b", "", "SNR is at least min_snr_db, and the delay was found", required=False),
     "reference_receiver": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
+}
+
+# What is measured of IQ beside that, and why of some delays the standard deviation is not known.
+MEASURED_BESIDE = {
+    "rival_delay_s": Variable(
+        _LINK, "f", "s", "another arrival that noise does not tell from tdoa_s; NaN where there is none", required=False
+    ),
+    "noise_known": Variable(_LINK, "b", "", "noise can be told from the signal", required=False),
 }
 
 MEASURED_OF = "measured_of"
@@ -178,12 +186,13 @@ VARIABLES = {
         required=False,
     ),
     **MEASURED,
+    **MEASURED_BESIDE,
     MEASURED_OF: Variable(_SCENE, "i", "", "digest of the IQ, receivers and attributes measured of", required=False),
     **KNOWN,
 }
 
 # What is stored of the signals, by type of dataset; the truth and the positions always are.
-SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED)}
+SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED, *MEASURED_BESIDE)}
 _NO_TRUTH = {MEASURED_OF, *KNOWN, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
 TRUTH = tuple(name for name in VARIABLES if name not in _NO_TRUTH)
 

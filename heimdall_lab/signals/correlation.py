@@ -6,6 +6,7 @@ import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
+from heimdall_lab.signals import ambiguity
 
 _LEAST_BLOCKS = 32
 _FADE_SAMPLES = 64  # samples at either end of an overlap
@@ -21,6 +22,7 @@ class AmbiguityPeak(NamedTuple):
     delay_samples: Array  # how much later the receiver sees the waveform; NaN without a peak within the delays allowed
     frequency_cycles: Array  # how much higher the receiver sees it, in cycles per sample
     coherence: Array  # squared peak over the product of the energies, 0 … 1 (Cauchy-Schwarz)
+    rival_samples: Array  # another delay that the noise does not tell from this one; NaN where there is none
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
@@ -53,13 +55,13 @@ def ambiguity_peak(
     num_bins = blocks * xp.where(needed <= 0.75 * octave, 0.75 * octave, octave).astype(int)
     first_bin = xp.rint(centre * length).astype(int) - num_bins // 2
 
-    delay, frequency, coherence = xp.empty((3, *iq.shape[:2]))
+    delay, frequency, coherence, rival = xp.empty((4, *iq.shape[:2]))
     for count in xp.unique(num_bins).tolist():
         scenes = xp.flatnonzero(num_bins == count)
         for batch in batch_slices(len(scenes), _BATCH_POINTS // (iq.shape[1] * count)):
             rows = scenes[batch]
             bins = first_bin[rows, None] + xp.arange(count)  # (S, K)
-            lag, frequency[rows], coherence[rows] = _band_peak(
+            lag, frequency[rows], coherence[rows], rival_lag = _band_peak(
                 fft_namespace(iq).fft(iq[rows], n=length, axis=-1),
                 reference[rows],
                 bins,
@@ -70,10 +72,10 @@ def ambiguity_peak(
                 max_lag=max_delay_samples[rows] * count / length,
                 max_shift=max_frequency_cycles * length,
             )
-            delay[rows] = lag * length / count
+            delay[rows], rival[rows] = lag * length / count, rival_lag * length / count
     # The flank of a peak outside of what is possible is no peak, nor is anything of a receiver without samples.
     found = (abs(delay) <= max_delay_samples) & (coherence > 0)
-    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence)
+    return AmbiguityPeak(xp.where(found, delay, xp.nan), frequency / length, coherence, rival)
 
 
 def cross_correlation(
@@ -144,8 +146,8 @@ def _band_peak(
     fade: float,
     max_lag: Array,
     max_shift: float,
-) -> tuple[Array, Array, Array]:
-    """Find lag, frequency and squared coherence, each (S, R), of the peaks of scenes that use bands of equal width.
+) -> tuple[Array, Array, Array, Array]:
+    """Find lag, frequency, squared coherence and rival lag, each (S, R), of peaks of scenes with equally wide bands.
 
     Of a spectrum (S, R, L), the bins (S, K), ascending, are used, with weights (S, K). Frequencies count in these bins,
     and times in steps of the grid of K points that they transform to: ``duration`` of the recording, ``fade`` of either
@@ -158,17 +160,52 @@ def _band_peak(
     template = xp.take_along_axis(received, reference[:, None, None], axis=1)[:, 0]  # (S, K)
     template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
     signal = fft.ifft(received)
-    lag, frequency = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift)
-    window = _overlap_window(lag, duration, fade, count)
-    lag, frequency, _ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
-    # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
-    shifted = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
-    signal = fft.ifft(fft.fft(shifted) * root[:, None])
-    lag, residual, coherence = _refine_peak(signal, template * root, window, blocks, lag, xp.zeros_like(frequency))
-    return lag, frequency + residual, coherence
+
+    def climb(rows: Array | slice, lag: Array, frequency: Array) -> tuple[Array, Array, Array]:
+        window = _overlap_window(lag, duration, fade, count)
+        filtered = template[rows] * weight[rows]
+        lag, frequency, _ = _refine_peak(signal[rows], filtered, window, blocks, lag, frequency)
+        # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
+        shifted = signal[rows] * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
+        same = fft.ifft(fft.fft(shifted) * root[rows, None])
+        at_rest = xp.zeros_like(frequency)
+        lag, residual, coherence = _refine_peak(same, template[rows] * root[rows], window, blocks, lag, at_rest)
+        return lag, frequency + residual, coherence
+
+    grid = _grid_peak(signal, fft.ifft(template * weight), blocks, max_lag, max_shift, duration)
+    peak = climb(slice(None), grid.lag, grid.frequency)
+    is_other = xp.arange(received.shape[1]) != reference[:, None]
+    valid = grid.has_rival & is_other[..., None]
+    rival = xp.full(grid.lag.shape, xp.nan)
+    rows = xp.flatnonzero(valid.any(axis=(1, 2)))
+    if len(rows):
+        each = [climb(rows, grid.rival_lag[rows, :, k], grid.rival_frequency[rows, :, k]) for k in range(valid.shape[2])]
+        # (3, S, R, K + 1)
+        climbed = xp.stack([xp.stack(found) for found in [tuple(part[rows] for part in peak), *each]], axis=-1)
+        within = valid[rows] & (abs(climbed[0, ..., 1:]) <= max_lag[rows, :, None])
+        within = xp.concatenate([xp.ones_like(within[..., :1]), within], axis=-1)
+        samples = weight[rows].mean(axis=-1)[:, None, None] * xp.maximum(duration - abs(climbed[0]), 0.0)
+        highest, nearest = ambiguity.highest_and_rival(climbed[2], within, samples)
+        for part, values in zip(peak, climbed, strict=True):
+            part[rows] = xp.take_along_axis(values, highest[..., None], axis=-1)[..., 0]
+        other_lag = xp.take_along_axis(climbed[0], nearest.clip(0)[..., None], axis=-1)[..., 0]
+        rival[rows] = xp.where(nearest >= 0, other_lag, xp.nan)
+    return (*peak, rival)
 
 
-def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
+class _GridPeaks(NamedTuple):
+    """Peaks of the cross-ambiguity on a grid, of S scenes and R receivers."""
+
+    lag: Array  # (S, R), of the largest, in steps of the grid
+    frequency: Array  # (S, R) bins
+    rival_lag: Array  # (S, R, K), of others nearly as high
+    rival_frequency: Array  # (S, R, K)
+    has_rival: Array  # (S, R, K) bool, whether they are any
+
+
+def _grid_peak(
+    received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float, duration: float
+) -> _GridPeaks:
     """Find the lag, interpolated, and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
 
     For each lag the product of receiver (S, R, K) and template (S, K), both in time, is summed over blocks, and the
@@ -185,18 +222,25 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     template_blocks = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
     frequency_shift = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
     allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
+    overlap = 1 - abs(xp.arange(num_lags) - widest) / duration
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
+    others, other_bin = xp.empty((2, *max_lag.shape, ambiguity.NUM_CANDIDATES), dtype=int)
+    valid = xp.empty(others.shape, dtype=bool)
     for rows in batch_slices(num_scenes, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size)):
         received_fft = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
         template_fft = fft.fft(template_blocks[rows], size) * frequency_shift[:, None]
         # Conjugate (S, R, blocks, lags), last lag first.
         sums = fft.ifft(received_fft.conj() * template_fft[:, None])[..., :num_lags]
-        ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
-        power = ambiguity.real**2 + ambiguity.imag**2
-        column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
+        surface = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
+        power = surface.real**2 + surface.imag**2
+        level = xp.log(power.max(axis=-2))
+        column, lag[rows] = _ridge_peak(level, allowed[rows])
         scene, receiver = xp.arange(len(power))[:, None], xp.arange(num_receivers)
         half_bin[rows] = power[scene, receiver, :, column].argmax(axis=-1)
-    return widest - lag, (highest - half_bin) / 2
+        others[rows], valid[rows] = ambiguity.candidate_columns(level, allowed[rows], column, overlap)
+        at_others = power[scene[..., None], receiver[:, None], :, others[rows]]
+        other_bin[rows] = at_others.argmax(axis=-1)
+    return _GridPeaks(widest - lag, (highest - half_bin) / 2, widest - others, (highest - other_bin) / 2, valid)
 
 
 def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:

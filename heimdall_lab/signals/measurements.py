@@ -28,7 +28,7 @@ _ATTRIBUTES = (
     "min_snr_db",
     "path_delay_sigma_s",
 )
-_NAMES = (*schema.MEASURED, schema.MEASURED_OF)
+_NAMES = (*schema.MEASURED, *schema.MEASURED_BESIDE, schema.MEASURED_OF)
 _IQ_DIMS = ("sample", "receiver", "component", "time")
 
 _log = logging.getLogger(__name__)

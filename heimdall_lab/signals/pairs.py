@@ -65,7 +65,7 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
             raise ValueError(f"{name}: is {dataset.attrs[name]}; set it ({schema.ATTRIBUTES[name]}) to measure signals")
     measured = in_batches(_pair_features, dataset, _num_threads(dataset), progress)
     return schema.label(
-        {name: measured[name] for name in schema.MEASURED},
+        {name: measured[name] for name in (*schema.MEASURED, *schema.MEASURED_BESIDE)},
         {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
         {},
     ).drop_attrs(deep=False)
@@ -160,6 +160,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         max_frequency_cycles=2 * max_frequency_hz / rate_hz,
     )
 
+    is_ambiguous = np.isfinite(peak.rival_samples) & ~is_reference
     noise_std = spectra.delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
     reference_std = _of_reference(noise_std, reference)[:, None]
     # What is incoherent between the two receivers, noise or not, spreads their time difference (Stein 1981,
@@ -170,7 +171,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     own_variance = np.fmax(
         noise_std**2 * (1 + 1 / _of_reference(snr, reference)[:, None]), pair_std**2 - reference_std**2
     )
-    toa_std = np.where(is_reference, noise_std, np.sqrt(own_variance))
+    toa_std = np.where(is_ambiguous, np.nan, np.where(is_reference, noise_std, np.sqrt(own_variance)))
     return {
         "rssi_dbm": linear_to_db(signal),
         "snr_db": linear_to_db(snr),
@@ -181,6 +182,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "coherence": np.where(present, peak.coherence, np.nan),
         "heard": (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples),
         "reference_receiver": reference,
+        "rival_delay_s": np.where(is_ambiguous, peak.rival_samples / rate_hz, np.nan),
+        "noise_known": floor.known & present,
     }
 
 
