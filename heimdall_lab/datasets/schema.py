@@ -192,7 +192,10 @@ VARIABLES = {
 }
 
 # What is stored of the signals, by type of dataset; the truth and the positions always are.
-SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED, *MEASURED_BESIDE)}
+SIGNALS = {
+    "iq_raw": ("iq", "iq_full_scale", "features"),
+    "feature_based": ("features", "spectrogram", *MEASURED, *MEASURED_BESIDE),
+}
 _NO_TRUTH = {MEASURED_OF, *KNOWN, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
 TRUTH = tuple(name for name in VARIABLES if name not in _NO_TRUTH)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from heimdall_lab.core.arrays import Array, array_namespace
 
-NUM_CANDIDATES = 12  # of the highest peaks besides the chosen one, each of which is climbed
+NUM_CANDIDATES = 8  # of the highest peaks besides the chosen one, each of which is climbed
 _LEAST_HEIGHT = 0.5  # of the highest peak's coherence, below which noise never exchanges the two
 _LEAST_OVERLAP = 0.25  # of the window, from which coherence is believed
 _RIVAL_LOG_LIKELIHOOD = 14.0  # the likelihood ratio of a wrong delay to the right one exceeds e^14 once in a million

@@ -179,7 +179,9 @@ def _band_peak(
     rival = xp.full(grid.lag.shape, xp.nan)
     rows = xp.flatnonzero(valid.any(axis=(1, 2)))
     if len(rows):
-        each = [climb(rows, grid.rival_lag[rows, :, k], grid.rival_frequency[rows, :, k]) for k in range(valid.shape[2])]
+        each = [
+            climb(rows, grid.rival_lag[rows, :, k], grid.rival_frequency[rows, :, k]) for k in range(valid.shape[2])
+        ]
         # (3, S, R, K + 1)
         climbed = xp.stack([xp.stack(found) for found in [tuple(part[rows] for part in peak), *each]], axis=-1)
         within = valid[rows] & (abs(climbed[0, ..., 1:]) <= max_lag[rows, :, None])

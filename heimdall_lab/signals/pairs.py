@@ -14,6 +14,7 @@ from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import correlation, spectra
+from heimdall_lab.signals.group_delay import group_delay_sigma
 from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
 
 # What is read of a dataset, beside its IQ and attributes.
@@ -42,7 +43,9 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
         ``coherence``, NaN where no receiver is, and the two standard deviations of delays of a carrier, too, of whose
-        bandwidth the spectrum shows nothing; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
+        bandwidth the spectrum shows nothing, and of delays with rivals: ``rival_delay_s``, another one that noise does
+        not tell from ``tdoa_s``, else NaN; ``noise_known``, False where ``snr_db`` is at least what it says, as the
+        signal may fill the band that a filter lets pass; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
         was found; and ``reference_receiver`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
@@ -171,7 +174,16 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     own_variance = np.fmax(
         noise_std**2 * (1 + 1 / _of_reference(snr, reference)[:, None]), pair_std**2 - reference_std**2
     )
-    toa_std = np.where(is_ambiguous, np.nan, np.where(is_reference, noise_std, np.sqrt(own_variance)))
+    heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
+    # Echoes bend phases as filters do; where links are known to be late, the law of their delays holds that already.
+    unlike_s = np.zeros(present.shape)
+    if not batch.attrs["nlos_ratio"] > 0:
+        used = heard & np.isfinite(own_variance) & ~is_ambiguous
+        lag, turns = peak.delay_samples, peak.frequency_cycles
+        unlike_s = group_delay_sigma(voltage, reference, used, lag, turns, weight) / rate_hz
+    toa_std = np.hypot(np.where(is_reference, noise_std, np.sqrt(own_variance)), unlike_s)
+    toa_std = np.where(is_ambiguous, np.nan, toa_std)
+    reference_std = _of_reference(toa_std, reference)[:, None]
     return {
         "rssi_dbm": linear_to_db(signal),
         "snr_db": linear_to_db(snr),
@@ -180,7 +192,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "toa_std_s": toa_std,
         "tdoa_std_s": np.where(is_reference, 0.0, np.hypot(toa_std, reference_std)),
         "coherence": np.where(present, peak.coherence, np.nan),
-        "heard": (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples),
+        "heard": heard,
         "reference_receiver": reference,
         "rival_delay_s": np.where(is_ambiguous, peak.rival_samples / rate_hz, np.nan),
         "noise_known": floor.known & present,

@@ -1,0 +1,76 @@
+"""Unlike group delays of receivers: how far a delay varies over the band, by which no one number is the delay."""
+
+import numpy as np
+import scipy.fft
+
+from heimdall_lab.core.arrays import Array
+
+_POWERS = np.arange(4)  # of frequency in the phase: constant, delay, and a group delay that grows or bends
+_LEAST_CHI_SQUARED = 18.4  # of the last two, which noise alone exceeds once in 10,000
+_FADE = 8  # share of the window in which it rises, and falls
+_LEAST_LINKS = 4  # from which it can be told whether the reference or the others differ
+
+
+def group_delay_sigma(
+    voltage: Array, reference: Array, used: Array, delay: Array, frequency: Array, weight: Array
+) -> Array:
+    """Standard deviation (S, R) in samples of each receiver's group delay over the signal's band; 0 where none shows.
+
+    The phase of the cross-spectrum of voltages (S, R, N) with the reference (S,), of which a delay in samples and a
+    frequency offset in cycles per sample, (S, R), are taken off, is fitted by a cubic in frequency. What it bends more
+    than the median of the links used (S, R), the reference's own among them, is the receiver's. The weight (S, F) is as
+    in `correlation.ambiguity_peak`.
+
+    Source: of the fit, Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.3.
+    """
+    num_time, num_weights = voltage.shape[-1], weight.shape[-1]
+    cycles = scipy.fft.fftfreq(num_time).astype(np.float32)
+    index = np.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)
+    share = weight[:, index]
+    mean = ((share * cycles).sum(axis=-1) / np.maximum(share.sum(axis=-1), 1e-30))[:, None]
+    spread = np.sqrt((share * (cycles - mean) ** 2).sum(axis=-1) / np.maximum(share.sum(axis=-1), 1e-30))[:, None]
+    place = (cycles - mean) / np.maximum(spread, 1e-9)  # (S, N)
+    columns = place[:, None] ** _POWERS[:, None]  # (S, 4, N)
+    time = np.arange(num_time)
+    # What one receiver hears at the ends of the window, and another does not, would pass for a bend.
+    window = np.sin(np.pi / 2 * np.minimum(_FADE * np.minimum(time + 0.5, num_time - 0.5 - time) / num_time, 1.0)) ** 2
+    template = scipy.fft.fft(voltage[np.arange(len(reference)), reference] * window.astype(np.float32), axis=-1)
+    level = np.abs(template)
+    direction = template.conj() / np.maximum(level, 1e-30)
+    information = np.einsum("sin,sn,sjn->sij", columns, share * level**2, columns)
+    bend, covariance = np.zeros((*delay.shape, 2)), np.full((*delay.shape, 2, 2), np.nan)
+    for receiver in range(voltage.shape[1]):
+        turn = window * np.exp(-2j * np.pi * frequency[:, receiver, None] * time)
+        ramp = np.exp(2j * np.pi * np.nan_to_num(delay[:, receiver, None]) * cycles)
+        aligned = scipy.fft.fft(voltage[:, receiver] * turn.astype(np.complex64), axis=-1) * direction * ramp
+        whole = (share * level * aligned).sum(axis=-1)[:, None]
+        aligned = aligned * np.exp(-1j * np.angle(whole))
+        gain = np.abs(whole) / np.maximum((share * level**2).sum(axis=-1)[:, None], 1e-30)
+        right = np.einsum("sin,sn->si", columns, share * level * aligned.imag) / np.maximum(gain, 1e-30)
+        inverse = np.linalg.pinv(information, hermitian=True)
+        phase = (inverse @ right[..., None])[..., 0]
+        rest = aligned.imag - gain * level * np.einsum("si,sin->sn", phase, columns)
+        noise = (share * rest**2).sum(axis=-1) / np.maximum(share.sum(axis=-1), 1e-30) / gain[:, 0] ** 2
+        bend[:, receiver], covariance[:, receiver] = phase[:, 2:], noise[:, None, None] * inverse[:, 2:, 2:]
+    return _sigma(bend, covariance, used, reference, place, share * level**2) / (2 * np.pi * np.maximum(spread, 1e-9))
+
+
+def _sigma(bend: Array, covariance: Array, used: Array, reference: Array, place: Array, power: Array) -> Array:
+    """Rms deviation (S, R) of group delays of phases that bend (S, R, 2), where it is significant."""
+    is_reference = np.arange(used.shape[1]) == reference[:, None]
+    bend = np.where(is_reference[..., None], 0.0, bend)
+    own = used | is_reference
+    common = np.nanmedian(np.where(own[..., None], bend, np.nan), axis=1, keepdims=True)
+    common = np.where((own.sum(axis=1) >= _LEAST_LINKS)[:, None, None], common, 0.0)
+    of_reference = np.nanmedian(np.where((used & ~is_reference)[..., None, None], covariance, np.nan), axis=1)
+    covariance = np.where(is_reference[..., None, None], of_reference[:, None], covariance)
+    own_bend = bend - common
+    with np.errstate(invalid="ignore"):
+        inverse = np.linalg.pinv(np.nan_to_num(covariance), hermitian=True)
+    chi_squared = np.einsum("sri,srij,srj->sr", own_bend, inverse, own_bend)
+    slopes = np.stack([2 * place, 3 * place**2], axis=1)  # of the squares and the cubes
+    share = power / np.maximum(power.sum(axis=-1, keepdims=True), 1e-30)
+    slopes = slopes - np.einsum("sn,sin->si", share, slopes)[..., None]
+    shape = np.einsum("sin,sn,sjn->sij", slopes, share, slopes)
+    variance = np.einsum("sri,sij,srj->sr", own_bend, shape, own_bend)
+    return np.where(own & (chi_squared > _LEAST_CHI_SQUARED), np.sqrt(np.maximum(variance, 0.0)), 0.0)
