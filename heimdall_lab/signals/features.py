@@ -51,7 +51,9 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     Source: ITU-R SM.328-11 (bandwidths); Rappaport, Wireless Communications, section 5.4 (coherence bandwidth).
     """
     schema.check(dataset)
-    differences = with_measurements(dataset)[list(schema.MEASURED)].drop_attrs(deep=False)
+    measured = with_measurements(dataset)
+    names = [name for name in (*schema.MEASURED, *schema.MEASURED_BESIDE) if name in measured]
+    differences = measured[names].drop_attrs(deep=False)
     return differences.merge(of_each_receiver(dataset), compat="override")
 
 

@@ -60,13 +60,12 @@ def _sigma(bend: Array, covariance: Array, used: Array, reference: Array, place:
     is_reference = np.arange(used.shape[1]) == reference[:, None]
     bend = np.where(is_reference[..., None], 0.0, bend)
     own = used | is_reference
-    common = np.nanmedian(np.where(own[..., None], bend, np.nan), axis=1, keepdims=True)
+    common = _median(bend, own)
     common = np.where((own.sum(axis=1) >= _LEAST_LINKS)[:, None, None], common, 0.0)
-    of_reference = np.nanmedian(np.where((used & ~is_reference)[..., None, None], covariance, np.nan), axis=1)
-    covariance = np.where(is_reference[..., None, None], of_reference[:, None], covariance)
+    of_reference = _median(covariance.reshape(*used.shape, 4), used & ~is_reference).reshape(-1, 1, 2, 2)
+    covariance = np.where(is_reference[..., None, None], of_reference, covariance)
     own_bend = bend - common
-    with np.errstate(invalid="ignore"):
-        inverse = np.linalg.pinv(np.nan_to_num(covariance), hermitian=True)
+    inverse = np.linalg.pinv(np.nan_to_num(covariance), hermitian=True)
     chi_squared = np.einsum("sri,srij,srj->sr", own_bend, inverse, own_bend)
     slopes = np.stack([2 * place, 3 * place**2], axis=1)  # of the squares and the cubes
     share = power / np.maximum(power.sum(axis=-1, keepdims=True), 1e-30)
@@ -74,3 +73,10 @@ def _sigma(bend: Array, covariance: Array, used: Array, reference: Array, place:
     shape = np.einsum("sin,sn,sjn->sij", slopes, share, slopes)
     variance = np.einsum("sri,sij,srj->sr", own_bend, shape, own_bend)
     return np.where(own & (chi_squared > _LEAST_CHI_SQUARED), np.sqrt(np.maximum(variance, 0.0)), 0.0)
+
+
+def _median(values: Array, chosen: Array) -> Array:
+    """Median (S, 1, K) of the chosen (S, R) of values (S, R, K); 0 of none."""
+    some = chosen | ~chosen.any(axis=1, keepdims=True)
+    values = np.where(chosen[..., None], np.nan_to_num(values), np.where(some[..., None], 0.0, np.nan))
+    return np.nanmedian(values, axis=1, keepdims=True)

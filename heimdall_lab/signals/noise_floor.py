@@ -16,9 +16,7 @@ from heimdall_lab.signals.spectra import Spectrum
 
 _LEAST_BINS, _BINS_SHARE = 6, 48  # frequencies of a window, and windows in the band: as narrow as noise is told in
 _CONTRAST = db_to_linear(8.0)  # by which a window must exceed what the signal can have there: 16 % of it at the most
-_DIFFERENCE = db_to_linear(
-    2.0
-)  # between the noise beside the signal and that in the outer band, below which both agree
+_DIFFERENCE = db_to_linear(2.0)  # between the noise beside the signal and in the outer band, below which both agree
 _ALIKE = db_to_linear(1.0)  # by which noise further from the signal may be less and still stand for that beside it
 _FLAT_SIGMAS = 4.0  # of the variance of logarithms of noise in a window, within which it is flat
 _PLATEAU = 10.0  # density over the outer band's, from which a flat stretch may be noise that a filter lets pass
