@@ -155,10 +155,10 @@ def mirrored_geometry(dataset: xr.Dataset) -> xr.Dataset:
     return _generated_with(dataset, {"geometry": geometry})
 
 
-def continental_network(dataset: xr.Dataset, kind: str = "voice") -> xr.Dataset:
-    """Spread the receivers over 1,000 km; links stay lines of sight. Transmitters send one kind of waveform."""
+def continental_network(dataset: xr.Dataset) -> xr.Dataset:
+    """Spread the receivers over 1,000 km; links stay lines of sight. No tones, which would be ambiguous there."""
     geometry = {"placement": "fixed", "receivers": [_receiver(*station) for station in _CONTINENT]}
-    signal = {**_SILENCE, f"{kind}_ratio": 1.0, "transmitter_power_min_dbm": 40.0, "transmitter_power_max_dbm": 60.0}
+    signal = {**_SILENCE, "voice_ratio": 1.0, "transmitter_power_min_dbm": 40.0, "transmitter_power_max_dbm": 60.0}
     return _generated_with(dataset, {"geometry": geometry, "signal": signal})
 
 
@@ -231,11 +231,6 @@ DISTURBANCES = {
         carrier,
     ),
     "tone": Disturbance("one FM tone", "Transmitters send one FM tone of 300 to 700 Hz.", tone),
-    "far_tones": Disturbance(
-        "one FM tone over 1,000 km",
-        "Transmitters send one FM tone, whose periods are shorter than the delays between receivers over 1,000 km.",
-        partial(continental_network, kind="tone"),
-    ),
     "channel": Disturbance(
         "a channel filter at all receivers",
         "All receivers have one linear-phase filter of ±9 kHz, beyond which no noise is left.",
