@@ -24,6 +24,7 @@ from heimdall_lab.signals import features
 
 DISTURBED = "disturbed"
 BAND_EDGE_HZ = 6.25e3  # of a channel of 12.5 kHz, from its centre
+FILTER_EDGE_HZ, FILTER_FALL_HZ = 9e3, 1e3
 HIGH_M = 9000.0
 _SILENCE = {name: 0.0 for name in Signal.model_fields if name.endswith("_ratio")}
 EXACT_OSCILLATORS = {  # windows in which half a hertz turns the phase twice, of no more samples than others
@@ -87,6 +88,18 @@ def unequal_filter(dataset: xr.Dataset, delay_s: float) -> xr.Dataset:
         return np.exp(-2j * np.pi * np.sign(frequency_hz) * turns)
 
     return _filtered(_mark(dataset, receiver), receiver, response)
+
+
+def channel_filters(dataset: xr.Dataset) -> xr.Dataset:
+    """Give all receivers one linear-phase filter of a channel, 80 dB down beyond it, before samples are converted."""
+    frequency_hz = scipy.fft.fftfreq(dataset.sizes["time"], 1 / dataset.attrs["sample_rate_hz"])
+    share = ((np.abs(frequency_hz) - FILTER_EDGE_HZ) / FILTER_FALL_HZ + 0.5).clip(0, 1)
+    gain = np.maximum(np.cos(np.pi / 2 * share), 1e-4).astype(np.float32)
+    filtered = dataset
+    for receiver in range(dataset.sizes["receiver"]):
+        each = np.full(dataset.sizes["sample"], receiver)
+        filtered = _resampled(filtered, each, lambda samples: scipy.fft.ifft(scipy.fft.fft(samples) * gain))
+    return _measured_again(filtered)
 
 
 def oscillator_off(dataset: xr.Dataset, offset_hz: float) -> xr.Dataset:
@@ -217,12 +230,16 @@ DISTURBANCES = {
         "Transmitters send nothing but a carrier, whose delays no bandwidth tells.",
         carrier,
     ),
-    "tone": Disturbance("one FM tone", "Transmitters send one FM tone of 300 to 700 Hz.", tone, barred=False),
+    "tone": Disturbance("one FM tone", "Transmitters send one FM tone of 300 to 700 Hz.", tone),
+    "channel": Disturbance(
+        "a channel filter at all receivers",
+        "All receivers have one linear-phase filter of ±9 kHz, beyond which no noise is left.",
+        channel_filters,
+    ),
     "filter": Disturbance(
         "one filter unlike the others",
         "One receiver's channel filter has 40 µs more group delay at the edge of the channel than in its middle.",
         partial(unequal_filter, delay_s=40e-6),
-        barred=False,
     ),
 }
 
@@ -268,12 +285,22 @@ def _filtered(dataset: xr.Dataset, receiver: np.ndarray, response: Callable[[np.
 
 def _with_samples(dataset: xr.Dataset, receiver: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> xr.Dataset:
     """Change one receiver's samples (S, N) of each scene, convert them again, and drop what was measured of all."""
+    return _measured_again(_resampled(dataset, receiver, change))
+
+
+def _resampled(dataset: xr.Dataset, receiver: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> xr.Dataset:
+    """Change one receiver's samples (S, N) of each scene, and convert them again."""
     iq = dataset.iq.transpose("sample", "receiver", "component", "time").copy(deep=True)
     scene = np.arange(len(receiver))
     changed = change(schema.complex_samples(iq.values[scene, receiver]))
     for component, values in enumerate((changed.real, changed.imag)):
         iq.values[scene, receiver, component] = np.clip(np.rint(values), -ADC_MAX, ADC_MAX)
-    disturbed = _unmeasured(dataset.assign(iq=iq))
+    return dataset.assign(iq=iq)
+
+
+def _measured_again(dataset: xr.Dataset) -> xr.Dataset:
+    """Drop what was measured of other samples, and measure the features of these."""
+    disturbed = _unmeasured(dataset)
     return disturbed.assign(
         features=features.of_each_receiver(disturbed)["features"].assign_attrs(dataset.features.attrs)
     )
@@ -281,4 +308,5 @@ def _with_samples(dataset: xr.Dataset, receiver: np.ndarray, change: Callable[[n
 
 def _unmeasured(dataset: xr.Dataset) -> xr.Dataset:
     """Drop measured delays and levels where there is IQ to measure them of again."""
-    return dataset.drop_vars([*schema.MEASURED, schema.MEASURED_OF], errors="ignore") if "iq" in dataset else dataset
+    measured = [*schema.MEASURED, *schema.MEASURED_BESIDE, schema.MEASURED_OF]
+    return dataset.drop_vars(measured, errors="ignore") if "iq" in dataset else dataset

@@ -15,7 +15,7 @@ from heimdall_lab.datasets import netcdf, schema
 from heimdall_lab.datasets.manifest import Shard
 
 LOCK = ".measured.lock"  # of the process that measures
-_NAMES = (*schema.MEASURED, schema.MEASURED_OF)
+_NAMES = (*schema.MEASURED, *schema.MEASURED_BESIDE, schema.MEASURED_OF)
 _UNREADABLE = (OSError, RuntimeError, ValueError)  # of the HDF5 library and of xarray, on damaged files
 
 

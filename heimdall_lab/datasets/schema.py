@@ -59,6 +59,14 @@ MEASURED = {
     "reference_receiver": Variable(_SCENE, "i", "", "position of the reference along the receivers", required=False),
 }
 
+# What is measured of IQ beside that, and why of some delays the standard deviation is not known.
+MEASURED_BESIDE = {
+    "rival_delay_s": Variable(
+        _LINK, "f", "s", "another arrival that noise does not tell from tdoa_s; NaN where there is none", required=False
+    ),
+    "noise_known": Variable(_LINK, "b", "", "noise can be told from the signal", required=False),
+}
+
 MEASURED_OF = "measured_of"
 
 # What is known beforehand of emissions and receivers, in recordings and tables. Estimators may use it, but for
@@ -182,12 +190,16 @@ VARIABLES = {
         required=False,
     ),
     **MEASURED,
+    **MEASURED_BESIDE,
     MEASURED_OF: Variable(_SCENE, "i", "", "digest of the IQ, receivers and attributes measured of", required=False),
     **KNOWN,
 }
 
 # What is stored of the signals, by type of dataset; the truth and the positions always are.
-SIGNALS = {"iq_raw": ("iq", "iq_full_scale", "features"), "feature_based": ("features", "spectrogram", *MEASURED)}
+SIGNALS = {
+    "iq_raw": ("iq", "iq_full_scale", "features"),
+    "feature_based": ("features", "spectrogram", *MEASURED, *MEASURED_BESIDE),
+}
 _NO_TRUTH = {MEASURED_OF, *KNOWN, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
 TRUTH = tuple(name for name in VARIABLES if name not in _NO_TRUTH)
 

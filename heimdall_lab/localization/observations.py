@@ -29,6 +29,7 @@ STATUS = {  # of a fix: why it is none
     "ambiguous": "another place fits as well",
     "noise": "no three receivers agree better than by chance",
     "clocks": "clocks or paths err by more than the signal's correlation is wide",
+    "repeating": "the signal repeats itself, so that too many delays could as well be others",
     "carrier": "the signal is a carrier, of which no delay can be seen",
     "untrained": "the scene is unlike those that the model learned from",
 }
@@ -87,6 +88,7 @@ class Observations(NamedTuple):
     sigma_freedom: float  # degrees of freedom of what is known of the scale of ``sigma_m``; infinite in simulations
     level_law: str = "free_space"  # one of `schema.LEVEL_LAWS`
     frequency_hz: float = np.nan  # of the carrier
+    is_ambiguous: Array | None = None  # (S, R) bool, the delay has a rival, and no standard deviation
 
     @property
     def expects_late(self) -> bool:
@@ -155,6 +157,7 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         sigma_freedom=bounds.sigma_freedom(dataset),
         level_law=dataset.attrs.get("level_law", schema.LEVEL_LAWS[0]),
         frequency_hz=float(dataset.attrs["centre_frequency_hz"]),
+        is_ambiguous=np.isfinite(dataset.rival_delay_s.values) if "rival_delay_s" in dataset else None,
     )
 
 

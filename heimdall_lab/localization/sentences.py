@@ -25,6 +25,7 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "ambiguous": "ambiguous",
     "noise": "only noise",
     "clocks": "loose clocks",
+    "repeating": "repeats itself",
     "carrier": "carrier",
     "untrained": "untrained",
 }

@@ -56,7 +56,11 @@ def tdoa_robust(observed: Observations) -> tuple[Fix, Evidence]:
 def _or_centroid(fix: Fix, observed: Observations) -> Fix:
     """Put the centroid where no position was observed; silence is that of the receivers, not of their delays."""
     unobserved = (fix.status == "silent") & observed.heard.any(axis=1)
-    fix = fix._replace(status=np.where(unobserved, "unobserved", fix.status))
+    status = np.where(unobserved, "unobserved", fix.status)
+    if observed.is_ambiguous is not None:
+        repeating = (status == "unobserved") & (observed.heard & observed.is_ambiguous).any(axis=1)
+        status = np.where(repeating, "repeating", status)
+    fix = fix._replace(status=status)
     return centroid_where(np.isnan(fix.latitude_deg), fix, observed)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
-from heimdall_lab.signals import lag_search
+from heimdall_lab.signals import ambiguity, lag_search
 
 _LEAST_BLOCKS = 32
 _FADE_SAMPLES = 64  # samples at either end of an overlap
@@ -27,6 +27,7 @@ class AmbiguityPeak(NamedTuple):
     frequency_cycles: Array  # how much higher the receiver sees it, in cycles per sample
     coherence: Array  # squared peak over the product of the energies, 0 … 1 (Cauchy-Schwarz)
     efficiency: Array  # share of the delay's information that fades and the unknown frequency leave, 0 … 1
+    rival_samples: Array  # another delay that the noise does not tell from this one; NaN where there is none
 
 
 @np.errstate(divide="ignore", invalid="ignore")  # what has no energy has no peak, and becomes NaN
@@ -50,7 +51,7 @@ def ambiguity_peak(
     """
     xp = array_namespace(iq)
     plan = _plan(weight, iq.shape[-1], max_frequency_cycles)
-    delay, frequency, coherence, efficiency = xp.empty((4, *iq.shape[:2]))
+    delay, frequency, coherence, efficiency, rival = xp.empty((5, *iq.shape[:2]))
     in_segments = plan.needs_segments(max_delay_samples)
     for kind in xp.unique(2 * plan.num_bins + in_segments).tolist():
         count, by_segments = kind // 2, bool(kind % 2)
@@ -59,7 +60,7 @@ def ambiguity_peak(
             rows = scenes[batch]
             bins = plan.bins(rows, count)
             received = _in_band(iq[rows], bins, plan.length)
-            lag, frequency[rows], coherence[rows], efficiency[rows] = _band_peak(
+            lag, frequency[rows], coherence[rows], efficiency[rows], rival_lag = _band_peak(
                 received,
                 xp.take_along_axis(received, reference[rows, None, None], axis=1)[:, 0],
                 _weight_of_bins(weight[rows], bins / plan.length),
@@ -67,8 +68,9 @@ def ambiguity_peak(
                 max_delay_samples[rows] * count / plan.length,
                 by_segments=by_segments,
             )
-            delay[rows] = lag * plan.length / count
-    peak = AmbiguityPeak(delay, frequency / plan.length, coherence, efficiency)
+            delay[rows], rival[rows] = (lags * plan.length / count for lags in (lag, rival_lag))
+    rival[xp.arange(len(rival)), reference] = xp.nan  # a signal agrees with itself at any period
+    peak = AmbiguityPeak(delay, frequency / plan.length, coherence, efficiency, rival)
     return _within(peak, max_delay_samples)
 
 
@@ -94,16 +96,17 @@ def ambiguity_peak_one_by_one(
     template = _in_band(template_voltage[None, None], bins, plan.length)[:, 0]
     del template_voltage
     in_segments = plan.needs_segments(max_delay_samples[None])
-    # As every signal agrees with itself: lag, frequency, coherence and efficiency.
-    found = xp.tile(xp.asarray([0.0, 0.0, 1.0, 1.0])[:, None, None], (1, 1, receivers))
+    # As every signal agrees with itself: lag, frequency, coherence, efficiency and no rival.
+    found = xp.tile(xp.asarray([0.0, 0.0, 1.0, 1.0, xp.nan])[:, None, None], (1, 1, receivers))
     for receiver in set(range(receivers)) - {reference}:
         received = _in_band(voltage_of(receiver)[None, None], bins, plan.length)
         max_lag = max_delay_samples[None, receiver : receiver + 1] * count / plan.length
         found[:, :, receiver] = xp.stack(
             _band_peak(received, template, weight_of_bins, plan, max_lag, by_segments=bool(in_segments[0]))
         )[..., 0]
-    lag, frequency, coherence, efficiency = found
-    peak = AmbiguityPeak(lag * plan.length / count, frequency / plan.length, coherence, efficiency)
+    lag, frequency, coherence, efficiency, rival = found
+    in_samples = plan.length / count
+    peak = AmbiguityPeak(lag * in_samples, frequency / plan.length, coherence, efficiency, rival * in_samples)
     return _within(peak, max_delay_samples)
 
 
@@ -213,27 +216,61 @@ def _weight_of_bins(weight: Array, cycles: Array) -> Array:
 
 def _band_peak(
     received: Array, template: Array, weight: Array, plan: _Plan, max_lag: Array, *, by_segments: bool
-) -> tuple[Array, Array, Array, Array]:
-    """Find lag, frequency, squared coherence and efficiency, each (S, R), of scenes that use bands of equal width.
+) -> tuple[Array, ...]:
+    """Find lag, frequency, squared coherence, efficiency and rival lag, each (S, R), of scenes with equally wide bands.
 
     Given are spectra (S, R, K) and that of the reference (S, K) over the band, ascending, with weights (S, K).
     Frequencies count in these bins, and times in steps of the grid of K points that they transform to: ``max_lag``
     (S, R).
     """
     xp, count = array_namespace(received), received.shape[-1]
-    fft, root, blocks = fft_namespace(received), weight**0.5, plan.blocks
+    fft, blocks = fft_namespace(received), plan.blocks
     duration, fade = (samples * count / plan.length for samples in (plan.num_time, _FADE_SAMPLES))
     # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
     template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
     signal = fft.ifft(received)
-    search = _peak_by_segments if by_segments else _grid_peak
-    lag, frequency = search(signal, fft.ifft(template * weight), blocks, max_lag, plan.max_shift)
-    window = _overlap_window(lag, duration, fade, count)
+    search = _peaks_by_segments if by_segments else _grid_peaks
+    grid = search(signal, fft.ifft(template * weight), blocks, max_lag, plan.max_shift, duration)
+
+    def climb(rows: Array | slice, lag: Array, frequency: Array) -> tuple[Array, Array, Array, Array]:
+        window = _overlap_window(lag, duration, fade, count)
+        *found, coupling = _climb(signal[rows], template[rows], weight[rows], window, blocks, lag, frequency)
+        kept = window.sum(axis=-1) ** 2 / ((window**2).sum(axis=-1) * duration)
+        return *found, kept * (1 - coupling)
+
+    peak = climb(slice(None), grid.lag, grid.frequency)
+    rival = xp.full(max_lag.shape, xp.nan)
+    rows = xp.flatnonzero(grid.has_rival.any(axis=(1, 2)))
+    if len(rows):
+        others = range(grid.has_rival.shape[-1])
+        each = [climb(rows, grid.rival_lag[rows, :, k], grid.rival_frequency[rows, :, k]) for k in others]
+        # (4, S, R, K + 1)
+        climbed = xp.stack([xp.stack(found) for found in [tuple(part[rows] for part in peak), *each]], axis=-1)
+        within = grid.has_rival[rows] & (abs(climbed[0, ..., 1:]) <= max_lag[rows, :, None])
+        within = xp.concatenate([xp.ones_like(within[..., :1]), within], axis=-1)
+        samples = weight[rows].mean(axis=-1)[:, None, None] * xp.maximum(duration - abs(climbed[0]), 0.0)
+        highest, nearest = ambiguity.highest_and_rival(climbed[2], within, samples)
+        for part, values in zip(peak, climbed, strict=True):
+            part[rows] = xp.take_along_axis(values, highest[..., None], axis=-1)[..., 0]
+        other_lag = xp.take_along_axis(climbed[0], nearest.clip(0)[..., None], axis=-1)[..., 0]
+        rival[rows] = xp.where(nearest >= 0, other_lag, xp.nan)
+    return (*peak, rival)
+
+
+def _climb(
+    signal: Array, template: Array, weight: Array, window: Array, blocks: int, lag: Array, frequency: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Climb to the peak near a lag and a frequency (S, R).
+
+    Returned are both, the squared coherence, and the squared correlation of the errors of lag and frequency.
+    Signals (S, R, K) are in time, templates (S, K) and weights (S, K) over frequency, with windows (S, R, K) in time.
+    """
+    xp, count, root = array_namespace(signal), signal.shape[-1], weight**0.5
+    fft = fft_namespace(signal)
     lag, frequency, *_ = _refine_peak(signal, template * weight, window, blocks, lag, frequency)
     # Now that the frequency is known, both signals pass the same filter: each takes its half of the weight.
     shifted = signal * phasor(-frequency / count, count, block=_PHASOR_BLOCK)
-    signal = fft.ifft(fft.fft(shifted) * root[:, None])
-    template = template * root
+    signal, template = fft.ifft(fft.fft(shifted) * root[:, None]), template * root
     residual, coherence, coupling = xp.zeros((3, *lag.shape))
     far = xp.arange(len(lag))  # scenes of which some lag is too far from the peak for Taylor's series
     for _ in range(_MAX_REFINEMENTS):
@@ -244,32 +281,22 @@ def _band_peak(
         far = far[(abs(lag[far] - start) > _TAYLOR_STEPS).any(axis=-1)]
         if not len(far):
             break
-    kept = window.sum(axis=-1) ** 2 / ((window**2).sum(axis=-1) * duration)
-    return lag, frequency + residual, coherence, kept * (1 - coupling)
+    return lag, frequency + residual, coherence, coupling
 
 
-def _peak_by_segments(
-    received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float
-) -> tuple[Array, Array]:
-    """Find what `_grid_peak` finds, in memory that grows neither with the lags nor with the frequencies."""
-    xp = array_namespace(received)
-    lag, frequency = xp.empty(max_lag.shape), xp.empty(max_lag.shape)
-    for scene, receiver in np.ndindex(max_lag.shape):
-        signals = received[scene, receiver], template[scene]
-        widest = min(int(np.ceil(max_lag[scene, receiver])), received.shape[-1] - 1)
-        middles = lag_search.likely_lags(*signals, blocks, widest)
-        around = middles[:, None] + xp.arange(-2, 3)  # (C, 5)
-        power, shift = lag_search.coherent_power(*signals, blocks, around, max_shift)
-        level = xp.log(xp.maximum(power, 1e-30))
-        column, place = _ridge_peak(level, abs(around[:, 1:-1]) <= widest)
-        every = xp.arange(len(level))
-        best = int(level[every, column].argmax())
-        lag[scene, receiver] = around[best, 0] + place[best]
-        frequency[scene, receiver] = shift[best, column[best]]
-    return lag, frequency
+class _GridPeaks(NamedTuple):
+    """Peaks of the cross-ambiguity on a grid, of S scenes and R receivers."""
+
+    lag: Array  # (S, R), of the largest, in steps of the grid
+    frequency: Array  # (S, R) bins
+    rival_lag: Array  # (S, R, K), of others nearly as high
+    rival_frequency: Array  # (S, R, K)
+    has_rival: Array  # (S, R, K) bool, whether they are any
 
 
-def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float) -> tuple[Array, Array]:
+def _grid_peaks(
+    received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float, duration: float
+) -> _GridPeaks:
     """Find the lag, interpolated, and the frequency of the largest cross-ambiguity on a grid of one step by half a bin.
 
     For each lag the product of receiver (S, R, K) and template (S, K), both in time, is summed over blocks, and the
@@ -286,18 +313,50 @@ def _grid_peak(received: Array, template: Array, blocks: int, max_lag: Array, ma
     template_blocks = xp.lib.stride_tricks.sliding_window_view(padded, samples + 2 * widest, axis=-1)[:, ::samples]
     frequency_shift = phasor(xp.asarray(highest / (2 * blocks)), blocks)  # puts the highest frequency first
     allowed = abs(xp.arange(1 - widest, widest)) <= xp.ceil(max_lag)[..., None]
+    overlap = 1 - abs(xp.arange(num_lags) - widest) / duration
     lag, half_bin = xp.empty(max_lag.shape), xp.empty(max_lag.shape, dtype=int)
+    others, other_bin = xp.empty((2, *max_lag.shape, ambiguity.NUM_CANDIDATES), dtype=int)
+    valid = xp.empty(others.shape, dtype=bool)
     for rows in batch_slices(num_scenes, _BATCH_GRID_POINTS // (num_receivers * 2 * blocks * size)):
         received_fft = fft.fft(received[rows].reshape(-1, num_receivers, blocks, samples), size)
         template_fft = fft.fft(template_blocks[rows], size) * frequency_shift[:, None]
         # Conjugate (S, R, blocks, lags), last lag first.
         sums = fft.ifft(received_fft.conj() * template_fft[:, None])[..., :num_lags]
-        ambiguity = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
-        power = ambiguity.real**2 + ambiguity.imag**2
-        column, lag[rows] = _ridge_peak(xp.log(power.max(axis=-2)), allowed[rows])
+        surface = fft.fft(sums, 2 * blocks, axis=-2)[..., :num_shifts, :]
+        power = surface.real**2 + surface.imag**2
+        level = xp.log(power.max(axis=-2))
+        column, lag[rows] = _ridge_peak(level, allowed[rows])
         scene, receiver = xp.arange(len(power))[:, None], xp.arange(num_receivers)
         half_bin[rows] = power[scene, receiver, :, column].argmax(axis=-1)
-    return widest - lag, (highest - half_bin) / 2
+        others[rows], valid[rows] = ambiguity.candidate_columns(level, allowed[rows], column, overlap)
+        at_others = power[scene[..., None], receiver[:, None], :, others[rows]]
+        other_bin[rows] = at_others.argmax(axis=-1)
+    return _GridPeaks(widest - lag, (highest - half_bin) / 2, widest - others, (highest - other_bin) / 2, valid)
+
+
+def _peaks_by_segments(
+    received: Array, template: Array, blocks: int, max_lag: Array, max_shift: float, duration: float
+) -> _GridPeaks:
+    """Find what `_grid_peaks` finds, in memory that grows neither with the lags nor with the frequencies."""
+    xp = array_namespace(received)
+    lag, frequency = xp.empty((2, *max_lag.shape))
+    other_lag, other_frequency = xp.zeros((2, *max_lag.shape, lag_search.NUM_CANDIDATES))
+    has_rival = xp.zeros(other_lag.shape, dtype=bool)
+    for place in np.ndindex(max_lag.shape):
+        signals = received[place], template[place[0]]
+        widest = min(int(np.ceil(max_lag[place])), received.shape[-1] - 1)
+        middles = lag_search.likely_lags(*signals, blocks, widest)
+        around = middles[:, None] + xp.arange(-2, 3)  # (C, 5)
+        power, shift = lag_search.coherent_power(*signals, blocks, around, max_shift)
+        level = xp.log(xp.maximum(power, 1e-30))
+        column, at = _ridge_peak(level, abs(around[:, 1:-1]) <= widest)
+        every = xp.arange(len(level))
+        height, lags, shifts = level[every, column], around[:, 0] + at, shift[every, column]
+        best = int(height.argmax())
+        lag[place], frequency[place] = lags[best], shifts[best]
+        other_lag[place][every], other_frequency[place][every] = lags, shifts
+        has_rival[place][every] = ambiguity.may_be_rivals(height, lags, best, duration)
+    return _GridPeaks(lag, frequency, other_lag, other_frequency, has_rival)
 
 
 def _ridge_peak(level: Array, allowed: Array) -> tuple[Array, Array]:

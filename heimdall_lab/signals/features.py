@@ -13,6 +13,7 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.signals import pairs, spectra
 from heimdall_lab.signals.chunks import LEAST_SAMPLES, NUM_CHUNKS, Chunks, Plan, chunks, frame_middles, mel_edges_hz
 from heimdall_lab.signals.measurements import with_measurements
+from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
 
 _BLOCK_IQ_SAMPLES = {"numpy": 2**16, "cupy": 2**26}  # reduced at a time: caches, GPUs
 _SIGNIFICANT = 4.0  # standard deviations from which power above the noise is a signal
@@ -50,7 +51,9 @@ def features(dataset: xr.Dataset) -> xr.Dataset:
     Source: ITU-R SM.328-11 (bandwidths); Rappaport, Wireless Communications, section 5.4 (coherence bandwidth).
     """
     schema.check(dataset)
-    differences = with_measurements(dataset)[list(schema.MEASURED)].drop_attrs(deep=False)
+    measured = with_measurements(dataset)
+    names = [name for name in (*schema.MEASURED, *schema.MEASURED_BESIDE) if name in measured]
+    differences = measured[names].drop_attrs(deep=False)
     return differences.merge(of_each_receiver(dataset), compat="override")
 
 
@@ -168,12 +171,13 @@ def _features(
     xp = array_namespace(present)
     chunk = Chunks(*(xp.maximum(values, _SILENCE) for values in chunk))  # whose logarithms are finite
     whole = spectra.Spectrum(plan.frequency_hz, chunk.density.mean(axis=-2), NUM_CHUNKS * plan.averages)  # (S, R, F)
-    noise = spectra.noise_density(whole)[..., None]  # (S, R, 1), as a power in the full sample rate
+    floor = noise_floor(whole, present)
+    noise = floor.density[..., None]  # (S, R, 1), as a power in the full sample rate
     by_chunk = spectra.Spectrum(plan.frequency_hz, chunk.density, plan.averages)
     band_hz = _band_hz(whole, noise[..., 0], present)
     amplitude = xp.sqrt(to_power)
     return {
-        **_power_features(by_chunk, noise, band_hz, to_power, num_time, offset_hz, min_snr),
+        **_power_features(by_chunk, floor, band_hz, to_power, num_time, offset_hz, min_snr),
         **_spectral_features(by_chunk, noise, present),
         "envelope_mean": chunk.envelope * amplitude,
         "envelope_std": xp.sqrt(xp.maximum(chunk.power - chunk.envelope**2, 0.0)) * amplitude,
@@ -185,7 +189,7 @@ def _features(
 
 def _power_features(
     by_chunk: spectra.Spectrum,
-    noise: Array,
+    floor: NoiseFloor,
     band_hz: tuple[Array, Array],
     to_power: Array,
     num_time: int,
@@ -193,7 +197,7 @@ def _power_features(
     min_snr: float,
 ) -> dict[str, Array]:
     """Compute features of power, in a band (S, 1, 1) that may be shifted by an offset at every receiver."""
-    xp = array_namespace(noise)
+    xp, noise = array_namespace(floor.density), floor.density[..., None]
     frequency_hz, bins = by_chunk.frequency_hz, len(by_chunk.frequency_hz)
     bin_hz = frequency_hz[1] - frequency_hz[0]
     low_hz, high_hz = band_hz
@@ -202,7 +206,11 @@ def _power_features(
     share = in_band.sum(axis=-1) / bins  # of the sample rate, (S, 1, 1)
     signal = xp.where(in_band, by_chunk.density - noise[..., None], 0.0).sum(axis=-1) / bins
     # Of M independent samples of noise, the power has a relative variance of 1/M; the median over half the band, π/N.
-    error = noise * share * xp.sqrt(NUM_CHUNKS / (share * num_time) + np.pi / num_time)
+    of_power = NUM_CHUNKS / (share * num_time)
+    is_white = floor.is_white[..., None]
+    of_others = xp.sqrt(of_power + floor.variance[..., None]).astype(noise.dtype)
+    error = noise * share * xp.where(is_white, xp.sqrt(of_power + np.pi / num_time), of_others)
+    by_outer_band = spectra.noise_density(by_chunk)
     significant = signal > _SIGNIFICANT * error
     signal = xp.maximum(signal, error)
     snr = signal / (noise * (high_hz - low_hz) / (bins * bin_hz))
@@ -210,7 +218,7 @@ def _power_features(
     return {
         "rssi_dbm": linear_to_db(signal * to_power),
         "snr_db": linear_to_db(snr),
-        "noise_floor_dbm": linear_to_db(spectra.noise_density(by_chunk) * to_power),
+        "noise_floor_dbm": linear_to_db(xp.where(is_white, by_outer_band, noise) * to_power),
         "psd_dbm_per_hz": linear_to_db(by_chunk.density[..., inner].max(axis=-1) * to_power / (bins * bin_hz)),
         "confidence_score": signal / (signal + noise * share),
         "signal_present": (significant & (snr >= min_snr)).astype(np.float32),

@@ -15,7 +15,7 @@ import scipy.fft
 
 from heimdall_lab.core.arrays import Array, array_namespace, batch_slices, fft_namespace, phasor
 
-_CANDIDATES = 8
+NUM_CANDIDATES = 8
 _LEAST_TRANSFORM = 2**15  # points, that a segment of lags takes
 _BATCH_POINTS = 2**20  # transformed at a time
 _MOST_POINTS = 2**26  # transformed for one pair; with more lags fewer blocks are correlated
@@ -39,7 +39,7 @@ def likely_lags(received: Array, template: Array, blocks: int, widest: int) -> A
         highest = _highest_maxima(power)
         lags.append(last - highest)
         powers.append(power[highest])
-    order = xp.argsort(-xp.concatenate(powers), kind="stable")[:_CANDIDATES]
+    order = xp.argsort(-xp.concatenate(powers), kind="stable")[:NUM_CANDIDATES]
     return xp.concatenate(lags)[order]
 
 
@@ -97,4 +97,4 @@ def _highest_maxima(power: Array) -> Array:
     xp = array_namespace(power)
     padded = xp.pad(power, 1, constant_values=-1.0)
     places = xp.flatnonzero((power >= padded[:-2]) & (power >= padded[2:]))
-    return places[xp.argsort(-power[places], kind="stable")[:_CANDIDATES]]
+    return places[xp.argsort(-power[places], kind="stable")[:NUM_CANDIDATES]]

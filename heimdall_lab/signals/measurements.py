@@ -27,8 +27,9 @@ _ATTRIBUTES = (
     "max_frequency_offset_hz",
     "min_snr_db",
     "path_delay_sigma_s",
+    "nlos_ratio",
 )
-_NAMES = (*schema.MEASURED, schema.MEASURED_OF)
+_NAMES = (*schema.MEASURED, *schema.MEASURED_BESIDE, schema.MEASURED_OF)
 _IQ_DIMS = ("sample", "receiver", "component", "time")
 
 _log = logging.getLogger(__name__)

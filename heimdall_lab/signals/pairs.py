@@ -13,14 +13,16 @@ from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
-from heimdall_lab.signals import correlation, spectra
+from heimdall_lab.signals import spectra
+from heimdall_lab.signals.group_delay import group_delay_sigma
+from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
+from heimdall_lab.signals.voltages import Voltages
 
 # What is read of a dataset, beside its IQ and attributes.
 OF_LINKS = ("iq_full_scale", "receiver_present", "receiver_latitude", "receiver_longitude", "receiver_altitude")
 _BATCH_IQ_SAMPLES = 2**21
 _MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
-_LONG_IQ_SAMPLES = 2**22  # of all receivers of a scene, from which they are measured one by one: memory
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
 _LEAST_BANDWIDTH = 1.25  # steps of a spectrum, from which the rms bandwidth is the signal's and not the windows'
@@ -42,8 +44,11 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
     xr.Dataset
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
         ``coherence``, NaN where no receiver is, and the two standard deviations of delays of a carrier, too, of whose
-        bandwidth the spectrum shows nothing; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
-        was found; and ``reference_receiver`` (sample), the position of the strongest receiver along ``receiver``.
+        bandwidth the spectrum shows nothing, and of delays with rivals: ``rival_delay_s``, another one that noise does
+        not tell from ``tdoa_s``, else NaN; ``noise_known``, False where ``snr_db`` is at least what it says, as the
+        signal may fill the band that a filter lets pass; ``heard``, True where the SNR is at least ``min_snr_db`` and
+        the delay was found; and ``reference_receiver`` (sample), the position of the strongest receiver along
+        ``receiver``.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
             raise ValueError(f"{name}: is {dataset.attrs[name]}; set it ({schema.ATTRIBUTES[name]}) to measure signals")
     measured = in_batches(_pair_features, dataset, _num_threads(dataset), progress)
     return schema.label(
-        {name: measured[name] for name in schema.MEASURED},
+        {name: measured[name] for name in (*schema.MEASURED, *schema.MEASURED_BESIDE)},
         {name: dataset[name] for name in ("sample", "receiver", "receiver_name")},
         {},
     ).drop_attrs(deep=False)
@@ -137,13 +142,11 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     )
     present = batch.receiver_present.values
     duration_s = batch.sizes["time"] / rate_hz
-    voltages = _Voltages(batch)
-    spectrum, power = voltages.spectrum(rate_hz)
-    noise_density = np.where(present, spectra.noise_density(spectrum), np.nan)  # (S, R)
-    signal = power - noise_density * rate_hz
-    # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
-    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / batch.sizes["time"])
-    signal = np.where(signal > _SIGNIFICANT * fluctuation, signal, np.nan)
+    voltages = Voltages(batch)
+    spectrum, power = voltages.spectra()
+    floor = noise_floor(spectrum, present)
+    noise_density = np.where(present, floor.density, np.nan)  # (S, R)
+    signal = _signal_power(power, batch.sizes["time"], spectrum, floor, noise_density)
 
     reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
     is_reference = np.arange(present.shape[1]) == reference[:, None]
@@ -162,6 +165,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     )
 
     is_heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
+    is_ambiguous = np.isfinite(peak.rival_samples) & ~is_reference
     # The reference's noise is in all of its differences, whose efficiencies differ.
     others = np.where(is_heard & ~is_reference, peak.efficiency, np.nan)
     of_others = np.nan_to_num(_mean(others), nan=1.0)[:, None]
@@ -176,7 +180,15 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     own_variance = np.fmax(
         noise_std**2 * (1 + 1 / _of_reference(snr, reference)[:, None]), pair_std**2 - reference_std**2
     )
-    toa_std = np.where(is_reference, noise_std, np.sqrt(own_variance))
+    # Echoes bend phases as filters do; where links are known to be late, the law of their delays holds that already.
+    unlike_s = np.zeros(present.shape)
+    if not batch.attrs["nlos_ratio"] > 0:
+        used = is_heard & np.isfinite(own_variance) & ~is_ambiguous
+        lag, turns = peak.delay_samples, peak.frequency_cycles
+        unlike_s = group_delay_sigma(voltages.of_receiver, reference, used, lag, turns, weight) / rate_hz
+    toa_std = np.hypot(np.where(is_reference, noise_std, np.sqrt(own_variance)), unlike_s)
+    toa_std = np.where(is_ambiguous, np.nan, toa_std)
+    reference_std = _of_reference(toa_std, reference)[:, None]
     return {
         "rssi_dbm": linear_to_db(signal),
         "snr_db": linear_to_db(snr),
@@ -187,6 +199,8 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "coherence": np.where(present, peak.coherence, np.nan),
         "heard": is_heard,
         "reference_receiver": reference,
+        "rival_delay_s": np.where(is_ambiguous, peak.rival_samples / rate_hz, np.nan),
+        "noise_known": floor.known & present,
     }
 
 
@@ -196,53 +210,25 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(finite, values, 0.0).sum(axis=1) / finite.sum(axis=1)
 
 
-class _Voltages:
-    """Signals of a batch of scenes, all in memory, or where a scene is long one receiver's at a time."""
-
-    def __init__(self, batch: xr.Dataset) -> None:
-        self._batch = batch
-        is_long = batch.sizes["receiver"] * batch.sizes["time"] > _LONG_IQ_SAMPLES
-        self._all = None if is_long else schema.voltage(batch)
-
-    def _of_receiver(self, scene: int, receiver: int) -> np.ndarray:
-        return schema.voltage(self._batch.isel(sample=[scene], receiver=[receiver]))
-
-    def spectrum(self, rate_hz: float) -> tuple[spectra.Spectrum, np.ndarray]:
-        """Spectra, and mean powers (S, R)."""
-        if self._all is not None:
-            return spectra.power_spectrum(self._all, rate_hz), (np.abs(self._all) ** 2).mean(axis=-1)
-        shape = self._batch.sizes["sample"], self._batch.sizes["receiver"]
-        power, densities = np.empty(shape), []
-        for place in np.ndindex(shape):
-            voltage = self._of_receiver(*place)
-            spectrum = spectra.power_spectrum(voltage, rate_hz)
-            densities.append(spectrum.density[0, 0])
-            power[place] = (voltage.real**2 + voltage.imag**2).mean()
-        return spectrum._replace(density=np.stack(densities).reshape(*shape, -1)), power
-
-    def ambiguity_peak(
-        self, reference: np.ndarray, weight: np.ndarray, *, max_delay_samples: np.ndarray, max_frequency_cycles: float
-    ) -> correlation.AmbiguityPeak:
-        """As `correlation.ambiguity_peak`."""
-        if self._all is not None:
-            return correlation.ambiguity_peak(
-                self._all,
-                reference,
-                weight,
-                max_delay_samples=max_delay_samples,
-                max_frequency_cycles=max_frequency_cycles,
-            )
-        peaks = [
-            correlation.ambiguity_peak_one_by_one(
-                lambda receiver, scene=scene: self._of_receiver(scene, receiver)[0, 0],
-                int(reference[scene]),
-                weight[scene],
-                max_delay_samples=max_delay_samples[scene],
-                max_frequency_cycles=max_frequency_cycles,
-            )
-            for scene in range(len(reference))
-        ]
-        return correlation.AmbiguityPeak(*(np.concatenate(values) for values in zip(*peaks, strict=True)))
+def _signal_power(
+    power: np.ndarray, num_time: int, spectrum: spectra.Spectrum, floor: NoiseFloor, noise_density: np.ndarray
+) -> np.ndarray:
+    """What of a power (S, R) is not noise of a density (S, R), of so many samples; NaN where it is not significant."""
+    step_hz = spectrum.frequency_hz[1] - spectrum.frequency_hz[0]
+    rate_hz = step_hz * len(spectrum.frequency_hz)
+    power = power - noise_density * rate_hz
+    # Of N samples of noise, the power has a relative variance of 1 / N, and the median over half the band of π / N.
+    fluctuation = noise_density * rate_hz * np.sqrt((1 + np.pi) / num_time)
+    if not floor.is_white.all():
+        # Beyond the frequencies at which noise was seen, it is another, and there is no signal.
+        places = np.arange(len(spectrum.frequency_hz))
+        inside = (places >= floor.first[..., None]) & (places < floor.last[..., None])
+        width_hz = (floor.last - floor.first) * step_hz
+        in_band = (inside * spectrum.density).sum(axis=-1) * step_hz - noise_density * width_hz
+        variance = rate_hz / (width_hz * num_time) + floor.variance
+        power = np.where(floor.is_white, power, in_band)
+        fluctuation = np.where(floor.is_white, fluctuation, noise_density * width_hz * np.sqrt(variance))
+    return np.where(power > _SIGNIFICANT * fluctuation, power, np.nan)
 
 
 def _of_reference(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -99,6 +99,18 @@ def test_samples_of_other_receivers_stay_and_features_are_measured_again(simulat
     assert (untouched != filtered[DISTURBED].values).all()
 
 
+def test_a_channel_filter_leaves_no_noise_beyond_it_at_any_receiver(simulated):
+    filtered = disturbances.channel_filters(simulated)
+    rate_hz = simulated.attrs["sample_rate_hz"]
+    before, after = (np.abs(np.fft.fft(hl.iq(each).values)) ** 2 for each in (simulated, filtered))
+    distance_hz = np.abs(np.fft.fftfreq(before.shape[-1], 1 / rate_hz))
+    present = simulated.receiver_present.values
+    ratio = (after[..., distance_hz > 11e3].mean(axis=-1) / before[..., distance_hz > 11e3].mean(axis=-1))[present]
+    assert ratio.max() < 0.1
+    inside = after[..., distance_hz < 8e3].sum(axis=-1) / before[..., distance_hz < 8e3].sum(axis=-1)
+    np.testing.assert_allclose(inside[present], 1.0, rtol=1e-2)
+
+
 def test_one_oscillator_turns_half_a_hertz_faster(simulated):
     exact = disturbances._generated_with(simulated, EXACT_OSCILLATORS)
     off = disturbances.oscillator_off(simulated, 0.5)

@@ -105,7 +105,7 @@ def test_changed_signals_are_measured_anew_and_what_others_set_stays(measured_fo
         assert np.nanmax(np.abs(level_db + 20 * np.log10(4))) < 0.5
     fewer = dataset.isel(receiver=[1, 2, 4, 5, 6])
     anew = pairs.pair_features(small_dataset.isel(receiver=[1, 2, 4, 5, 6]))
-    xr.testing.assert_allclose(with_measurements(fewer)[list(schema.MEASURED)], anew, rtol=1e-4)
+    xr.testing.assert_allclose(with_measurements(fewer)[[*schema.MEASURED, *schema.MEASURED_BESIDE]], anew, rtol=1e-4)
     shifted = dataset.assign(tdoa_s=dataset.tdoa_s + 1e-6)
     assert with_measurements(shifted).tdoa_s.equals(shifted.tdoa_s)
     turned = dataset.assign(iq=dataset.iq.copy(data=dataset.iq.data[..., ::-1]))
@@ -136,7 +136,7 @@ def test_signals_of_another_folder_are_measured_as_they_are(folder, another, mix
             measure_folder(path)
     first, second = hl.open_dataset(folder), hl.open_dataset(other)
     mixed = with_measurements(first.assign(iq=second.iq))
-    xr.testing.assert_allclose(mixed[list(schema.MEASURED)], mixed_truth, rtol=1e-4)
+    xr.testing.assert_allclose(mixed[[*schema.MEASURED, *schema.MEASURED_BESIDE]], mixed_truth, rtol=1e-4)
     both = xr.concat([first, second], "sample", data_vars="all", join="override", combine_attrs="override")
     fixes = hl.locate(both, "tdoa_ls")
     apart = xr.concat([hl.locate(each, "tdoa_ls") for each in (first, second)], "sample")
@@ -175,7 +175,9 @@ def test_scenes_may_be_drawn_again_and_again(folder, expected, monkeypatch, writ
         refuse_to_write(monkeypatch, PermissionError(13, "Permission denied"))
     rows = [5, 5, 1, 11]
     found = with_measurements(hl.open_dataset(folder).isel(sample=rows))
-    xr.testing.assert_allclose(found[list(schema.MEASURED)], expected.isel(sample=rows), rtol=1e-4)
+    xr.testing.assert_allclose(
+        found[[*schema.MEASURED, *schema.MEASURED_BESIDE]], expected.isel(sample=rows), rtol=1e-4
+    )
 
 
 def test_a_folder_is_found_by_whatever_path(measured_folder, expected, monkeypatch, tmp_path, capsys):
@@ -282,7 +284,7 @@ def refuse_to_write(monkeypatch, error, after=0):
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), PermissionError(13, "Permission denied")])
 def test_a_folder_that_cannot_be_written_is_measured_in_memory(folder, expected, monkeypatch, caplog, error):
     refuse_to_write(monkeypatch, error)
-    found = with_measurements(hl.open_dataset(folder))[list(schema.MEASURED)]
+    found = with_measurements(hl.open_dataset(folder))[[*schema.MEASURED, *schema.MEASURED_BESIDE]]
     xr.testing.assert_allclose(found, expected, rtol=1e-4)
     assert kept(folder) == []
     assert "measured in memory, and not kept" in caplog.text
@@ -292,7 +294,7 @@ def test_a_folder_that_cannot_be_written_is_measured_in_memory(folder, expected,
 
 def test_a_folder_without_permission_to_write_is_measured_in_memory(folder, expected, monkeypatch):
     monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
-    found = with_measurements(hl.open_dataset(folder))[list(schema.MEASURED)]
+    found = with_measurements(hl.open_dataset(folder))[[*schema.MEASURED, *schema.MEASURED_BESIDE]]
     xr.testing.assert_allclose(found, expected, rtol=1e-4)
     assert kept(folder) == []
 

@@ -9,6 +9,7 @@ import xarray as xr
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import spectra
+from heimdall_lab.signals.noise_floor import noise_floor
 
 
 class WhitenedSignals(NamedTuple):
@@ -27,7 +28,7 @@ def whiten(batch: xr.Dataset) -> WhitenedSignals:
     rate_hz = batch.attrs["sample_rate_hz"]
     voltage = schema.voltage(batch)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
-    noise = spectra.noise_density(spectrum)  # (S, R)
+    noise = noise_floor(spectrum, batch.receiver_present.values).density  # (S, R)
     used = batch.receiver_present.values & (noise > 0)
     count = np.maximum(used.sum(axis=1), 1)[:, None]
     mean = np.where(used[..., None], spectrum.density / noise[..., None], 0.0).sum(axis=1) / count  # (S, F)

@@ -12,6 +12,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, error_law, information, integrity, observations, tdoa
 from heimdall_lab.localization.altitude import altitude_prior
@@ -298,8 +299,10 @@ def unlike_training(predictor: Predictor, dataset: xr.Dataset) -> Array:
     too_high = beyond_m > _SIMILAR_ALTITUDE_M
     reach_m = _reach_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
     too_large = reach_m > _SIMILAR * _learned_reach_m(config)
-    heard_only = (dataset["heard"].values & np.isnan(dataset["toa_std_s"].values)).any(axis=1)
-    unlike: Array = too_high | too_large | heard_only & ("features" in predictor.inputs)
+    heard_only = dataset["heard"].values & np.isnan(dataset["toa_std_s"].values)
+    if "rival_delay_s" in dataset and np.max(known["clock_sigma_s"]) * SPEED_OF_LIGHT > _learned_reach_m(config):
+        heard_only &= np.isnan(dataset["rival_delay_s"].values)  # with such clocks, no delay has said anything
+    unlike: Array = too_high | too_large | heard_only.any(axis=1) & ("features" in predictor.inputs)
     return unlike if alike else np.ones(scenes, dtype=bool)
 
 

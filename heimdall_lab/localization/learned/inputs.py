@@ -120,6 +120,8 @@ def _features(dataset: xr.Dataset, known: Observations) -> Array:
     signal = np.where(amplitude, 20 * np.log10(np.maximum(signal, _LEAST_AMPLITUDE)), signal)
     present = dataset.receiver_present.values
     sigma_km = known.sigma_m / _KM
+    if known.is_ambiguous is not None:  # the error of clocks is known all the same
+        sigma_km = np.where(known.is_ambiguous, np.sqrt(np.nansum(known.variance_m2, axis=-1)) / _KM, sigma_km)
     ratio, excess_km = known.nlos_ratio, known.nlos_excess_m / _KM
     on_time_km = delay_law.on_time_sigma(sigma_km, ratio, excess_km)
     level = np.where(known.heard, known.rssi_dbm, np.nan)
