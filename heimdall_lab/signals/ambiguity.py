@@ -50,22 +50,23 @@ def may_be_rivals(level: Array, lag: Array, best: int, duration: float) -> Array
     return (overlap >= _LEAST_OVERLAP) & (height > height[best] + np.log(_LEAST_HEIGHT)) & apart
 
 
-def highest_and_rival(coherence: Array, valid: Array, values: Array) -> tuple[Array, Array]:
-    """Which of the climbed peaks (S, R, K) is highest, (S, R), and which cannot be told from it, −1 where each can.
+def peak_and_rival(coherence: Array, valid: Array, values: Array) -> tuple[Array, Array]:
+    """Which of the climbed peaks (S, R, K) is it, (S, R), and which cannot be told from it, −1 where each can.
 
-    ``values`` (S, R, K) are the numbers of independent samples in the overlaps. With the waveform known and the noise's
-    level not, the log likelihood of a delay is −n ln(1 − ρ²) for a squared coherence ρ².
+    It is the first unless another is higher by more than noise could make it. ``values`` (S, R, K) are the numbers of
+    independent samples in the overlaps. With the waveform known and the noise's level not, the log likelihood of a
+    delay is −n ln(1 − ρ²) for a squared coherence ρ².
 
     Source: Kay, Fundamentals of Statistical Signal Processing: Detection Theory, section 9.4 (unknown noise variance).
     """
     xp = array_namespace(coherence)
-    residual = xp.log(xp.maximum(1 - xp.where(valid, coherence, 0.0), _LEAST_RESIDUAL))
-    highest = residual.argmin(axis=-1)
-    least = xp.take_along_axis(residual, highest[..., None], axis=-1)
-    apart = xp.where(valid, (residual - least) * values, xp.inf)
-    xp.put_along_axis(apart, highest[..., None], xp.inf, axis=-1)
-    lost = 1 - coherence / xp.take_along_axis(coherence, highest[..., None], axis=-1)
-    apart = xp.where((lost < _LEAST_LOSS) & xp.isfinite(apart), 0.0, apart)
-    nearest = apart.argmin(axis=-1)
-    is_rival = xp.take_along_axis(apart, nearest[..., None], axis=-1)[..., 0] < _RIVAL_LOG_LIKELIHOOD
-    return highest, xp.where(is_rival, nearest, -1)
+    coherence = xp.where(valid, coherence, 0.0)
+    residual = xp.log(xp.maximum(1 - coherence, _LEAST_RESIDUAL))
+    highest = coherence.argmax(axis=-1)[..., None]
+    apart = (residual - xp.take_along_axis(residual, highest, axis=-1)) * values
+    lost = 1 - coherence / xp.maximum(xp.take_along_axis(coherence, highest, axis=-1), 1e-30)
+    alike = valid & ((apart < _RIVAL_LOG_LIKELIHOOD) | (lost < _LEAST_LOSS))
+    chosen = xp.where(alike[..., 0], 0, highest[..., 0])
+    others = alike & (xp.arange(coherence.shape[-1]) != chosen[..., None])
+    rival = xp.where(others, coherence, -1.0).argmax(axis=-1)
+    return chosen, xp.where(others.any(axis=-1), rival, -1)

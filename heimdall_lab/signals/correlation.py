@@ -249,9 +249,9 @@ def _band_peak(
         within = grid.has_rival[rows] & (abs(climbed[0, ..., 1:]) <= max_lag[rows, :, None])
         within = xp.concatenate([xp.ones_like(within[..., :1]), within], axis=-1)
         samples = weight[rows].mean(axis=-1)[:, None, None] * xp.maximum(duration - abs(climbed[0]), 0.0)
-        highest, nearest = ambiguity.highest_and_rival(climbed[2], within, samples)
+        chosen, nearest = ambiguity.peak_and_rival(climbed[2], within, samples)
         for part, values in zip(peak, climbed, strict=True):
-            part[rows] = xp.take_along_axis(values, highest[..., None], axis=-1)[..., 0]
+            part[rows] = xp.take_along_axis(values, chosen[..., None], axis=-1)[..., 0]
         other_lag = xp.take_along_axis(climbed[0], nearest.clip(0)[..., None], axis=-1)[..., 0]
         rival[rows] = xp.where(nearest >= 0, other_lag, xp.nan)
     return (*peak, rival)

@@ -112,8 +112,8 @@ def _windows(spectrum: Spectrum, outer: Array, present: Array) -> _Windows:
 def _moving_mean(values: Array, length: int) -> Array:
     """Mean of each stretch of so many of the last axis; in double precision, as peaks stand a billion times higher."""
     xp = array_namespace(values)
-    total = xp.zeros((*values.shape[:-1], values.shape[-1] + 1))
-    xp.cumsum(values, axis=-1, dtype=float, out=total[..., 1:])
+    total = values.astype(float).cumsum(axis=-1)
+    total = xp.concatenate([xp.zeros_like(total[..., :1]), total], axis=-1)
     return (total[..., length:] - total[..., :-length]) / length
 
 

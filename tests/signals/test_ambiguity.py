@@ -7,7 +7,7 @@ import xarray as xr
 import heimdall_lab as hl
 from heimdall_lab.localization import estimators
 from heimdall_lab.signals import pairs
-from heimdall_lab.signals.ambiguity import highest_and_rival
+from heimdall_lab.signals.ambiguity import peak_and_rival
 from heimdall_lab.signals.correlation import ambiguity_peak
 
 RATE_HZ = 20e3
@@ -67,10 +67,10 @@ def test_one_that_does_not_repeat_within_the_delays_allowed_has_none(kind, reach
 
 def test_what_noise_could_exchange_is_a_rival():
     """Of 1,000 samples, likelihoods are e^14 apart where 1 − ρ² differs by 1.4 %."""
-    coherence = np.array([[[0.5, 0.4955, 0.3]], [[0.5, 0.45, 0.3]]])
-    highest, rival = highest_and_rival(coherence, np.full(coherence.shape, True), np.full(coherence.shape, 1000.0))
-    assert highest.tolist() == [[0], [0]]
-    assert rival.tolist() == [[1], [-1]]
+    coherence = np.array([[[0.5, 0.4955, 0.3]], [[0.5, 0.45, 0.3]], [[0.4955, 0.5, 0.3]], [[0.45, 0.5, 0.3]]])
+    chosen, rival = peak_and_rival(coherence, np.full(coherence.shape, True), np.full(coherence.shape, 1000.0))
+    assert chosen.tolist() == [[0], [0], [0], [1]]
+    assert rival.tolist() == [[1], [-1], [1], [-1]]
 
 
 def websdr(**ratios: float) -> xr.Dataset:
