@@ -90,20 +90,23 @@ def ambiguity_peak_one_by_one(
     template_voltage = voltage_of(reference)
     xp, receivers = array_namespace(template_voltage), len(max_delay_samples)
     plan = _plan(weight[None], len(template_voltage), max_frequency_cycles)
-    count = int(plan.num_bins[0])
-    bins = plan.bins(xp.zeros(1, dtype=int), count)
-    weight_of_bins = _weight_of_bins(weight[None], bins / plan.length)
-    template = _in_band(template_voltage[None, None], bins, plan.length)[:, 0]
+    count, first = int(plan.num_bins[0]), int(plan.first_bin[0])
+    weight_of_bins = _weight_of_bins(weight[None], (first + xp.arange(count))[None] / plan.length)
+    template = _band_from(template_voltage, first, count, plan.length)
     del template_voltage
     in_segments = plan.needs_segments(max_delay_samples[None])
     # As every signal agrees with itself: lag, frequency, coherence, efficiency and no rival.
     found = xp.tile(xp.asarray([0.0, 0.0, 1.0, 1.0, xp.nan])[:, None, None], (1, 1, receivers))
     for receiver in set(range(receivers)) - {reference}:
-        received = _in_band(voltage_of(receiver)[None, None], bins, plan.length)
-        max_lag = max_delay_samples[None, receiver : receiver + 1] * count / plan.length
-        found[:, :, receiver] = xp.stack(
-            _band_peak(received, template, weight_of_bins, plan, max_lag, by_segments=bool(in_segments[0]))
-        )[..., 0]
+        of_receiver = _band_peak(
+            _band_from(voltage_of(receiver), first, count, plan.length)[:, None],
+            template,
+            weight_of_bins,
+            plan,
+            max_delay_samples[None, receiver : receiver + 1] * count / plan.length,
+            by_segments=bool(in_segments[0]),
+        )
+        found[:, :, receiver] = xp.stack(of_receiver)[..., 0]
     lag, frequency, coherence, efficiency, rival = found
     in_samples = plan.length / count
     peak = AmbiguityPeak(lag * in_samples, frequency / plan.length, coherence, efficiency, rival * in_samples)
@@ -155,6 +158,15 @@ def _in_band(iq: Array, bins: Array, length: int) -> Array:
     """Spectra (S, R, K) of signals (S, R, N) at the bins (S, K) of their transform."""
     spectrum = fft_namespace(iq).fft(iq, n=length, axis=-1)
     return array_namespace(iq).take_along_axis(spectrum, bins[:, None] % length, axis=-1)
+
+
+def _band_from(voltage: Array, first: int, count: int, length: int) -> Array:
+    """Spectrum (1, K) of one signal (N,) at K bins of its transform from a first one on, without a list of them."""
+    spectrum = fft_namespace(voltage).fft(voltage, n=length)
+    first %= length
+    return array_namespace(voltage).concatenate(
+        [spectrum[first : first + count], spectrum[: max(0, first + count - length)]]
+    )[None]
 
 
 def cross_correlation(
@@ -229,6 +241,7 @@ def _band_peak(
     # The bins stay in ascending order: this turns all signals in time alike, which their products do not show.
     template = template / xp.maximum(abs(template).max(axis=-1, keepdims=True), 1e-30)  # its squares fit into float32
     signal = fft.ifft(received)
+    del received  # where signals are long, each copy counts
     search = _peaks_by_segments if by_segments else _grid_peaks
     grid = search(signal, fft.ifft(template * weight), blocks, max_lag, plan.max_shift, duration)
 
@@ -274,9 +287,9 @@ def _climb(
     residual, coherence, coupling = xp.zeros((3, *lag.shape))
     far = xp.arange(len(lag))  # scenes of which some lag is too far from the peak for Taylor's series
     for _ in range(_MAX_REFINEMENTS):
-        start = lag[far]
+        start, rows = lag[far], slice(None) if len(far) == len(lag) else far  # a slice copies nothing
         lag[far], residual[far], coherence[far], coupling[far] = _refine_peak(
-            signal[far], template[far], window[far], blocks, start, residual[far]
+            signal[rows], template[rows], window[rows], blocks, start, residual[far]
         )
         far = far[(abs(lag[far] - start) > _TAYLOR_STEPS).any(axis=-1)]
         if not len(far):
@@ -406,13 +419,18 @@ def _refine_peak(
     in_blocks = (*lag.shape, blocks, count // blocks)
     by_order = []
     for order in range(3):  # one after the other: each is as large as the signal
-        copy = fft_namespace(signal).ifft(delay_ramp * (template * slope**order)[:, None])
+        steep = template * slope**order
+        ramped = delay_ramp * steep[:, None]
+        del steep
+        copy = fft_namespace(signal).ifft(ramped)
+        del ramped
         by_order.append(_dot(windowed.reshape(in_blocks), copy.reshape(in_blocks)))
         if order == 0:
             windowed_copy = copy.conj() * window
             energy = _dot(windowed_copy, copy).real
         elif order == 1:
             growth = _dot(windowed_copy, copy).real
+            del windowed_copy
     sums = xp.stack(by_order, axis=2)
     step, frequency, value, coupling = _newton_steps(sums.astype(complex), growth / energy, frequency)
     return lag + step, frequency, abs(value) ** 2 / (energy * _dot(windowed, signal).real), coupling

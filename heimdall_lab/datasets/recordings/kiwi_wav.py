@@ -239,14 +239,14 @@ def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) ->
     return best
 
 
-def resample(blocks: Blocks, clock: Clock, start_s: float, length: int) -> ComplexArray:
-    """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k < `length`."""
+def resample(blocks: Blocks, clock: Clock, start_s: float, first: int, length: int) -> ComplexArray:
+    """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k = first … first + length − 1."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
     values = np.empty(length, dtype=np.complex128)
     for rows in batch_slices(length, _BATCH_SAMPLES):
-        count = np.arange(rows.start, min(rows.stop, length))
+        count = first + np.arange(rows.start, min(rows.stop, length))
         position = (begin_s + count / SAMPLE_RATE_HZ) * clock.rate_hz
-        first = int(position[0]) + 1 - HALF_WIDTH
-        voltage = blocks.voltage(first, int(position[-1]) + 1 + HALF_WIDTH)
-        values[rows] = interpolate_many(voltage, position - first)
+        begin = int(position[0]) + 1 - HALF_WIDTH
+        voltage = blocks.voltage(begin, int(position[-1]) + 1 + HALF_WIDTH)
+        values[rows] = interpolate_many(voltage, position - begin)
     return values

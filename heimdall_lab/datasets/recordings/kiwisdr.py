@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.interpolation import HALF_WIDTH
 from heimdall_lab.core.receivers import Receiver, read_receivers
 from heimdall_lab.datasets import schema
@@ -88,7 +89,7 @@ def read_kiwi(
         underscores in its file name.
     window_s
         Length in seconds of consecutive windows to cut the common time into; without it, each stretch of it is one, or
-        several if it is longer than 2²³ samples.
+        several if it is longer than 2²² samples.
     at
         Seconds from the beginning of the common time at which windows begin; by default they follow each other.
     transmitter
@@ -143,10 +144,13 @@ def read_kiwi(
     starts = [common[each.stretch].first + each.first + n * window for each in placed for n in range(each.count)]
     row = 0
     for each in placed:
-        start_s, rows = starts[row] / rate_hz, slice(row, row + each.count)
+        start_s = starts[row] / rate_hz
         for index, (recording, clock) in enumerate(zip(recordings, common[each.stretch].clocks, strict=True)):
-            resampled = kiwi_wav.resample(recording.blocks, clock, start_s, each.count * window)
-            iq[rows, index], full_scale[rows, index] = quantise(resampled.reshape(each.count, window))
+            for some in batch_slices(each.count, stretches.LONGEST_WINDOW // window):
+                count = min(some.stop, each.count) - some.start
+                found = kiwi_wav.resample(recording.blocks, clock, start_s, some.start * window, count * window)
+                rows = slice(row + some.start, row + some.start + count)
+                iq[rows, index], full_scale[rows, index] = quantise(found.reshape(count, window))
         row += each.count
     if left_out:
         attributes = {

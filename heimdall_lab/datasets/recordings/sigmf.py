@@ -110,7 +110,7 @@ def read_sigmf(
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
         capture is one window, and all must be equally long; stretches between gaps are cut so that least is left over,
-        and windows of more than 2²³ samples in equal parts.
+        and windows of more than 2²² samples in equal parts.
     at
         Seconds from the beginning of the first capture at which windows begin; by default they follow each other.
     transmitter

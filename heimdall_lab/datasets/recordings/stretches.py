@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 FEWEST = 3  # stations, which a fix by time differences takes: none is left out of these
-LONGEST_WINDOW = 2**23  # samples; longer ones are cut where nobody says how: what is held in memory of one
+LONGEST_WINDOW = 2**22  # samples; longer ones are cut where nobody says how: what is held in memory of one
 _LEAST_SHARE = 0.5  # of the time that the others have in common, that a station must leave
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def common_stretches(
     stations: Sequence[Sequence[tuple[Time, Time]]],
 ) -> list[tuple[Time, Time, tuple[int, ...]]]:
     """Stretches of time that all stations cover, and which of each one's own, (begin, end) each, covers it."""
-    common = [(begin, end, (number,)) for number, (begin, end) in enumerate(stations[0])]
+    common: list[tuple[Time, Time, tuple[int, ...]]] = []
+    common += [(begin, end, (number,)) for number, (begin, end) in enumerate(stations[0])]
     for own in stations[1:]:
         common = [
             (max(begin, first), min(end, last), (*numbers, number))
