@@ -13,6 +13,7 @@ from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_err
 from heimdall_lab.core.files import write_text
 
 NETWORKS = "networks"  # folder of saved networks, below that of data
+LARGEST_POSITION_STD_M = 1e6  # of a receiver's stated position
 
 
 class Receiver(CheckedModel):
@@ -25,7 +26,7 @@ class Receiver(CheckedModel):
     position_std_m: float | None = Field(
         default=None,
         ge=0,
-        le=1e6,
+        le=LARGEST_POSITION_STD_M,
         exclude=True,  # simulated receivers stand where they are said to
         description="standard deviation of the stated position along east and along north, m",
     )

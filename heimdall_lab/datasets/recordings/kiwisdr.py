@@ -21,6 +21,7 @@ from heimdall_lab.datasets.recordings.common import (
     quantise,
     transmitter_position,
     warn_of_positions,
+    with_position_std,
 )
 
 MIN_RECEIVERS = 3
@@ -50,6 +51,7 @@ def read_kiwi(
     *,
     window_s: float | None = None,
     transmitter: Sequence[float] | None = None,
+    receiver_position_std_m: float | None = None,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous GNSS-stamped KiwiSDR recordings of one transmitter onto one time axis.
@@ -63,13 +65,15 @@ def read_kiwi(
         WAV files as kiwirecorder names them, ``<start>_<frequency in Hz>_<receiver>_iq.wav``, one a receiver.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` (0 where
-        missing) and ``position_std_m``, the standard deviation of the position along east and along north (10 m where
-        missing). Doubtful positions are named in the log. A recording belongs to the receiver whose name stands between
-        underscores in its file name.
+        missing) and ``position_std_m``, the standard deviation of the position along east and along north. Doubtful
+        positions are named in the log. A recording belongs to the receiver whose name stands between underscores in its
+        file name.
     window_s
         Length in seconds of consecutive windows to cut the common time into; without it, all of it is one window.
     transmitter
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
+    receiver_position_std_m
+        Standard deviation, along east and along north, of positions that the table says nothing of; 10 m by default.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`) in the place of what is assumed or measured: ``propagation``
         and ``path_delay_sigma_s`` above all, which otherwise follow from the frequency and from how far the receivers
@@ -95,7 +99,7 @@ def read_kiwi(
     """
     if window_s is not None and not window_s * kiwi_wav.SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"window_s is {window_s}; give a positive length in seconds, at least one sample")
-    _check_attributes(attributes)
+    check_names(attributes, _TOLD)
     position = transmitter_position(transmitter)
     stations = {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -113,7 +117,7 @@ def read_kiwi(
         resampled = kiwi_wav.resample(recording.iq, recording.clock, start_s, windows * window)
         iq[:, index], full_scale[:, index] = quantise(resampled.reshape(windows, window))
     dataset = _dataset(recordings, files, iq, full_scale, position, start_s, attributes)
-    return warn_of_positions(schema.check(dataset))
+    return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
 
 
 def _dataset(
@@ -177,12 +181,6 @@ def _attributes(
         "link_sigma_db": np.nan,
         "min_snr_db": 0.0,
     }
-
-
-def _check_attributes(stated: dict[str, Any]) -> None:
-    check_names(stated)
-    if told := sorted(set(stated) & _TOLD):
-        raise ValueError(f"{told[0]}: is what the recordings tell; leave it out")
 
 
 def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:

@@ -110,7 +110,9 @@ def test_the_command_takes_the_same(shortwave):
     assert "Paths at 9,410 kHz are taken for single hops by the ionosphere" in said
     assert "--set propagation=" in said
     assert "alpha, bravo_2, charlie: fewer than three decimals of a degree" in cautions
-    stated, _ = run("--set", "propagation=line_of_sight", "--set", "path_delay_sigma_s=3e-5")
+    sayings = "propagation=line_of_sight", "path_delay_sigma_s=3e-5", "receiver_position_std_m=50"
+    stated, cautions = run(*(word for saying in sayings for word in ("--set", saying)))
+    assert cautions == ""  # of positions that are no better than that
     assert "Paths at 9,410 kHz are taken for straight lines, with delays known to 30.00 µs.\n" in stated
     for wrong, message in (("propagation=tunnel", "'tunnel' is unknown"), ("sample_rate_hz=1", "recordings tell")):
         assert message in run("--set", wrong)[1]
@@ -145,8 +147,11 @@ def test_path_delays_follow_from_how_far_receivers_are_apart():
     assert propagation.mean_separation_m(*lengths) == pytest.approx(float(expected_m))
 
 
-def local(tmp_path: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg") -> xr.Dataset:
-    return hl.read_kiwi(recorded(tmp_path, dict.fromkeys(rows, 0.0), 77_500), table(tmp_path, rows, columns))
+def local(
+    tmp_path: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg", **stated: float
+) -> xr.Dataset:
+    files = recorded(tmp_path, dict.fromkeys(rows, 0.0), 77_500)
+    return hl.read_kiwi(files, table(tmp_path, rows, columns), **stated)
 
 
 def test_positions_are_as_good_as_the_table_says(tmp_path):
@@ -155,8 +160,18 @@ def test_positions_are_as_good_as_the_table_says(tmp_path):
     dataset = local(tmp_path, rows, columns)
     np.testing.assert_array_equal(dataset.receiver_position_std[0], [250.0, np.nan, 0.0])
     np.testing.assert_array_equal(bounds.position_sigma_m(dataset)[0], [250.0, 10.0, 0.0])
-    written = hl.read_sigmf(hl.write_sigmf(dataset, tmp_path / "written"))
+    collection = hl.write_sigmf(dataset, tmp_path / "written")
+    written = hl.read_sigmf(collection)
+    once = dataset.assign(receiver_position_std=dataset.receiver_position_std[0])
+    assert hl.read_sigmf(hl.write_sigmf(once, tmp_path / "once")).receiver_position_std.equals(
+        written.receiver_position_std
+    )
     np.testing.assert_array_equal(written.receiver_position_std, dataset.receiver_position_std)
+    for again in (
+        hl.read_sigmf(collection, receiver_position_std_m=40),
+        local(tmp_path, rows, columns, receiver_position_std_m=40),
+    ):
+        np.testing.assert_array_equal(again.receiver_position_std[0], [250.0, 40.0, 0.0])
     variance = bounds.delay_model_variance(with_measurements(dataset))
     expected = (250.0**2 - 10.0**2) / SPEED_OF_LIGHT**2
     assert variance[0, 0] - variance[0, 1] == pytest.approx(expected, rel=0.01)
