@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
 from heimdall_lab.core.files import write_text
@@ -27,9 +28,14 @@ class Receiver(CheckedModel):
         default=None,
         ge=0,
         le=LARGEST_POSITION_STD_M,
-        exclude=True,  # simulated receivers stand where they are said to
         description="standard deviation of the stated position along east and along north, m",
     )
+
+    @model_serializer(mode="wrap")
+    def _stated(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not stated, on which neither the configuration nor its datasets depend."""
+        fields: dict[str, Any] = fields_of(self)
+        return {name: value for name, value in fields.items() if name != "position_std_m" or value is not None}
 
 
 def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
