@@ -49,7 +49,8 @@ class Evidence(NamedTuple):
     has_own_sensitivity: bool = False  # what the fix does with a measurement is not known
     knows_height: bool = False  # those covariances include what is not known of the height
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
-    late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
+    expects_late: bool = False  # whether a share of the measurements is late, so that errors are not normal
+    late_ratio: float = 0.0  # that share, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
     rests_on_prior: Array | bool = False  # (S,), fixes that follow what is assumed of positions, measured or not
 
@@ -62,11 +63,6 @@ class Evidence(NamedTuple):
     def tells_scale(self) -> bool:
         """Whether residuals tell the scale of the variances."""
         return bool(np.isfinite(self.sigma_freedom)) and not self.expects_late
-
-    @property
-    def expects_late(self) -> bool:
-        """Whether errors are not normal for that."""
-        return self.late_ratio > 0 and self.late_excess_m > 0
 
 
 class Integrity(NamedTuple):
@@ -96,7 +92,8 @@ def delays(observed: Observations, fix: Fix, used: Array, **properties: Any) -> 
         variance=observed.variance_m2,
         height_sigma_m=observed.height_sigma_m,
         sigma_freedom=observed.sigma_freedom,
-        late_ratio=observed.nlos_ratio if observed.expects_late else 0.0,
+        expects_late=observed.expects_late,
+        late_ratio=observed.nlos_ratio,
         late_excess_m=observed.nlos_excess_m,
         **properties,
     )
@@ -113,7 +110,7 @@ def levels(observed: Observations, fix: Fix, used: Array, rests_on_prior: Array)
     return Evidence(
         used=used,
         residual=observed.rssi_dbm + level_law.loss_db(observed, distance, observed.transmitter_altitude_m),
-        gradient=-level_law.slope_db_per_m(observed, distance)[..., None] * gradient,
+        gradient=-level_law.slope_db_per_m(observed, distance, observed.transmitter_altitude_m)[..., None] * gradient,
         height_residual_m=np.zeros(len(distance)),
         variance=variance,
         height_sigma_m=observed.height_sigma_m,

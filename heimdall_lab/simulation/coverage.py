@@ -9,7 +9,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
-from heimdall_lab.localization import bounds, delay_law, ellipses, information
+from heimdall_lab.localization import bounds, delay_law, ellipses, information, level_law
 from heimdall_lab.localization.information import Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 from heimdall_lab.simulation import placement
@@ -37,6 +37,7 @@ class _LinkErrors:
     transmitter: np.ndarray  # (P, 3) m
     toa_sigma_s: np.ndarray  # (P, R)
     rss_sigma_db: np.ndarray  # (P, R)
+    level_slopes_db_per_m: tuple[np.ndarray, np.ndarray] | None  # as `information.levels` takes them
 
 
 def grid_deg(config: Config, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +92,7 @@ def bound_map(
         links.transmitter,
         toa_sigma_s=links.toa_sigma_s,
         rss_sigma_db=links.rss_sigma_db,
+        rss_slopes_db_per_m=links.level_slopes_db_per_m,
         altitude_sigma_m=np.array(config.geometry.transmitter_altitude_sigma_m),
     )
     shape = len(latitude_deg), len(longitude_deg)
@@ -231,12 +233,17 @@ def _link_errors(
     receivers = _in_each_frame(geodesy.ecef(*stations[:3]), latitude, longitude)
     position = np.stack([np.zeros_like(latitude)] * 2 + [np.full_like(latitude, transmitter.altitude_m)], axis=-1)
     distance_m = geodesy.length(receivers - position[:, None])
-    diffraction = 1.0
+    diffraction, slopes = 1.0, None
     if channel.diffraction == "smooth_earth":
         diffraction_db = losses.smooth_earth_loss_db(
             distance_m, transmitter.altitude_m, stations[2], signal.frequency_hz
         )
         diffraction = db_to_linear(-diffraction_db)
+        law_of_levels = level_law.Links(
+            channel.diffraction, signal.frequency_hz, np.tile(stations[2], (len(latitude), 1))
+        )
+        at = distance_m, position[:, 2]
+        slopes = level_law.slope_db_per_m(law_of_levels, *at), level_law.altitude_slope_db_per_m(law_of_levels, *at)
     environment_db = (channel.environment_loss_min_db + channel.environment_loss_max_db) / 2
     loss_at_1_m_db = losses.path_loss_db(1.0, signal.frequency_hz, 0.0, environment_db)
     band_hz = transmitter.occupied_bandwidth_hz
@@ -255,6 +262,7 @@ def _link_errors(
         transmitter=position,
         toa_sigma_s=np.where(heard, toa_sigma_s, np.inf),
         rss_sigma_db=np.where(heard, np.sqrt(noise_db**2 + model_db2), np.inf),
+        level_slopes_db_per_m=slopes,
     )
 
 
@@ -269,7 +277,8 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
 def _measurements(links: _LinkErrors) -> list[Measurements]:
     """Arrival times and levels, the measurements of every receiver."""
     sight = information.lines_of_sight(links.receivers, links.transmitter)
-    return [information.times(sight, links.toa_sigma_s), information.levels(sight, links.rss_sigma_db)]
+    levels = information.levels(sight, links.rss_sigma_db, slopes=links.level_slopes_db_per_m)
+    return [information.times(sight, links.toa_sigma_s), levels]
 
 
 def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, list[np.ndarray]]:

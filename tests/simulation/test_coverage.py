@@ -227,7 +227,11 @@ def test_maps_take_the_altitude_as_the_configuration_spreads_it(config):
         coverage._network(config),
     )
     known = bounds.crlb(
-        links.receivers, links.transmitter, toa_sigma_s=links.toa_sigma_s, rss_sigma_db=links.rss_sigma_db
+        links.receivers,
+        links.transmitter,
+        toa_sigma_s=links.toa_sigma_s,
+        rss_sigma_db=links.rss_sigma_db,
+        rss_slopes_db_per_m=links.level_slopes_db_per_m,
     )
     np.testing.assert_allclose(bound[0.0].crlb_covariance.values.reshape(-1, 2, 2), known, rtol=1e-12)
     assert (bound[0.0].crlb_rmse < bound[500.0].crlb_rmse).all()
