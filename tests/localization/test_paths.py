@@ -7,7 +7,7 @@ from path_scenes import network, scenes
 
 import heimdall_lab as hl
 from heimdall_lab.core import sky_wave
-from heimdall_lab.localization import bounds, errors, paths, sentences
+from heimdall_lab.localization import bounds, error_law, errors, paths, sentences
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 NETWORKS = [(3, 500e3), (4, 800e3), (6, 1500e3), (8, 300e3)]
@@ -26,14 +26,17 @@ def drawn(kind: str, stations: int, radius_m: float, count: int = 60):
 def test_ellipses_hold_as_many_fixes_as_they_say(kind, method):
     squared, converged = [], []
     for stations, radius_m in NETWORKS:
-        dataset, _ = drawn(kind, stations, radius_m)
+        dataset, _ = drawn(kind, stations, radius_m, count=150)
         found = hl.locate(dataset, method)
         converged.append(found.converged.values)
         squared.append(errors.position_errors(dataset, found).mahalanobis_squared.values)
     converged, squared = np.concatenate(converged), np.concatenate(squared)
     assert converged.mean() > 0.9
-    # Of 240 fixes 95 % ± 1.4 % are expected: three standard deviations to either side.
-    assert 0.908 < (squared[converged] < 5.991).mean() < 0.992
+    # Of 600 fixes 95 % ± 0.9 % are expected: three standard deviations to either side. Ellipses so much smaller that
+    # they hold 85 % would be noticed.
+    least, most = 0.95 - 3 * 0.0089, 0.95 + 3 * 0.0089
+    assert least < (squared[converged] < error_law.radius_squared(0.95)).mean() < most
+    assert (squared[converged] < error_law.radius_squared(0.85)).mean() < least
 
 
 def test_height_of_reflection_is_found_within_what_is_said_of_it():
