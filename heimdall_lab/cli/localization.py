@@ -73,19 +73,15 @@ def locate(
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     known = settings_of(settings or [], "name=value")
-    if known and not (kiwi or sigmf):
+    if kiwi or sigmf:
+        dataset = _read_recordings(paths, receivers, position(transmitter), known, kiwi=kiwi)
+    elif known:
         raise ConfigError("set: only recordings take it; leave it out")
-    if kiwi:
-        if receivers is None:
-            raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = hl.read_kiwi(paths, receivers, transmitter=position(transmitter), **known)
-    elif sigmf:
-        dataset = hl.read_sigmf(paths, receivers=receivers, transmitter=position(transmitter), **known)
+    elif receivers is not None or transmitter is not None:
+        raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
+    elif len(paths) != 1:
+        raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
     else:
-        if len(paths) != 1:
-            raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
-        if receivers is not None or transmitter is not None:
-            raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
     fixes = hl.locate(dataset, method)
@@ -105,6 +101,22 @@ def locate(
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
+
+
+def _read_recordings(
+    paths: list[Path],
+    receivers: Path | None,
+    transmitter: tuple[float, float] | None,
+    known: dict[str, Any],
+    *,
+    kiwi: bool,
+) -> "xr.Dataset":
+    """Recordings of KiwiSDR stations or SigMF, with what is known besides."""
+    if not kiwi:
+        return hl.read_sigmf(paths, receivers=receivers, transmitter=transmitter, **known)
+    if receivers is None:
+        raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
+    return hl.read_kiwi(paths, receivers, transmitter=transmitter, **known)
 
 
 def _fix_rows(

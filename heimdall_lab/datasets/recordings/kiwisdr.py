@@ -107,8 +107,16 @@ def read_kiwi(
     _check_receivers(files, [owner.name for owner in owners])
     recordings = [_read_recording(file, owner) for file, owner in zip(files, owners, strict=True)]
     _check_frequency(recordings)
-
     start_s, length = _common_span(recordings, window_s)
+    iq, full_scale = _windows(recordings, start_s, length, window_s)
+    dataset = _dataset(recordings, files, iq, full_scale, position, start_s, attributes)
+    return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
+
+
+def _windows(
+    recordings: Sequence[_Recording], start_s: float, length: int, window_s: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of common windows, (S, R, 2, N) int16, and their full scales (S, R), of ``length`` from a GPS second."""
     window = length if window_s is None else round(window_s * kiwi_wav.SAMPLE_RATE_HZ)
     windows = length // window
     iq = np.empty((windows, len(recordings), 2, window), dtype=np.int16)
@@ -116,8 +124,7 @@ def read_kiwi(
     for index, recording in enumerate(recordings):
         resampled = kiwi_wav.resample(recording.iq, recording.clock, start_s, windows * window)
         iq[:, index], full_scale[:, index] = quantise(resampled.reshape(windows, window))
-    dataset = _dataset(recordings, files, iq, full_scale, position, start_s, attributes)
-    return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
+    return iq, full_scale
 
 
 def _dataset(
