@@ -241,8 +241,8 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
 def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array, Array]:
     """Covariance (S, 2, 2) m², what it is made of, (S, BUDGET) m², and its law's freedom, with a factor (S,) on parts.
 
-    The degrees of freedom are those of the scale, and more the more of the whole is known without it: Satterthwaite,
-    "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946).
+    The degrees of freedom are those of the scale, and more the more of the whole is known without it
+    (`error_law.partly_scaled`).
     """
     gain = linear.gain[:, :2]
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
@@ -261,13 +261,13 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     else:
         covariance, uncertain = parts.sum(axis=1), budget[:, _AS_UNCERTAIN].sum(axis=1)
     freedom = _freedom(evidence, linear.surplus)
-    if np.isfinite(evidence.sigma_freedom):
-        with np.errstate(divide="ignore", invalid="ignore"):  # where all is known, the law is normal
-            share = np.nan_to_num(uncertain / np.trace(covariance, axis1=1, axis2=2), nan=1.0)
-            freedom = freedom / share**2
+    if np.isinf(evidence.sigma_freedom):
+        return covariance, budget, freedom
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nan_to_num(uncertain / np.trace(covariance, axis1=1, axis2=2), nan=1.0)
     # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
-    student = error_law.scale(freedom)
-    return covariance / student[:, None, None], budget / student[:, None], freedom
+    wider, freedom = error_law.partly_scaled(share, freedom)
+    return covariance * wider[:, None, None], budget * wider[:, None], freedom
 
 
 def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:
