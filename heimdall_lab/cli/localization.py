@@ -87,18 +87,16 @@ def locate(
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     known = settings_of(settings or [], "name=value")
-    if (known or window is not None or at) and not (kiwi or sigmf):
-        raise ConfigError("set, window, at: only recordings take them; leave them out")
     if kiwi or sigmf:
-        cut = {"window_s": window, "at": at or None, "transmitter": position(transmitter), "strict": strict}
-        if kiwi and receivers is None:
-            raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = (hl.read_kiwi if kiwi else hl.read_sigmf)(paths, receivers=receivers, **cut, **known)
+        cut = {"window_s": window, "at": at or None, "strict": strict}
+        dataset = _read_recordings(paths, receivers, position(transmitter), cut | known, kiwi=kiwi)
+    elif known or window is not None or at:
+        raise ConfigError("set, window, at: only recordings take them; leave them out")
+    elif receivers is not None or transmitter is not None:
+        raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
+    elif len(paths) != 1:
+        raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
     else:
-        if len(paths) != 1:
-            raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
-        if receivers is not None or transmitter is not None:
-            raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
         dataset = hl.open_dataset(paths[0])
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
     dataset = dataset if strict else stations.without_bad_stations(dataset)
@@ -131,6 +129,22 @@ def locate(
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
+
+
+def _read_recordings(
+    paths: list[Path],
+    receivers: Path | None,
+    transmitter: tuple[float, float] | None,
+    known: dict[str, Any],
+    *,
+    kiwi: bool,
+) -> "xr.Dataset":
+    """Recordings of KiwiSDR stations or SigMF, with what is known besides."""
+    if not kiwi:
+        return hl.read_sigmf(paths, receivers=receivers, transmitter=transmitter, **known)
+    if receivers is None:
+        raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
+    return hl.read_kiwi(paths, receivers, transmitter=transmitter, **known)
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":

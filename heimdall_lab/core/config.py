@@ -13,6 +13,7 @@ from heimdall_lab.core.units import METRES_PER_DEGREE, SPEED_OF_LIGHT
 MAX_RECEIVERS = 15
 MAX_TAPS = 5
 MAX_SHARD_SAMPLES = 2**28  # 1 GiB of IQ
+MAX_POSITION_STD_M = 10e3  # of simulated receivers: beyond, they stand in another network
 CLOCK_SIGMA_S = {
     "gpsdo": 50e-9,  # normal
     "ntp": 1e-3,  # normal
@@ -45,7 +46,8 @@ class Geometry(CheckedModel):
         default_factory=italian_network,
         min_length=3,
         max_length=MAX_RECEIVERS,
-        description="the receivers of a fixed placement, or the path of a CSV file that lists them",
+        description="the receivers of a fixed placement, or the path of a CSV file that lists them; where one states "
+        "position_std_m, it stands as far off in every scene",
     )
     num_receivers_min: int = Field(
         5, ge=3, le=MAX_RECEIVERS, description="fewest receivers of a random or hexagonal placement"
@@ -96,6 +98,16 @@ class Geometry(CheckedModel):
             return len(self.receivers), len(self.receivers)
         return self.num_receivers_min, self.num_receivers_max
 
+    @property
+    def position_std_m(self) -> tuple[float, ...]:
+        """Standard deviation of the listed receivers' positions, along east and along north: 0 where none is stated."""
+        return tuple(receiver.position_std_m or 0.0 for receiver in self.receivers)
+
+    @property
+    def states_positions(self) -> bool:
+        """Whether a fixed network says how well any of its receivers' positions is known."""
+        return self.placement == "fixed" and any(receiver.position_std_m is not None for receiver in self.receivers)
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         for name, unit in (("transmitter_altitude", "_m"), ("receiver_altitude", "_m"), ("num_receivers", "")):
@@ -113,6 +125,12 @@ class Geometry(CheckedModel):
             max(map(abs, latitudes)) + self.margin_deg <= 85,
             "receivers: latitudes plus margin_deg reach beyond 85 degrees; move the network off the pole",
         )
+        for receiver, std_m in zip(self.receivers, self.position_std_m, strict=True):
+            self._require(
+                std_m <= MAX_POSITION_STD_M,
+                f"receivers: {receiver.name} states a position_std_m of {std_m:g}, more than {MAX_POSITION_STD_M:g} m, "
+                "which no simulated network can; lower it",
+            )
         places = {(receiver.latitude_deg, receiver.longitude_deg) for receiver in self.receivers}
         self._require(
             len(places) >= 3,

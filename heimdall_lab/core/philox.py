@@ -66,6 +66,7 @@ class Stage(IntEnum):
     COHERENCE_TIME = 16
     SCATTERERS = 17
     ECHO = 18
+    RECEIVER_POSITION = 19
 
 
 @njit(cache=True, inline="always")

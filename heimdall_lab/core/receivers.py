@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
 from heimdall_lab.core.files import write_text
 
 NETWORKS = "networks"  # folder of saved networks, below that of data
+LARGEST_POSITION_STD_M = 1e6  # of a receiver's stated position
 
 
 class Receiver(CheckedModel):
@@ -25,10 +27,15 @@ class Receiver(CheckedModel):
     position_std_m: float | None = Field(
         default=None,
         ge=0,
-        le=1e6,
-        exclude=True,  # simulated receivers stand where they are said to
+        le=LARGEST_POSITION_STD_M,
         description="standard deviation of the stated position along east and along north, m",
     )
+
+    @model_serializer(mode="wrap")
+    def _stated(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not stated, on which neither the configuration nor its datasets depend."""
+        fields: dict[str, Any] = fields_of(self)
+        return {name: value for name, value in fields.items() if name != "position_std_m" or value is not None}
 
 
 def read_receivers(path: str | Path) -> tuple[Receiver, ...]:

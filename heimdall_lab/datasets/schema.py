@@ -164,6 +164,12 @@ VARIABLES = {
     "fading_doppler": Variable(_LINK, "f", "Hz", "largest Doppler shift of scattered waves", required=False),
     "echo_delay": Variable(_ECHO, "f", "s", "delay of each echo after the first path", required=False),
     "echo_power": Variable(_ECHO, "f", "dB", "mean power of each echo over the first path's", required=False),
+    "receiver_offset_east": Variable(
+        _LINK, "f", "m", "how far east of its stated position a receiver stands", required=False
+    ),
+    "receiver_offset_north": Variable(
+        _LINK, "f", "m", "how far north of its stated position a receiver stands", required=False
+    ),
     "received_power": Variable(
         _LINK, "f", "dBm", "signal power at the receiver, mean of the window; of noise waveforms the expected mean"
     ),
@@ -200,7 +206,9 @@ SIGNALS = {
     "iq_raw": ("iq", "iq_full_scale", "features"),
     "feature_based": ("features", "spectrogram", *MEASURED, *MEASURED_BESIDE),
 }
-_NO_TRUTH = {MEASURED_OF, *KNOWN, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
+# What is stored besides where a network says how well its receivers' positions are known.
+STATED_POSITIONS = ("receiver_position_std", "receiver_offset_east", "receiver_offset_north")
+_NO_TRUTH = {MEASURED_OF, *KNOWN, *STATED_POSITIONS, *SIGNALS["iq_raw"], *SIGNALS["feature_based"]}
 TRUTH = tuple(name for name in VARIABLES if name not in _NO_TRUTH)
 
 # What a user of the receivers knows of them; the estimators use it, never the truth variables. NaN: not known.

@@ -65,6 +65,7 @@ def _shard_bytes(config: Config, num_samples: int) -> int:
         "frame": schema.FRAMES,
     }
     stored = schema.TRUTH + schema.SIGNALS[config.data_type]
+    stored += schema.STATED_POSITIONS if config.geometry.states_positions else ()
     values = sum(
         (4 if name in _SINGLE_PRECISION else _ITEM_BYTES[variable.kinds[0]])
         * math.prod(sizes[dim] for dim in variable.dims)

@@ -9,7 +9,8 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
-from heimdall_lab.localization import delay_law, information, paths
+from heimdall_lab.datasets import schema
+from heimdall_lab.localization import delay_law, information, level_law, paths
 from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
@@ -84,6 +85,7 @@ def crlb(
     rss_sigma_db: np.ndarray | None = None,
     path_loss_exponent: float = 2.0,
     path_loss_exponent_known: bool = True,
+    rss_slopes_db_per_m: tuple[np.ndarray, np.ndarray] | None = None,
     rss_correlation: np.ndarray | None = None,
     aoa_sigma_rad: np.ndarray | None = None,
     fdoa_sigma_hz: np.ndarray | None = None,
@@ -115,6 +117,9 @@ def crlb(
         Of the law that levels follow, 2 in free space.
     path_loss_exponent_known : bool
         Else it is one more unknown.
+    rss_slopes_db_per_m : two of (..., R), optional
+        Of a law that is none of distance alone: by how much its loss grows for 1 m of distance, and for 1 m of the
+        transmitter's altitude over the same distance. They go before the exponent.
     rss_correlation : (..., R, R), optional
         Correlation of the levels' errors, as of shadowing; independent by default.
     aoa_sigma_rad : (..., R) rad, optional
@@ -158,6 +163,7 @@ def crlb(
             rss_sigma_db,
             path_loss_exponent=path_loss_exponent,
             path_loss_exponent_known=path_loss_exponent_known,
+            slopes=rss_slopes_db_per_m,
             correlation=rss_correlation,
         )
         measurements.append(levels)
@@ -223,23 +229,9 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     """
     used = dataset.receiver_present.values & dataset.get("signal_present", dataset.receiver_present).values
     lines = scene_lines(dataset, used)
-    duration_s = dataset.attrs["duration_s"]
-    toa_sigma_s = delay_sigma_s(
-        db_to_linear(dataset.snr.values),
-        dataset.occupied_bandwidth.values[:, None],
-        dataset.rms_bandwidth.values[:, None],
-        duration_s,
-    )
-    noise_db = level_sigma_db(db_to_linear(dataset.snr.values), dataset.occupied_bandwidth.values[:, None], duration_s)
-    rss_sigma_db = np.hypot(noise_db, dataset.attrs["link_sigma_db"])
-    correlation = _shadowing_correlation(dataset, used, rss_sigma_db)
-    of_law_s = _of_law(dataset, law, np.sqrt(toa_sigma_s**2 + delay_model_variance(dataset)), toa_sigma_s)
-    measurements = [
-        information.times(lines, of_law_s),
-        information.levels(lines, rss_sigma_db, correlation=correlation),
-    ]
     depends_on_height = dataset.attrs["propagation"] != "ground_wave"
-    covariance = _bound(lines, measurements, paths.height_prior(dataset)[1] if depends_on_height else None)
+    height_sigma_m = paths.height_prior(dataset)[1] if depends_on_height else None
+    covariance = _bound(lines, _scene_measurements(dataset, lines, used, law), height_sigma_m)
     axes = ["east", "north"]
     return xr.Dataset(
         {
@@ -251,21 +243,46 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     )
 
 
+def _scene_measurements(dataset: xr.Dataset, lines: LinesOfSight, used: np.ndarray, law: str) -> list[Measurements]:
+    """Arrival times and levels of each scene, with the standard deviations that its truth gives them."""
+    snr, duration_s = db_to_linear(dataset.snr.values), dataset.attrs["duration_s"]
+    occupied_hz, rms_hz = (dataset[f"{kind}_bandwidth"].values[:, None] for kind in ("occupied", "rms"))
+    noise_s = delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
+    of_law_s = _of_law(dataset, law, np.sqrt(noise_s**2 + delay_model_variance(dataset)), noise_s)
+    level_db = np.hypot(level_sigma_db(snr, occupied_hz, duration_s), dataset.attrs["link_sigma_db"])
+    correlation = _shadowing_correlation(dataset, used, level_db)
+    levels = information.levels(lines, level_db, slopes=_level_slopes(dataset, lines), correlation=correlation)
+    return [information.times(lines, of_law_s), levels]
+
+
+def _level_slopes(dataset: xr.Dataset, lines: LinesOfSight) -> tuple[np.ndarray, np.ndarray] | None:
+    """Slopes of a dataset's law of levels as `information.levels` takes them, None of free space."""
+    law = dataset.attrs.get("level_law", schema.LEVEL_LAWS[0])
+    if law == schema.LEVEL_LAWS[0] or dataset.attrs["propagation"] == "sky_wave":
+        return None
+    links = level_law.Links(law, dataset.attrs["centre_frequency_hz"], dataset.receiver_altitude.values)
+    at = lines.distance_m, dataset.transmitter_altitude.values
+    return level_law.slope_db_per_m(links, *at), level_law.altitude_slope_db_per_m(links, *at)
+
+
 def scene_lines(dataset: xr.Dataset, used: np.ndarray) -> LinesOfSight:
     """Lines from each scene's true transmitter to the receivers that are used, (S, R) bool.
 
-    Their third coordinate is that of the height that paths depend on. Along sky waves they are no unit vectors, but as
-    long as a path changes with the steps of the transmitter and of the ionosphere.
+    Their third coordinate is that of the height that paths depend on. They are as long as a path changes with the steps
+    of the transmitter and of the ionosphere: unit vectors along straight paths, horizontal ones along ground waves,
+    neither along sky waves.
     """
-    if dataset.attrs["propagation"] != "sky_wave":
+    kind = dataset.attrs["propagation"]
+    if kind == "line_of_sight":
         receivers, transmitter = transmitter_frame(dataset)
         return information.lines_of_sight(np.where(used[..., None], receivers, np.nan), transmitter)
     latitude, longitude, altitude = (dataset[f"receiver_{name}"].values for name in _COORDINATES)
     place = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
     height_m, _ = paths.height_prior(dataset)
-    distance, gradient = paths.lengths("sky_wave", (latitude, longitude, altitude), *place, height_m)
-    apart = np.where(used, distance, np.nan)
-    along = np.where(used[..., None], -gradient, np.nan)
+    distance, gradient = paths.lengths(kind, (latitude, longitude, altitude), *place, height_m)
+    has_path = used & (distance > 0)  # from the place of a receiver there is no direction to it
+    along = np.where(has_path[..., None], -gradient, np.nan)
+    apart = np.where(has_path, distance, np.nan)
     return LinesOfSight([along[..., axis] for axis in range(3)], apart, np.isfinite(apart))
 
 

@@ -58,9 +58,13 @@ def levels(
     *,
     path_loss_exponent: float = 2.0,
     path_loss_exponent_known: bool = True,
+    slopes: tuple[Array, Array] | None = None,
     correlation: Array | None = None,
 ) -> Measurements:
     """Received levels P − 10 n log10 d with standard deviations (..., R), of an unknown power P.
+
+    Of another law, slopes are by how much its loss grows for 1 m of distance, and for 1 m of the transmitter's altitude
+    over the same distance, (..., R) dB each.
 
     Errors with the correlation (..., R, R) are made independent: measurements are combined by the inverse of its
     Cholesky factor.
@@ -69,8 +73,11 @@ def levels(
     (2003); for correlated errors Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.5.
     """
     weight = _weight("rss_sigma_db", sigma_db, lines)
-    slope = 10 * path_loss_exponent / np.log(10) / lines.distance_m  # dB per metre of distance
+    of_free_space = 10 * path_loss_exponent / np.log(10) / lines.distance_m, 0.0
+    slope, altitude_slope = of_free_space if slopes is None else slopes  # dB per metre
     gradient = [component * slope for component in lines.unit]
+    if len(gradient) > 2:
+        gradient[2] = gradient[2] - altitude_slope  # units are towards the receivers, which makes distances shorter
     nuisances = [np.ones_like(weight)]
     if not path_loss_exponent_known:
         nuisances.append(10 * np.log10(lines.distance_m))

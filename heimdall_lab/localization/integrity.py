@@ -49,7 +49,8 @@ class Evidence(NamedTuple):
     has_own_sensitivity: bool = False  # what the fix does with a measurement is not known
     knows_height: bool = False  # those covariances include what is not known of the height
     least_scale: float = 0.0  # of variances, below which agreement does not bring it: after the worst were left out
-    late_ratio: float = 0.0  # share of the measurements that are late, which the variance by paths includes
+    expects_late: bool = False  # whether a share of the measurements is late, so that errors are not normal
+    late_ratio: float = 0.0  # that share, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
     rests_on_prior: Array | bool = False  # (S,), fixes that follow what is assumed of positions, measured or not
 
@@ -62,11 +63,6 @@ class Evidence(NamedTuple):
     def tells_scale(self) -> bool:
         """Whether residuals tell the scale of the variances."""
         return bool(np.isfinite(self.sigma_freedom)) and not self.expects_late
-
-    @property
-    def expects_late(self) -> bool:
-        """Whether errors are not normal for that."""
-        return self.late_ratio > 0 and self.late_excess_m > 0
 
 
 class Integrity(NamedTuple):
@@ -96,7 +92,8 @@ def delays(observed: Observations, fix: Fix, used: Array, **properties: Any) -> 
         variance=observed.variance_m2,
         height_sigma_m=observed.height_sigma_m,
         sigma_freedom=observed.sigma_freedom,
-        late_ratio=observed.nlos_ratio if observed.expects_late else 0.0,
+        expects_late=observed.expects_late,
+        late_ratio=observed.nlos_ratio,
         late_excess_m=observed.nlos_excess_m,
         **properties,
     )
@@ -113,7 +110,7 @@ def levels(observed: Observations, fix: Fix, used: Array, rests_on_prior: Array)
     return Evidence(
         used=used,
         residual=observed.rssi_dbm + level_law.loss_db(observed, distance, observed.transmitter_altitude_m),
-        gradient=-level_law.slope_db_per_m(observed, distance)[..., None] * gradient,
+        gradient=-level_law.slope_db_per_m(observed, distance, observed.transmitter_altitude_m)[..., None] * gradient,
         height_residual_m=np.zeros(len(distance)),
         variance=variance,
         height_sigma_m=observed.height_sigma_m,
@@ -244,8 +241,8 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
 def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array, Array]:
     """Covariance (S, 2, 2) m², what it is made of, (S, BUDGET) m², and its law's freedom, with a factor (S,) on parts.
 
-    The degrees of freedom are those of the scale, and more the more of the whole is known without it: Satterthwaite,
-    "An approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946).
+    The degrees of freedom are those of the scale, and more the more of the whole is known without it
+    (`error_law.partly_scaled`).
     """
     gain = linear.gain[:, :2]
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
@@ -264,13 +261,13 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     else:
         covariance, uncertain = parts.sum(axis=1), budget[:, _AS_UNCERTAIN].sum(axis=1)
     freedom = _freedom(evidence, linear.surplus)
-    if np.isfinite(evidence.sigma_freedom):
-        with np.errstate(divide="ignore", invalid="ignore"):  # where all is known, the law is normal
-            share = np.nan_to_num(uncertain / np.trace(covariance, axis1=1, axis2=2), nan=1.0)
-            freedom = freedom / share**2
+    if np.isinf(evidence.sigma_freedom):
+        return covariance, budget, freedom
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nan_to_num(uncertain / np.trace(covariance, axis1=1, axis2=2), nan=1.0)
     # Student's law has wider ellipses than its scale matrix says; covariances are those of the 68 % ellipse.
-    student = error_law.scale(freedom)
-    return covariance / student[:, None, None], budget / student[:, None], freedom
+    wider, freedom = error_law.partly_scaled(share, freedom)
+    return covariance * wider[:, None, None], budget * wider[:, None], freedom
 
 
 def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:

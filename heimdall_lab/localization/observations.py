@@ -10,7 +10,7 @@ from heimdall_lab.core import geodesy, sky_wave
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import bounds, paths
+from heimdall_lab.localization import bounds, delay_law, paths
 from heimdall_lab.localization.altitude import altitude_prior
 
 MAX_RANGE_M = {  # a fix further than this from the receivers, or less certain, is a failure: beyond what they can hear
@@ -89,11 +89,7 @@ class Observations(NamedTuple):
     level_law: str = "free_space"  # one of `schema.LEVEL_LAWS`
     frequency_hz: float = np.nan  # of the carrier
     is_ambiguous: Array | None = None  # (S, R) bool, the delay has a rival, and no standard deviation
-
-    @property
-    def expects_late(self) -> bool:
-        """Whether a share of the links is known to be late, so that errors of delays are not normal."""
-        return self.nlos_ratio > 0 and self.nlos_excess_m > 0 and self.propagation == "line_of_sight"
+    expects_late: bool = False  # whether a share of the links is late (`delay_law.has_late_links`)
 
     def select(self, rows: slice | Array) -> Self:
         """Take some scenes."""
@@ -158,6 +154,7 @@ def from_dataset(dataset: xr.Dataset) -> Observations:
         level_law=dataset.attrs.get("level_law", schema.LEVEL_LAWS[0]),
         frequency_hz=float(dataset.attrs["centre_frequency_hz"]),
         is_ambiguous=np.isfinite(dataset.rival_delay_s.values) if "rival_delay_s" in dataset else None,
+        expects_late=delay_law.has_late_links(dataset.attrs),
     )
 
 

@@ -1,5 +1,7 @@
 """Signals of a batch of scenes as those who measure them read them: all in memory, or one receiver's at a time."""
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 
@@ -54,7 +56,7 @@ class Voltages:
             )
         peaks = [
             correlation.ambiguity_peak_one_by_one(
-                lambda receiver, scene=scene: self._of_scene(scene, receiver),
+                partial(self._of_scene, scene),
                 int(reference[scene]),
                 weight[scene],
                 max_delay_samples=max_delay_samples[scene],

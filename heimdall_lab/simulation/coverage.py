@@ -8,8 +8,8 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.units import db_to_linear
-from heimdall_lab.localization import bounds, delay_law, ellipses, information
+from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
+from heimdall_lab.localization import bounds, delay_law, ellipses, information, level_law
 from heimdall_lab.localization.information import Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 from heimdall_lab.simulation import placement
@@ -37,6 +37,7 @@ class _LinkErrors:
     transmitter: np.ndarray  # (P, 3) m
     toa_sigma_s: np.ndarray  # (P, R)
     rss_sigma_db: np.ndarray  # (P, R)
+    level_slopes_db_per_m: tuple[np.ndarray, np.ndarray] | None  # as `information.levels` takes them
 
 
 def grid_deg(config: Config, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +92,7 @@ def bound_map(
         links.transmitter,
         toa_sigma_s=links.toa_sigma_s,
         rss_sigma_db=links.rss_sigma_db,
+        rss_slopes_db_per_m=links.level_slopes_db_per_m,
         altitude_sigma_m=np.array(config.geometry.transmitter_altitude_sigma_m),
     )
     shape = len(latitude_deg), len(longitude_deg)
@@ -162,7 +164,7 @@ def best_site(
     network = _network(config)
     sites = [latitude_deg if site_latitude_deg is None else site_latitude_deg]
     sites.append(longitude_deg if site_longitude_deg is None else site_longitude_deg)
-    altitude_m = network[2].mean() if site_altitude_m is None else site_altitude_m
+    place = [network[2].mean() if site_altitude_m is None else site_altitude_m, 0.0]  # altitude; its position is known
     law = _law(config)
     known = _measurements(_link_errors(config, transmitter, latitude, longitude, network, law))
     prior = _prior(latitude, longitude, config.geometry.transmitter_altitude_sigma_m)
@@ -171,7 +173,7 @@ def best_site(
     mean_rmse = []
     candidates = np.stack([a.ravel() for a in np.meshgrid(*sites, indexing="ij")])  # (2, C)
     for block in np.array_split(candidates, -(-candidates.shape[1] * len(latitude) // _PAIRS), axis=1):
-        stations = np.concatenate([block, np.full((1, block.shape[1]), altitude_m)])
+        stations = np.concatenate([block, np.tile(place, (block.shape[1], 1)).T])
         entries = [now[:, None, i, k] for i, k in _ENTRIES]
         for kind, (total, mean) in zip(
             _measurements(_link_errors(config, transmitter, latitude, longitude, stations, law)), means, strict=True
@@ -198,13 +200,14 @@ def best_site(
 
 
 def _network(config: Config) -> np.ndarray:
-    """Latitude, longitude (degrees) and altitude (m) of a fixed network, (3, R)."""
+    """Latitude, longitude (degrees), altitude and standard deviation of the position (m) of a fixed network, (4, R)."""
     if config.geometry.placement != "fixed":
         raise ValueError(
             f"geometry.placement: {config.geometry.placement!r} has another network in every scene; "
             "set it to 'fixed' and list the receivers"
         )
-    return np.array([(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in config.geometry.receivers]).T
+    places = [(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in config.geometry.receivers]
+    return np.array([*zip(*places, strict=True), config.geometry.position_std_m])
 
 
 def _law(config: Config) -> str:
@@ -220,22 +223,27 @@ def _link_errors(
     stations: np.ndarray,
     law: str = "normal",
 ) -> _LinkErrors:
-    """Links between points (P) and stations (3, R)."""
+    """Links between points (P) and stations (4, R)."""
     if config.channel.diffraction == "terrain":
         raise ValueError(
             "channel.diffraction: 'terrain' is not mapped, a profile for every link would take too long; "
             "set it to 'smooth_earth' or 'none'"
         )
     channel, signal = config.channel, config.signal
-    receivers = _in_each_frame(geodesy.ecef(*stations), latitude, longitude)
+    receivers = _in_each_frame(geodesy.ecef(*stations[:3]), latitude, longitude)
     position = np.stack([np.zeros_like(latitude)] * 2 + [np.full_like(latitude, transmitter.altitude_m)], axis=-1)
     distance_m = geodesy.length(receivers - position[:, None])
-    diffraction = 1.0
+    diffraction, slopes = 1.0, None
     if channel.diffraction == "smooth_earth":
         diffraction_db = losses.smooth_earth_loss_db(
             distance_m, transmitter.altitude_m, stations[2], signal.frequency_hz
         )
         diffraction = db_to_linear(-diffraction_db)
+        law_of_levels = level_law.Links(
+            channel.diffraction, signal.frequency_hz, np.tile(stations[2], (len(latitude), 1))
+        )
+        at = distance_m, position[:, 2]
+        slopes = level_law.slope_db_per_m(law_of_levels, *at), level_law.altitude_slope_db_per_m(law_of_levels, *at)
     environment_db = (channel.environment_loss_min_db + channel.environment_loss_max_db) / 2
     loss_at_1_m_db = losses.path_loss_db(1.0, signal.frequency_hz, 0.0, environment_db)
     band_hz = transmitter.occupied_bandwidth_hz
@@ -245,7 +253,7 @@ def _link_errors(
     heard = (snr >= db_to_linear(config.gate.min_snr_db)) & (distance_m >= 1)
     noise_s = delay_sigma_s(snr, band_hz, transmitter.rms_bandwidth_hz, signal.duration_s)
     noise_db = level_sigma_db(snr, band_hz, signal.duration_s)
-    model_s2 = channel.clock_sigma_s**2 + fading.echo_delay_sigma_s(channel) ** 2
+    model_s2 = channel.clock_sigma_s**2 + fading.echo_delay_sigma_s(channel) ** 2 + (stations[3] / SPEED_OF_LIGHT) ** 2
     on_time_s = np.sqrt(noise_s**2 + model_s2)
     toa_sigma_s = delay_law.equivalent_sigma(law, on_time_s, channel.nlos_ratio, channel.nlos_excess_mean_s)
     model_db2 = channel.link_sigma_db**2 + fading.level_sigma_db(channel, signal.duration_s) ** 2
@@ -254,6 +262,7 @@ def _link_errors(
         transmitter=position,
         toa_sigma_s=np.where(heard, toa_sigma_s, np.inf),
         rss_sigma_db=np.where(heard, np.sqrt(noise_db**2 + model_db2), np.inf),
+        level_slopes_db_per_m=slopes,
     )
 
 
@@ -268,7 +277,8 @@ def _in_each_frame(stations_ecef: np.ndarray, latitude: np.ndarray, longitude: n
 def _measurements(links: _LinkErrors) -> list[Measurements]:
     """Arrival times and levels, the measurements of every receiver."""
     sight = information.lines_of_sight(links.receivers, links.transmitter)
-    return [information.times(sight, links.toa_sigma_s), information.levels(sight, links.rss_sigma_db)]
+    levels = information.levels(sight, links.rss_sigma_db, slopes=links.level_slopes_db_per_m)
+    return [information.times(sight, links.toa_sigma_s), levels]
 
 
 def _weighted_mean(kind: Measurements) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -305,7 +315,7 @@ def _degrees(name: str, values: np.ndarray) -> dict[str, tuple[str, np.ndarray, 
 
 
 def _receivers(config: Config) -> dict[str, tuple[str, np.ndarray, dict[str, str]]]:
-    latitude, longitude, _ = _network(config)
+    latitude, longitude, *_ = _network(config)
     return {
         "receiver_name": ("receiver", np.array([r.name for r in config.geometry.receivers]), {}),
         "receiver_latitude": ("receiver", latitude, {"units": "degrees_north"}),

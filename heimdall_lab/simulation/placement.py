@@ -4,8 +4,8 @@ import numpy as np
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config, Geometry
-from heimdall_lab.core.philox import Stage, Streams
-from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.core.philox import MAX_NORMAL, Stage, Streams
+from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT
 
 _ROW = np.arange(-6, 7)  # of a hexagonal lattice: more points than MAX_RECEIVERS nearest ones can reach
 _CORNERS = 32  # of the polygon around a hexagonal placement
@@ -27,6 +27,30 @@ def draw_receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     """
     draw = {"fixed": _fixed, "random": _random, "hexagonal": _hexagonal}[config.geometry.placement]
     return draw(config, streams)
+
+
+def draw_position_errors(config: Config, streams: Streams) -> dict[str, np.ndarray]:
+    """How far receivers of a fixed network stand from their stated positions, and how well these are known.
+
+    ``receiver_offset_east`` and ``receiver_offset_north`` (S, R) m, normal with the standard deviation
+    ``receiver_position_std`` (1, R) m; nothing where no receiver states one.
+    """
+    if not config.geometry.states_positions:
+        return {}
+    std_m = np.full((1, config.max_receivers), np.nan)
+    std_m[0, : len(config.geometry.receivers)] = config.geometry.position_std_m
+    east_m, north_m = (std_m * streams.normal(Stage.RECEIVER_POSITION, config.max_receivers, lane) for lane in range(2))
+    return {"receiver_position_std": std_m, "receiver_offset_east": east_m, "receiver_offset_north": north_m}
+
+
+def standing_network(network: dict[str, np.ndarray], errors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Where the receivers of a network stand, by their stated positions and what `draw_position_errors` drew."""
+    if not errors:
+        return network
+    latitude, longitude = network["receiver_latitude"], network["receiver_longitude"]
+    east_m, north_m = errors["receiver_offset_east"], errors["receiver_offset_north"]
+    moved = geodesy.displace(latitude, np.zeros_like(longitude), east_m, north_m)
+    return network | {"receiver_latitude": moved[0], "receiver_longitude": longitude + moved[1]}
 
 
 def draw_transmitters(config: Config, streams: Streams, network: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -62,7 +86,9 @@ def area_deg(config: Config) -> tuple[float, float, float, float]:
     else:
         latitude, longitude = _offset_from_centre(geometry, *_outline_m(geometry))
     margin = geometry.margin_deg if geometry.inside_ratio < 1 else 0.0
-    return latitude.min() - margin, latitude.max() + margin, longitude.min() - margin, longitude.max() + margin
+    off_deg = np.degrees(_farthest_off_m(geometry) / (EARTH_RADIUS_KM * 1e3))
+    north, east = max(margin, off_deg), max(margin, off_deg / np.cos(np.radians(np.abs(latitude).max())))
+    return latitude.min() - north, latitude.max() + north, longitude.min() - east, longitude.max() + east
 
 
 def longest_delay_spread_s(config: Config) -> float:
@@ -81,8 +107,13 @@ def longest_delay_spread_s(config: Config) -> float:
         latitude, longitude = _offset_from_centre(geometry, *_outline_m(geometry))
         position = geodesy.ecef(latitude, longitude, np.full(latitude.shape, geometry.receiver_altitude_max_m))
         relief_m += geometry.receiver_altitude_max_m - geometry.receiver_altitude_min_m
-    longest_m = geodesy.length(position[:, None] - position[None]).max()
+    longest_m = geodesy.length(position[:, None] - position[None]).max() + 2 * _farthest_off_m(geometry)
     return float(longest_m + relief_m) / SPEED_OF_LIGHT
+
+
+def _farthest_off_m(geometry: Geometry) -> float:
+    """Upper bound of how far receivers stand from their stated positions."""
+    return 2**0.5 * MAX_NORMAL * max(geometry.position_std_m) if geometry.states_positions else 0.0
 
 
 def _outline_m(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

@@ -102,6 +102,9 @@ def _spread_over_terrain_db(config_json: str) -> float:
 def gate_outcome(config: Config, streams: Streams) -> np.ndarray:
     """Draw candidates: index into REASONS of the condition that each fails first, len(REASONS) where none, (S,)."""
     levels, offset = _link_budget(config, streams)
+    if "receiver_position_std" in levels:  # dilution is that of the stated positions, as it is stored
+        receivers, transmitter = bounds.transmitter_frame(levels)
+        offset = receivers - transmitter[:, None]
     gate, signal = config.gate, config.signal
     noise_dbm = losses.noise_power_dbm(signal.channel_bandwidth_hz, config.channel.noise_figure_db)
     snr_db = levels["received_power"] - noise_dbm
@@ -132,12 +135,13 @@ def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray
     """Positions, losses and received powers of candidate scenes, all that the gate needs, by contract name.
 
     Each is (S) for a scene, (S, R) for a link, or (1, R) for what a fixed network has in common; NaN where no receiver
-    is. Beside them, the way from the transmitters to the receivers, (S, R, 3) m: east, north and up at the
-    transmitters.
+    is. Positions of receivers are the stated ones. Beside them, the way from the transmitters to where the receivers
+    stand, (S, R, 3) m: east, north and up at the transmitters.
     """
     size, channel = config.max_receivers, config.channel
-    network = placement.draw_receivers(config, streams)
-    places = network | placement.draw_transmitters(config, streams, network)
+    stated, errors = placement.draw_receivers(config, streams), placement.draw_position_errors(config, streams)
+    network = placement.standing_network(stated, errors)
+    places = network | placement.draw_transmitters(config, streams, stated)
     if channel.diffraction == "terrain":
         places |= _altitudes_over_terrain(config, places)
     receivers, transmitter = bounds.transmitter_frame(places)
@@ -171,7 +175,8 @@ def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray
         "path_loss": path_loss,
         "received_power": places["transmitter_power"][:, None] - path_loss + fading_db,
     }
-    return places | levels, offset
+    said = {name: stated[name] for name in ("receiver_latitude", "receiver_longitude")}
+    return places | said | errors | levels, offset
 
 
 def _mutual_distance_m(network: dict[str, np.ndarray]) -> np.ndarray:

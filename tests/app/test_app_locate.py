@@ -15,9 +15,11 @@ from heimdall_lab.app.pages.locate import MAX_UPLOAD_BYTES, Locate
 from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
 from heimdall_lab.core.text import length_text
+from heimdall_lab.datasets.recordings import propagation
 from heimdall_lab.localization import errors
 from heimdall_lab.localization.sentences import budget_sentence, paths_sentence, remedy_sentence, status_sentence
-from heimdall_lab.localization.tables import budget_table
+from heimdall_lab.localization.tables import budget_table, difference_table
+from heimdall_lab.signals.measurements import with_measurements
 
 pytestmark = pytest.mark.usefixtures("one_loop")
 
@@ -149,6 +151,27 @@ def test_another_method_needs_no_other_upload(page, recorded):
     page.window = "0.01"
     asyncio.run(page.locate())
     assert "upload them again" in page._fields["window"].helper_text
+
+
+def test_what_is_stated_anew_is_measured_before_tables_show_it(page, recorded):
+    """What is stated changes what is measured: fixes and differences are the package's each time."""
+    files, dataset = recorded
+    located(page, files)
+    assumed = page._difference_rows.value.copy()
+    for stated in ({"path_delay": "5000"}, {"propagation": "ground_wave", "path_delay": ""}, {"propagation": ""}):
+        for name, value in stated.items():
+            setattr(page, name, value)
+        asyncio.run(page.locate())
+        assert not page._alert.visible, page._alert.object
+        paths = page.propagation or None, 5e-3 if page.path_delay else None
+        expected = with_measurements(propagation.restated(dataset, *paths))
+        assert paths_sentence(expected) in page._summary.object
+        assert page.dataset.measured_of.equals(expected.measured_of)
+        shown = difference_table(expected)
+        for column in shown.columns.intersection(page._difference_rows.value.columns):
+            assert page._difference_rows.value[column].tolist() == pytest.approx(shown[column].tolist(), nan_ok=True)
+        np.testing.assert_allclose(page.fixes.covariance, hl.locate(expected, "tdoa_ls").covariance, rtol=1e-9)
+    assert page._difference_rows.value.equals(assumed)
 
 
 @pytest.mark.parametrize("view", ["Lines", "Network", "Ellipse"])

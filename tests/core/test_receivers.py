@@ -3,11 +3,13 @@
 import pytest
 
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.config import Geometry
 from heimdall_lab.core.receivers import (
     Receiver,
     italian_network,
     load_network,
     parse_receivers,
+    receivers_csv,
     save_network,
     saved_networks,
 )
@@ -45,6 +47,17 @@ def test_what_could_not_be_written_leaves_the_old_network_alone(tmp_path, monkey
         save_network(italian_network()[:3], tmp_path, "x", replace=True)
     assert list(file.parent.iterdir()) == [file]
     assert load_network(tmp_path, "x") == italian_network()
+
+
+def test_what_is_stated_of_positions_goes_with_the_network():
+    listed = [receiver.model_dump() for receiver in italian_network()]
+    assert all("position_std_m" not in row for row in listed)
+    stated = Geometry(receivers=[row | {"position_std_m": 20.0} for row in listed[:3]] + listed[3:])
+    assert stated.position_std_m == (20.0, 20.0, 20.0, 0.0, 0.0, 0.0, 0.0)
+    assert Geometry.model_validate_json(stated.model_dump_json()) == stated
+    assert parse_receivers(receivers_csv(stated.receivers).encode(), "again") == stated.receivers
+    with pytest.raises(ValueError, match="states a position_std_m of 20000, more than 10000 m"):
+        Geometry(receivers=[row | {"position_std_m": 20e3} for row in listed])
 
 
 def test_errors_of_an_upload_call_the_file_by_its_name():

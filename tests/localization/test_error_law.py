@@ -87,3 +87,26 @@ def test_outlines_are_where_the_level_is():
     outline = ellipses.ellipse(COVARIANCE, 0.95, freedom=3.0)
     np.testing.assert_allclose(error_law.level(squared(outline), 3.0), 0.95, rtol=1e-9)
     assert np.abs(outline).max() > np.abs(ellipses.ellipse(COVARIANCE, 0.95)).max()
+
+
+@pytest.mark.parametrize("freedom", [1.5, 4.0, 5.0, 7.3, 20.0, 300.0])
+def test_a_sum_of_known_and_scaled_errors_is_held_as_often_as_said(freedom):
+    """100,000 draws of each: shares are known to 0.44 % at 68 %, 0.21 % at 95 %, three standard deviations of each."""
+    rng = np.random.Generator(np.random.Philox(3))
+    shares, count = np.array([0.1, 0.5, 0.77, 1.0]), 100_000
+    factor = freedom / rng.chisquare(freedom, (count, 1))
+    squared = (1 - shares + shares * factor) * rng.chisquare(2, (count, 1))
+    wider, freedoms = error_law.partly_scaled(shares, freedom)
+    for level, tolerance in ((0.68, 0.0044), (0.95, 0.0021)):
+        held = (squared < wider * error_law.radius_squared(level, freedoms)).mean(axis=0)
+        np.testing.assert_allclose(held, level, rtol=0, atol=tolerance)
+
+
+def test_scaled_as_a_whole_or_not_at_all():
+    freedom = np.array([1.0, 4.0, 17.0, 1e3])
+    wider, same = error_law.partly_scaled(1.0, freedom)
+    np.testing.assert_allclose(same, freedom, rtol=1e-12)
+    np.testing.assert_allclose(wider, 1 / error_law.scale(freedom), rtol=1e-12)
+    wider, normal = error_law.partly_scaled(0.0, freedom)
+    assert (wider == 1).all()
+    assert np.isinf(normal).all()

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.localization import bounds, integrity
+from heimdall_lab.localization import bounds, error_law, integrity
 from heimdall_lab.localization.errors import position_errors
 
 NOISE_M = NOISE_S * SPEED_OF_LIGHT
@@ -87,7 +87,7 @@ def test_fixes_without_faults_are_not_refused(links):
     assert found.status.isin(["link", "misfit"]).sum() <= 4
 
 
-@pytest.mark.parametrize("path_s", [0.0, 5 * NOISE_S])
+@pytest.mark.parametrize("path_s", [0.0, NOISE_S, 5 * NOISE_S])
 def test_ellipses_hold_what_they_say_where_the_scale_of_sigmas_is_known_with_four_degrees_of_freedom(path_s):
     """The scale is drawn from that law itself: three binomial standard deviations.
 
@@ -102,9 +102,8 @@ def test_ellipses_hold_what_they_say_where_the_scale_of_sigmas_is_known_with_fou
     dataset["receiver_position_std"] = ("receiver", np.zeros(6), {"units": "m"})
     found = hl.locate(dataset, "tdoa_ls")
     known = found.budget.sel(cause=["paths", "altitude"]) ** 2
-    assert found.freedom.values == pytest.approx(
-        (7 / (1 - known.sum("cause") / (found.budget**2).sum("cause")) ** 2).values
-    )
+    share = (1 - known.sum("cause") / (found.budget**2).sum("cause")).values
+    assert found.freedom.values == pytest.approx(error_law.partly_scaled(share, 7.0)[1], rel=1e-6)
     level = position_errors(dataset, found).level.values
     for share in (0.68, 0.95):
         assert abs((level <= share).mean() - share) < 3 * np.sqrt(share * (1 - share) / count)

@@ -1,13 +1,15 @@
 """Ground and sky waves: fixes are as uncertain as they say, by what they say, and as the bound says."""
 
 import numpy as np
+import pyproj
 import pytest
 from path_scenes import network, scenes
 
 import heimdall_lab as hl
 from heimdall_lab.core import sky_wave
-from heimdall_lab.localization import bounds, errors, paths, sentences
+from heimdall_lab.localization import bounds, error_law, errors, paths, sentences
 
+WGS84 = pyproj.Geod(ellps="WGS84")
 NETWORKS = [(3, 500e3), (4, 800e3), (6, 1500e3), (8, 300e3)]
 
 
@@ -24,14 +26,17 @@ def drawn(kind: str, stations: int, radius_m: float, count: int = 60):
 def test_ellipses_hold_as_many_fixes_as_they_say(kind, method):
     squared, converged = [], []
     for stations, radius_m in NETWORKS:
-        dataset, _ = drawn(kind, stations, radius_m)
+        dataset, _ = drawn(kind, stations, radius_m, count=150)
         found = hl.locate(dataset, method)
         converged.append(found.converged.values)
         squared.append(errors.position_errors(dataset, found).mahalanobis_squared.values)
     converged, squared = np.concatenate(converged), np.concatenate(squared)
     assert converged.mean() > 0.9
-    # Of 240 fixes 95 % ± 1.4 % are expected: three standard deviations to either side.
-    assert 0.908 < (squared[converged] < 5.991).mean() < 0.992
+    # Of 600 fixes 95 % ± 0.9 % are expected: three standard deviations to either side. Ellipses so much smaller that
+    # they hold 85 % would be noticed.
+    least, most = 0.95 - 3 * 0.0089, 0.95 + 3 * 0.0089
+    assert least < (squared[converged] < error_law.radius_squared(0.95)).mean() < most
+    assert (squared[converged] < error_law.radius_squared(0.85)).mean() < least
 
 
 def test_height_of_reflection_is_found_within_what_is_said_of_it():
@@ -82,6 +87,43 @@ def test_bound_is_what_differences_of_the_paths_give(kind):
     expected = np.linalg.inv(information)[:, :2, :2]
     found = bounds.scene_crlb(dataset).crlb_covariance.values
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * np.abs(expected).max(axis=(1, 2)).min())
+
+
+def test_ground_waves_are_bounded_along_the_geodesics_that_fixes_take():
+    """Over 3,000 km, where chords are another way: against PROJ's lengths, and the covariances of fixes."""
+    dataset, _ = drawn("ground_wave", 6, 3000e3, count=20)
+    ones = np.ones_like(dataset.transmitter_latitude)
+    known = {"snr": np.full(dataset.snr.shape, 90.0), "occupied_bandwidth": 1e4 * ones, "rms_bandwidth": 3e3 * ones}
+    known = {name: dataset[name].copy(data=values) for name, values in known.items()}
+    dataset = dataset.assign(known).assign_attrs(duration_s=10.0)
+    shape = dataset.receiver_latitude.shape
+    place = (
+        np.broadcast_to(dataset[f"transmitter_{name}"].values[:, None], shape) for name in ("longitude", "latitude")
+    )
+    place = [degrees.ravel() for degrees in place]
+    there = [dataset[f"receiver_{name}"].values.ravel() for name in ("longitude", "latitude")]
+
+    def length_m(azimuth_deg: float, step_m: float) -> np.ndarray:
+        moved = WGS84.fwd(*place, np.full_like(place[0], azimuth_deg), np.full_like(place[0], step_m))
+        return WGS84.inv(*moved[:2], *there)[2].reshape(shape)
+
+    slopes = [(length_m(azimuth_deg, 100.0) - length_m(azimuth_deg, -100.0)) / 200 for azimuth_deg in (90.0, 0.0)]
+    columns = np.stack([*slopes, np.ones(shape)], axis=-1)
+    information = columns.swapaxes(1, 2) @ columns / (299792458.0 * dataset.attrs["path_delay_sigma_s"]) ** 2
+    expected = np.linalg.inv(information)[:, :2, :2]
+    found = bounds.scene_crlb(dataset).crlb_covariance.values
+    assert (np.abs(found - expected).max(axis=(1, 2)) < 1e-3 * np.abs(expected).max(axis=(1, 2))).all()
+    fixes = hl.locate(dataset.assign(tdoa_s=_exact(dataset)), "tdoa_ls")
+    ratio = np.sqrt(np.trace(fixes.covariance.values, axis1=1, axis2=2)) / bounds.scene_crlb(dataset).crlb_rmse.values
+    assert ratio[fixes.converged.values] == pytest.approx(1, rel=2e-3)
+
+
+def _exact(dataset):
+    """Time differences without errors."""
+    receivers = tuple(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude", "altitude"))
+    place = dataset.transmitter_latitude.values, dataset.transmitter_longitude.values
+    length_m, _ = paths.lengths("ground_wave", receivers, *place, np.zeros(dataset.sizes["sample"]))
+    return dataset.tdoa_s.copy(data=(length_m - length_m[:, :1]) / 299792458.0)
 
 
 def test_positions_of_receivers_are_in_the_bound_and_in_fixes():

@@ -116,6 +116,18 @@ def test_less_power_better_clocks_and_fewer_receivers_show_in_the_map(config):
     assert lost.any()
 
 
+def test_maps_know_how_far_off_receivers_are(config):
+    """Where that is most of a delay's error, the bound is its dilution, levels being of no use."""
+    rows = [receiver.model_dump() | {"position_std_m": 3000.0} for receiver in config.geometry.receivers]
+    known = {"transmitter_altitude_min_m": 300.0, "transmitter_altitude_max_m": 300.0, "receivers": rows}
+    stated = hl.preset("los_sync", geometry=known, channel={"shadowing_sigma_db": 20.0, "diffraction": "none"})
+    area = np.linspace(45.0, 45.2, 3), np.linspace(7.8, 8.4, 3)
+    found = coverage.bound_map(stated, *area, coverage.Transmitter(power_dbm=60.0))
+    np.testing.assert_allclose(found.crlb_rmse, 3000.0 * found.gdop, rtol=0.02)
+    better = coverage.best_site(stated, *area, coverage.Transmitter(power_dbm=60.0))
+    assert better.mean_rmse.min() < 0.9 * better.mean_rmse_now
+
+
 def test_default_bandwidths_are_those_of_the_voices():
     voices = hl.generate(hl.preset("iq_test", num_samples=48, seed=5), progress=False)
     voices = voices.sel(sample=voices.waveform == "voice")
@@ -215,7 +227,11 @@ def test_maps_take_the_altitude_as_the_configuration_spreads_it(config):
         coverage._network(config),
     )
     known = bounds.crlb(
-        links.receivers, links.transmitter, toa_sigma_s=links.toa_sigma_s, rss_sigma_db=links.rss_sigma_db
+        links.receivers,
+        links.transmitter,
+        toa_sigma_s=links.toa_sigma_s,
+        rss_sigma_db=links.rss_sigma_db,
+        rss_slopes_db_per_m=links.level_slopes_db_per_m,
     )
     np.testing.assert_allclose(bound[0.0].crlb_covariance.values.reshape(-1, 2, 2), known, rtol=1e-12)
     assert (bound[0.0].crlb_rmse < bound[500.0].crlb_rmse).all()

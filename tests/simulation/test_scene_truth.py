@@ -1,16 +1,23 @@
 """The truth of drawn scenes: distributions of its parts, how they add up, and what is known of absent receivers."""
 
 import numpy as np
+import pyproj
 import pytest
 from drawn_scenes import OPEN, P_VALUE, config
 from scipy import signal as signal_processing
 from scipy import stats
 
+import heimdall_lab as hl
 from heimdall_lab.core.config import MAX_EXPONENTIAL
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.terrain.heights import height_m, profiles
 from heimdall_lab.datasets.terrain.tiles import open_terrain
+from heimdall_lab.localization import bounds, error_law, errors
 from heimdall_lab.simulation import scenes
 from heimdall_lab.simulation.propagation import losses
+
+WGS84 = pyproj.Geod(ellps="WGS84")
 
 
 def test_nuisances_have_their_distributions():
@@ -45,6 +52,59 @@ def test_nuisances_have_their_distributions():
     columns = [excess_db, truth["clock_offset"], truth["frequency_offset"], truth["transmitter_power"][:, None]]
     correlation = np.corrcoef(np.concatenate(columns, axis=1).T)
     assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / 2000**0.5
+
+
+def stating(std_m: list[float | None]) -> list[dict]:
+    """The listed network, whose receivers say how well their positions are known."""
+    rows = [receiver.model_dump() for receiver in config(OPEN).geometry.receivers]
+    return [row | {"position_std_m": each} for row, each in zip(rows, std_m, strict=True)]
+
+
+def test_receivers_stand_as_far_off_as_they_state():
+    std_m = [200.0, 1000.0, 0.0, None, 50.0, 3000.0, 1.0]
+    settings = config(OPEN, max_receivers=8, geometry={"receivers": stating(std_m)})
+    truth = scenes.draw_scenes(settings, np.arange(1000)).variables
+    plain = scenes.draw_scenes(config(OPEN, max_receivers=8), np.arange(1000)).variables
+    assert not set(schema.STATED_POSITIONS) & set(plain)
+    known_m = np.array([each or 0.0 for each in std_m])
+    np.testing.assert_array_equal(truth["receiver_position_std"][0], [*known_m, np.nan])
+    east_m, north_m = (truth[f"receiver_offset_{axis}"][:, :7] for axis in ("east", "north"))
+    certain = known_m == 0
+    assert (east_m[:, certain] == 0).all()
+    assert (north_m[:, certain] == 0).all()
+    drawn = np.stack([east_m, north_m])[..., ~certain] / known_m[~certain]
+    assert stats.kstest(drawn.ravel(), stats.norm.cdf).pvalue > P_VALUE
+    assert np.abs(np.corrcoef(drawn.swapaxes(0, 1).reshape(1000, -1).T) - np.eye(10)).max() < 5 / 1000**0.5
+    # What is stated is what datasets hold; delays are from where receivers stand. Other draws are as they were.
+    for name in (
+        "receiver_latitude",
+        "receiver_longitude",
+        "receiver_altitude",
+        "transmitter_latitude",
+        "clock_offset",
+    ):
+        np.testing.assert_array_equal(truth[name], plain[name])
+    ends = [truth[f"receiver_{name}"][:, :7] for name in ("longitude", "latitude")]
+    azimuth_deg = np.degrees(np.arctan2(east_m, north_m))
+    standing = WGS84.fwd(*(end.ravel() for end in ends), azimuth_deg.ravel(), np.hypot(east_m, north_m).ravel())
+    to_ecef = pyproj.Transformer.from_crs("EPSG:4979", "EPSG:4978")
+    here = to_ecef.transform(standing[1], standing[0], truth["receiver_altitude"][:, :7].ravel())
+    there = to_ecef.transform(*(truth[f"transmitter_{name}"] for name in ("latitude", "longitude", "altitude")))
+    apart = np.stack(here, -1).reshape(1000, 7, 3) - np.stack(there, -1)[:, None]
+    distance_m = np.linalg.norm(apart, axis=-1)
+    # Steps along the axes are those along a geodesic to the square of the step over the Earth's radius.
+    np.testing.assert_allclose(truth["propagation_delay"][:, :7] * SPEED_OF_LIGHT, distance_m, rtol=0, atol=25)
+
+
+def test_fixes_know_how_far_off_receivers_are():
+    stated = {"geometry": {"receivers": stating([300.0] * 7)}, "signal": {"duration_s": 0.02}}
+    dataset = hl.generate(hl.preset("los_sync", num_samples=100, **stated), progress=False)
+    assert hl.Config.model_validate_json(dataset.attrs["config"]).geometry.position_std_m == (300.0,) * 7
+    judged = errors.position_errors(dataset, hl.locate(dataset, "tdoa_ls"))
+    held = int((judged.mahalanobis_squared < error_law.radius_squared(0.95)).sum())
+    assert stats.binomtest(held, 100, 0.95).pvalue > P_VALUE
+    ignored = bounds.scene_crlb(dataset.drop_vars("receiver_position_std"))
+    assert (dataset.crlb_rmse > ignored.crlb_rmse).all()
 
 
 FULL = {

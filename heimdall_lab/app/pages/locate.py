@@ -46,6 +46,12 @@ _FRAME = {"frame_width": 430, "frame_height": 319}
 _PICTURE_PX = (760, 415)  # fixed: Bokeh fails where a new picture resizes what holds it
 _PAGE_SIZE = 10
 _NOT_IN_TABLE = ["correlation", "converged", "misfit"]  # which the sentences and the details tell
+_FIELD_LABELS = {
+    "window": "Window, s (optional)",
+    "position": "True position (optional)",
+    "altitude": "Altitude ± σ, m",
+    "path_delay": "σ of path delay, µs",
+}
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
 .sigmf-data, a .sigmf archive, a collection with its files) or KiwiSDR IQ recordings (.wav).
@@ -260,18 +266,8 @@ class Locate(Viewer):
     def _make_layout(self) -> pn.viewable.Viewable:
         wide: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width"}
         self._fields = {
-            "window": pmui.TextInput.from_param(
-                self.param.window, label="Window, s (optional)", description=self.param.window.doc, **wide
-            ),
-            "position": pmui.TextInput.from_param(
-                self.param.position, label="True position (optional)", description=self.param.position.doc, **wide
-            ),
-            "altitude": pmui.TextInput.from_param(
-                self.param.altitude, label="Altitude ± σ, m", description=self.param.altitude.doc, **wide
-            ),
-            "path_delay": pmui.TextInput.from_param(
-                self.param.path_delay, label="σ of path delay, µs", description=self.param.path_delay.doc, **wide
-            ),
+            name: pmui.TextInput.from_param(self.param[name], label=label, description=self.param[name].doc, **wide)
+            for name, label in _FIELD_LABELS.items()
         }
         self._upload = FileInput(
             lambda files: pn.state.execute(partial(self.set_recordings, files)),

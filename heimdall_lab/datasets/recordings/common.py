@@ -1,14 +1,14 @@
 """What readers of recordings share."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.arrays import batch_slices
-from heimdall_lab.core.receivers import Receiver
+from heimdall_lab.core.receivers import LARGEST_POSITION_STD_M, Receiver
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema
 
@@ -64,10 +64,12 @@ def as_numbers(name: str, values: object) -> np.ndarray:
         raise ValueError(f"{name}: does not hold numbers of one shape, but {str(values)[:60]}; correct it") from error
 
 
-def check_names(attributes: Iterable[str]) -> None:
-    """Raise ValueError if attributes that a caller states are none of the contract."""
+def check_names(attributes: Iterable[str], told: Collection[str] = ()) -> None:
+    """Raise ValueError if attributes that a caller states are none of the contract, or ``told`` by the files."""
     if unknown := sorted(set(attributes) - set(ATTRIBUTES)):
         raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(ATTRIBUTES)}")
+    if stated := sorted(set(attributes) & set(told)):
+        raise ValueError(f"{stated[0]}: is what the recordings tell; leave it out")
 
 
 def contract_numbers(attributes: Mapping[str, Any], receivers: int) -> dict[str, Any]:
@@ -100,6 +102,25 @@ def position_std_m(stations: Sequence[Receiver | None]) -> np.ndarray | None:
     stated = [np.nan if station is None or station.position_std_m is None else station.position_std_m
               for station in stations]  # fmt: skip
     return np.array(stated) if np.isfinite(stated).any() else None
+
+
+def with_position_std(dataset: xr.Dataset, unstated_m: float | None) -> xr.Dataset:
+    """State how well the positions are known of receivers of which nothing else says it; None states nothing.
+
+    Raises
+    ------
+    ValueError
+        If it is no standard deviation.
+    """
+    if unstated_m is None:
+        return dataset
+    (number,) = as_numbers("receiver_position_std_m", [unstated_m])
+    if not 0 <= number <= LARGEST_POSITION_STD_M:
+        raise ValueError(f"receiver_position_std_m: is {number:g}; give 0 to {LARGEST_POSITION_STD_M:,.0f} m")
+    name = "receiver_position_std"
+    known = dataset[name].values if name in dataset else np.nan
+    stated = np.where(np.isfinite(known), known, np.full(dataset.receiver_present.shape, number))
+    return dataset.assign(schema.label({name: stated}, {}, {}).data_vars)
 
 
 def warn_of_positions(dataset: xr.Dataset) -> xr.Dataset:

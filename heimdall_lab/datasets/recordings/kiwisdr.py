@@ -24,6 +24,7 @@ from heimdall_lab.datasets.recordings.common import (
     quantise,
     transmitter_position,
     warn_of_positions,
+    with_position_std,
 )
 
 MIN_RECEIVERS = 3
@@ -66,6 +67,7 @@ def read_kiwi(
     at: float | Sequence[float] | None = None,
     transmitter: Sequence[float] | None = None,
     strict: bool = False,
+    receiver_position_std_m: float | None = None,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous GNSS-stamped KiwiSDR recordings of one transmitter onto one time axis.
@@ -84,9 +86,9 @@ def read_kiwi(
         WAV files as kiwirecorder names them, ``<start>_<frequency in Hz>_<receiver>_iq.wav``, one a receiver.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` (0 where
-        missing) and ``position_std_m``, the standard deviation of the position along east and along north (10 m where
-        missing). Doubtful positions are named in the log. A recording belongs to the receiver whose name stands between
-        underscores in its file name.
+        missing) and ``position_std_m``, the standard deviation of the position along east and along north. Doubtful
+        positions are named in the log. A recording belongs to the receiver whose name stands between underscores in its
+        file name.
     window_s
         Length in seconds of consecutive windows to cut the common time into; without it, each stretch of it is one, or
         several if it is longer than 2²² samples.
@@ -96,6 +98,8 @@ def read_kiwi(
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
     strict
         Whether a station that cannot be used is an error.
+    receiver_position_std_m
+        Standard deviation, along east and along north, of positions that the table says nothing of; 10 m by default.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`) in the place of what is assumed or measured: ``propagation``
         and ``path_delay_sigma_s`` above all, which otherwise follow from the frequency and from how far the receivers
@@ -121,7 +125,7 @@ def read_kiwi(
     """
     if window_s is not None and not window_s * kiwi_wav.SAMPLE_RATE_HZ >= 1:
         raise ValueError(f"window_s is {window_s}; give a positive length in seconds, at least one sample")
-    _check_attributes(attributes)
+    check_names(attributes, _TOLD)
     position = transmitter_position(transmitter)
     stations = {receiver.name: receiver for receiver in read_receivers(receivers)}
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -132,10 +136,20 @@ def read_kiwi(
     _check_frequency(recordings)
     recordings = _usable(recordings, left_out, strict)
     stretches.say_left_out(left_out)
+    iq, full_scale, start_s = _windows(recordings, window_s, times_s)
+    if left_out:
+        kept = _of_kept(attributes, [owner.name for owner in owners], left_out)
+        attributes = {**kept, "left_out": json.dumps(left_out)}
+    dataset = _dataset(recordings, iq, full_scale, position, start_s, attributes)
+    return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
 
-    common = _common_time(recordings, window_s)
+
+def _windows(
+    recordings: Sequence[_Recording], window_s: float | None, times_s: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples of common windows, (S, R, 2, N) int16, their full scales (S, R), and GPS seconds (S,) of their starts."""
+    rate_hz, common = kiwi_wav.SAMPLE_RATE_HZ, _common_time(recordings, window_s)
     lengths = [stretch.length for stretch in common]
-    rate_hz = kiwi_wav.SAMPLE_RATE_HZ
     window = stretches.best_length(lengths) if window_s is None else round(window_s * rate_hz)
     placed = stretches.place_windows([stretch.first / rate_hz for stretch in common], lengths, window, rate_hz, times_s)
     windows = sum(each.count for each in placed)
@@ -152,13 +166,7 @@ def read_kiwi(
                 rows = slice(row + some.start, row + some.start + count)
                 iq[rows, index], full_scale[rows, index] = quantise(found.reshape(count, window))
         row += each.count
-    if left_out:
-        attributes = {
-            **_of_kept(attributes, [owner.name for owner in owners], left_out),
-            "left_out": json.dumps(left_out),
-        }
-    dataset = _dataset(recordings, iq, full_scale, position, np.array(starts) / rate_hz, attributes)
-    return warn_of_positions(schema.check(dataset))
+    return iq, full_scale, np.array(starts) / rate_hz
 
 
 def _of_kept(attributes: dict[str, Any], names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:
@@ -263,12 +271,6 @@ def _attributes(recordings: Sequence[_Recording], length: int, start_s: float) -
         "link_sigma_db": np.nan,
         "min_snr_db": 0.0,
     }
-
-
-def _check_attributes(stated: dict[str, Any]) -> None:
-    check_names(stated)
-    if told := sorted(set(stated) & _TOLD):
-        raise ValueError(f"{told[0]}: is what the recordings tell; leave it out")
 
 
 def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:

@@ -2,10 +2,11 @@
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,13 @@ from pydantic_core import ErrorDetails, from_json
 
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
+from heimdall_lab.datasets.recordings import propagation
+from heimdall_lab.datasets.recordings.common import (
+    check_names,
+    contract_numbers,
+    warn_of_positions,
+    with_position_std,
+)
 
 CENTRE_FREQUENCY_HZ = 1090e6  # ICAO Annex 10, volume IV: Mode S downlink
 
@@ -39,9 +47,7 @@ _ATTRIBUTES = {
     "centre_frequency_hz": CENTRE_FREQUENCY_HZ,
     "sample_rate_hz": np.nan,
     "duration_s": np.nan,
-    "propagation": "line_of_sight",
     "clock_sigma_s": CLOCK_SIGMA_S,
-    "path_delay_sigma_s": 0.0,
     "nlos_ratio": 0.0,
     "nlos_excess_mean_s": 0.0,
     "max_clock_offset_s": 1e-6,
@@ -53,15 +59,20 @@ _ATTRIBUTES = {
     "transmitter_altitude_sigma_m": 12000 / np.sqrt(12),
 }
 
+_TOLD = {"centre_frequency_hz", "sample_rate_hz", "duration_s"}  # attributes that tables of messages tell, or have none
+
 _ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
 _SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
 _MEASUREMENTS = TypeAdapter(
     Annotated[list[Json[Annotated[list[tuple[int, FiniteFloat, FiniteFloat | None]], FailFast()]]], FailFast()]
 )
+_log = logging.getLogger(__name__)
 _EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
 
 
-def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
+def read_locards(
+    path: str | Path, sensors: str | Path, *, receiver_position_std_m: float | None = None, **attributes: Any
+) -> xr.Dataset:
     """Read a table of messages as LocaRDS publishes them, without IQ: arrivals are what the sensors time-stamped.
 
     The signal strength of a message is an amplitude of arbitrary scale, so levels are comparable, but not calibrated.
@@ -74,7 +85,12 @@ def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
         Where the aircraft is may be unknown: empty, ``NA`` or ``nan`` is read as NaN.
     sensors
         CSV file of sensors: ``serial``, ``latitude``, ``longitude``, ``height`` (m), ``type``. Those at (0, 0) have no
-        known position and are left out.
+        known position and are left out; the log names them, and doubtful positions.
+    receiver_position_std_m
+        Standard deviation of the sensors' positions along east and along north; 10 m by default.
+    **attributes
+        Attributes of the contract (`schema.ATTRIBUTES`) in the place of what is assumed, as ``clock_sigma_s``, or
+        ``propagation`` and ``path_delay_sigma_s``: straight lines without any delay (`recordings.propagation`).
 
     Returns
     -------
@@ -87,14 +103,22 @@ def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
     Raises
     ------
     ValueError
-        A file, column or row is missing or malformed; the message names file, row, field and value.
+        A file, column or row is missing or malformed; the message names file, row, field and value. Or an attribute is
+        unknown, or what the table tells.
 
     Source
     ------
     Schäfer, Strohmeier, Leonardi and Lenders, "LocaRDS: A Localization Reference Data Set", Sensors 21 (2021).
     """
+    check_names(attributes, _TOLD)
     stations, rows = _read_sensors(Path(sensors)), _read_table(Path(path), _ROW_FIELDS)
     messages, received = _read_messages(Path(path), rows), _read_measurements(Path(path), rows)
+    unplaced = sorted(set(received["serial"]) - set(stations.index))
+    if unplaced:
+        _log.warning(
+            f"{', '.join(map(str, unplaced))}: no position in {Path(sensors).name}, or (0, 0), as unknown positions "
+            "are; left out"
+        )
     received = received[received["serial"].isin(stations.index)]
     if received.empty:
         raise ValueError(
@@ -102,10 +126,13 @@ def read_locards(path: str | Path, sensors: str | Path) -> xr.Dataset:
             "belongs to it, and at least one message"
         )
     arrivals = received.pivot(index="line", columns="serial").reindex(rows.index)
-    return _dataset(Path(path), messages, stations.loc[arrivals["arrival_ns"].columns], arrivals)
+    dataset = _dataset(Path(path), messages, stations.loc[arrivals["arrival_ns"].columns], arrivals, attributes)
+    return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
 
 
-def _dataset(file: Path, messages: pd.DataFrame, stations: pd.DataFrame, arrivals: pd.DataFrame) -> xr.Dataset:
+def _dataset(
+    file: Path, messages: pd.DataFrame, stations: pd.DataFrame, arrivals: pd.DataFrame, stated: dict[str, Any]
+) -> xr.Dataset:
     """Label what was read; all truth but the positions is NaN."""
     variables = schema.unknown(len(messages), len(stations))
     for axis in ("latitude", "longitude", "altitude"):
@@ -124,7 +151,9 @@ def _dataset(file: Path, messages: pd.DataFrame, stations: pd.DataFrame, arrival
         "receiver_name": ("receiver", np.array([str(serial) for serial in stations.index])),
     }
     about = {"title": f"Aircraft messages of {file.name}", "source": f"LocaRDS: {file.name}"}
-    return schema.check(schema.label(variables, coords, about | _ATTRIBUTES))
+    attrs = about | _ATTRIBUTES | contract_numbers(stated, len(stations))
+    attrs = propagation.with_paths(attrs, variables["receiver_latitude"][0], variables["receiver_longitude"][0])
+    return schema.label(variables, coords, attrs)
 
 
 def _measured_variables(

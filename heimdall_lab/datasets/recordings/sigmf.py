@@ -21,6 +21,7 @@ from heimdall_lab.datasets.recordings.common import (
     position_std_m,
     transmitter_position,
     warn_of_positions,
+    with_position_std,
 )
 from heimdall_lab.datasets.recordings.sigmf_files import (
     COLLECTION,
@@ -65,6 +66,7 @@ def read_sigmf(
     at: float | Sequence[float] | None = None,
     transmitter: Sequence[float] | None = None,
     strict: bool = False,
+    receiver_position_std_m: float | None = None,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous SigMF recordings of one network onto one time axis.
@@ -88,9 +90,9 @@ def read_sigmf(
     as 1 √mW. Real samples have imaginary part 0: nothing is lost, but their spectrum has two sides.
 
     *Place.* ``core:geolocation`` of the capture, else of the whole recording; altitude is 0 where missing. Positions
-    are good to 10 m unless the table of receivers or ``receiver_position_std`` says it, and doubtful ones are named in
-    the log. Channels of one recording stand at one place, unless `receivers` or the field ``heimdall:channels`` (a list
-    of objects with ``name`` and ``geolocation``) tells them apart.
+    are good to 10 m unless the table of receivers, ``receiver_position_std`` in the files or the argument says it, and
+    doubtful ones are named in the log. Channels of one recording stand at one place, unless `receivers` or the field
+    ``heimdall:channels`` (a list of objects with ``name`` and ``geolocation``) tells them apart.
 
     *Truth.* An annotation's field ``heimdall:variables`` may hold any variable of the contract, such as
     ``transmitter_latitude``, for the capture that it lies in; unknown truth is NaN. All other annotations are in the
@@ -117,6 +119,8 @@ def read_sigmf(
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
     strict
         Whether a receiver that cannot be used is an error, and so are captures that do not begin together.
+    receiver_position_std_m
+        Standard deviation, along east and along north, of positions that no table or file says it of; 10 m by default.
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`), in the place of what the files hold or of ``DEFAULTS``;
         ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default, ``propagation`` and
@@ -158,7 +162,7 @@ def read_sigmf(
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
-        return warn_of_positions(schema.check(dataset))
+        return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
     except SigmfError:
         raise
     except (ValueError, OverflowError) as error:

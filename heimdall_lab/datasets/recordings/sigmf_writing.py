@@ -151,11 +151,9 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
 
 def _captures_and_annotations(receiver: xr.Dataset) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make one capture of every sample of one receiver, and the annotation with all else that is known of it."""
-    known = {
-        name: _to_json(receiver[name].values)
-        for name in schema.VARIABLES
-        if name in receiver and name not in _CORE_VARIABLES
-    }
+    held = [name for name in schema.VARIABLES if name in receiver and name not in _CORE_VARIABLES]
+    stated_once = {name: receiver[name].expand_dims(sample=receiver.sample) for name in held if not receiver[name].dims}
+    known = {name: _to_json(stated_once.get(name, receiver[name]).values) for name in held}
     position = [receiver[f"receiver_{name}"].values.tolist() for name in ("longitude", "latitude", "altitude")]
     stamps = np.datetime_as_string(receiver.start_time.values, unit="ns") if "start_time" in receiver.coords else None
     length, centre_hz = receiver.sizes["time"], float(receiver.attrs["centre_frequency_hz"])

@@ -110,7 +110,9 @@ def test_the_command_takes_the_same(shortwave):
     assert "Paths at 9,410 kHz are taken for single hops by the ionosphere" in said
     assert "--set propagation=" in said
     assert "alpha, bravo_2, charlie: fewer than three decimals of a degree" in cautions
-    stated, _ = run("--set", "propagation=line_of_sight", "--set", "path_delay_sigma_s=3e-5")
+    sayings = "propagation=line_of_sight", "path_delay_sigma_s=3e-5", "receiver_position_std_m=50"
+    stated, cautions = run(*(word for saying in sayings for word in ("--set", saying)))
+    assert cautions == ""  # of positions that are no better than that
     assert "Paths at 9,410 kHz are taken for straight lines, with delays known to 30.00 µs.\n" in stated
     for wrong, message in (("propagation=tunnel", "'tunnel' is unknown"), ("sample_rate_hz=1", "recordings tell")):
         assert message in run("--set", wrong)[1]
@@ -145,8 +147,49 @@ def test_path_delays_follow_from_how_far_receivers_are_apart():
     assert propagation.mean_separation_m(*lengths) == pytest.approx(float(expected_m))
 
 
-def local(tmp_path: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg") -> xr.Dataset:
-    return hl.read_kiwi(recorded(tmp_path, dict.fromkeys(rows, 0.0), 77_500), table(tmp_path, rows, columns))
+def mirror_height_km(hop_km: np.ndarray, ratio: float, layers: float, m3000: float) -> np.ndarray:
+    """ITU-R P.533-14, eq. (14) to (16), at R12 = 50: of hops at f = ratio · foF2 and foF2 = layers · foE.
+
+    NaN within the skip distance.
+    """
+    y = max(layers, 1.8)
+    h = 1490 / (m3000 + 0.18 / (y - 1.4) + 0.096 * 25 / 150) - 316
+    if layers <= 3.33:
+        j = np.polyval([-0.7126, 5.863, -16.13, 16.07], y)
+        u = 8e-5 * (h - 80) * (1 + 11 * y**-2.2) + 1.2e-3 * h * y**-3.6
+        return np.minimum(115 + h * j + u * hop_km, 800)
+    if ratio >= 1:
+        f = np.polyval([-1.862, 12.95, -32.03, 33.50, -10.91], ratio) if ratio <= 1.71 else 1.21 + 0.2 * ratio
+        a1 = 140 + (h - 47) * np.polyval([-0.09707, 0.6870, -0.7506, 0.6], ratio)
+        b1 = 150 + (h - 17) * f - a1
+        skip_km = 160 + (h + 43) * np.polyval([-2.102, 19.50, -63.15, 90.47, -44.73], ratio)
+        beyond = (hop_km - skip_km) / (h + 140)
+        return np.where(beyond >= 0, np.minimum(a1 + max(b1, 0) * 2.4**-beyond + min(b1, 0), 800), np.nan)
+    a2 = 151 + (h - 47) * np.polyval([0.1906, 0.00583, 0.1936], ratio)
+    b2 = 141 + (h - 24) * np.polyval([0.645, 0.883, 0.162], ratio) - a2
+    near = np.minimum(0.115 * hop_km / (ratio * (h + 140)), 0.65)
+    return np.minimum(a2 + b2 * np.polyval([-7.535, 15.75, -8.834, -0.378, 1.0], near), 800)
+
+
+def test_heights_differ_between_hops_as_those_of_the_itu_do():
+    rng = np.random.Generator(np.random.Philox(1))
+
+    def spread_km(least_km: float, most_km: float) -> float:
+        moments = rng.uniform([0.5, 2.0, 2.5], [2.5, 8.0, 3.5], (1500, 3))
+        heights_km = [mirror_height_km(rng.uniform(least_km, most_km, 60), *moment) for moment in moments]
+        heard = [height_km[np.isfinite(height_km)] for height_km in heights_km]
+        return float(np.sqrt(np.mean([height_km.var() for height_km in heard if len(height_km) > 10])))
+
+    assumed_km = propagation.path_delay_sigma_s("sky_wave", 10e6, 0.0) * SPEED_OF_LIGHT / 2 / 1e3  # up and down
+    assert assumed_km == pytest.approx(spread_km(300, 1500), rel=0.1)
+    assert spread_km(200, 1000) < assumed_km < spread_km(200, 3000)
+
+
+def local(
+    tmp_path: Path, rows: dict[str, tuple], columns: str = "name,latitude_deg,longitude_deg", **stated: float
+) -> xr.Dataset:
+    files = recorded(tmp_path, dict.fromkeys(rows, 0.0), 77_500)
+    return hl.read_kiwi(files, table(tmp_path, rows, columns), **stated)
 
 
 def test_positions_are_as_good_as_the_table_says(tmp_path):
@@ -155,8 +198,18 @@ def test_positions_are_as_good_as_the_table_says(tmp_path):
     dataset = local(tmp_path, rows, columns)
     np.testing.assert_array_equal(dataset.receiver_position_std[0], [250.0, np.nan, 0.0])
     np.testing.assert_array_equal(bounds.position_sigma_m(dataset)[0], [250.0, 10.0, 0.0])
-    written = hl.read_sigmf(hl.write_sigmf(dataset, tmp_path / "written"))
+    collection = hl.write_sigmf(dataset, tmp_path / "written")
+    written = hl.read_sigmf(collection)
+    once = dataset.assign(receiver_position_std=dataset.receiver_position_std[0])
+    assert hl.read_sigmf(hl.write_sigmf(once, tmp_path / "once")).receiver_position_std.equals(
+        written.receiver_position_std
+    )
     np.testing.assert_array_equal(written.receiver_position_std, dataset.receiver_position_std)
+    for again in (
+        hl.read_sigmf(collection, receiver_position_std_m=40),
+        local(tmp_path, rows, columns, receiver_position_std_m=40),
+    ):
+        np.testing.assert_array_equal(again.receiver_position_std[0], [250.0, 40.0, 0.0])
     variance = bounds.delay_model_variance(with_measurements(dataset))
     expected = (250.0**2 - 10.0**2) / SPEED_OF_LIGHT**2
     assert variance[0, 0] - variance[0, 1] == pytest.approx(expected, rel=0.01)

@@ -1,13 +1,17 @@
 """LocaRDS tables: what is read and refused, and fixes of real aircraft."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab.localization import errors
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
+from heimdall_lab.localization import bounds, errors
+from heimdall_lab.localization.observations import from_dataset
 
 pyproj = pytest.importorskip("pyproj")
 
@@ -97,6 +101,41 @@ def test_sensors_must_say_where_they_are(tmp_path):
         hl.read_locards(*write(tmp_path, message(), sensors=SENSORS.replace("1,47.0", "1,nan")))
     with pytest.raises(ValueError, match=r"sensors.csv, row 2: height is ''; write a finite number"):
         hl.read_locards(*write(tmp_path, message(), sensors=SENSORS.replace("8.0,500", "8.0,")))
+
+
+def test_what_a_table_does_not_tell_is_the_users_to_say(tmp_path):
+    files = write(tmp_path, message())
+    assumed = hl.read_locards(*files)
+    assert (assumed.attrs["propagation"], assumed.attrs["path_delay_sigma_s"]) == ("line_of_sight", 0.0)
+    assert "receiver_position_std" not in assumed
+    np.testing.assert_array_equal(bounds.position_sigma_m(assumed), 10.0)
+    stated = hl.read_locards(*files, path_delay_sigma_s=1e-6, clock_sigma_s=2e-6, receiver_position_std_m=300)
+    assert (stated.attrs["path_delay_sigma_s"], stated.attrs["clock_sigma_s"]) == (1e-6, 2e-6)
+    np.testing.assert_array_equal(stated.receiver_position_std, np.full((1, 5), 300.0))
+    expected_m = np.linalg.norm([1e-6 * SPEED_OF_LIGHT, 2e-6 * SPEED_OF_LIGHT, 300.0])
+    np.testing.assert_allclose(from_dataset(stated).sigma_m, expected_m, rtol=1e-3)  # but for the stamps' steps
+    waves = hl.read_locards(*files, propagation="ground_wave")
+    assert waves.attrs["path_delay_sigma_s"] > 0
+    for wrong, says in (
+        ({"speed": 1}, "speed: is no attribute"),
+        ({"duration_s": 1}, "duration_s: is what the recordings tell"),
+        ({"propagation": "tunnel"}, "propagation: 'tunnel' is unknown"),
+        ({"receiver_position_std_m": -1}, "receiver_position_std_m: is -1"),
+        ({"receiver_position_std_m": "far"}, "receiver_position_std_m: does not hold numbers"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            hl.read_locards(*files, **wrong)
+
+
+def test_doubtful_sensors_are_named(tmp_path, caplog):
+    sensors = SENSORS.replace("2,47.8,8.1", "2,47.0,8.0").replace("4,46.6,8.9", "4,46.6123,8.9")
+    files = write(tmp_path, message(extra=([5, 1, 2], [99, 1, 2])), sensors=sensors)
+    with caplog.at_level(logging.WARNING):
+        dataset = hl.read_locards(*files)
+    assert caplog.messages[0].startswith("5, 99: no position in sensors.csv, or (0, 0), as unknown positions are")
+    assert caplog.messages[1].startswith("1 and 2 stand at one place")
+    assert caplog.messages[2].startswith("1, 2, 3, 6: fewer than three decimals")
+    assert caplog.messages[1:] == schema.position_cautions(dataset)
 
 
 def test_exact_arrivals_are_an_exact_fix(tmp_path):
