@@ -10,7 +10,7 @@ from heimdall_lab.core.arrays import Array, phasor
 _POWERS = np.arange(4)  # of frequency in the phase: constant, delay, and a group delay that grows or bends
 _LEAST_CHI_SQUARED = 18.4  # of the last two, which noise alone exceeds once in 10,000
 _FADE = 8  # share of the window in which it rises, and falls
-_LEAST_LINKS = 4  # from which it can be told whether the reference or the others differ
+_LEAST_LINKS = 4  # from which it can be told which differs; of fewer nothing is said
 
 
 def group_delay_sigma(
@@ -67,7 +67,6 @@ def _sigma(bend: Array, covariance: Array, used: Array, reference: Array, place:
     bend = np.where(is_reference[..., None], 0.0, bend)
     own = used | is_reference
     common = _median(bend, own)
-    common = np.where((own.sum(axis=1) >= _LEAST_LINKS)[:, None, None], common, 0.0)
     of_reference = _median(covariance.reshape(*used.shape, 4), used & ~is_reference).reshape(-1, 1, 2, 2)
     covariance = np.where(is_reference[..., None, None], of_reference, covariance)
     own_bend = bend - common
@@ -78,6 +77,7 @@ def _sigma(bend: Array, covariance: Array, used: Array, reference: Array, place:
     slopes = slopes - np.einsum("sn,sin->si", share, slopes)[..., None]
     shape = np.einsum("sin,sn,sjn->sij", slopes, share, slopes)
     variance = np.einsum("sri,sij,srj->sr", own_bend, shape, own_bend)
+    own = own & (own.sum(axis=1, keepdims=True) >= _LEAST_LINKS)
     return np.where(own & (chi_squared > _LEAST_CHI_SQUARED), np.sqrt(np.maximum(variance, 0.0)), 0.0)
 
 
