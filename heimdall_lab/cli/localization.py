@@ -83,13 +83,20 @@ def locate(
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     known = settings_of(settings or [], "name=value")
-    if (known or window is not None or at) and not (kiwi or sigmf):
-        raise ConfigError("set, window, at: only recordings take them; leave them out")
+    for name, given in {"set": known, "window": window, "at": at}.items():
+        if given and not (kiwi or sigmf):
+            raise ConfigError(f"{name}: only recordings take it; leave it out")
     if kiwi or sigmf:
-        cut = {"window_s": window, "at": at or None, "transmitter": position(transmitter), "strict": strict}
+        cut: dict[str, Any] = {
+            "window_s": window,
+            "at": at or None,
+            "transmitter": position(transmitter),
+            "strict": strict,
+        }
         if kiwi and receivers is None:
             raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-        dataset = (hl.read_kiwi if kiwi else hl.read_sigmf)(paths, receivers=receivers, **cut, **known)
+        read: Any = hl.read_kiwi if kiwi else hl.read_sigmf
+        dataset = read(paths, receivers=receivers, **cut, **known)
     else:
         if len(paths) != 1:
             raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")

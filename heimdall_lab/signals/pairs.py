@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -205,7 +206,8 @@ class _Voltages:
         self._all = None if is_long else schema.voltage(batch)
 
     def _of_receiver(self, scene: int, receiver: int) -> np.ndarray:
-        return schema.voltage(self._batch.isel(sample=[scene], receiver=[receiver]))
+        """Signal (N,)."""
+        return schema.voltage(self._batch.isel(sample=[scene], receiver=[receiver]))[0, 0]
 
     def spectrum(self, rate_hz: float) -> tuple[spectra.Spectrum, np.ndarray]:
         """Spectra, and mean powers (S, R)."""
@@ -216,7 +218,7 @@ class _Voltages:
         for place in np.ndindex(shape):
             voltage = self._of_receiver(*place)
             spectrum = spectra.power_spectrum(voltage, rate_hz)
-            densities.append(spectrum.density[0, 0])
+            densities.append(spectrum.density)
             power[place] = (voltage.real**2 + voltage.imag**2).mean()
         return spectrum._replace(density=np.stack(densities).reshape(*shape, -1)), power
 
@@ -234,7 +236,7 @@ class _Voltages:
             )
         peaks = [
             correlation.ambiguity_peak_one_by_one(
-                lambda receiver, scene=scene: self._of_receiver(scene, receiver)[0, 0],
+                partial(self._of_receiver, scene),
                 int(reference[scene]),
                 weight[scene],
                 max_delay_samples=max_delay_samples[scene],
