@@ -87,11 +87,12 @@ def locate(
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
     known = settings_of(settings or [], "name=value")
+    for name, given in {"set": known, "window": window, "at": at}.items():
+        if given and not (kiwi or sigmf):
+            raise ConfigError(f"{name}: only recordings take it; leave it out")
     if kiwi or sigmf:
         cut = {"window_s": window, "at": at or None, "strict": strict}
         dataset = _read_recordings(paths, receivers, position(transmitter), cut | known, kiwi=kiwi)
-    elif known or window is not None or at:
-        raise ConfigError("set, window, at: only recordings take them; leave them out")
     elif receivers is not None or transmitter is not None:
         raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
     elif len(paths) != 1:

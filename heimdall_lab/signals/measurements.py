@@ -87,8 +87,7 @@ def without_receivers(dataset: xr.Dataset, receivers: Sequence[int]) -> xr.Datas
 
     Its signals are measured anew where one of them was the reference.
     """
-    kept = ~np.isin(np.arange(dataset.sizes["receiver"]), receivers)
-    kept = xr.DataArray(kept, dims="receiver")
+    kept = xr.DataArray(~np.isin(np.arange(dataset.sizes["receiver"]), receivers), dims="receiver")
     places = [f"receiver_{name}" for name in ("latitude", "longitude", "altitude")]
     changed = dataset.assign({name: dataset[name].where(kept) for name in places})
     changed = changed.assign(receiver_present=dataset["receiver_present"] & kept)
@@ -308,7 +307,7 @@ def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
     digests = []
     for rows in batch_slices(iq.sizes["sample"], per_block):
         scenes = iq[rows].compute(scheduler="synchronous").values  # HDF5 reads one at a time in any case
-        digests += [zlib.crc32(np.ascontiguousarray(scene)) >> 1 for scene in scenes]
+        digests += [zlib.crc32(np.ascontiguousarray(scene).data) >> 1 for scene in scenes]
     return np.array(digests, dtype=np.int64)
 
 

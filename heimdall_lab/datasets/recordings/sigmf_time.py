@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 
 import numpy as np
@@ -143,21 +144,29 @@ def spans_of(receivers: Sequence[Stream], rate_hz: float) -> list[Span]:
 
 
 def covered_s(receiver: Stream, rate_hz: float) -> list[tuple[Fraction, Fraction]]:
-    """Time that each capture of a receiver covers, s since 1970 UTC; none where one has no stamp."""
+    """Time that each capture of a receiver covers, s since 1970 UTC; none where one has no stamp, or they overlap."""
     segments = receiver.recording.segments
     if any(segment.start_s is None for segment in segments):
         return []
     starts = [(segment.start_s or Fraction(0), len(segment.samples) / Fraction(rate_hz)) for segment in segments]
-    return [(start_s, start_s + length_s) for start_s, length_s in starts]
+    covered = [(start_s, start_s + length_s) for start_s, length_s in starts]
+    return [] if any(end > begin for (_, end), (begin, _) in pairwise(covered)) else covered
 
 
 def unusable(receivers: Sequence[Stream], rate_hz: float) -> dict[int, str]:
     """Receivers to leave out, by their number, for the time that they tell, and why; at least three remain."""
     covered = {index: covered_s(receiver, rate_hz) for index, receiver in enumerate(receivers)}
-    stamped = [index for index in covered if covered[index]]
+    missing = [
+        index
+        for index, receiver in enumerate(receivers)
+        if any(segment.start_s is None for segment in receiver.recording.segments)
+    ]
+    stamped = [index for index in covered if index not in missing]
     if len(stamped) < stretches.FEWEST:
         return {}
-    left_out = {index: "core:datetime is missing, but others have it" for index in covered if not covered[index]}
+    left_out = dict.fromkeys(missing, "core:datetime is missing, but others have it")
+    if not all(covered[index] for index in stamped):
+        return left_out  # captures that are no times of one recording
     for place, (with_it, without) in stretches.costly_stations([covered[index] for index in stamped]).items():
         own, others = covered[stamped[place]], [covered[index] for index in stamped if index != stamped[place]]
         leap = stretches.leap_s(own[0][0], [other[0][0] for other in others])

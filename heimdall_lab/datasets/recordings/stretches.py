@@ -39,17 +39,23 @@ class Window:
 def common_stretches(
     stations: Sequence[Sequence[tuple[Time, Time]]],
 ) -> list[tuple[Time, Time, tuple[int, ...]]]:
-    """Stretches of time that all stations cover, and which of each one's own, (begin, end) each, covers it."""
+    """Stretches of time that all stations cover, and which of each one's own, (begin, end) each, covers it.
+
+    Each station's own ascend and do not overlap.
+    """
     common: list[tuple[Time, Time, tuple[int, ...]]] = []
-    common += [(begin, end, (number,)) for number, (begin, end) in enumerate(stations[0])]
+    common += [(begin, end, (index,)) for index, (begin, end) in enumerate(stations[0])]
     for own in stations[1:]:
-        common = [
-            (max(begin, first), min(end, last), (*numbers, number))
-            for begin, end, numbers in common
-            for number, (first, last) in enumerate(own)
-            if max(begin, first) < min(end, last)
-        ]
-    return sorted(common)
+        found: list[tuple[Time, Time, tuple[int, ...]]] = []
+        here = there = 0
+        while here < len(common) and there < len(own):
+            begin, end, which = common[here]
+            first, last = own[there]
+            if max(begin, first) < min(end, last):
+                found.append((max(begin, first), min(end, last), (*which, there)))
+            here, there = (here + 1, there) if end < last else (here, there + 1)
+        common = found
+    return common
 
 
 def costly_stations(stations: Sequence[Sequence[tuple[Time, Time]]]) -> dict[int, tuple[float, float]]:

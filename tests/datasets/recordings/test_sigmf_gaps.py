@@ -97,3 +97,12 @@ def test_windows_begin_where_one_says(tmp_path, stations):
         hl.read_sigmf(files, receivers=stations, window_s=0.01, at=0.095)
     with pytest.raises(ValueError, match="give window_s"):
         hl.read_sigmf(files, receivers=stations, at=0.02)
+
+
+def test_captures_that_are_no_times_of_one_recording_are_taken_one_by_one(tmp_path, stations):
+    """A hundred captures of each receiver that all say the same second: none of them is compared with all others."""
+    parts, stamps = [(50 * n, 50 * n + 50) for n in range(100)], [0.0] * 100
+    files = [record(tmp_path, name, *parts, stamps=stamps) for name in NAMES]
+    dataset = hl.read_sigmf(files, receivers=stations)
+    assert (dataset.sizes["sample"], dataset.sizes["receiver"]) == (100, 4)
+    np.testing.assert_array_equal(samples_of(dataset)[:, 3].reshape(-1, 2), AIR)
