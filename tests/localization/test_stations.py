@@ -28,10 +28,8 @@ def roll(dataset, duration_s):
 
 
 def unrelated(dataset):
-    voltage = np.random.default_rng(4).normal(0, 9000, dataset.iq.values[:, BAD].shape)
-    narrow = np.fft.fft(voltage, axis=-1)
-    narrow[..., 700:-700] = 0
-    dataset.iq[:, BAD] = np.rint(np.fft.ifft(narrow, axis=-1).real).astype(np.int16)
+    """It hears what was sent at another time."""
+    dataset.iq[:, BAD] = dataset.iq.values[::-1, BAD]
 
 
 def elsewhere(name, value):
@@ -59,7 +57,7 @@ def test_a_bad_station_is_left_out_with_its_reason(recorded, change, reason):
     assert fixes.converged.all()
     assert re.search(reason, stations.left_out(fixes)[name])
     np.testing.assert_allclose(fixes.latitude, without.latitude, atol=1e-6)
-    assert not hl.locate(dataset, "tdoa_ls", strict=True).converged.all()
+    assert name not in stations.left_out(hl.locate(dataset, "tdoa_ls", strict=True))
     measured = stations.without_bad_stations(with_measurements(dataset))
     assert f"{name}: " in sentences.left_out_sentence(measured)
     assert not measured.receiver_present[:, BAD].any()
