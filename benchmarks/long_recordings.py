@@ -91,7 +91,7 @@ def main() -> None:
         kiwi = ["--kiwi", *waves, "--receivers", str(folder / "stations.csv"), *truth]
         rows = {
             "3 × 3.3 s at 1 MS/s, stamps of whole seconds": sigmf,
-            "3 × 10 min at 12 kHz, one window": kiwi,
+            "3 × 10 min at 12 kHz, two windows and the joint fix": kiwi,
             "3 × 10 min at 12 kHz, windows of 10 s and the joint fix": [*kiwi, "--window", "10"],
         }
         for name, arguments in rows.items():

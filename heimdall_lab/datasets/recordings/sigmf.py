@@ -38,6 +38,7 @@ from heimdall_lab.datasets.recordings.sigmf_time import (
     Span,
     Stream,
     cut_windows,
+    recordings_of,
     spans_by_capture,
     spans_of,
     unusable,
@@ -273,7 +274,7 @@ def _dataset(
             iq, full_scale = cut_windows(stream, span.captures[index], span.begin[index], window, count)
             variables["iq"][rows, index], variables["iq_full_scale"][rows, index] = iq, full_scale
     if not all(uncut) and sum(counts) > 1:
-        variables |= _recordings_of(spans, counts, window / rate_hz, rate_hz)
+        variables |= recordings_of(spans, counts, window / rate_hz, rate_hz)
     labels = [span.segments(streams)[0].capture.sample for span in spans]
     coords = {
         "sample": labels if all(uncut) and None not in labels else np.arange(sum(counts)),
@@ -286,21 +287,6 @@ def _dataset(
     dataset = schema.label(variables, coords, attrs)
     dataset["sample"].attrs["long_name"] = "index of the window"
     return dataset
-
-
-def _recordings_of(
-    spans: Sequence[Span], counts: Sequence[int], window_s: float, rate_hz: float
-) -> dict[str, np.ndarray]:
-    """Which windows are of one recording, and when they begin in it: of one capture, or of all between gaps."""
-    by_time = any(len(set(span.captures)) > 1 for span in spans)
-    number = [0 if by_time else span.captures[0] for span in spans]
-    first: dict[int, Fraction] = {}
-    begin_s = []
-    for recording, span in zip(number, spans, strict=True):
-        of_span = span.begin[0] / Fraction(rate_hz) if span.start_s is None else span.start_s
-        begin_s.append(float(of_span - first.setdefault(recording, of_span)))
-    time_s = [begin + n * window_s for begin, count in zip(begin_s, counts, strict=True) for n in range(count)]
-    return {"recording": np.repeat(number, counts), "recording_time": np.array(time_s)}
 
 
 def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fraction) -> dict[str, object]:

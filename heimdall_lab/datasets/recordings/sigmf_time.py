@@ -178,6 +178,21 @@ def unusable(receivers: Sequence[Stream], rate_hz: float) -> dict[int, str]:
     return left_out
 
 
+def recordings_of(
+    spans: Sequence[Span], counts: Sequence[int], window_s: float, rate_hz: float
+) -> dict[str, np.ndarray]:
+    """Which windows are of one recording, and when they begin in it: of one capture, or of all between gaps."""
+    by_time = any(len(set(span.captures)) > 1 for span in spans)
+    number = [0 if by_time else span.captures[0] for span in spans]
+    first: dict[int, Fraction] = {}
+    begin_s = []
+    for recording, span in zip(number, spans, strict=True):
+        of_span = span.begin[0] / Fraction(rate_hz) if span.start_s is None else span.start_s
+        begin_s.append(float(of_span - first.setdefault(recording, of_span)))
+    time_s = [begin + n * window_s for begin, count in zip(begin_s, counts, strict=True) for n in range(count)]
+    return {"recording": np.repeat(number, counts), "recording_time": np.array(time_s)}
+
+
 def cut_windows(
     stream: Stream, capture: int, begin: Fraction, window: int, windows: int
 ) -> tuple[np.ndarray, np.ndarray]:
