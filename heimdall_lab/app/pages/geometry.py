@@ -21,6 +21,7 @@ from panel.viewable import Viewer
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.parts.uploads import FileInput, Files
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import MAX_RECEIVERS, Config
@@ -352,7 +353,7 @@ class Geometry(Viewer):
 
     def _make_layout(self) -> pn.viewable.Viewable:
         self._replace_dialog.objects = [
-            pmui.Typography("A network of this name is in the folder; its receivers would be lost."),
+            Text("A network of this name is in the folder; its receivers would be lost."),
             pmui.Row(
                 pmui.Button(label="Replace", color="error", on_click=partial(self.save, replace=True)),
                 pmui.Button(
@@ -375,7 +376,7 @@ class Geometry(Viewer):
         )
         chosen = pmui.Row(
             pmui.RadioButtonGroup.from_param(self.param.quantity, label="", size="small", margin=(5, 10)),
-            pmui.Typography("Click:", margin=(10, 0, 5, 10)),
+            Text("Click:", margin=(10, 0, 5, 10)),
             pmui.RadioButtonGroup.from_param(self.param.click, label="", size="small", margin=(5, 10)),
             pmui.Button(
                 label="Fit area",

@@ -20,6 +20,7 @@ from tornado.web import RedirectHandler
 
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service.headers import harden
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.core.files import data_folder
 
@@ -83,6 +84,8 @@ def make_server(
         http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
         **_login_options(access or Access()),
     )
+    named = [f"{prefix}/{name}{end}" for name in PAGES for end in ("", "/")]
+    harden(server._tornado, pages=[*named, f"{prefix}{API}/docs"])
     PeriodicCallback(_queue_step(root), _QUEUE_PERIOD_MS).start()
     return server
 
