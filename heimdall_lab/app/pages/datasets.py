@@ -198,7 +198,7 @@ class Datasets(Viewer):
 
     async def _resume_generation(self, _event: Any) -> None:
         with show_errors(self._alert):
-            manifest = await asyncio.to_thread(catalogue.summary, self._root / self.selected)
+            manifest = await asyncio.to_thread(_summary, self._root, self.selected)
             if "/" in self.selected:
                 raise ValueError(
                     f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
@@ -249,6 +249,10 @@ class Datasets(Viewer):
         with show_errors(self._alert):
             await asyncio.to_thread(jobs.delete_dataset, self._root, self.selected)
             await self.refresh(fresh=True)
+
+
+def _summary(root: Path, name: str) -> catalogue.Summary:
+    return catalogue.summary(tasks.dataset_folder(root, name))
 
 
 def _verify(root: Path, name: str) -> tuple[pd.DataFrame, str]:

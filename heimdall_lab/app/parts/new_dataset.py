@@ -94,7 +94,7 @@ class NewDatasetDialog(Viewer):
             return
         seconds = float("nan")
         try:
-            seconds = await background.run(speed.estimate_generation_s, chosen)
+            seconds = await background.run(_estimate_s, self._root, chosen)
         except (ValueError, OSError, MemoryError) as error:
             if change == self._changes and self._fields is not None:
                 self._fields.show_error(
@@ -119,6 +119,12 @@ class NewDatasetDialog(Viewer):
             self._start.loading = False
         self._close()
         await self._on_queued(job)
+
+
+def _estimate_s(root: Path, chosen: config.Config) -> float:
+    """Estimate the time, which reads of the folders that the configuration names."""
+    tasks.check_folders(root, chosen)
+    return speed.estimate_generation_s(chosen)
 
 
 def _size_text(root: Path, chosen: config.Config) -> str:

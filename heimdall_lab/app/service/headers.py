@@ -36,7 +36,7 @@ def harden(application: Application, pages: Collection[str]) -> None:
     that are added later do not run.
     """
     scripted = frozenset(pages)
-    application.transforms.append(lambda request: _Headers(request, scripted))  # type: ignore[arg-type, return-value]
+    application.transforms.append(lambda request: _Headers(request, scripted))  # type: ignore[arg-type]
 
 
 class _Headers(OutputTransform):
