@@ -204,7 +204,7 @@ def provider_for(
     ended = EndedLogins(None if kept is None else kept / _ENDED)
     if passwords:
         return PasswordProvider(passwords, ended, allowed)
-    pn.config.param.update(oauth_provider=oauth["oauth_provider"])
+    pn.config.oauth_provider = oauth["oauth_provider"]  # type: ignore[misc]  # as Panel itself does
     return ProviderOfOAuth(users, ended)
 
 
