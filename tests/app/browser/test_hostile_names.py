@@ -120,3 +120,44 @@ def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tm
         page.goto(report.as_uri())
         expect(page.get_by_text(f"7 receivers: 0{HOSTILE}, 1{PAIRS}")).to_be_visible()
         expect(page.locator(".bk-Canvas")).not_to_have_count(0)
+
+
+@pytest.mark.slow  # the headers by themselves: test_server.py
+def test_browsers_run_no_script_but_the_servers_own(browser, root):
+    with dashboard(root.parent) as (_, url), hostile_page(browser) as page:
+        page.goto(f"{url}datasets")
+        page.get_by_role("button", name="New dataset").wait_for()
+        ran = page.evaluate(
+            """async () => {
+                window.ran = []
+                const refused = []
+                document.addEventListener("securitypolicyviolation", event => refused.push(event.violatedDirective))
+                document.body.insertAdjacentHTML("beforeend", "<img src=y onerror='window.ran.push(1)'>")
+                const script = document.createElement("script")
+                script.textContent = "window.ran.push(2)"
+                document.body.append(script)
+                try { eval("window.ran.push(3)") } catch {}
+                const form = document.createElement("form")
+                form.action = "https://example.org/"
+                document.body.append(form)
+                form.submit()
+                await new Promise(resolve => setTimeout(resolve, 1000))
+                return [window.ran, new Set(refused).size]
+            }"""
+        )
+        assert ran[0] == []
+        assert ran[1] >= 3
+
+
+@pytest.mark.slow
+def test_the_button_logs_out(page, tmp_path):
+    with dashboard(tmp_path, "--basic-auth", "right") as (_, url):
+        page.goto(f"{url}compare")
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("right")
+        page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url(f"{url}compare")
+        page.get_by_text("Log out").click()
+        expect(page.get_by_text("You are logged out.")).to_be_visible()
+        page.goto(f"{url}compare")
+        expect(page.get_by_role("button", name="Log in")).to_be_visible()
