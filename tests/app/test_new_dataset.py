@@ -17,7 +17,7 @@ def test_folders_outside_of_the_data_folder_are_not_read(tmp_path, monkeypatch):
     (root / "voices").mkdir(parents=True)
 
     async def steps():
-        dialog = NewDatasetDialog(root, on_queued=lambda job: None)
+        dialog = NewDatasetDialog(root, on_queued=lambda _job: None)
         await dialog.open()
         await until(lambda: estimated)
         field = dialog._fields.widgets["signal.voice_folder"]

@@ -100,12 +100,13 @@ def test_cookies_stay_here_and_a_logout_ends_them(guarded, scheme):
     _, url = guarded
     with httpx.Client(headers={"X-Forwarded-Proto": scheme}) as client:
         answers = [client.get(f"{url}login"), log_in(client, url, "ada", "right")]
-        user = client.cookies["user"]
-    kept = {"Cookie": f"user={user}"}
+        user, login = client.cookies["user"], client.cookies["login"]
+    kept = {"Cookie": f"user={user}; login={login}"}
     assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 200
     page = httpx.get(f"{url}datasets", headers=kept)
     assert page.status_code == 200
     told = get_token_payload(re.search(r'"token":"([\w-]+)', page.text)[1])  # which scripts of the page can read
+    assert login not in json.dumps(told)
     assert user not in json.dumps(told)
     answers.append(httpx.get(f"{url}logout", headers=kept | {"X-Forwarded-Proto": scheme}))
     assert "logged out" in answers[-1].text
@@ -117,6 +118,25 @@ def test_cookies_stay_here_and_a_logout_ends_them(guarded, scheme):
         assert ("Secure" in cookie) == (scheme == "https")
     assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
     assert httpx.get(f"{url}datasets", headers=kept).status_code == 302
+
+
+def test_a_logout_ends_one_login_of_one_person(guarded):
+    _, url = guarded
+    logins = []
+    for name in ("ada", "ada", "bob"):
+        with httpx.Client() as client:
+            log_in(client, url, name, "right")
+            logins.append({key: client.cookies[key] for key in ("user", "login")})
+
+    def status(user, login):
+        return httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={user}; login={login}"}).status_code
+
+    first, second, other = logins
+    httpx.get(f"{url}logout", headers={"Cookie": f"login={first['login']}"})
+    assert status(**first) == 401
+    assert status(**second) == status(**other) == 200
+    assert status(first["user"], other["login"]) == 401
+    assert httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={second['user']}"}).status_code == 401
 
 
 def test_a_login_by_another_sites_page_is_refused(guarded):
@@ -224,7 +244,7 @@ def test_oauth_lets_in_whom_it_was_told_to(tmp_path, monkeypatch):
                     assert ("may not log in" in answer.text) == (status == 401)
                     assert client.get(f"{url}api/v1/jobs").status_code == status
                     if status == 200:
-                        kept = {"Cookie": f"user={client.cookies['user']}"}
+                        kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
                         client.get(f"{url}logout")
                         assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
             error = httpx.get(f"{url}login", params={"error": "x", "error_description": "<img src=x>"})

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from heimdall_lab.app.service.passwords import Brake, is_right, read_passwords
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import write_text
 
-COOKIES = ("user", "id_token", "access_token", "refresh_token", "oauth_expiry")  # that say who somebody is
+COOKIES = ("login", "user", "id_token", "access_token", "refresh_token", "oauth_expiry")  # that say who somebody is
 _PAGES = {
     name: str(Path(__file__).with_name(f"{page}.html"))
     for name, page in {"login_template": "login", "logout_template": "notice", "error_template": "notice"}.items()
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class EndedLogins:
-    """Logins that were ended before their cookies expire, by checksums of these; kept in a file if there is one."""
+    """Logins that were ended before they expire, by checksums of what names them; kept in a file if there is one."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -48,17 +49,17 @@ class EndedLogins:
         if file is not None and file.exists():
             self._until_s = dict(json.loads(file.read_text(encoding="utf-8")))
 
-    def end(self, cookie: str) -> None:
-        """End the login of a cookie."""
+    def end(self, login: str) -> None:
+        """End a login."""
         now_s = time.time()
         self._until_s = {key: until_s for key, until_s in self._until_s.items() if until_s > now_s}
-        self._until_s[_checksum(cookie)] = now_s + pn.config.oauth_expiry * _DAY_S
+        self._until_s[_checksum(login)] = now_s + pn.config.oauth_expiry * _DAY_S
         if self._file is not None:
             write_text(self._file, json.dumps(self._until_s))
 
-    def has_ended(self, cookie: str) -> bool:
-        """Whether the login of a cookie was ended."""
-        return _checksum(cookie) in self._until_s
+    def has_ended(self, login: str) -> bool:
+        """Whether a login was ended."""
+        return _checksum(login) in self._until_s
 
 
 class PasswordProvider(BasicAuthProvider):
@@ -82,7 +83,7 @@ class PasswordProvider(BasicAuthProvider):
     def get_user(self) -> Callable[[Any], Any]:
         """Function that says who sent a request; None for nobody."""
         known = super().get_user
-        return lambda handler: None if _has_ended(handler, self.ended) else known(handler)
+        return lambda handler: known(handler) if _is_valid(handler, self.ended) else None
 
     @property
     def login_handler(self) -> type[RequestHandler]:
@@ -114,7 +115,7 @@ class ProviderOfOAuth(OAuthProvider):
         known = super().get_user_async
 
         async def user_of(handler: RequestHandler) -> str | None:
-            user = None if _has_ended(handler, self.ended) else await known(handler)
+            user = await known(handler) if _is_valid(handler, self.ended) else None
             return user if user is not None and self.admits(user) else None
 
         return user_of
@@ -161,6 +162,7 @@ class _PasswordLogin(_Cookies, BasicLoginHandler):
         elif provider.accepts(name, self.get_body_argument("password", "", strip=False)):
             provider.brake.record_right(address)
             self.set_current_user(name)
+            _begin(self, name)
             self.redirect(_validate_next_url(self.get_cookie("next_url", pn.state.base_url)))
         else:
             count = provider.brake.record_wrong(address)
@@ -181,6 +183,8 @@ class _OAuthChecks(_Cookies, OAuthLoginHandler):
         if user is not None and not provider.admits(user):
             _log.warning("login: %.80r of the provider is refused, from %s", user, self.request.remote_ip)
             raise HTTPError(403, f"{user} may not log in; --allow-user names who may", reason="Forbidden")
+        if user is not None:
+            _begin(self, user)
         return result
 
 
@@ -188,9 +192,10 @@ class _Logout(_Cookies, LogoutHandler):
     """The page that ends a login."""
 
     def get(self) -> None:
-        """End the login for whoever has its cookie."""
-        if self.get_secure_cookie("user", max_age_days=pn.config.oauth_expiry):
-            self.application.auth_provider.ended.end(self.get_cookie("user") or "")  # type: ignore[attr-defined]
+        """End the login for whoever has its cookies."""
+        if login := _login_of(self):
+            self.application.auth_provider.ended.end(login)  # type: ignore[attr-defined]
+        self.clear_cookie("login", path=pn.config.cookie_path)
         self.set_header("Cache-Control", "no-store")
         super().get()
 
@@ -208,9 +213,22 @@ def provider_for(
     return ProviderOfOAuth(users, ended)
 
 
-def _has_ended(handler: RequestHandler, ended: EndedLogins) -> bool:
-    return ended.has_ended(handler.get_cookie("user") or "")
+def _begin(handler: RequestHandler, user: str) -> None:
+    """Name a login: the cookie ``user`` is the same for all logins of somebody in one second."""
+    login, days = f"{secrets.token_hex(16)}.{user}", pn.config.oauth_expiry
+    handler.set_secure_cookie("login", login, expires_days=days, path=pn.config.cookie_path)
 
 
-def _checksum(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()
+def _login_of(handler: RequestHandler) -> str:
+    """Name of the login by whose cookies a request came; empty if there is none."""
+    return (handler.get_secure_cookie("login", max_age_days=pn.config.oauth_expiry) or b"").decode()
+
+
+def _is_valid(handler: RequestHandler, ended: EndedLogins) -> bool:
+    """Whether a request has the cookies of one login, and nobody ended that."""
+    login, user = _login_of(handler), handler.get_secure_cookie("user", max_age_days=pn.config.oauth_expiry)
+    return bool(login) and (user or b"").decode() == login.partition(".")[2] and not ended.has_ended(login)
+
+
+def _checksum(login: str) -> str:
+    return hashlib.sha256(login.encode()).hexdigest()

@@ -84,12 +84,15 @@ def check(root: Path, task: Task, earlier: list[Task]) -> None:
 def check_folders(root: Path, config: Config) -> None:
     """Refuse a configuration whose folders are outside of the data folder, or hold what is no regular file of 2 GB.
 
-    ValueError names the field. Nothing is opened.
+    JobError names the field. Nothing is opened.
     """
-    for field, name in config.folders.items():
-        for path in path_below(root, name, field).glob("*"):
-            if not path.is_dir():
-                check_regular(path_below(root, path, field), field, _MAX_INPUT_BYTES)
+    try:
+        for field, name in config.folders.items():
+            for path in path_below(root, name, field).glob("*"):
+                if not path.is_dir():
+                    check_regular(path_below(root, path, field), field, _MAX_INPUT_BYTES)
+    except ValueError as error:
+        raise JobError(str(error)) from error
 
 
 def _check_generation(root: Path, task: Generation) -> None:
