@@ -7,6 +7,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import LOCAL_DIST
 from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
@@ -39,6 +40,10 @@ def page(name: str, root: Path, *, has_logout: bool = False) -> Callable[[], Pag
 
 def _page(name: str, root: Path, has_logout: bool) -> Page:
     _, viewer_class = PAGES[name]
+    if pn.state.curdoc is not None:
+        # Where styles are, which Panel says as it writes the HTML: a browser that comes back later, as from a busy
+        # machine, gets a page without that, and would look for them at another server.
+        pn.state.curdoc.template_variables.setdefault("dist_url", LOCAL_DIST)
     frame = Page(
         title=f"{_TITLE}: {name}",
         sidebar=[_navigation(name), *([_logout()] if has_logout else [])],

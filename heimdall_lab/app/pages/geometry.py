@@ -91,6 +91,9 @@ class Geometry(Viewer):
         self._area: tuple[tuple[float, float], ...] = ()
         self._point: xr.Dataset | None = None
         self._site: tuple[float, float] | None = None
+        self._closed = False
+        if pn.state.curdoc is not None:
+            pn.state.on_session_destroyed(lambda _context: setattr(self, "_closed", True))
         self._layout = self._make_layout()
         self.set_receivers([receiver.model_dump() for receiver in italian_network()], fit=True)
 
@@ -244,7 +247,7 @@ class Geometry(Viewer):
             with show_errors(self._alert, keep=True):
                 found = await background.run(coverage.best_site, config, *grid, transmitter)
                 site, text = (float(found.best_longitude), float(found.best_latitude)), plots.site_text(found)
-        if revision != self._revision:
+        if revision != self._revision or self._closed:
             return
         self._site = site
         self._site_note.object = text

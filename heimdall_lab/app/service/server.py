@@ -17,7 +17,9 @@ from bokeh.core.validation.warnings import FIXED_SIZING_MODE
 from bokeh.server.util import check_allowlist
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from tornado.ioloop import PeriodicCallback
+from tornado.iostream import StreamClosedError
 from tornado.web import RedirectHandler
+from tornado.websocket import WebSocketClosedError
 
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
@@ -31,6 +33,7 @@ _QUEUE_PERIOD_MS = 1000
 _MAX_BODY_BYTES = 10_000_000  # of a request; uploads come through the page's own channel
 _MAX_MESSAGE_BYTES = 50_000_000  # on that channel; uploads come in pieces
 _JSON = "application/json"
+_UNUSED_PAGE_MS = 60_000  # that a page waits for its browser, which may be busy; else it is made again
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ def make_server(
             (rf"{API}/.*", _ApiHandler, {"client": client, "allowed": allowed}),
         ],
         websocket_max_message_size=_MAX_MESSAGE_BYTES,
+        unused_session_lifetime_milliseconds=_UNUSED_PAGE_MS,
         http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
         exclude_cookies=list(COOKIES),  # of the pages' text, where scripts could read them
         exclude_headers=["Cookie"],
@@ -94,8 +98,15 @@ def make_server(
     )
     named = [f"{prefix}/{name}{end}" for name in PAGES for end in ("", "/")]
     harden(server._tornado, pages=[*named, f"{prefix}{API}/docs"])
+    server.io_loop.asyncio_loop.set_exception_handler(_report_fault)  # type: ignore[attr-defined]
     PeriodicCallback(_queue_step(root), _QUEUE_PERIOD_MS).start()
     return server
+
+
+def _report_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody handled, unless it is that a tab was closed while something was sent to it."""
+    if not isinstance(context.get("exception"), WebSocketClosedError | StreamClosedError):
+        loop.default_exception_handler(context)
 
 
 def _login_options(access: Access, allowed: list[str], root: Path) -> dict[str, Any]:
