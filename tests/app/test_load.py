@@ -30,6 +30,7 @@ def test_only_faults_that_are_no_closed_tab_are_logged(caplog):
     assert "a fault" in caplog.text
 
 
+@pytest.mark.usefixtures("one_loop")
 def test_pages_know_where_styles_are_before_their_html_is_written(tmp_path):
     """A browser that comes back to a server which forgot its page gets another one, without HTML."""
     document = Document()
