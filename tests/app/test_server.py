@@ -176,6 +176,14 @@ def test_every_answer_has_headers_that_keep_scripts_out(plain, guarded):
     assert len(nonces) == len(pages)
 
 
+def test_no_module_is_imported_because_somebody_names_it(plain, here):
+    (here / "named.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    for module in ("named", "antigravity", "heimdall_lab.app.service.server", "panelx", "..panel"):
+        assert httpx.get(f"{plain}components/{module}/Name/_css/file.css").status_code == 404
+    assert not (here / "ran").exists()
+    (here / "named.py").unlink()
+
+
 @pytest.fixture(scope="module")
 def jobs_url(plain, here, small):
     """Address that cancels a job of `plain`, which has ended."""

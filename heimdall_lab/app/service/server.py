@@ -16,9 +16,11 @@ from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import FIXED_SIZING_MODE
 from bokeh.server.util import check_allowlist
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
+from panel.io.resources import COMPONENT_PATH
+from panel.io.server import ComponentResourceHandler
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import StreamClosedError
-from tornado.web import RedirectHandler
+from tornado.web import HTTPError, RedirectHandler
 from tornado.websocket import WebSocketClosedError
 
 from heimdall_lab.app.pages.frame import PAGES, page
@@ -88,6 +90,7 @@ def make_server(
         extra_patterns=[
             (r"/?", RedirectHandler, {"url": f"{prefix}/{next(iter(PAGES))}", "permanent": False}),
             (rf"{API}/.*", _ApiHandler, {"client": client, "allowed": allowed}),
+            (rf"/{COMPONENT_PATH}(.*)", _ComponentHandler),
         ],
         websocket_max_message_size=_MAX_MESSAGE_BYTES,
         unused_session_lifetime_milliseconds=_UNUSED_PAGE_MS,
@@ -127,6 +130,15 @@ def _queue_step(root: Path) -> Callable[[], Awaitable[None]]:
             _log.warning("jobs: cannot be started (%s)", error)
 
     return start_next
+
+
+class _ComponentHandler(ComponentResourceHandler):
+    """Serves files of Panel's components; Panel's own handler imports whatever module anybody names."""
+
+    def parse_url_path(self, url_path: str) -> str:
+        if url_path.split("/")[0].split(".")[0] not in ("panel", "panel_material_ui"):
+            raise HTTPError(404)
+        return super().parse_url_path(url_path)
 
 
 class _ApiHandler(AuthRequestHandler):
