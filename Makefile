@@ -6,15 +6,16 @@ BIN := .venv/bin
 
 setup: .venv/installed
 
-# The one line of the lock that is installed by itself, and first: pip keeps a build for CPUs that it finds on disk, where
-# a search for what fits all other packages would take that for GPUs.
-TORCH = $$(grep '^torch==' requirements.lock)
+# Installed by itself, and first: pip keeps a build for CPUs that it finds on disk, whose hash is nobody else's, where a
+# search for what fits all other packages would take that for GPUs.
+TORCH := torch==2.13.0
 
-# requirements.lock pins every version; pip installs from pyproject.toml what is needed of it.
+# requirements.lock pins every other version, and the hashes of the files that may be installed.
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[all,dev]'
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
 CLASSICAL = centroid,strongest,rss_ml,tdoa_ls,tdoa_robust,dpd
@@ -77,13 +78,18 @@ serve: setup
 screenshots: setup
 	$(BIN)/python tests/app/browser/screenshots.py
 
-# The pin of torch is changed by hand. Which build of it was installed is left out of the lock.
+# For Python 3.11 to 3.13 on Linux and macOS: [tool.uv] in pyproject.toml has them, and leaves torch out, whose own
+# requirements are named here. Pins that still fit are kept; UPGRADE=--upgrade takes the newest versions of all.
+OF_TORCH = filelock fsspec jinja2 networkx setuptools sympy typing-extensions
+FOR_ALL = ; python_full_version < '3.14' and (sys_platform == 'darwin' or sys_platform == 'linux')
+UPGRADE =
+
 lock:
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet "$(TORCH)"
-	build/lock/bin/pip install --quiet --editable '.[all,dev]'
-	build/lock/bin/pip freeze --exclude-editable | sed '/^torch==/s/+.*//' | LC_ALL=C sort --ignore-case > build/lock/pins
-	{ echo "# Made by 'make lock'."; cat build/lock/pins; } > requirements.lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet uv
+	printf '%s\n' $(OF_TORCH) | build/lock/bin/uv pip compile --quiet --universal --python-version 3.11.5 $(UPGRADE) \
+		--generate-hashes --no-annotate --no-header --extra all --extra dev pyproject.toml - -o requirements.lock
+	sed -i "s/ $(FOR_ALL)//" requirements.lock
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache data/demo

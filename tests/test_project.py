@@ -40,8 +40,12 @@ def requirement(line):
 
 
 def locked():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    return {canonicalize_name(n): v for n, v in (line.split("==") for line in lines if not line.startswith("#"))}
+    """Versions of all that is installed, those on other systems or Pythons left out; torch's is in the Makefile."""
+    lines = (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines()
+    pins = [Requirement(line.partition(" --hash")[0]) for line in lines]
+    torch = re.search(r"^TORCH := torch==(\S+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here} | {"torch": torch}
 
 
 def test_conda_environment_is_in_step_with_pyproject():
@@ -62,6 +66,16 @@ def test_lock_pins_torch_and_meets_every_requirement():
     for line in REQUIRED:
         wanted = Requirement(line)
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
+
+
+def test_lock_has_the_hashes_of_every_file_that_may_be_installed():
+    lines = (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines()
+    assert len(lines) > 200
+    pinned = re.compile(r"[\w.-]+==\S+( ; [^-]+)?( +--hash=sha256:[0-9a-f]{64})+")
+    assert [line for line in lines if not pinned.fullmatch(line)] == []
+    setup = (ROOT / "Makefile").read_text()
+    assert "pip install --quiet --require-hashes --requirement requirements.lock\n" in setup
+    assert "pip install --quiet --no-deps --editable .\n" in setup
 
 
 def test_setup_installed_the_locked_versions():

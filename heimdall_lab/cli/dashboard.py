@@ -32,6 +32,10 @@ def serve(
     oauth_redirect_uri: Annotated[
         str, typer.Option(help="Where the provider sends users back to.", envvar="PANEL_OAUTH_REDIRECT_URI")
     ] = "",
+    allow_user: Annotated[
+        list[str] | None,
+        typer.Option(help="Who of those that the OAuth provider knows is let in; repeatable; without it all of them."),
+    ] = None,
     cookie_secret: Annotated[
         str, typer.Option(help="Signs cookies; keep it, and logins outlive a restart.", envvar="PANEL_COOKIE_SECRET")
     ] = "",
@@ -50,6 +54,8 @@ def serve(
         raise ConfigError(f"oauth_provider: is missing beside {', '.join(oauth)}; give it, as --oauth-provider generic")
     if oauth and basic_auth:
         raise ConfigError("basic_auth: is of no use with --oauth-provider; leave one of them out")
+    if allow_user and not oauth:
+        raise ConfigError("allow_user: names users of an OAuth provider; give that too, as --oauth-provider generic")
     try:
         server = make_server(
             data_folder(root),
@@ -57,7 +63,7 @@ def serve(
             address=address,
             prefix=prefix,
             origins=tuple(allow_origin or ()),
-            access=Access(basic_auth, oauth, cookie_secret),
+            access=Access(basic_auth, oauth, tuple(allow_user or ()), cookie_secret),
         )
     except OSError as error:
         reason = error.strerror or error

@@ -5,14 +5,17 @@ import hashlib
 import os
 import secrets
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 LOCK = ".dataset.lock"
 _POLL_S = 0.2
+_clients_folder: ContextVar[Path | None] = ContextVar("_clients_folder", default=None)
 
 
 class StoreError(ValueError):
@@ -26,6 +29,54 @@ class UnwritableError(StoreError):
 def data_folder(root: str | Path | None = None) -> Path:
     """Folder of datasets, runs and networks: what is given, else ``HEIMDALL_LAB_DATA``, else ``data`` here."""
     return Path(root or os.environ.get("HEIMDALL_LAB_DATA") or "data")
+
+
+@contextmanager
+def only_below(folder: Path) -> Iterator[None]:
+    """Let names of files mean regular ones below a folder inside the block, as where clients of a server give them."""
+    token = _clients_folder.set(folder)
+    try:
+        yield
+    finally:
+        _clients_folder.reset(token)
+
+
+def path_below(folder: Path, name: str | Path, field: str) -> Path:
+    """Path of what a client named, links followed; ValueError, naming the field, unless it is below the folder.
+
+    Relative names count from where the process runs.
+    """
+    try:
+        path = Path(name).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # zeros, loops of links, halves of characters
+        raise ValueError(f"{field}: {str(name)!r} is no path ({error}); name one below {str(folder)!r}") from error
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{field}: {str(name)!r} is outside of {str(folder)!r}; put its files below that")
+    return path
+
+
+def check_regular(path: Path, field: str, most_bytes: int) -> None:
+    """Raise ValueError, naming the field, unless it is a regular file of at most so many bytes; OSError if missing."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{field}: {str(path)!r} is no regular file; give one")
+    if status.st_size > most_bytes:
+        raise ValueError(f"{field}: {str(path)!r} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file")
+
+
+def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
+    """Content of a file of at most so many bytes, below the folder of `only_below` where that is in force.
+
+    ValueError, naming the field, if it is larger or elsewhere; OSError if it cannot be read.
+    """
+    if (folder := _clients_folder.get()) is not None:
+        path = path_below(folder, path, field)
+        check_regular(path, field, most_bytes)  # before it is opened, which waits at a named pipe
+    with Path(path).open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"{field}: {str(path)!r} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file")
+    return content
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

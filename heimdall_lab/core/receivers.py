@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
-from heimdall_lab.core.files import write_text
+from heimdall_lab.core.files import read_limited, write_text
 
 NETWORKS = "networks"  # folder of saved networks, below that of data
 LARGEST_POSITION_STD_M = 1e6  # of a receiver's stated position
+_MAX_BYTES = 1_000_000  # of a CSV file
 
 
 class Receiver(CheckedModel):
@@ -43,12 +44,14 @@ def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
 
     The column position_std_m says how well positions are known; empty where nobody says it.
 
-    ConfigError if the file cannot be read, lacks a column or holds a value out of bounds.
+    ConfigError if the file cannot be read, is larger than 1 MB, lacks a column or holds a value out of bounds.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_limited(path, "receivers", _MAX_BYTES)
     except OSError as error:
         raise _unreadable(str(path), error.strerror) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return parse_receivers(content, str(path))
 
 
@@ -96,7 +99,8 @@ def italian_network() -> tuple[Receiver, ...]:
     """Return the seven receivers of north-west Italy in ``receivers.csv``."""
     installed = resources.files("heimdall_lab") / "receivers.csv"
     in_source_tree = Path(__file__).parents[2] / "data" / "receivers.csv"
-    return read_receivers(Path(str(installed)) if installed.is_file() else in_source_tree)
+    file = Path(str(installed)) if installed.is_file() else in_source_tree
+    return parse_receivers(file.read_bytes(), str(file))
 
 
 def saved_networks(root: str | Path) -> list[str]:

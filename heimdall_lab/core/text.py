@@ -1,12 +1,16 @@
-"""Words for numbers: amounts, lengths, times and positions as people read them."""
+"""Words for numbers: amounts, lengths, times and positions as people read them; and text that is no markup."""
 
 import json
 import math
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_MARKUP = re.compile(r"[^A-Za-z0-9\s\xa0-\U0010ffff]|^[ \t]+", re.MULTILINE)
 
 
 def duration_text(seconds: float) -> str:
@@ -75,3 +79,16 @@ def json_number(value: Any) -> float | None:
 def json_records(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows of a table as JSON values: numbers that are not finite become null, times ISO 8601."""
     return list(json.loads(table.to_json(orient="records", double_precision=15, date_format="iso")))
+
+
+def literal(text: object) -> str:
+    """Write a text so that HTML and Markdown show it as it is, with its paragraphs.
+
+    Everything but letters, digits and spaces becomes a character reference, which neither takes for markup (CommonMark
+    0.31.2, section 2.5).
+
+    >>> literal("<b>1.5 m</b>")
+    '&#60;b&#62;1&#46;5 m&#60;&#47;b&#62;'
+    """
+    readable = _CONTROL.sub("\ufffd", str(text))  # names of files may hold halves of characters, too
+    return _MARKUP.sub(lambda match: "".join(f"&#{ord(character)};" for character in match[0]), readable)

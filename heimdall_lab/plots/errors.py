@@ -9,7 +9,16 @@ from heimdall_lab.core.text import length_text
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.localization.errors import bin_of
 from heimdall_lab.plots.labels import longitude_scale, map_axes, receiver_layers
-from heimdall_lab.plots.style import LAW_DASHES, MAP_OPTIONS, TRUTH, line_dash, log_colours, map_limits, method_styles
+from heimdall_lab.plots.style import (
+    LAW_DASHES,
+    MAP_OPTIONS,
+    TRUTH,
+    line_dash,
+    log_colours,
+    map_limits,
+    method_styles,
+    plain_title,
+)
 from heimdall_lab.signals import link_table
 
 _ERROR_AXES = (
@@ -158,7 +167,7 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     if common:
         layers += receiver_layers(receivers, list(common), x_range, x_scale, size=12)
     median = length_text(float(each.error.median()))
-    title = f"{method}: errors at {known.sum()} true positions, median {median}"
+    title = plain_title(f"{method}: errors at {known.sum()} true positions, median {median}")
     options = MAP_OPTIONS | {"xlim": x_range, "ylim": y_range, "show_legend": False}
     return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
 

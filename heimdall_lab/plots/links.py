@@ -18,16 +18,19 @@ _BLUE, _GREY = "#0072B2", "#9AA7B4"
 _CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito's
 _SNR_STEPS = 5
 _BINS = 30
+# A module, which browsers run where pages may not compile text.
 _COUNT_SELECTED = """
-for (const [place, name] of names.entries()) {
-  const {left, right, all} = bins[place].data
-  const count = all.length, low = left[0], high = right[count - 1]
-  const selected = new Array(count).fill(0)
-  for (const row of rows.selected.indices) {
-    const bin = Math.floor((rows.data[name][row] - low) / (high - low) * count)
-    if (!Number.isNaN(bin)) selected[Math.max(0, Math.min(count - 1, bin))] += 1
+export default ({rows, bins, names}) => {
+  for (const [place, name] of names.entries()) {
+    const {left, right, all} = bins[place].data
+    const count = all.length, low = left[0], high = right[count - 1]
+    const selected = new Array(count).fill(0)
+    for (const row of rows.selected.indices) {
+      const bin = Math.floor((rows.data[name][row] - low) / (high - low) * count)
+      if (!Number.isNaN(bin)) selected[Math.max(0, Math.min(count - 1, bin))] += 1
+    }
+    bins[place].data = {...bins[place].data, selected: rows.selected.indices.length ? selected : Array.from(all)}
   }
-  bins[place].data = {...bins[place].data, selected: rows.selected.indices.length ? selected : Array.from(all)}
 }
 """
 

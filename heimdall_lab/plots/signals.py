@@ -8,10 +8,10 @@ import numpy as np
 import scipy.signal
 import xarray as xr
 
-from heimdall_lab.core.text import microseconds_text
+from heimdall_lab.core.text import literal, microseconds_text
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
-from heimdall_lab.plots.style import FONT, INK, load_measured_scene, load_scene, receiver_names
+from heimdall_lab.plots.style import FONT, INK, load_measured_scene, load_scene, plain_title, receiver_names
 from heimdall_lab.signals import correlation, spectra
 
 _SEGMENT = 256  # IQ samples of one spectrum
@@ -92,9 +92,13 @@ def spectrograms(dataset: xr.Dataset, sample: int) -> hv.Layout:
     colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
     axes = [_time_axis(unit), _FREQUENCY]
     panels, columns = [], min(4, len(level))
-    for row, name in enumerate(receiver_names(scene)):
+    for row, name in enumerate(map(plain_title, receiver_names(scene))):
         image = hv.Image((at * scale, frequency_khz, level[row]), axes, _DENSITY, rtol=1e-3)
-        options = _panel_axes(row, len(level), columns) | {"frame_width": 185, "frame_height": 150, "title": name}
+        options = _panel_axes(row, len(level), columns) | {
+            "frame_width": 185,
+            "frame_height": 150,
+            "title": name,
+        }
         bar = {"colorbar": row == columns - 1, "clabel": "dBm/Hz"}  # one for all: the scale is shared
         panels.append(image.opts(cmap="viridis", clim=colours, **bar, **options, **_PANEL_OPTIONS, backend="bokeh"))
     return _layout(panels, columns, f"Sample {sample}: spectrograms")
@@ -112,7 +116,7 @@ def waterfall(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Image:
     image = hv.Image((frequency_khz, at * scale, level[0].T), [_FREQUENCY, _time_axis(unit)], _DENSITY, rtol=1e-3)
     colours = tuple(float(v) for v in np.percentile(level, [2, 99.9]))
     options = {"frame_width": 400, "frame_height": 320, "invert_yaxis": True, "colorbar": True, "clabel": "dBm/Hz"}
-    title = f"Sample {sample}, {receiver}: waterfall"
+    title = plain_title(f"Sample {sample}, {receiver}: waterfall")
     return image.opts(cmap="viridis", clim=colours, title=title, **options, **_PANEL_OPTIONS, backend="bokeh")
 
 
@@ -132,7 +136,7 @@ def constellation(dataset: xr.Dataset, sample: int, receiver: str) -> hv.Points:
     points = hv.Points((shown.real, shown.imag), axes).opts(
         size=3, alpha=0.5, color="#0072B2", show_grid=True, backend="bokeh"
     )
-    title = f"Sample {sample}, {receiver}: constellation"
+    title = plain_title(f"Sample {sample}, {receiver}: constellation")
     return points.opts(title=title, **options, **_PANEL_OPTIONS, backend="bokeh")
 
 
@@ -164,11 +168,16 @@ def envelopes(dataset: xr.Dataset, sample: int) -> hv.Layout:
     level = hv.Dimension("power", label="power", unit="dBm")
     at = (np.arange(bins) + 0.5) * group / scene.attrs["sample_rate_hz"] * scale
     panels = []
-    for row, name in enumerate(receiver_names(scene)):
+    for row, name in enumerate(map(plain_title, receiver_names(scene))):
         band = hv.Area((at, low[row], high[row]), time, [level, hv.Dimension("power_95", unit="dBm")])
         curve = hv.Curve((at, middle[row]), time, level).opts(color="#08306b", line_width=1, backend="bokeh")
         band = band.opts(color="#9ecae1", line_alpha=0, backend="bokeh")
-        options = _panel_axes(row, len(power), 1) | {"frame_width": 820, "frame_height": 70, "title": name, "yticks": 4}
+        options = _panel_axes(row, len(power), 1) | {
+            "frame_width": 820,
+            "frame_height": 70,
+            "title": name,
+            "yticks": 4,
+        }
         panels.append((band * curve).opts(**options, **_PANEL_OPTIONS, show_grid=True, backend="bokeh"))
     return _layout(panels, 1, f"Sample {sample}: received power over time")
 
@@ -177,7 +186,7 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
     """One receiver's correlation with its delays as vertical lines; the true one is broad, so that both show."""
     lag, magnitude = hv.Dimension("lag_us", label="lag", unit="µs"), hv.Dimension("magnitude", label="magnitude")
     layers = [hv.Curve((lag_s * 1e6, value), lag, magnitude).opts(color=INK, backend="bokeh")]
-    text = f"{name}: {microseconds_text(measured_s) if math.isfinite(measured_s) else 'no peak'}"
+    text = f"{plain_title(name)}: {microseconds_text(measured_s) if math.isfinite(measured_s) else 'no peak'}"
     if math.isfinite(true_s):
         truth = hv.VLine(true_s * 1e6, label="true delay")
         layers.append(truth.opts(color="#E69F00", line_width=5, alpha=0.7, backend="bokeh"))
@@ -186,7 +195,13 @@ def _correlation_panel(name: str, lag_s: np.ndarray, value: np.ndarray, measured
         layers.append(measured.opts(color="#0072B2", line_width=1.5, line_dash="dashed", backend="bokeh"))
     if math.isfinite(measured_s - true_s):
         text += f", off by {microseconds_text(measured_s - true_s)}"
-    options = {"frame_width": 250, "frame_height": 150, "title": text, "ylim": (0, 1.05), "show_legend": False}
+    options = {
+        "frame_width": 250,
+        "frame_height": 150,
+        "title": text,
+        "ylim": (0, 1.05),
+        "show_legend": False,
+    }
     return hv.Overlay(layers).opts(**options, **_PANEL_OPTIONS, show_grid=True, backend="bokeh")
 
 
@@ -235,8 +250,9 @@ def _panel_axes(index: int, count: int, columns: int) -> dict[str, Any]:
 
 
 def _layout(panels: list[hv.Element], columns: int, title: str, *, shared_axes: bool = True) -> hv.Layout:
+    """Arrange pictures below a title, which HoloViews takes for HTML."""
     return (
         hv.Layout(panels)
         .cols(columns)
-        .opts(title=title, shared_axes=shared_axes, fontsize={"title": "11pt"}, backend="bokeh")
+        .opts(title=literal(title), shared_axes=shared_axes, fontsize={"title": "11pt"}, backend="bokeh")
     )

@@ -117,6 +117,15 @@ def receiver_names(scene: xr.Dataset) -> list[str]:
     return [str(name) for name in scene.receiver_name.values[scene.receiver_present.values]]
 
 
+def plain_title(text: str) -> str:
+    """Write a title that may hold names for HoloViews, which fills in what is in braces.
+
+    >>> plain_title("R{1}")
+    'R{{1}}'
+    """
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def map_limits(
     place: np.ndarray, *, margin: float = 0.12, x_scale: float = 1.0, frame_px: tuple[int, int] = MAP_PX
 ) -> tuple[tuple[float, float], tuple[float, float]]:

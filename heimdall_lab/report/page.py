@@ -215,4 +215,4 @@ def _json_item(picture: Any, target: str) -> str:
         name: f"{target}-{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'"id":"(p\d+)"', text)))
     }
     text = re.sub(r'"(p\d+)"', lambda match: f'"{names.get(match[1], match[1])}"', text)
-    return text.replace("</", "<\\/")
+    return text.replace("<", r"\u003c")  # else a name could end the script element, or keep it from ending

@@ -5,6 +5,7 @@ import functools
 import shutil
 import threading
 import time
+from html import unescape
 
 import holoviews as hv
 import numpy as np
@@ -103,7 +104,7 @@ def test_the_board_is_that_of_metrics(root, wait):
     shown = viewer._table.value
     text = leaderboard_cells(leaderboard_table(viewer.board))
     assert shown["median"].tolist() == text["median"].tolist()
-    assert [cell.split("</span>")[1] for cell in shown["method"]] == text.index.tolist()
+    assert [unescape(cell.split("</span>")[1]) for cell in shown["method"]] == text.index.tolist()
     assert viewer._tabs.visible
 
 

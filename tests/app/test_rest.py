@@ -1,6 +1,8 @@
 """The interface for scripts: what it lists, takes and refuses, by itself and behind the server."""
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from dashboards import dashboard, occupied
 import heimdall_lab as hl
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.rest import API, api
+from heimdall_lab.core.receivers import italian_network, receivers_csv
 from heimdall_lab.learning import architectures
 
 
@@ -125,6 +128,104 @@ def test_what_is_refused_is_told_and_leaves_nothing(client, root, path, body, st
     assert answer.status_code == status
     assert words in answer.text
     assert [path for path in sorted(root.parent.rglob("*")) if path not in before and path.name != ".lock"] == []
+
+
+def test_a_network_is_read_from_a_file_below_the_data_folder(client, root, small):
+    (root / "stations.csv").write_text(receivers_csv(italian_network()))
+    config = small.model_dump(mode="json") | {"geometry": {"receivers": "data/stations.csv"}}
+    queued = client.post(f"{API}/datasets", json={"folder": "new", "config": config})
+    assert queued.status_code == 202, queued.text
+    assert jobs.find_job(root, queued.json()["id"]).task.config.geometry.receivers == italian_network()
+
+
+def test_other_files_than_regular_ones_of_a_size_below_the_data_folder_are_not_opened(client, root, small):
+    (root / "link.csv").symlink_to("/etc/passwd")
+    (root / "loop").symlink_to("loop")
+    (root / "folder").mkdir()
+    os.mkfifo(root / "pipe")  # of which nobody writes: opening it would wait for ever
+    with (root / "large.csv").open("wb") as file:
+        file.truncate(1_000_001)
+    outside = ["/dev/zero", "/etc/passwd", "data/../../x.csv", "data/link.csv", "data/\0", "data/\ud800", "data/loop"]
+    for name in [*outside, "data/pipe", "data/folder", "data/missing.csv", "data/large.csv"]:
+        config = small.model_dump(mode="json") | {"geometry": {"receivers": name}}
+        changes = {"preset": "los_sync", "changes": {"geometry.receivers": name}}
+        for path, body in [("datasets", {"config": config}), ("jobs", {"config": config}), ("datasets", changes)]:
+            text = json.dumps({"folder": "new"} | ({"kind": "generate"} if path == "jobs" else {}) | body)
+            answer = client.post(f"{API}/{path}", content=text, headers={"Content-Type": "application/json"})
+            assert answer.status_code in (400, 422), name
+            assert "receivers" in answer.text
+            assert "root:" not in answer.text
+
+
+def test_folders_with_other_files_are_refused(client, root):
+    (root / "out").symlink_to("/etc")
+    for folder in ("sounds", "pipes", "large"):
+        (root / folder).mkdir()
+    (root / "sounds" / "a.wav").symlink_to("/dev/zero")
+    os.mkfifo(root / "pipes" / "b.wav")
+    with (root / "large" / "c.hgt").open("wb") as file:
+        file.truncate(2_000_000_001)
+    for field, diffraction in [("signal.voice_folder", "none"), ("channel.terrain_folder", "terrain")]:
+        for name in ["/etc", "data/../..", "data/out", "data/sounds", "data/pipes", "data/large"]:
+            changes = {field: name, "channel.diffraction": diffraction}
+            answer = client.post(f"{API}/datasets", json={"folder": "new", "preset": "los_sync", "changes": changes})
+            assert answer.status_code == 400
+            assert answer.json()["detail"].startswith(f"{field}: ")
+
+
+WRONG = [
+    *["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1e308", "-0", "-1", "0.5", "18446744073709551616", "9" * 400],
+    *["9" * 5000, "null", "true", "[]", "{}", "[NaN]", "[[[[1]]]]", "[" * 3000 + "]" * 3000, "{", '{"a":NaN}'],
+    *['"\\ud800"', '{"\\ud800":1}', '"\\u0000"', '"\x00"', "\xff", '"/dev/zero"', '"../x"', '"<img src=x>"', '""'],
+    '"' + "x" * 3000 + '"',
+]
+
+
+def fields_of(value, path=()):
+    """Paths of all values inside of one, and its own; of a list the first alone."""
+    inner = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else []
+    return [path, *(each for name, part in inner for each in fields_of(part, (*path, name)))]
+
+
+def with_text(value, path, text):
+    """JSON of a value in which one part is a text, which need not be JSON."""
+    if not path:
+        return text
+    copy = json.loads(json.dumps(value))
+    group = copy
+    for name in path[:-1]:
+        group = group[name]
+    group[path[-1]] = "@here"
+    return json.dumps(copy).replace('"@here"', text)
+
+
+def test_no_wrong_value_of_any_field_is_a_server_error(root, small):
+    config = small.model_dump(mode="json")
+    training = {"kind": "train", "folder": "r", "dataset": "scenes", "architecture": "triangulation"}
+    training |= {"parameters": {"width": 8}, "options": {"epochs": 2}}
+    bodies = [
+        ("datasets", {"folder": "x", "preset": "los_sync", "changes": {"num_samples": 3, "signal.duration_s": 0.1}}),
+        ("datasets", {"folder": "x", "config": config}),
+        ("jobs", {"kind": "generate", "folder": "y", "config": config}),
+        ("jobs", training),
+    ]
+    fields = [(kind, body, path) for kind, body in bodies for path in fields_of(body)]
+    requests = [(kind, with_text(body, path, text)) for kind, body, path in fields for text in WRONG]
+    requests = requests[:: len(requests) // 2_100]  # each field has more wrong values than this leaves out in a row
+    assert len(requests) > 2_000
+
+    async def ask():
+        transport = httpx.ASGITransport(api(root), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            client.headers["Content-Type"] = "application/json"
+            return [await client.post(f"{API}/{kind}", content=body.encode("latin-1")) for kind, body in requests]
+
+    answers = asyncio.run(ask())
+    wrong = [(request, answer) for request, answer in zip(requests, answers, strict=True) if answer.status_code >= 500]
+    assert wrong == []
+    refused = [answer.json()["detail"] for answer in answers if answer.status_code >= 400]
+    assert len(refused) > 2_000
+    assert all(detail if isinstance(detail, str) else detail[0]["loc"] for detail in refused)
 
 
 def test_documentation_needs_no_network(client):

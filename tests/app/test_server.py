@@ -1,15 +1,23 @@
 """The server: who may use it, from where, and under which path."""
 
+import base64
+import http.server
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from dashboards import dashboard, free_port
+from bokeh.util.token import get_token_payload
+from dashboards import dashboard, free_port, submitted
 
 import heimdall_lab as hl
+from heimdall_lab.app.pages.frame import PAGES
+from heimdall_lab.app.service import tasks
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,15 @@ def proxied(tmp_path_factory):
         yield url
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """Folder and address of a server that asks for a password, as behind a reverse proxy."""
+    folder = tmp_path_factory.mktemp("guarded")
+    options = "--basic-auth", "right", "--prefix", "lab", "--allow-origin", "radio.example.org"
+    with dashboard(folder, *options) as (_, url):
+        yield folder, f"{url}lab/"
+
+
 def log_in(client, url, name, password):
     return client.post(f"{url}login", data={"username": name, "password": password})
 
@@ -54,6 +71,193 @@ def test_a_password_is_asked_for(tmp_path):
         log_in(client, url, "ada", "right")
         assert client.get(f"{url}api/v1/jobs").json() == []
         assert client.get(f"{url}datasets").status_code == 200
+
+
+def test_wrong_passwords_are_slowed_down_by_address_and_logged(guarded):
+    folder, url = guarded
+    statuses = []
+    for number in range(30):
+        with httpx.Client(headers={"X-Forwarded-For": f"10.0.0.{number}, 192.0.2.7"}) as client:
+            statuses.append(log_in(client, url, "ada\nhostile", f"wrong{number}").status_code)
+    assert statuses[:5] == [302] * 5
+    assert statuses.count(302) < 10  # the address that counts is what the proxy saw, not what clients say
+    with httpx.Client(headers={"X-Forwarded-For": "192.0.2.7"}) as client:
+        refused = log_in(client, url, "ada", "right")
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "wait" in refused.text
+        assert client.get(f"{url}api/v1/jobs").status_code == 401
+    with httpx.Client(headers={"X-Forwarded-For": "192.0.2.8"}) as client:
+        log_in(client, url, "ada", "right")
+        assert client.get(f"{url}api/v1/jobs").status_code == 200
+    log = (folder / "server.log").read_text()
+    assert "wrong password for 'ada\\nhostile' from 192.0.2.7, the 5. in a row" in log
+    assert "wrong0" not in log
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_cookies_stay_here_and_a_logout_ends_them(guarded, scheme):
+    _, url = guarded
+    with httpx.Client(headers={"X-Forwarded-Proto": scheme}) as client:
+        answers = [client.get(f"{url}login"), log_in(client, url, "ada", "right")]
+        user, login = client.cookies["user"], client.cookies["login"]
+    kept = {"Cookie": f"user={user}; login={login}"}
+    assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 200
+    page = httpx.get(f"{url}datasets", headers=kept)
+    assert page.status_code == 200
+    told = get_token_payload(re.search(r'"token":"([\w-]+)', page.text)[1])  # which scripts of the page can read
+    assert login not in json.dumps(told)
+    assert user not in json.dumps(told)
+    answers.append(httpx.get(f"{url}logout", headers=kept | {"X-Forwarded-Proto": scheme}))
+    assert "logged out" in answers[-1].text
+    cookies = [cookie for answer in answers for cookie in answer.headers.get_list("set-cookie")]
+    assert len(cookies) > 6
+    for cookie in cookies:
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+        assert ("Secure" in cookie) == (scheme == "https")
+    assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
+    assert httpx.get(f"{url}datasets", headers=kept).status_code == 302
+
+
+def test_a_logout_ends_one_login_of_one_person(guarded):
+    _, url = guarded
+    logins = []
+    for name in ("ada", "ada", "bob"):
+        with httpx.Client() as client:
+            log_in(client, url, name, "right")
+            logins.append({key: client.cookies[key] for key in ("user", "login")})
+
+    def status(user, login):
+        return httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={user}; login={login}"}).status_code
+
+    first, second, other = logins
+    httpx.get(f"{url}logout", headers={"Cookie": f"login={first['login']}"})
+    assert status(**first) == 401
+    assert status(**second) == status(**other) == 200
+    assert status(first["user"], other["login"]) == 401
+    assert httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={second['user']}"}).status_code == 401
+
+
+def test_a_login_by_another_sites_page_is_refused(guarded):
+    _, url = guarded
+    form = {"username": "ada", "password": "right"}
+    refused = httpx.post(f"{url}login", data=form, headers={"Origin": "https://evil.example"})
+    assert refused.status_code == 403
+    assert "set-cookie" not in refused.headers
+    link = httpx.get(f"{url}login", params={"error": "<img src=x> call 0900"})
+    assert "0900" not in link.text
+    assert httpx.get(f"{url}login", params={"next": "https://evil.example/"}).status_code == 400
+
+
+def test_every_answer_has_headers_that_keep_scripts_out(plain, guarded):
+    _, behind = guarded
+    pages = [*(f"{plain}{name}" for name in PAGES), f"{plain}datasets/", f"{plain}api/v1/docs"]
+    others = ["", "nothing", "datasets/autoload.js", "static/js/bokeh.min.js", "favicon.ico", "api/v1/jobs", "api/v1/x"]
+    others = [f"{plain}{name}" for name in others]
+    others += [f"{behind}{name}" for name in ("datasets", "login", "logout", "api/v1/jobs", "login?next=//x.example")]
+    nonces = set()
+    for url in pages + others:
+        answer = httpx.get(url)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+        assert policy["form-action"] == "'self'"
+        if url in others:
+            assert "script-src" not in policy, url
+            continue
+        assert answer.headers["cache-control"] == "no-store"
+        assert "unsafe" not in policy["script-src"]
+        nonce = re.search("'nonce-([^']+)'", policy["script-src"])[1]
+        assert len(re.findall("<script", answer.text)) == answer.text.count(f'<script nonce="{nonce}"') > 0
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        nonces.add(nonce)
+    assert len(nonces) == len(pages)
+
+
+def test_no_module_is_imported_because_somebody_names_it(plain, here):
+    (here / "named.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    for module in ("named", "antigravity", "heimdall_lab.app.service.server", "panelx", "..panel"):
+        assert httpx.get(f"{plain}components/{module}/Name/_css/file.css").status_code == 404
+    assert not (here / "ran").exists()
+    (here / "named.py").unlink()
+
+
+@pytest.fixture(scope="module")
+def jobs_url(plain, here, small):
+    """Address that cancels a job of `plain`, which has ended."""
+    folder = submitted(here.parent / "elsewhere", tasks.Generation(folder="waits", config=small))
+    ended = {"state": "failed", "message": "", "at": "2020-01-01T00:00:02+00:00"}
+    (folder / "ended.json").write_text(json.dumps(ended))
+    return f"{plain}api/v1/jobs/{folder.name}/cancel"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b"", 400),  # it has ended: the request itself is taken
+        ({"Content-Type": "application/json"}, b"{}", 400),
+        ({"Content-Type": "application/json; charset=utf-8", "Cookie": "a=b"}, b"{}", 400),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"", 422),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--", 422),
+        ({"Content-Type": "text/plain"}, b"{}", 422),
+        ({"Content-Type": "application/jsonp"}, b"{}", 422),
+        ({"Origin": "https://evil.example"}, b"", 403),
+        ({"Origin": "null"}, b"", 403),
+        ({"Origin": "https://evil.example", "Content-Type": "application/json", "Cookie": "a=b"}, b"{}", 403),
+        ({"Origin": "null", "Content-Type": "application/json", "Cookie": "a=b"}, b"{}", 403),
+        ({"Origin": "https://evil.example", "Content-Type": "application/json"}, b"{}", 400),
+        ({"Origin": "here", "Content-Type": "application/json", "Cookie": "a=b"}, b"{}", 400),
+        ({"Origin": "here", "Cookie": "a=b"}, b"", 400),
+    ],
+)
+def test_what_changes_something_is_sent_as_json_by_no_other_site(jobs_url, headers, body, status):
+    here = {"Origin": jobs_url.partition("/api")[0]} if headers.get("Origin") == "here" else {}
+    assert httpx.post(jobs_url, content=body, headers=headers | here).status_code == status
+
+
+class Identities(http.server.BaseHTTPRequestHandler):
+    """An OAuth provider that takes the code for the name of the user."""
+
+    def do_POST(self):
+        code = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["code"][0]
+        parts = [json.dumps(part).encode() for part in ({"alg": "none"}, {"email": code})]
+        token = ".".join([*(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts), ""])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"access_token": "x", "id_token": token}).encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_oauth_lets_in_whom_it_was_told_to(tmp_path, monkeypatch):
+    users = ("--allow-user", "ada@example.org", "--allow-user", "bob@example.org")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Identities) as identities:
+        threading.Thread(target=identities.serve_forever, daemon=True).start()
+        for name in ("AUTHORIZE", "TOKEN", "USER"):
+            monkeypatch.setenv(f"PANEL_OAUTH_{name}_URL", f"http://127.0.0.1:{identities.server_port}/{name}")
+        options = ("--oauth-provider", "generic", "--oauth-key", "lab", "--oauth-secret", "s", *users)
+        with dashboard(tmp_path, *options) as (_, url):
+
+            def come_back(client, user):
+                asked = parse_qs(urlsplit(client.get(f"{url}login").headers["location"]).query)
+                return client.get(f"{url}login", params={"code": user, "state": asked["state"][0]})
+
+            for user, status in [("ada@example.org", 200), ("bob@example.org", 200), ("eve@example.org", 401)]:
+                with httpx.Client() as client:
+                    answer = come_back(client, user)
+                    assert answer.status_code == (302 if status == 200 else 403)
+                    assert ("may not log in" in answer.text) == (status == 401)
+                    assert client.get(f"{url}api/v1/jobs").status_code == status
+                    if status == 200:
+                        kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+                        client.get(f"{url}logout")
+                        assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
+            error = httpx.get(f"{url}login", params={"error": "x", "error_description": "<img src=x>"})
+            assert "<img" not in error.text
+        identities.shutdown()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import holoviews as hv
 import numpy as np
 import pytest
 import xarray as xr
+from bokeh.models import Div, Title
 from pictures import axis_labels, columns, layers, without_truth
 
 import heimdall_lab as hl
@@ -72,3 +73,21 @@ def test_axes_of_signals_have_units(dataset: xr.Dataset, measured: xr.Dataset) -
     assert axis_labels(plots.cross_correlations(dataset.assign(measured), 0)) == {"lag (µs)", "magnitude"}
     assert axis_labels(plots.spectrograms(dataset, 0)) == {"time (ms)", "frequency (kHz)"}
     assert axis_labels(plots.envelopes(dataset, 0)) == {"time (ms)", "power (dBm)"}
+
+
+def test_names_are_text_in_titles_whatever_they_hold(dataset: xr.Dataset, measured: xr.Dataset) -> None:
+    """HoloViews fills in what is in braces, and takes the titles of several pictures for HTML."""
+    hostile = "{label.__class__}<img src=x onerror=alert(1)>"
+    names = dataset.receiver_name.copy(data=[f"{number}{hostile}" for number in range(7)])
+    named = dataset.assign_coords(receiver_name=names).assign(measured)
+    renderer = hv.renderer("bokeh")
+    waterfall = renderer.get_plot(plots.waterfall(named, 0, f"2{hostile}")).state
+    assert waterfall.title.text == f"Sample 0, 2{hostile}: waterfall"
+    for draw in (plots.cross_correlations, plots.spectrograms, plots.envelopes):
+        layout = renderer.get_plot(draw(named, 0)).state
+        titles = [part.text for part in layout.select({"type": Div})]
+        assert len(titles) == 1
+        assert "<img" not in titles[0]
+        panels = [part.text for part in layout.select({"type": Title}) if part.text]
+        assert all(hostile in text for text in panels)
+        assert len(panels) >= 6

@@ -1,5 +1,6 @@
 """The report: one page that needs no network, with every method, picture and fact, the same each time."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,3 +129,22 @@ def test_a_report_that_cannot_be_written_leaves_the_old_file(
         write_report(dataset, board, path)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"
+
+
+def test_report_holds_names_as_text(dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)><!--<script></script>"
+    names = dataset.receiver_name.copy(data=[f"{number}{hostile}" for number in range(7)])
+    named = dataset.assign_coords(receiver_name=names).assign_attrs(title=hostile, history=hostile)
+    write_report(
+        named, board.assign_coords(method=[f"{name}{hostile}" for name in board.method.values]), tmp_path / "r.html"
+    )
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    references = References()
+    references.feed(text)
+    assert references.loaded == []
+    assert "img" not in references.tags
+    assert references.tags.count("script") == text.count("</script>") == 1 + 2 * text.count("<figure")
+    assert references.tags.count("figure") == text.count("<figure")
+    models = re.findall(r'<script type="application/json" id="figure-[\w-]+-model">(.*)</script>', text)
+    assert any(hostile in json.dumps(json.loads(model), ensure_ascii=False) for model in models)
+    assert not any("<" in model for model in models)  # "<!--<script" keeps an element from ending

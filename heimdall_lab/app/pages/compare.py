@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from heimdall_lab import plots, report
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.dataset_choice import DatasetViewer
 from heimdall_lab.app.parts.layout import apply_theme, note, section, show_errors, swatch
+from heimdall_lab.app.parts.texts import Alert, Text
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import dpd, errors, leaderboard, learned
@@ -149,7 +149,7 @@ class Compare(DatasetViewer):
         self._stop = pmui.Button(label="Cancel", icon="close", variant="outlined", disabled=True)
         self._stop.on_click(lambda _: self._cancel.set())
         self._bar = pmui.LinearProgress(value=0, visible=False, sizing_mode="stretch_width")
-        self._status = pmui.Typography("", variant="body2", sizing_mode="stretch_width")
+        self._status = Text("", variant="body2", sizing_mode="stretch_width")
         fields = [
             pmui.Select.from_param(self.param.dataset, label="Dataset", size="small", width=270),
             pmui.Select.from_param(self.param.split, label="Split", size="small", width=150),
@@ -180,7 +180,7 @@ class Compare(DatasetViewer):
             configuration={"columnDefaults": {"headerSort": False}},
         )
         self._notes = note()
-        self._cautions = pmui.Alert(severity="warning", visible=False, sizing_mode="stretch_width")
+        self._cautions = Alert(severity="warning", visible=False, sizing_mode="stretch_width")
         downloads = pn.Row(
             pmui.FileDownload(callback=self._leaderboard_csv, filename="leaderboard.csv", label="Leaderboard (CSV)"),
             pmui.FileDownload(callback=self._html_report, filename="report.html", label="Report (HTML)"),
@@ -201,7 +201,7 @@ class Compare(DatasetViewer):
         conditions = pmui.RadioButtonGroup.from_param(
             self.param.by, options=_CONDITIONS, label="", size="small", margin=(10, 10), sx=_ONE_LINE
         )
-        hint = pmui.Typography("Click near a true position to see every method's fix there.", variant="body2")
+        hint = Text("Click near a true position to see every method's fix there.", variant="body2")
         top = (10, 0, 0, 0)  # room for labels on the fields' upper edges
         self._tabs = pmui.Tabs(
             ("Leaderboard", self._leaderboard()),
@@ -254,10 +254,9 @@ class Compare(DatasetViewer):
         for name, why in self.unfit.items():
             together.setdefault(why, []).append(name)
         reasons = [
-            pmui.Typography(f"{', '.join(names)}: {why}", variant="caption", margin=(0, 10))
-            for why, names in together.items()
+            Text(f"{', '.join(names)}: {why}", variant="caption", margin=(0, 10)) for why, names in together.items()
         ]
-        self._boxes.objects = [pn.FlexBox(*boxes, sizing_mode="stretch_width"), *reasons]
+        self._boxes.objects = [pmui.FlexBox(*boxes, sizing_mode="stretch_width"), *reasons]
         self._show_estimate()
 
     def _choose(self, name: str, chosen: bool) -> None:
@@ -275,9 +274,9 @@ class Compare(DatasetViewer):
         styles = plots.method_styles(str(name) for name in self.board.method.values)
         cells.insert(0, "method", [swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
-        self._notes.object = "<br>".join(map(escape, notes(table)))
+        self._notes.object = "\n\n".join(notes(table))
         beware = cautions(table)
-        self._cautions.param.update(object="<br>".join(map(escape, beware)), visible=bool(beware))
+        self._cautions.param.update(object="\n\n".join(beware), visible=bool(beware))
         self._remember_latencies(table)
         has_iq = self._located is not None and "iq" in self._located
         best = [str(name) for name in table.index]

@@ -17,10 +17,11 @@ from heimdall_lab.app.parts.layout import error_alert, section, show_errors, spa
 from heimdall_lab.app.parts.new_dataset import NewDatasetDialog
 from heimdall_lab.app.parts.preview import Preview
 from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.snapshot import list_datasets, take_snapshot
 from heimdall_lab.core.files import StoreError, data_folder
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import literal, si_text
 from heimdall_lab.datasets import catalogue, store
 
 _BADGES = {"iq_raw": ("IQ", "#1565c0"), "feature_based": ("Features", "#616161")}
@@ -73,9 +74,7 @@ class Datasets(Viewer):
             layout="fit_columns",
         )
         self._table.param.watch(self._on_selection, "selection")
-        self._empty = pmui.Typography(
-            "No dataset yet: make the first with “New dataset”.", variant="body1", visible=False
-        )
+        self._empty = Text("No dataset yet: make the first with “New dataset”.", variant="body1", visible=False)
         self._new = pmui.Button(label="New dataset", icon="add", color="primary")
         self._new.on_click(self._create.open)
         self._preview = Preview(self._root)
@@ -85,7 +84,7 @@ class Datasets(Viewer):
         self._verify.on_click(self._verify_checksums)
         self._delete = pmui.Button(label="Delete", icon="delete", color="error", variant="outlined")
         self._delete.on_click(lambda _: self._open_confirmation())
-        self._hint = pmui.Typography("", visible=False)
+        self._hint = Text("", visible=False)
         self._preview_place = pn.Column(self._preview, sizing_mode="stretch_width")
         buttons = pn.Row(self._resume, self._verify, self._delete)
         self._detail = section("", buttons, self._hint, self._preview_place, visible=False)
@@ -94,7 +93,7 @@ class Datasets(Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
-        heading = spaced_row(pmui.Typography("Datasets", variant="h5"), self._new)
+        heading = spaced_row(Text("Datasets", variant="h5"), self._new)
         return pn.Column(
             heading,
             self._alert,
@@ -180,7 +179,7 @@ class Datasets(Viewer):
             return
         self._mark_selected()
         state = self._state()
-        self._detail.title = self.selected
+        self._detail.title = literal(self.selected)
         self._resume.visible = state == "unfinished" or "damaged" in self._verification(self.selected)
         whole = state == "complete"
         self._hint.param.update(
@@ -199,7 +198,7 @@ class Datasets(Viewer):
 
     async def _resume_generation(self, _event: Any) -> None:
         with show_errors(self._alert):
-            manifest = await asyncio.to_thread(catalogue.summary, self._root / self.selected)
+            manifest = await asyncio.to_thread(_summary, self._root, self.selected)
             if "/" in self.selected:
                 raise ValueError(
                     f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
@@ -227,7 +226,7 @@ class Datasets(Viewer):
     def _make_confirmation(self) -> pmui.Dialog:
         keep = pmui.Button(label="Keep it", variant="text")
         delete = pmui.Button(label="Delete for good", icon="delete", color="error")
-        self._question = pmui.Typography("")
+        self._question = Text("")
         dialog = pmui.Dialog(
             self._question,
             spaced_row(keep, delete),
@@ -250,6 +249,10 @@ class Datasets(Viewer):
         with show_errors(self._alert):
             await asyncio.to_thread(jobs.delete_dataset, self._root, self.selected)
             await self.refresh(fresh=True)
+
+
+def _summary(root: Path, name: str) -> catalogue.Summary:
+    return catalogue.summary(tasks.dataset_folder(root, name))
 
 
 def _verify(root: Path, name: str) -> tuple[pd.DataFrame, str]:

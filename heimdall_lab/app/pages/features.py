@@ -12,7 +12,8 @@ from panel.viewable import Viewable
 
 from heimdall_lab import plots
 from heimdall_lab.app.parts.dataset_choice import DatasetViewer
-from heimdall_lab.app.parts.layout import section, swatch
+from heimdall_lab.app.parts.layout import note, section, swatch
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.datasets import schema, store
 from heimdall_lab.signals import link_table
 
@@ -41,9 +42,9 @@ class Features(DatasetViewer):
     def __init__(self, root: str | Path | None = None, **params: Any) -> None:
         self.table: pd.DataFrame | None = None
         self._source: Any = None
-        self._selection_text = pmui.Typography("", variant="body2")
+        self._selection_text = note()
         self._key = pn.pane.HTML("", sizing_mode="stretch_width")
-        self._note = pmui.Typography("", variant="body2")
+        self._note = Text("", variant="body2")
         self._agreement = pn.pane.HTML("", sizing_mode="stretch_width")
         self._scatter, self._map = (pn.pane.Bokeh(None, height=_HALF_PX[1]) for _ in range(2))
         self._histograms = [pn.pane.Bokeh(None, height=_HISTOGRAM_PX[1]) for _ in range(3)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import LOCAL_DIST
 from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
@@ -29,16 +30,23 @@ _TITLE = "heimdall_lab"
 _REFRESH_MS = 1000
 
 
-def page(name: str, root: Path) -> Callable[[], Page]:
-    """Return the function that makes a page of ``PAGES`` over a data folder, for each visitor anew."""
-    return lambda: _page(name, root)
+def page(name: str, root: Path, *, has_logout: bool = False) -> Callable[[], Page]:
+    """Return the function that makes a page of ``PAGES`` over a data folder, for each visitor anew.
+
+    ``has_logout`` is whether visitors are logged in, and may log out.
+    """
+    return lambda: _page(name, root, has_logout)
 
 
-def _page(name: str, root: Path) -> Page:
+def _page(name: str, root: Path, has_logout: bool) -> Page:
     _, viewer_class = PAGES[name]
+    if pn.state.curdoc is not None:
+        # Where styles are, which Panel says as it writes the HTML: a browser that comes back later, as from a busy
+        # machine, gets a page without that, and would look for them at another server.
+        pn.state.curdoc.template_variables.setdefault("dist_url", LOCAL_DIST)
     frame = Page(
         title=f"{_TITLE}: {name}",
-        sidebar=[_navigation(name)],
+        sidebar=[_navigation(name), *([_logout()] if has_logout else [])],
         sidebar_width=200,
         site_url="./",
         busy_indicator=None,
@@ -60,3 +68,7 @@ def _refresh_regularly(refresh: Callable[[], Any]) -> None:
 def _navigation(here: str) -> pmui.MenuList:
     items = [{"label": name.capitalize(), "icon": icon, "href": name} for name, (icon, _) in PAGES.items()]
     return pmui.MenuList(items=items, active=list(PAGES).index(here), sizing_mode="stretch_width")
+
+
+def _logout() -> pmui.Button:
+    return pmui.Button(label="Log out", icon="logout", href="logout", variant="text", sizing_mode="stretch_width")

@@ -21,6 +21,7 @@ from panel.viewable import Viewer
 from heimdall_lab import plots
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.parts.uploads import FileInput, Files
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import MAX_RECEIVERS, Config
@@ -90,6 +91,9 @@ class Geometry(Viewer):
         self._area: tuple[tuple[float, float], ...] = ()
         self._point: xr.Dataset | None = None
         self._site: tuple[float, float] | None = None
+        self._closed = False
+        if pn.state.curdoc is not None:
+            pn.state.on_session_destroyed(lambda _context: setattr(self, "_closed", True))
         self._layout = self._make_layout()
         self.set_receivers([receiver.model_dump() for receiver in italian_network()], fit=True)
 
@@ -243,7 +247,7 @@ class Geometry(Viewer):
             with show_errors(self._alert, keep=True):
                 found = await background.run(coverage.best_site, config, *grid, transmitter)
                 site, text = (float(found.best_longitude), float(found.best_latitude)), plots.site_text(found)
-        if revision != self._revision:
+        if revision != self._revision or self._closed:
             return
         self._site = site
         self._site_note.object = text
@@ -352,7 +356,7 @@ class Geometry(Viewer):
 
     def _make_layout(self) -> pn.viewable.Viewable:
         self._replace_dialog.objects = [
-            pmui.Typography("A network of this name is in the folder; its receivers would be lost."),
+            Text("A network of this name is in the folder; its receivers would be lost."),
             pmui.Row(
                 pmui.Button(label="Replace", color="error", on_click=partial(self.save, replace=True)),
                 pmui.Button(
@@ -375,7 +379,7 @@ class Geometry(Viewer):
         )
         chosen = pmui.Row(
             pmui.RadioButtonGroup.from_param(self.param.quantity, label="", size="small", margin=(5, 10)),
-            pmui.Typography("Click:", margin=(10, 0, 5, 10)),
+            Text("Click:", margin=(10, 0, 5, 10)),
             pmui.RadioButtonGroup.from_param(self.param.click, label="", size="small", margin=(5, 10)),
             pmui.Button(
                 label="Fit area",

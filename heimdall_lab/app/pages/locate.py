@@ -23,6 +23,7 @@ from heimdall_lab.app.parts import background, stated_values
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
 from heimdall_lab.app.parts.stated_values import FieldError
 from heimdall_lab.app.parts.tables import BUDGET_TITLES, DETAIL_TITLES, FIX_TITLES, make_table, show_rows
+from heimdall_lab.app.parts.texts import Note
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.app.parts.uploads import FileInput, Files, UploadFolder
 from heimdall_lab.core.files import data_folder
@@ -325,7 +326,7 @@ class Locate(Viewer):
         return pmui.Row(controls, self._right, sizing_mode="stretch_width")
 
     def _make_results(self) -> None:
-        self._instructions = pn.pane.Markdown(_INSTRUCTIONS, sizing_mode="stretch_width")
+        self._instructions = note(_INSTRUCTIONS)
         self._summary = note()
         self._joined = note(JOINED, visible=False)
         self._pane = pn.pane.HoloViews(linked_axes=False)
@@ -389,5 +390,5 @@ def _limits(picture: hv.Overlay) -> Any:
     return options["xlim"], options["ylim"]
 
 
-def _small_note(text: str) -> pn.pane.Markdown:
+def _small_note(text: str) -> Note:
     return note(text, styles={"font-size": "12px"})

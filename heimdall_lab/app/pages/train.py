@@ -20,6 +20,7 @@ from heimdall_lab.app.parts.fields import Fields
 from heimdall_lab.app.parts.job_list import JobList
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, show_errors
 from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
 from heimdall_lab.core.files import data_folder
@@ -86,7 +87,7 @@ class Train(Viewer):
         self._resume = pmui.Button(label="Resume", icon="play_arrow", disabled=True, variant="outlined")
         self._resume.on_click(self._resume_run)
         self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
-        self._about = pmui.Typography("Select a run to see how it learned.", variant="body2")
+        self._about = Text("Select a run to see how it learned.", variant="body2")
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
@@ -291,7 +292,7 @@ class _ArchitectureCard:
         self.parameters: type[BaseModel] = create_model(row.architecture, **defaults)
         self._button = pmui.Button(label=row.architecture, disabled=True, variant="outlined", width=190)
         self._button.on_click(lambda _: choose(row.architecture))
-        self._text = pmui.Typography("", variant="body2", sizing_mode="stretch_width")
+        self._text = Text("", variant="body2", sizing_mode="stretch_width")
         self._about = f"{row.description}; {row.num_parameters:,} weights"
         self.layout = pn.Row(self._button, self._text, sizing_mode="stretch_width")
 

@@ -11,6 +11,7 @@ import panel_material_ui as pmui
 from panel.viewable import Viewer
 
 from heimdall_lab.app.parts.layout import error_alert, show_errors
+from heimdall_lab.app.parts.texts import Lines, Text
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
 from heimdall_lab.core.text import duration_text
@@ -79,14 +80,14 @@ class _Row:
     """One job: its title, its progress, its log, and the button that ends it."""
 
     def __init__(self, job: jobs.Job, toggle_log: JobAction, cancel: JobAction, dismiss: JobAction) -> None:
-        self.title = pmui.Typography("", variant="body1")
-        self.note = pmui.Typography("", variant="body2")
+        self.title = Text("", variant="body1")
+        self.note = Text("", variant="body2")
         self.bar = pmui.LinearProgress(value=0, max=100, variant="determinate", sizing_mode="stretch_width")
         self.alert = error_alert()
         self.log_button = _button("Log", "article", toggle_log, job)
         self.cancel = _button("Cancel", "stop", cancel, job)
         self.dismiss = _button("Dismiss", "close", dismiss, job)
-        self.log = pn.pane.Str(
+        self.log = Lines(
             _NO_LOG, stylesheets=[_LOG_STYLE], sizing_mode="stretch_width", margin=(5, 10, 10, 10), visible=False
         )
         texts = pn.Column(self.title, self.bar, self.note, self.alert, sizing_mode="stretch_width")

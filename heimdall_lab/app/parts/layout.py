@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import holoviews as hv
@@ -12,7 +11,9 @@ from bokeh.models import Toolbar
 from pydantic import ValidationError
 
 import heimdall_lab.app.parts.echoes  # noqa: F401  # whatever is laid out keeps what the server set
+from heimdall_lab.app.parts.texts import Alert, Note
 from heimdall_lab.core.checked import first_error
+from heimdall_lab.core.text import literal
 from heimdall_lab.plots.style import INK, TRUTH
 
 # Text, truth, lines of the grid; and what is filled with paper, or is written on a halo of it.
@@ -28,7 +29,7 @@ def apply_theme(picture: Any, dark: bool) -> Any:
 
 
 def section(title: str, *objects: Any, **options: Any) -> pmui.Card:
-    """Make a card with a title."""
+    """Make a card with a title, which may hold HTML: `literal` makes text of what came from outside."""
     return pmui.Card(*objects, title=title, collapsible=False, **{"sizing_mode": "stretch_width", **options})
 
 
@@ -38,24 +39,24 @@ def spaced_row(*objects: Any) -> pn.Row:
     return pn.Row(first, pn.Spacer(sizing_mode="stretch_width"), *others, sizing_mode="stretch_width")
 
 
-def note(text: str = "", **options: Any) -> pn.pane.Markdown:
+def note(text: str = "", **options: Any) -> Note:
     """Make a text with little space around its paragraphs."""
-    return pn.pane.Markdown(text, stylesheets=["p { margin: 2px 0; }"], sizing_mode="stretch_width", **options)
+    return Note(text, stylesheets=["p { margin: 2px 0; }"], sizing_mode="stretch_width", **options)
 
 
 def swatch(name: str, colour: str) -> str:
     """Write a name behind a dot of its colour, as HTML."""
     dot = f"display:inline-block;width:10px;height:10px;border-radius:5px;background:{colour};margin-right:7px"
-    return f"<span style='white-space:nowrap;margin-right:12px'><span style='{dot}'></span>{escape(name)}</span>"
+    return f"<span style='white-space:nowrap;margin-right:12px'><span style='{dot}'></span>{literal(name)}</span>"
 
 
-def error_alert() -> pmui.Alert:
+def error_alert() -> Alert:
     """Make a hidden alert, which `show_errors` shows."""
-    return pmui.Alert(severity="error", visible=False, sizing_mode="stretch_width")
+    return Alert(severity="error", visible=False, sizing_mode="stretch_width")
 
 
 @contextmanager
-def show_errors(alert: pmui.Alert, keep: bool = False) -> Iterator[None]:
+def show_errors(alert: Alert, keep: bool = False) -> Iterator[None]:
     """Show the ValueError or OSError of the block in an alert, which is hidden before unless ``keep``."""
     if not keep:
         alert.visible = False
@@ -65,7 +66,7 @@ def show_errors(alert: pmui.Alert, keep: bool = False) -> Iterator[None]:
         show_error(alert, error_text(error))
 
 
-def show_error(alert: pmui.Alert, message: str) -> None:
+def show_error(alert: Alert, message: str) -> None:
     """Show a message in an alert."""
     alert.param.update(object=message, visible=True)
 

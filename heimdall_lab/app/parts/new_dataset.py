@@ -14,6 +14,7 @@ from panel.viewable import Viewer
 from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.fields import Fields
 from heimdall_lab.app.parts.layout import error_alert, error_text, show_errors, spaced_row
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.core import config
 from heimdall_lab.core.presets import PRESETS, preset
@@ -34,7 +35,7 @@ class NewDatasetDialog(Viewer):
         self._preset = pmui.Select(label="preset", options=list(PRESETS), value="iq_test", size="small", width=220)
         self._preset.param.watch(lambda event: self._load_preset(event.new), "value")
         self._workers = pmui.IntInput(label="processes side by side", value=1, start=1, end=64, size="small", width=180)
-        self._estimate = pmui.Typography("", variant="body2")
+        self._estimate = Text("", variant="body2")
         self._start = pmui.Button(label="Generate", icon="play_arrow", color="primary", disabled=True)
         self._start.on_click(self._submit)
         self._fields: Fields | None = None
@@ -93,7 +94,7 @@ class NewDatasetDialog(Viewer):
             return
         seconds = float("nan")
         try:
-            seconds = await background.run(speed.estimate_generation_s, chosen)
+            seconds = await background.run(_estimate_s, self._root, chosen)
         except (ValueError, OSError, MemoryError) as error:
             if change == self._changes and self._fields is not None:
                 self._fields.show_error(
@@ -118,6 +119,12 @@ class NewDatasetDialog(Viewer):
             self._start.loading = False
         self._close()
         await self._on_queued(job)
+
+
+def _estimate_s(root: Path, chosen: config.Config) -> float:
+    """Estimate the time, which reads of the folders that the configuration names."""
+    tasks.check_folders(root, chosen)
+    return speed.estimate_generation_s(chosen)
 
 
 def _size_text(root: Path, chosen: config.Config) -> str:

@@ -14,6 +14,7 @@ from panel.viewable import Viewer
 from heimdall_lab import plots
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, show_errors
 from heimdall_lab.app.parts.pictures import Draw, PictureTabs
+from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.service import tasks
 from heimdall_lab.datasets import store
 
@@ -30,7 +31,7 @@ class Preview(Viewer):
         self._opened: xr.Dataset | None = None
         self._scene = pmui.TextInput(label="scene", value="0", size="small", width=140)
         self._receiver = pmui.Select(label="receiver", options=[], size="small", width=240)
-        self._about = pmui.Typography("", variant="body2")
+        self._about = Text("", variant="body2")
         self._alert = error_alert()
         self._pictures = PictureTabs()
         self._pictures_place = pn.Column(self._pictures, sizing_mode="stretch_width", min_height=560)

@@ -1,24 +1,30 @@
 """The interface for scripts: datasets, architectures and jobs as JSON, described by OpenAPI."""
 
+import math
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import PlainTextResponse
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from heimdall_lab.app.service import jobs, snapshot, tasks
 from heimdall_lab.core.checked import NAME
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import only_below
 from heimdall_lab.core.presets import PRESETS, preset
 from heimdall_lab.datasets.manifest import read_manifest
 from heimdall_lab.learning.options import options_for
 
 API = "/api/v1"
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters, which JSON can name and UTF-8 cannot write
 
 
 class DatasetEntry(BaseModel):
@@ -83,6 +89,10 @@ def api(root: Path, prefix: str = "") -> FastAPI:
         responses={400: {"description": "refused; detail names the field, its value and the remedy"}},
     )
 
+    app.add_middleware(_Confined, root=root)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_refused)
+
     @app.get(f"{API}/datasets", tags=["datasets"])
     def list_datasets() -> list[DatasetEntry]:
         """List the datasets in the data folder."""
@@ -138,6 +148,40 @@ def api(root: Path, prefix: str = "") -> FastAPI:
         return _entry(root, _errors_as_400(lambda: jobs.cancel(root, identity)))
 
     return app
+
+
+class _Confined:
+    """Lets requests name files below the data folder only."""
+
+    def __init__(self, app: ASGIApp, root: Path) -> None:
+        self._app, self._root = app, root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with only_below(self._root):
+            await self._app(scope, receive, send)
+
+
+async def _answer_invalid(_request: Request, error: Exception) -> JSONResponse:
+    """Name the fields that are refused, with their values, which JSON may be unable to write."""
+    detail = error.errors() if isinstance(error, RequestValidationError) else str(error)
+    return JSONResponse({"detail": _writable(detail)}, status_code=422)
+
+
+async def _answer_refused(_request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    detail = error.detail if isinstance(error, HTTPException) else str(error)
+    return JSONResponse({"detail": _writable(detail)}, status_code=status)
+
+
+def _writable(value: Any) -> Any:
+    """A value as JSON in UTF-8 can hold it: what it cannot becomes text."""
+    if isinstance(value, dict):
+        return {_writable(str(name)): _writable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(inner) for inner in value]
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return _HALVES.sub("\ufffd", str(value))
 
 
 def _submit(root: Path, make_task: Callable[[], tasks.Task]) -> JobEntry:

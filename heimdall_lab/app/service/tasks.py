@@ -9,12 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from heimdall_lab.core.checked import NAME
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import check_regular, path_below
 from heimdall_lab.core.presets import differing_fields
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import size
 from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
 from heimdall_lab.learning import experiments, options
 
+_MAX_INPUT_BYTES = 2_000_000_000  # of a recorded voice, or a tile of terrain
+_MAX_WEIGHTS = 10**9
 RESERVED = ("jobs", "mlruns", "models", "networks", "runs", "screenshots", "uploads")  # folders beside the datasets
 
 
@@ -58,7 +61,11 @@ def dataset_folder(root: Path, name: str) -> Path:
     """Folder of a dataset by its path in the data folder; JobError if there is none of that path below it."""
     parts = Path(name).parts
     inside = bool(parts) and not Path(name).is_absolute() and ".." not in parts
-    if not inside or not (root / name / MANIFEST).is_file():
+    try:
+        found = inside and (root / name / MANIFEST).is_file()
+    except OSError:  # of names that are too long
+        found = False
+    if not found:
         raise JobError(f"dataset: {name!r} is none of those in {str(root)!r}; choose one that is listed")
     return root / name
 
@@ -74,10 +81,22 @@ def check(root: Path, task: Task, earlier: list[Task]) -> None:
         _check_training(root, task, earlier)
 
 
+def check_folders(root: Path, config: Config) -> None:
+    """Refuse a configuration whose folders are outside of the data folder, or hold what is no regular file of 2 GB.
+
+    JobError names the field. Nothing is opened.
+    """
+    try:
+        for field, name in config.folders.items():
+            for path in path_below(root, name, field).glob("*"):
+                if not path.is_dir():
+                    check_regular(path_below(root, path, field), field, _MAX_INPUT_BYTES)
+    except ValueError as error:
+        raise JobError(str(error)) from error
+
+
 def _check_generation(root: Path, task: Generation) -> None:
-    for field, name in task.config.folders.items():
-        if not Path(name).resolve().is_relative_to(root.resolve()):
-            raise JobError(f"{field}: {name!r} is outside of {str(root)!r}; put its files below that")
+    check_folders(root, task.config)
     if task.folder in RESERVED:
         raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
     folder = root / task.folder
@@ -110,7 +129,8 @@ def _check_training(root: Path, task: Training, earlier: list[Task]) -> None:
     if (output_folder(root, task) / experiments.RUN).exists() and task not in earlier:
         raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
     architectures.check_compatible(task.architecture, manifest.config.data_type)
-    architectures.num_parameters(task.architecture, task.parameters)
+    if (weights := architectures.num_parameters(task.architecture, task.parameters)) > _MAX_WEIGHTS:
+        raise JobError(f"parameters: make {weights:,} weights, more than {_MAX_WEIGHTS:,}; make the network smaller")
     training_options(task)
 
 

@@ -49,10 +49,10 @@ def common_stretches(
         found: list[tuple[Time, Time, tuple[int, ...]]] = []
         here = there = 0
         while here < len(common) and there < len(own):
-            begin, end, which = common[here]
+            begin, end = common[here][:2]
             first, last = own[there]
             if max(begin, first) < min(end, last):
-                found.append((max(begin, first), min(end, last), (*which, there)))
+                found.append((max(begin, first), min(end, last), (*common[here][2], there)))
             here, there = (here + 1, there) if end < last else (here, there + 1)
         common = found
     return common

@@ -16,6 +16,9 @@ from heimdall_lab.learning.architectures.localization_net import LocalizationNet
 from heimdall_lab.learning.architectures.tdoa_unrolled import TdoaUnrolled
 from heimdall_lab.learning.architectures.triangulation import Triangulation
 
+_MOST = {"heads": 1024, "layers": 64, "rounds": 64}  # of parameters that are whole numbers
+_MOST_OTHERS = 65_536
+
 
 class Architecture(NamedTuple):
     """One kind of localizer."""
@@ -79,20 +82,29 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
     Raises
     ------
     ValueError
-        If the name, or that of a parameter, is unknown, or a parameter is of another kind than its default.
+        If the name, or that of a parameter, is unknown, a parameter is of another kind than its default or out of
+        bounds, or they do not go together.
     """
     chosen = architecture(name)
     given = dict(parameters or {})
     if unknown := sorted(set(given) - set(chosen.parameters)):
         raise ValueError(f"{unknown[0]}: is no parameter of {name}; set any of {', '.join(chosen.parameters)}")
     for parameter, value in given.items():
-        kind = type(chosen.parameters[parameter])
-        if not (isinstance(value, kind) or (kind is float and isinstance(value, int))):
-            raise ValueError(
-                f"{parameter}: {value!r} is no {kind.__name__}, as {name} takes; its default is "
-                f"{chosen.parameters[parameter]!r}"
-            )
-    return chosen.make(**{**chosen.parameters, **given})
+        _check_parameter(name, parameter, value, chosen.parameters[parameter])
+    try:
+        return chosen.make(**{**chosen.parameters, **given})
+    except (RuntimeError, AssertionError) as error:  # PyTorch's
+        raise ValueError(f"{', '.join(given)}: do not go together in {name} ({error}); change one") from error
+
+
+def _check_parameter(name: str, parameter: str, value: Any, default: Any) -> None:
+    kind = type(default)
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits or isinstance(value, bool) != isinstance(default, bool):
+        raise ValueError(f"{parameter}: {value!r} is no {kind.__name__}, as {name} takes; its default is {default!r}")
+    least, most = (0, 1) if kind is float else (1, _MOST.get(parameter, _MOST_OTHERS))
+    if kind in (int, float) and not least <= value <= most:
+        raise ValueError(f"{parameter}: {value!r} is refused; give {least} to {most:,}, as {default!r}")
 
 
 def check_compatible(name: str, data_type: str) -> None:

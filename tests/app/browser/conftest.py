@@ -11,7 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 
 import heimdall_lab as hl
 
-MOST_MS = 120_000  # for what a page shows in a second where nothing else runs
+MOST_MS = 120_000
 expect.set_options(timeout=MOST_MS)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 _HARMLESS = (
