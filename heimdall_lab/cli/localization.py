@@ -116,8 +116,9 @@ def locate(
         return
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
-    if said := sentences.left_out_sentence(dataset):
-        print(said)
+    for said in (sentences.left_out_sentence(dataset), sentences.noise_sentence(dataset)):
+        if said:
+            print(said)
     if kiwi or sigmf:
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     if joint is None:

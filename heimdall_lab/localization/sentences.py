@@ -120,6 +120,15 @@ def left_out_sentence(dataset: xr.Dataset) -> str:
     return f"Left out: {'; '.join(f'{name}: {reason}' for name, reason in reasons.items())}." if reasons else ""
 
 
+def noise_sentence(dataset: xr.Dataset) -> str:
+    """Name the receivers whose noise cannot be told from the signal; empty where there are none, or nobody says."""
+    if "noise_known" not in dataset:
+        return ""
+    unknown = (dataset.receiver_present & ~dataset.noise_known).any("sample").values
+    names = ", ".join(map(str, dataset.receiver_name.values[unknown]))
+    return f"Noise cannot be told from the signal at {names}: the SNR there is an upper limit." if names else ""
+
+
 def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     """Say what would make the uncertainty of a fix smaller, and how much; empty where its causes are not known."""
     scene, fix = dataset.sel(sample=[sample]), fixes.sel(sample=sample)

@@ -11,7 +11,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.progress import ProgressCallback
-from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
+from heimdall_lab.core.units import ADC_MAX, EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import spectra
 from heimdall_lab.signals.group_delay import group_delay_sigma
@@ -25,6 +25,7 @@ _MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
 _LEAST_SAMPLES = 64
 _PATH_SIGMAS = 20.0  # standard deviations of path delay that are searched: excess delays have long tails
+_QUANTISATION = 10.0  # times its power, from which noise is not just that of integers behind a filter
 _LEAST_BANDWIDTH = 1.25  # steps of a spectrum, from which the rms bandwidth is the signal's and not the windows'
 _LEAST_MARGIN_S = 200e-6  # delays searched beyond what baseline and clocks allow: what errs by less is seen to err
 
@@ -146,6 +147,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     spectrum, power = voltages.spectra()
     floor = noise_floor(spectrum, present)
     noise_density = np.where(present, floor.density, np.nan)  # (S, R)
+    quantisation = np.square(batch.iq_full_scale.values / ADC_MAX) / 6  # power of both components
     signal = _signal_power(power, batch.sizes["time"], spectrum, floor, noise_density)
 
     reference = np.nan_to_num(signal / noise_density, nan=-1.0).argmax(axis=1)
@@ -200,7 +202,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "heard": is_heard,
         "reference_receiver": reference,
         "rival_delay_s": np.where(is_ambiguous, peak.rival_samples / rate_hz, np.nan),
-        "noise_known": floor.known & present,
+        "noise_known": floor.known & present & (noise_density * rate_hz > _QUANTISATION * quantisation),
     }
 
 

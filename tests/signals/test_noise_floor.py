@@ -8,6 +8,7 @@ from scipy import signal
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import estimators
+from heimdall_lab.localization.sentences import noise_sentence
 from heimdall_lab.signals import features, pairs, spectra
 from heimdall_lab.signals.noise_floor import noise_floor
 
@@ -118,3 +119,17 @@ def test_dpd_behind_a_filter_converges_as_without_it(scenes, filtered):
     few = [each.isel(sample=slice(3)) for each in (scenes, filtered)]
     without, behind = (estimators.locate(each, "dpd") for each in few)
     assert behind.converged.values.tolist() == without.converged.values.tolist()
+
+
+def test_integers_behind_a_filter_are_no_noise_of_a_receiver(scenes):
+    """A filter as narrow as the signal leaves the rounding of the file beside it; that is said."""
+    assert pairs.pair_features(scenes).noise_known.all()
+    voltage = through(schema.voltage(scenes), lambda frequency_hz: np.abs(frequency_hz) < 1500)
+    scale = np.abs(voltage).max(axis=-1)
+    iq = np.rint(np.stack([voltage.real, voltage.imag], axis=2) / scale[..., None, None] * 32767).astype(np.int16)
+    narrow = scenes.assign(iq=scenes.iq.copy(data=iq), iq_full_scale=scenes.iq_full_scale.copy(data=scale))
+    measured = pairs.pair_features(narrow)
+    assert not measured.noise_known.any()
+    said = noise_sentence(narrow.assign(measured))
+    assert all(str(name) in said for name in scenes.receiver_name.values)
+    assert noise_sentence(scenes) == ""

@@ -34,7 +34,7 @@ from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import altitude, estimators, stations, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import JOINED, fix_text, left_out_sentence, paths_sentence
+from heimdall_lab.localization.sentences import JOINED, fix_text, left_out_sentence, noise_sentence, paths_sentence
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -234,7 +234,8 @@ class Locate(Viewer):
         dataset, fixes, sample, view = self.dataset, self._fixes, self.sample, self.view
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
             return
-        said = fix_text(dataset, fixes, sample), left_out_sentence(dataset), paths_sentence(dataset)
+        about = left_out_sentence(dataset), noise_sentence(dataset), paths_sentence(dataset)
+        said = fix_text(dataset, fixes, sample), *about
         self._summary.object = "\n\n".join(filter(None, (*said, *schema.position_cautions(dataset))))
         show_rows(self._budget_rows, tables.budget_table(dataset, fixes, sample))
         show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))

@@ -49,11 +49,14 @@ def common_stretches(
         found: list[tuple[Time, Time, tuple[int, ...]]] = []
         here = there = 0
         while here < len(common) and there < len(own):
-            begin, end = common[here][:2]
+            begin, end, which = common[here]
             first, last = own[there]
             if max(begin, first) < min(end, last):
-                found.append((max(begin, first), min(end, last), (*common[here][2], there)))
-            here, there = (here + 1, there) if end < last else (here, there + 1)
+                found.append((max(begin, first), min(end, last), (*which, there)))
+            if end < last:
+                here += 1
+            else:
+                there += 1
         common = found
     return common
 
