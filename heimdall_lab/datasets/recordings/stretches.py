@@ -46,19 +46,23 @@ def common_stretches(
     common: list[tuple[Time, Time, tuple[int, ...]]] = []
     common += [(begin, end, (index,)) for index, (begin, end) in enumerate(stations[0])]
     for own in stations[1:]:
-        found: list[tuple[Time, Time, tuple[int, ...]]] = []
-        here = there = 0
-        while here < len(common) and there < len(own):
-            begin, end, which = common[here]
-            first, last = own[there]
-            if max(begin, first) < min(end, last):
-                found.append((max(begin, first), min(end, last), (*which, there)))
-            if end < last:
-                here += 1
-            else:
-                there += 1
-        common = found
+        common = _overlaps(common, own)
     return common
+
+
+def _overlaps(
+    common: Sequence[tuple[Time, Time, tuple[int, ...]]], own: Sequence[tuple[Time, Time]]
+) -> list[tuple[Time, Time, tuple[int, ...]]]:
+    """What stretches, ascending, have in common with those of one more station."""
+    found: list[tuple[Time, Time, tuple[int, ...]]] = []
+    here = there = 0
+    while here < len(common) and there < len(own):
+        begin, end, numbers = common[here]
+        first, last = own[there]
+        if max(begin, first) < min(end, last):
+            found.append((max(begin, first), min(end, last), (*numbers, there)))
+        here, there = (here + 1, there) if end < last else (here, there + 1)
+    return found
 
 
 def costly_stations(stations: Sequence[Sequence[tuple[Time, Time]]]) -> dict[int, tuple[float, float]]:
