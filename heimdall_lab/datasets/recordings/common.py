@@ -123,6 +123,14 @@ def with_position_std(dataset: xr.Dataset, unstated_m: float | None) -> xr.Datas
     return dataset.assign(schema.label({name: stated}, {}, {}).data_vars)
 
 
+def of_kept(attributes: dict[str, Any], kept: Sequence[int], count: int) -> dict[str, Any]:
+    """Stated attributes of ``count`` receivers with the values of those kept alone, where there is one a receiver."""
+    clocks = attributes.get("clock_sigma_s")
+    if not isinstance(clocks, Sequence) or len(clocks) != count:
+        return attributes
+    return attributes | {"clock_sigma_s": [clocks[index] for index in kept]}
+
+
 def warn_of_positions(dataset: xr.Dataset) -> xr.Dataset:
     """Say in the log what is suspicious of the receivers' positions, and return the dataset unchanged."""
     for caution in schema.position_cautions(dataset):

@@ -1,9 +1,10 @@
 """GNSS-stamped recordings of KiwiSDR receivers."""
 
 import json
+import math
 import mmap
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from heimdall_lab.datasets.recordings import kiwi_wav, propagation, stretches
 from heimdall_lab.datasets.recordings.common import (
     check_names,
     contract_numbers,
+    of_kept,
     position_std_m,
     quantise,
     transmitter_position,
@@ -138,8 +140,8 @@ def read_kiwi(
     stretches.say_left_out(left_out)
     iq, full_scale, start_s = _windows(recordings, window_s, times_s)
     if left_out:
-        kept = _of_kept(attributes, [owner.name for owner in owners], left_out)
-        attributes = {**kept, "left_out": json.dumps(left_out)}
+        kept = [index for index, owner in enumerate(owners) if owner.name not in left_out]
+        attributes = {**of_kept(attributes, kept, len(owners)), "left_out": json.dumps(left_out)}
     dataset = _dataset(recordings, iq, full_scale, position, start_s, attributes)
     return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
 
@@ -169,15 +171,6 @@ def _windows(
     return iq, full_scale, np.array(starts) / rate_hz
 
 
-def _of_kept(attributes: dict[str, Any], names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:
-    """Stated attributes without the values of receivers that are left out, where there is one a receiver."""
-    clocks = attributes.get("clock_sigma_s")
-    if not isinstance(clocks, Sequence) or len(clocks) != len(names):
-        return dict(attributes)
-    kept = [value for name, value in zip(names, clocks, strict=True) if name not in left_out]
-    return attributes | {"clock_sigma_s": kept}
-
-
 def _read_recordings(
     files: Sequence[Path], owners: Sequence[Receiver], strict: bool
 ) -> tuple[list[_Recording], dict[str, str]]:
@@ -186,12 +179,13 @@ def _read_recordings(
     for file, owner in zip(files, owners, strict=True):
         try:
             if owner.latitude_deg == 0 == owner.longitude_deg and not strict:
-                raise stretches.StationError("it stands at (0, 0), as unknown positions do")
+                raise stretches.StationError("it stands at (0, 0), as unknown positions do; correct that")
             recordings.append(_read_recording(file, owner, strict))
         except stretches.StationError as error:
             faults[owner.name] = error
     if faults and (strict or len(recordings) < MIN_RECEIVERS):
-        raise next(iter(faults.values()))
+        name, fault = next(iter(faults.items()))
+        raise stretches.StationError(f"{name}: {fault}") from fault
     return recordings, {name: str(error) for name, error in faults.items()}
 
 
@@ -360,7 +354,7 @@ def _common_time(recordings: Sequence[_Recording], window_s: float | None) -> li
     shortest_s = MIN_OVERLAP_S if window_s is None else window_s
     found, longest = [], 0
     for begin_s, end_s, numbers in stretches.common_stretches(covered):
-        first, last = int(np.ceil(begin_s * rate_hz)), int(np.floor(end_s * rate_hz))
+        first, last = math.ceil(begin_s * rate_hz), math.floor(end_s * rate_hz)
         longest = max(longest, last - first + 1)
         if last - first + 1 >= round(shortest_s * rate_hz):
             clocks = (recording.clocks[number] for recording, number in zip(recordings, numbers, strict=True))

@@ -18,6 +18,7 @@ from heimdall_lab.datasets.recordings.common import (
     as_numbers,
     check_names,
     contract_numbers,
+    of_kept,
     position_std_m,
     transmitter_position,
     warn_of_positions,
@@ -156,7 +157,7 @@ def read_sigmf(
         recordings = [load_recording(file) for file in _meta_files(files)]
         streams, left_out = _usable_streams(recordings, stations, attributes, strict)
         stretches.say_left_out(left_out)
-        given = _of_kept(attributes, streams, sum(len(_channels(recording)) for recording in recordings))
+        given = of_kept(attributes, sorted(streams), sum(len(_channels(recording)) for recording in recordings))
         dataset = _dataset([streams[index] for index in sorted(streams)], stations, (window_s, times_s), given, strict)
         if left_out:
             dataset.attrs["left_out"] = json.dumps(left_out)
@@ -197,7 +198,7 @@ def _usable_streams(
     if strict or len(streams) <= stretches.FEWEST:
         return dict(enumerate(streams)), {}
     nowhere = [index for index, stream in enumerate(streams) if _is_nowhere(stream, stations)]
-    left_out = dict.fromkeys(nowhere, "it stands at (0, 0), as unknown positions do")
+    left_out = dict.fromkeys(nowhere, "it stands at (0, 0), as unknown positions do; correct that")
     rates = [recording.about.sample_rate for recording in recordings]
     rate_hz = given.get("sample_rate_hz") or common_value(recordings, rates, "core:sample_rate")
     placed = [index for index in range(len(streams)) if index not in left_out]
@@ -217,14 +218,6 @@ def _is_nowhere(stream: Stream, stations: dict[str, Receiver]) -> bool:
     if station is not None:
         return station.latitude_deg == 0 == station.longitude_deg
     return point is not None and point.coordinates[:2] == [0, 0]
-
-
-def _of_kept(given: dict[str, Any], streams: dict[int, Stream], count: int) -> dict[str, Any]:
-    """Stated attributes without the values of receivers that are left out, where there is one a receiver."""
-    clocks = given.get("clock_sigma_s")
-    if not isinstance(clocks, Sequence) or len(clocks) != count:
-        return given
-    return given | {"clock_sigma_s": [clocks[index] for index in sorted(streams)]}
 
 
 def _windows(

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +12,7 @@ LONGEST_WINDOW = 2**22  # samples; longer ones are cut where nobody says how: wh
 _LEAST_SHARE = 0.5  # of the time that the others have in common, that a station must leave
 
 _log = logging.getLogger(__name__)
-Time = TypeVar("Time", float, Fraction)
+Time = float | Fraction
 
 
 class StationError(ValueError):
@@ -39,30 +38,17 @@ class Window:
 def common_stretches(
     stations: Sequence[Sequence[tuple[Time, Time]]],
 ) -> list[tuple[Time, Time, tuple[int, ...]]]:
-    """Stretches of time that all stations cover, and which of each one's own, (begin, end) each, covers it.
-
-    Each station's own ascend and do not overlap.
-    """
+    """Stretches of time that all stations cover, and which of each one's own, (begin, end) each, covers it."""
     common: list[tuple[Time, Time, tuple[int, ...]]] = []
-    common += [(begin, end, (index,)) for index, (begin, end) in enumerate(stations[0])]
+    common += [(begin, end, (number,)) for number, (begin, end) in enumerate(stations[0])]
     for own in stations[1:]:
-        common = _overlaps(common, own)
-    return common
-
-
-def _overlaps(
-    common: Sequence[tuple[Time, Time, tuple[int, ...]]], own: Sequence[tuple[Time, Time]]
-) -> list[tuple[Time, Time, tuple[int, ...]]]:
-    """What stretches, ascending, have in common with those of one more station."""
-    found: list[tuple[Time, Time, tuple[int, ...]]] = []
-    here = there = 0
-    while here < len(common) and there < len(own):
-        begin, end, numbers = common[here]
-        first, last = own[there]
-        if max(begin, first) < min(end, last):
-            found.append((max(begin, first), min(end, last), (*numbers, there)))
-        here, there = (here + 1, there) if end < last else (here, there + 1)
-    return found
+        common = [
+            (max(begin, first), min(end, last), (*numbers, number))
+            for begin, end, numbers in common
+            for number, (first, last) in enumerate(own)
+            if max(begin, first) < min(end, last)
+        ]
+    return sorted(common)
 
 
 def costly_stations(stations: Sequence[Sequence[tuple[Time, Time]]]) -> dict[int, tuple[float, float]]:

@@ -228,5 +228,5 @@ def test_doubtful_positions_are_named(tmp_path, caplog):
 
 
 def test_a_receiver_nowhere_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"bravo_2 is at \(0, 0\), as unknown positions are; correct it"):
+    with pytest.raises(ValueError, match=r"bravo_2: it stands at \(0, 0\), as unknown positions do; correct"):
         local(tmp_path, RECEIVERS | {"bravo_2": (0, 0)})
