@@ -56,7 +56,6 @@ class Disturbance(NamedTuple):
     title: str
     about: str
     disturb: Callable[[xr.Dataset], xr.Dataset]
-    barred: bool = True  # False: reported only, for no method claims to notice it
 
 
 def late_clock(dataset: xr.Dataset, delay_s: float) -> xr.Dataset:

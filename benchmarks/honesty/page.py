@@ -39,7 +39,7 @@ of the undisturbed one.
   perfect method. In parentheses: what that share exceeds with 95 % confidence, in percent (Clopper and Pearson,
   one-sided).
 - **Silently wrong of checked**: the same of those with `checked` = yes. This is barred: where the limit in parentheses
-  exceeds {most}, the cell is bold. Rows marked † are reported and not barred.
+  exceeds {most}, the cell is bold.
 - **RMSE / bound**: root mean square of each error over the Cramér-Rao bound of its scene, over all scenes and over the
   converged ones. The bound is that of the links that are not disturbed: with one clock of seven late, it is that of the
   other six. In simulated scenes it takes levels and delays, in real ones delays alone, with the standard deviations
@@ -100,12 +100,12 @@ def _summary(judged: Mapping[Row, Sequence[Cell]]) -> str:
     lines = _table_head(["dataset", *(f"`{name}`" for name in names)])
     for row, cells in judged.items():
         by_name = {cell.method: cell for cell in cells}
-        lines.append(_table_line([title(row), *(_short(row, by_name.get(name)) for name in names)]))
-    barred = [cell for row, cells in judged.items() if row.barred for cell in cells]
-    exceeding = sum(cell.exceeds for cell in barred)
+        lines.append(_table_line([row.title, *(_short(by_name.get(name)) for name in names)]))
+    every = [cell for cells in judged.values() for cell in cells]
+    exceeding = sum(cell.exceeds for cell in every)
     about = (
         f"Share of the checked fixes that are silently wrong, in percent; – where there is no such fix. {exceeding} of "
-        f"{len(barred)} barred cells are above the limit, in bold."
+        f"{len(every)} cells are above the limit, in bold."
     )
     return "\n".join(["## All rows", "", fill(about, _LINE_LENGTH), "", *lines])
 
@@ -121,26 +121,21 @@ def _section(row: Row, cells: Sequence[Cell]) -> str:
             _percent(cell.coverage_68),
             _percent(cell.coverage_95),
             _with_limit(cell.silent),
-            f"**{silent_checked}**" if row.barred and cell.exceeds else silent_checked,
+            f"**{silent_checked}**" if cell.exceeds else silent_checked,
             length_text(cell.median_m),
             _ratio(cell.relative_rmse),
             _ratio(cell.relative_rmse_converged),
         ]
         lines.append(_table_line(columns))
     most = max((cell.converged.of for cell in cells), default=0)
-    return "\n".join([f"## {title(row)}", "", f"{most:,} scenes.", "", *lines])
+    return "\n".join([f"## {row.title}", "", f"{most:,} scenes.", "", *lines])
 
 
-def title(row: Row) -> str:
-    """Heading of a row."""
-    return row.title if row.barred else f"{row.title} †"
-
-
-def _short(row: Row, cell: Cell | None) -> str:
+def _short(cell: Cell | None) -> str:
     if cell is None or not cell.silent_checked.of:
         return "–"
     number = f"{100 * cell.silent_checked.value:.1f}"
-    return f"**{number}**" if row.barred and cell.exceeds else number
+    return f"**{number}**" if cell.exceeds else number
 
 
 def _percent(share: Share) -> str:

@@ -32,11 +32,6 @@ class Row(NamedTuple):
         about = f", {DISTURBANCES[self.disturbance].title}" if self.disturbance != "none" else ""
         return f"{TITLES[self.dataset][0]}{about}"
 
-    @property
-    def barred(self) -> bool:
-        """Whether fixes that are silently wrong count against the limit."""
-        return DISTURBANCES[self.disturbance].barred
-
 
 SIMULATED = {  # preset, and fields that differ from it
     "los_sync": ("los_sync", {}),
