@@ -10,6 +10,7 @@ from heimdall_lab.core.arrays import Array, phasor
 _POWERS = np.arange(4)  # of frequency in the phase: constant, delay, and a group delay that grows or bends
 _LEAST_CHI_SQUARED = 18.4  # of the last two, which noise alone exceeds once in 10,000
 _FADE = 8  # share of the window in which it rises, and falls
+_MOST_SAMPLES = 2**20  # of a longer window, the middle
 _LEAST_LINKS = 4  # from which it can be told which differs; of fewer nothing is said
 
 
@@ -25,7 +26,9 @@ def group_delay_sigma(
 
     Source: of the fit, Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.3.
     """
-    num_time, num_weights = voltage_of(0).shape[-1], weight.shape[-1]
+    whole_time, num_weights = voltage_of(0).shape[-1], weight.shape[-1]
+    num_time = min(whole_time, _MOST_SAMPLES)
+    middle = (whole_time - num_time) // 2
     cycles = scipy.fft.fftfreq(num_time).astype(np.float32)
     share = weight[:, np.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)]
     kept = np.flatnonzero((share > 0).any(axis=0))
@@ -41,14 +44,20 @@ def group_delay_sigma(
     template = np.empty(share.shape, dtype=np.complex64)
     for receiver in np.unique(reference).tolist():
         rows = reference == receiver
-        template[rows] = scipy.fft.fft(voltage_of(receiver)[rows] * window, axis=-1)[:, kept]
+        stretch = voltage_of(receiver)[rows, middle : middle + num_time]
+        template[rows] = scipy.fft.fft(stretch * window, axis=-1)[:, kept]
     level = np.abs(template)
     direction = template.conj() / np.maximum(level, 1e-30)
     inverse = np.linalg.pinv(np.einsum("sin,sn,sjn->sij", columns, share * level**2, columns), hermitian=True)
     bend, covariance = np.zeros((*delay.shape, 2)), np.full((*delay.shape, 2, 2), np.nan)
     for receiver in range(delay.shape[1]):
-        turned = voltage_of(receiver) * phasor(-np.nan_to_num(frequency[:, receiver]), num_time) * window
-        ramp = np.exp(2j * np.pi * np.nan_to_num(delay[:, receiver, None]) * cycles)
+        late = np.nan_to_num(delay[:, receiver])
+        begin = (middle + np.rint(late)).clip(0, whole_time - num_time).astype(int)  # as far as the template's is cut
+        stretch = np.stack(
+            [row[first : first + num_time] for row, first in zip(voltage_of(receiver), begin, strict=True)]
+        )
+        turned = stretch * phasor(-np.nan_to_num(frequency[:, receiver]), num_time) * window
+        ramp = np.exp(2j * np.pi * (late - (begin - middle))[:, None] * cycles)
         aligned = scipy.fft.fft(turned, axis=-1)[:, kept] * direction * ramp
         whole = (share * level * aligned).sum(axis=-1)[:, None]
         aligned = aligned * np.exp(-1j * np.angle(whole))
