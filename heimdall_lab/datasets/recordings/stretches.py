@@ -57,11 +57,14 @@ def _overlaps(
     found: list[tuple[Time, Time, tuple[int, ...]]] = []
     here = there = 0
     while here < len(common) and there < len(own):
-        begin, end, numbers = common[here]
+        begin, end = common[here][:2]
         first, last = own[there]
         if max(begin, first) < min(end, last):
-            found.append((max(begin, first), min(end, last), (*numbers, there)))
-        here, there = (here + 1, there) if end < last else (here, there + 1)
+            found.append((max(begin, first), min(end, last), (*common[here][2], there)))
+        if end < last:
+            here += 1
+        else:
+            there += 1
     return found
 
 
