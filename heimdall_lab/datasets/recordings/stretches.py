@@ -55,7 +55,8 @@ def _overlaps(
 ) -> list[tuple[Time, Time, tuple[int, ...]]]:
     """What stretches, ascending, have in common with those of one more station."""
     found: list[tuple[Time, Time, tuple[int, ...]]] = []
-    here = there = 0
+    here: int = 0
+    there: int = 0
     while here < len(common) and there < len(own):
         begin, end = common[here][:2]
         first, last = own[there]
