@@ -188,17 +188,30 @@ def clocks_between_gaps(blocks: Blocks, clock: Clock) -> list[Clock]:
     first, stop = clock.first // blocks.block_length, clock.stop // blocks.block_length
     found = [clock]
     for begin, end in [(0, first), (stop, len(late_s))]:
-        steps = np.flatnonzero(np.abs(np.diff(late_s[begin:end])) > _CONSENSUS_S) + 1
-        for start, after in pairwise([begin, *(begin + steps).tolist(), end]):
-            own = fresh[(fresh >= start) & (fresh < after)]
-            if not own.size:
-                continue
-            shift_s = float(np.median(late_s[own]))
-            if abs(shift_s - round(shift_s)) < _CONSENSUS_S and own.size >= 2:
+        for start, after, shift_s in _runs(late_s, fresh, begin, end):
+            if abs(shift_s - round(shift_s)) < _CONSENSUS_S:
                 raise StationError(f"its stamps leap by {round(shift_s)} s within the recording")
             limits = start * blocks.block_length, after * blocks.block_length
             found.append(replace(clock, start_s=clock.start_s + shift_s, first=limits[0], stop=limits[1]))
     return sorted(found, key=lambda each: each.first)
+
+
+def _runs(late_s: FloatArray, fresh: npt.NDArray[np.intp], begin: int, end: int) -> list[tuple[int, int, float]]:
+    """Runs of blocks between two that are late by the same, (first, stop, how late), by a fresh stamp or more.
+
+    Single stamps that are wrong do not end a run.
+    """
+    edges = [begin, *(begin + 1 + np.flatnonzero(np.abs(np.diff(late_s[begin:end])) > _CONSENSUS_S)).tolist(), end]
+    runs: list[tuple[int, int, float]] = []
+    for start, stop in pairwise(edges):
+        own = fresh[(fresh >= start) & (fresh < stop)]
+        if stop - start < 2 or not own.size:
+            continue
+        shift_s = float(np.median(late_s[own]))
+        if runs and abs(runs[-1][2] - shift_s) < _CONSENSUS_S:
+            start = runs.pop()[0]
+        runs.append((start, stop, shift_s))
+    return runs
 
 
 def _inliers(index: FloatArray, elapsed_s: FloatArray) -> npt.NDArray[np.bool_]:
