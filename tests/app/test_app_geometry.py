@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 from bokeh.events import Tap
+from dashboards import until
 
 import heimdall_lab as hl
 from heimdall_lab.app.pages import geometry
@@ -276,10 +277,9 @@ def test_a_page_with_an_event_loop_ends_with_the_site_of_the_last_network(tmp_pa
         page = Geometry(tmp_path)
         for longitude_deg in (7.7, 7.8, 7.9):
             dragged(page, "Torino", longitude_deg, 45.0)
-        await asyncio.sleep(1)
-        return page
+        found = coverage.best_site(page._config, *(np.linspace(*limits, 25) for limits in page._area[::-1]))
+        await until(lambda: page._site == (float(found.best_longitude), float(found.best_latitude)))
+        await asyncio.sleep(0.5)  # nothing comes after it
+        assert page._site == (float(found.best_longitude), float(found.best_latitude))
 
-    page = asyncio.run(steps())
-    grid = [np.linspace(*limits, 25) for limits in page._area[::-1]]
-    found = coverage.best_site(page._config, *grid)
-    assert page._site == (float(found.best_longitude), float(found.best_latitude))
+    asyncio.run(steps())

@@ -113,7 +113,7 @@ def read_sigmf(
         ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
-        capture is one window, and all must be equally long; stretches between gaps are cut so that least is left over,
+        capture is one window, and all must be equally long; stretches between gaps are cut so that little is left over,
         and windows of more than 2²² samples in equal parts.
     at
         Seconds from the beginning of the first capture at which windows begin; by default they follow each other.

@@ -9,6 +9,7 @@ import numpy as np
 
 FEWEST = 3  # stations, which a fix by time differences takes: none is left out of these
 LONGEST_WINDOW = 2**22  # samples; longer ones are cut where nobody says how: what is held in memory of one
+_NEARLY_ALL = 0.9  # of what windows of the best length cover, which longer ones must
 _LEAST_SHARE = 0.5  # of the time that the others have in common, that a station must leave
 
 _log = logging.getLogger(__name__)
@@ -80,13 +81,13 @@ def leap_s(start_s: Time, others_s: Sequence[Time], tolerance_s: float = 1e-3) -
 
 
 def best_length(lengths: Sequence[int]) -> int:
-    """Length of one window, of stretches of several lengths: that which leaves least over, of equals the longest.
+    """Length of one window, of stretches of several lengths: the longest of these that leaves hardly more over.
 
     >>> best_length([4000, 5700]), best_length([100, 5700]), best_length([12])
     (4000, 5700, 12)
     """
-    longest_first = sorted(set(lengths), reverse=True)
-    length = max(longest_first, key=lambda window: sum(stretch // window for stretch in lengths) * window)
+    covered = {window: sum(stretch // window for stretch in lengths) * window for window in lengths}
+    length = max(window for window, each in covered.items() if each >= _NEARLY_ALL * max(covered.values()))
     pieces = -(-length // LONGEST_WINDOW)
     return length // pieces
 

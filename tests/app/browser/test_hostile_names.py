@@ -105,7 +105,7 @@ def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tm
             page.get_by_role("tab", name=tab).click()
             expect(page.locator(".bk-Canvas").first).to_be_visible()
         page.get_by_role("tab", name="Leaderboard").click()
-        with page.expect_download() as download:
+        with page.expect_download(timeout=120_000) as download:
             page.get_by_text("Report (HTML)").click()
         page.goto(f"{url}locate")
         page.wait_for_timeout(4_000)  # until the page listens
