@@ -142,8 +142,17 @@ def _unheard(dataset: xr.Dataset) -> Iterator[tuple[str, str]]:
     """Stations that no delay is measured of in some window, and why."""
     present, heard = dataset.receiver_present.values, dataset.heard.values
     silent = present & ~(dataset.snr_db.values >= dataset.attrs["min_snr_db"])
-    for receiver in np.flatnonzero((present & ~heard).any(axis=0)).tolist():
-        lost, windows = int((present & ~heard)[:, receiver].sum()), int(present[:, receiver].sum())
-        why = "it hears no signal" if silent[:, receiver].sum() * 2 >= lost else "no delay that is possible is seen"
+    rival = (
+        present & np.isfinite(dataset["rival_delay_s"].values) if "rival_delay_s" in dataset else np.zeros_like(silent)
+    )
+    missing = present & ~heard | rival
+    for receiver in np.flatnonzero(missing.any(axis=0)).tolist():
+        lost, windows = int(missing[:, receiver].sum()), int(present[:, receiver].sum())
+        reasons = {
+            "it hears no signal": silent[:, receiver],
+            "its delay has rivals that fit as well": rival[:, receiver],
+        }
+        likely = (reason for reason, where in reasons.items() if where.sum() * 2 >= lost)
+        why = next(likely, "no delay that is possible is seen")
         where = "" if lost == windows else f"in {lost:,} of {windows:,} windows "
         yield str(dataset.receiver_name.values[receiver]), f"{where}{why}"

@@ -86,3 +86,13 @@ def test_of_three_stations_none_is_left_out(recorded):
     dataset = recorded.isel(receiver=[0, 1, BAD]).copy(deep=True)
     dataset.receiver_longitude[:, 2] = -70.0
     assert "its place" not in str(stations.left_out(hl.locate(dataset, "tdoa_ls")))
+
+
+def test_a_delay_with_rivals_is_named_with_its_window(recorded):
+    measured = with_measurements(recorded)
+    rival_s = measured.rival_delay_s.values.copy()
+    rival_s[0, BAD] = 1e-4
+    named = stations.without_bad_stations(measured.assign(rival_delay_s=measured.rival_delay_s.copy(data=rival_s)))
+    name = str(recorded.receiver_name.values[BAD])
+    assert stations.left_out(named) == {name: "in 1 of 2 windows its delay has rivals that fit as well"}
+    assert named.receiver_present.values.all()
