@@ -65,3 +65,9 @@ def test_recordings_are_joined_apart_and_wild_delays_left_out():
     assert joined["sample"].values.tolist() == [4, 7]
     assert np.abs(joined.tdoa_s.values - truth_s).max() < 5 * NOISE_S * np.sqrt(2 / 6)
     assert joined.heard.all()
+
+
+def test_windows_that_scatter_by_more_than_they_state_say_so_together():
+    dataset = windows_of(np.random.default_rng(5), 40, np.zeros(6))
+    bold = dataset.assign(toa_std_s=dataset.toa_std_s / 3)
+    assert hl.join_windows(bold).toa_std_s.values == pytest.approx(NOISE_S / np.sqrt(40), rel=0.2)
