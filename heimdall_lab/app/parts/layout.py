@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 from bokeh.models import Toolbar
 from pydantic import ValidationError
 
+import heimdall_lab.app.parts.early_changes
 import heimdall_lab.app.parts.echoes  # noqa: F401  # whatever is laid out keeps what the server set
 from heimdall_lab.app.parts.texts import Alert, Note
 from heimdall_lab.core.checked import first_error

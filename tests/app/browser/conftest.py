@@ -71,19 +71,21 @@ def three_pages(browser):
 
 
 @pytest.fixture
-def served():
-    """Serve a viewer in a thread: a function of what makes it, which returns the page's address."""
+def served(monkeypatch):
+    """Serve a page in a thread, by its name and data folder, and what makes its viewer; returns its address."""
     servers = []
 
-    def serve(make):
-        from panel_material_ui.template.base import Page
+    def serve(name, root, viewer=None):
+        from heimdall_lab.app.pages import frame
 
         port = free_port()
+        icon, usual = frame.PAGES[name]
+        monkeypatch.setitem(frame.PAGES, name, (icon, viewer or usual))
         pn.extension("tabulator")
-        app = {"page": lambda: Page(title="heimdall_lab", main=[make()])}
+        app = {name: frame.page(name, root)}
         loop = pn.serve(app, port=port, address="127.0.0.1", show=False, threaded=True, verbose=False)
         servers.append(loop)
-        return f"{wait_for(port)}page"
+        return f"{wait_for(port)}{name}"
 
     yield serve
     for server in servers:

@@ -108,7 +108,6 @@ def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tm
         with page.expect_download(timeout=120_000) as download:
             page.get_by_text("Report (HTML)").click()
         page.goto(f"{url}locate")
-        page.wait_for_timeout(4_000)  # until the page listens
         upload = page.locator("input[type=file]").first
         upload.set_input_files({"name": HOSTILE, "mimeType": "", "buffer": b"x"})
         expect(page.get_by_text(f"file name: '{HOSTILE}' is refused")).to_be_visible()

@@ -1,12 +1,14 @@
 """Methods are compared by a click, and a click on the error map opens a scene, in a browser."""
 
+from functools import partial
+
 from playwright.sync_api import expect
 
 from heimdall_lab.app.pages.compare import Compare
 
 
 def test_from_the_question_to_one_scene(page, served, data_folder):
-    page.goto(served(lambda: Compare(data_folder, methods=["tdoa_ls", "centroid"])))
+    page.goto(served("compare", data_folder, partial(Compare, methods=["tdoa_ls", "centroid"])))
     expect(page.get_by_text("24 scenes, 2 methods")).to_be_visible()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("tab", name="Leaderboard")).to_be_visible()

@@ -18,7 +18,7 @@ def drag(page, box, left, right):
 
 def test_a_selection_is_counted_and_cleared(page, served, data_folder):
     viewers = []
-    page.goto(served(lambda: viewers.append(Features(data_folder)) or viewers[-1]))
+    page.goto(served("features", data_folder, lambda **given: viewers.append(Features(**given)) or viewers[-1]))
     figures = page.locator(".bk-Figure")
     expect(figures).to_have_count(5)
     expect(page.get_by_text("Nothing is selected")).to_be_visible()

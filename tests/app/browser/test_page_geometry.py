@@ -3,8 +3,6 @@
 import pytest
 from playwright.sync_api import expect
 
-from heimdall_lab.app.pages.geometry import Geometry
-
 # Watches the source of the map's colours, and tells where the figure and a receiver are on the screen.
 WATCH = """() => {
   const models = [...Bokeh.documents[0]._all_models.values()];
@@ -27,10 +25,9 @@ PLACE = """(index) => {
 
 @pytest.fixture
 def opened(page, served, tmp_path):
-    page.goto(served(lambda: Geometry(tmp_path)))
+    page.goto(served("geometry", tmp_path))
     expect(page.get_by_text("Best place for one more receiver")).to_be_visible()
-    page.wait_for_function("document.querySelectorAll('.bk-Canvas').length > 0 || Bokeh.documents.length > 0")
-    page.wait_for_timeout(1_000)
+    page.wait_for_function("Bokeh.documents[0]?.is_idle")  # laid out
     page.evaluate(WATCH)
     return page
 

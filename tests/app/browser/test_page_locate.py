@@ -4,15 +4,12 @@ import pytest
 from playwright.sync_api import expect
 
 import heimdall_lab as hl
-from heimdall_lab.app.pages.locate import Locate
 
 
 @pytest.fixture
 def opened(page, served, tmp_path):
-    page.goto(served(lambda: Locate(tmp_path / "root")))
-    expect(page.get_by_text("Choose recordings").first).to_be_visible()
-    page.wait_for_timeout(1_000)
-    return page
+    page.goto(served("locate", tmp_path / "root"))
+    return page  # its tests upload as soon as there is a button, before the page has loaded
 
 
 def test_recordings_are_located_and_downloaded(opened, small_dataset, tmp_path):
