@@ -61,9 +61,13 @@ def read_files(
     if len(others) < len(files):
         sigmf_files = [file for file in files if file not in others]
         _check_named(others, sigmf_files)
-        paths = _sigmf_paths(sigmf_files)
-        cut = {"window_s": window_s, "transmitter": transmitter}
-        return read_sigmf(paths, receivers=receivers, unpacked_limit_bytes=unpacked_limit_bytes, **cut)
+        return read_sigmf(
+            _sigmf_paths(sigmf_files),
+            receivers=receivers,
+            window_s=window_s,
+            transmitter=transmitter,
+            unpacked_limit_bytes=unpacked_limit_bytes,
+        )
     for file in others:
         if file.suffix.lower() != WAV:
             raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")

@@ -15,6 +15,7 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import propagation, stretches
 from heimdall_lab.datasets.recordings.common import (
     ATTRIBUTES,
+    as_numbers,
     check_names,
     contract_numbers,
     of_kept,
@@ -96,13 +97,19 @@ def read_sigmf(
     state; by default they are 50 ns and, where stamps align several recordings, what the last digit of the coarsest one
     leaves open: with milliseconds, 0.29 ms or 87 km. Give ``clock_sigma_s`` where the stamps are worth more or less.
 
+    *Alike.* Sample rates that differ by up to 1,000 ppm, as counted ones do, are brought to that which most recordings
+    have, and centres that differ by up to 0.4 of the sample rate to that which most captures are tuned to: those others
+    are interpolated, or shifted, without what no longer lies in their band, and quantised again. Stating
+    ``sample_rate_hz`` or ``centre_frequency_hz`` says that all have these.
+
     *Faults.* Where samples were lost, captures of the receivers do not begin together: the stretches of time that all
     cover are used, by their stamps, and nothing is filled in. A receiver without stamps where others have them, at
     (0, 0), or which takes more than half of the time that the others have in common is left out, if three remain: the
     log and the attribute ``left_out`` say why.
 
-    *Values.* 8 and 16 bits are kept as they are (unsigned ones minus half their range); 32 bits and floats are
-    quantised to int16, each window by its own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
+    *Values.* 8 and 16 bits are kept as they are: unsigned ones of 16 bits minus half their range, bytes as twice their
+    difference from 127.5, the middle of such converters. 32 bits and floats are quantised to int16, each window by its
+    own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
     as 1 √mW. Real samples have imaginary part 0: nothing is lost, but their spectrum has two sides.
 
     *Place.* ``core:geolocation`` of the capture, else of the whole recording; altitude is 0 where missing. Positions
@@ -118,13 +125,15 @@ def read_sigmf(
     Parameters
     ----------
     path
-        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), or several. Only samples of windows
-        are read into memory.
+        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), an archive (``.sigmf`` or any tar
+        file, also compressed, or zip), or several; endings may be left out. Only samples of windows are read into
+        memory.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` and
         ``position_std_m``, the standard deviation of the position along east and along north; goes before the positions
-        in the files. Names are those of the recordings' files without extension, for one of several channels with
-        ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
+        in the files. Names are those of the recordings' files without extension, with as many folders before as tell
+        them apart (``north/day``), for one of several channels with ``-0``, ``-1``, … appended, or those in
+        ``heimdall:channels``.
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
         capture is one window, and all must be equally long; stretches between gaps are cut so that little is left over,
@@ -137,6 +146,8 @@ def read_sigmf(
         Whether a receiver that cannot be used is an error, and so are captures that do not begin together.
     receiver_position_std_m
         Standard deviation, along east and along north, of positions that no table or file says it of; 10 m by default.
+    unpacked_limit_bytes
+        What compressed archives may hold together; they are unpacked into a temporary folder (``TMPDIR``).
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`), in the place of what the files hold or of ``DEFAULTS``;
         ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default, ``propagation`` and
@@ -168,7 +179,8 @@ def read_sigmf(
         raise ValueError("path: is empty; give a collection or recordings")
     try:
         times_s = stretches.checked_at(at, window_s)
-        with opened_archives([file for file in files if is_archive(file)], unpacked_limit_bytes) as archived:
+        (limit_bytes,) = as_numbers("unpacked_limit_bytes", [unpacked_limit_bytes])
+        with opened_archives([file for file in files if is_archive(file)], float(limit_bytes)) as archived:
             recordings = _recordings(files, archived)
             dataset = _read(recordings, stations, (window_s, times_s), attributes, strict)
         if transmitter is not None:

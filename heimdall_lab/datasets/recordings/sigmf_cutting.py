@@ -96,7 +96,7 @@ def _voltage(cut: Cut, number: int, count: int) -> np.ndarray | None:
         voltage = _shifted(voltage, low, cut.shift)
     begin = first - low
     if cut.step != 1:
-        return interpolate_many(voltage, float(begin) + float(cut.step) * np.arange(count))
+        return interpolate_many(voltage, float(begin) + float(cut.step) * np.arange(count, dtype=np.float64))
     if interpolated:
         needed = floor(begin) - HALF_WIDTH + 1
         return interpolate_between(voltage[needed : needed + count + 2 * HALF_WIDTH - 1], float(begin % 1))

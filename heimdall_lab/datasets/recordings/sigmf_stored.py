@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from heimdall_lab.datasets.manifest import MANIFEST
+
 COLLECTION, META, DATA = ".sigmf-collection", ".sigmf-meta", ".sigmf-data"
 ARCHIVE = ".sigmf"
 _COMPRESSED = (".gz", ".xz", ".bz2")
@@ -80,20 +82,18 @@ def stored(path: Path, archived: Archived) -> Stored:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is named as an archive is."""
-    return path.name.lower().endswith(ARCHIVES)
+    """Whether a path is named as an archive is, and is no folder."""
+    return path.name.lower().endswith(ARCHIVES) and not path.is_dir()
 
 
 def with_extension(path: Path) -> Path:
     """Complete the name of a recording, collection or archive that is given without its extension.
 
-    Samples stand for their metadata. What is no name of SigMF files, with or without extension, is returned as it is.
+    Samples stand for their metadata. Other files, datasets and what is no name of SigMF files are returned as they are.
     """
-    if path.name.endswith((META, COLLECTION)) or (is_archive(path) and path.exists()):
-        return path
     if path.name.endswith(DATA):
         return path.with_name(f"{path.name.removesuffix(DATA)}{META}")
-    if path.name in ("", "..") or path.is_file():
+    if path.name in ("", "..") or path.is_file() or (path / MANIFEST).exists():
         return path
     named = (path.with_name(f"{path.name}{suffix}") for suffix in (META, COLLECTION, *ARCHIVES))
     return next((file for file in named if file.is_file()), path)
@@ -106,7 +106,7 @@ def is_sigmf(path: Path) -> bool:
 
 
 @contextmanager
-def opened_archives(archives: Sequence[Path], limit_bytes: int = UNPACKED_LIMIT_BYTES) -> Iterator[Archived]:
+def opened_archives(archives: Sequence[Path], limit_bytes: float = UNPACKED_LIMIT_BYTES) -> Iterator[Archived]:
     """Find the files in archives, which those that are compressed are unpacked for as long as the block runs.
 
     Raises
@@ -128,7 +128,7 @@ def opened_archives(archives: Sequence[Path], limit_bytes: int = UNPACKED_LIMIT_
         yield archived
 
 
-def _files_of(archive: Path, folder: Path, limit_bytes: int) -> dict[Path, Stored]:
+def _files_of(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Stored]:
     """Files of one archive; what is unpacked is below the folder."""
     try:
         with archive.open("rb") as opened:
@@ -166,7 +166,7 @@ def _in_tar(plain: Path, archive: Path) -> dict[Path, Stored]:
     return found
 
 
-def _unzipped(archive: Path, folder: Path, limit_bytes: int) -> dict[Path, Stored]:
+def _unzipped(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Stored]:
     """Files of a zip archive, unpacked."""
     found: dict[Path, Stored] = {}
     with zipfile.ZipFile(archive) as members:
@@ -181,13 +181,13 @@ def _unzipped(archive: Path, folder: Path, limit_bytes: int) -> dict[Path, Store
     return found
 
 
-def _copy(source: Any, file: Path, limit_bytes: int, archive: Path) -> int:
+def _copy(source: Any, file: Path, limit_bytes: float, archive: Path) -> int:
     """Write what is read to a file; returns its size, which is limited whatever the archive says of it."""
     size = 0
     with file.open("wb") as written:
         while piece := source.read(_PIECE_BYTES):
             size += len(piece)
-            if size > limit_bytes:
+            if not size <= limit_bytes:
                 raise SigmfError(
                     f"{archive.name}: holds more than the {limit_bytes / 1e6:g} MB that are left for what is unpacked; "
                     "unpack it with tar and give its files, or fewer of them"

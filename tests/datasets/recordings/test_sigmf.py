@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,10 @@ def test_command_locates_a_collection_as_its_dataset(small_dataset, tmp_path, mo
     assert status == 0
     assert [row["latitude_deg"] for row in json.loads(text)] == fixes.latitude.values.round(6).tolist()
     assert max(row["error_m"] / row["crlb_rmse_m"] for row in json.loads(text)) < 10
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as members:
+        members.add(collection.parent, "los")
+    for given in (collection.with_suffix(""), tmp_path / "packed.tar.gz"):
+        assert run(given, "--json")[:2] == (0, text)
     metas = sorted(collection.parent.glob("*.sigmf-meta"))
     status, text, _ = run(*metas, "--set", "clock_sigma_s=1e-3")
     assert "later_than" in text
