@@ -21,7 +21,6 @@ from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, write_atomically
 from heimdall_lab.core.text import json_records
 from heimdall_lab.datasets.manifest import MANIFEST
-from heimdall_lab.datasets.recordings.sigmf_stored import is_sigmf
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
+    from heimdall_lab.datasets.recordings.sigmf_stored import is_sigmf
     from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements

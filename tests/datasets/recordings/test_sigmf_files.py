@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import sigmf
 import sigmf.convert.wav
+from hypothesis import given
+from hypothesis import strategies as st
 from sigmf_recordings import changed, describe, noise, put
 
 import heimdall_lab as hl
@@ -67,6 +69,14 @@ def test_samples_of_a_wav_file_are_found(stated, long, tmp_path):
     changed(["global", "core:dataset"], "alpha.wav", file.name)(tmp_path)
     if stated:
         changed(["captures", 0, "core:header_bytes"], before, file.name)(tmp_path)
+    np.testing.assert_array_equal(read_samples(file), SAMPLES[:, 0])
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_wav_file_that_was_never_completed_ends_with_its_samples(size, tmp_path):
+    file = changed_meta(tmp_path, (["global", "core:dataset"], "alpha.wav"))
+    header = b"RIFF\0\0\0\0WAVEdata" + struct.pack("<I", size)
+    (tmp_path / "alpha.wav").write_bytes(header + SAMPLES.tobytes())
     np.testing.assert_array_equal(read_samples(file), SAMPLES[:, 0])
 
 
@@ -173,8 +183,8 @@ def test_recordings_have_any_name_that_files_have(name, tmp_path):
 
 def test_extensions_are_optional(tmp_path):
     file = put(tmp_path, "rec.2024", SAMPLES, describe("alpha"))
-    for given in ("rec.2024", "rec.2024.sigmf-data", "rec.2024.sigmf-meta"):
-        assert hl.read_sigmf(tmp_path / given).equals(hl.read_sigmf(file))
+    for name in ("rec.2024", "rec.2024.sigmf-data", "rec.2024.sigmf-meta"):
+        assert hl.read_sigmf(tmp_path / name).equals(hl.read_sigmf(file))
     (tmp_path / "all.sigmf-collection").write_text(
         json.dumps({"collection": {"core:version": "1.2.0", "core:streams": [{"name": "rec.2024"}]}})
     )
@@ -298,6 +308,30 @@ def test_archives_that_end_early_are_refused(mode, network, tmp_path):
     os.truncate(archive, archive.stat().st_size // 3)
     with pytest.raises(ValueError, match=r"field.sigmf: is no SigMF archive .*fetch it again"):
         hl.read_sigmf(archive)
+
+
+@given(drawn=st.data())
+def test_damaged_archives_are_read_or_refused_by_name(drawn, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        file = put(folder, "alpha", noise(10))
+        for mode in ("w", "w:gz", "w:xz", "w:bz2"):
+            pack(folder / f"{mode[2:] or 'tar'}.sigmf", [file], mode=mode)
+        with zipfile.ZipFile(folder / "zip.sigmf", "w", zipfile.ZIP_DEFLATED) as members:
+            for path in (file, file.with_suffix(".sigmf-data")):
+                members.write(path, path.name)
+    whole = drawn.draw(st.sampled_from(sorted(folder.glob("*.sigmf"))))
+    content = bytearray(whole.read_bytes())
+    for _ in range(drawn.draw(st.integers(1, 3))):
+        content[drawn.draw(st.integers(0, min(len(content), 2000) - 1))] = drawn.draw(st.integers(0, 255))
+    damaged = folder / "damaged.sigmf"
+    damaged.write_bytes(content[: drawn.draw(st.none() | st.integers(0, len(content)))])
+    try:
+        assert hl.read_sigmf(damaged, unpacked_limit_bytes=10**6).sizes["receiver"] == 1
+    except ValueError as error:
+        assert "damaged.sigmf" in str(error)  # noqa: PT017
+    finally:
+        damaged.unlink()
 
 
 def test_archives_lead_nowhere_else(network, tmp_path):
