@@ -36,7 +36,7 @@ _FEW_FIXES = 3  # of which each has its sentences below the table
 def locate(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a dataset, SigMF collection or recordings, or with --kiwi WAV files."),
+        typer.Argument(help="Folder of a dataset, SigMF collection, recordings or archives, or with --kiwi WAV files."),
     ],
     kiwi: Annotated[bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings of one transmitter.")] = False,
     receivers: Annotated[
@@ -80,12 +80,13 @@ def locate(
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
+    from heimdall_lab.datasets.recordings.sigmf_stored import is_sigmf
     from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
-    sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
+    sigmf = not kiwi and any(is_sigmf(path) for path in paths)
     known = settings_of(settings or [], "name=value")
     for name, given in {"set": known, "window": window, "at": at}.items():
         if given and not (kiwi or sigmf):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import heimdall_lab as hl
+from heimdall_lab.app.pages import locate
 from heimdall_lab.app.pages.locate import MAX_UPLOAD_BYTES, Locate
 from heimdall_lab.app.parts import uploads
 from heimdall_lab.app.parts.uploads import FileInput, UploadFolder, safe_name
@@ -78,17 +79,18 @@ def test_pairs_and_archives_are_read_alike(page, recorded, tmp_path):
     files, dataset = recorded
     expected = hl.locate(dataset, "tdoa_ls").latitude
     pairs = {name: content for name, content in files.items() if not name.endswith("-collection")}
-    for given in (pairs, {"two.sigmf": packed(files)}):
+    times = {f"12:00:00_{name}": content for name, content in pairs.items()}
+    for given in (pairs, times, {"two.sigmf": packed(files)}, {"two.tar.gz": packed(files, "w:gz")}):
         located(page, given)
         assert not page._alert.visible, page._alert.object
         np.testing.assert_allclose(np.sort(page.fixes.latitude), np.sort(expected), atol=1e-6)
         assert left(tmp_path) == []
 
 
-def packed(files):
+def packed(files, mode="w"):
     """A SigMF archive."""
     archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as members:
+    with tarfile.open(fileobj=archive, mode=mode) as members:
         for name, content in files.items():
             member = tarfile.TarInfo(f"folder/{name}")
             member.size = len(content)
@@ -117,6 +119,12 @@ def test_an_archive_that_ends_early_is_refused_alike_each_time(page, recorded):
     located(page, {"two.sigmf": archive[: len(archive) // 2]})
     asyncio.run(page.locate())
     assert "two.sigmf: is no SigMF archive" in page._alert.object
+
+
+def test_what_an_archive_unpacks_to_is_limited_as_uploads_are(page, recorded, monkeypatch):
+    monkeypatch.setattr(locate, "MAX_UPLOAD_BYTES", 10_000)
+    located(page, {"two.sigmf.gz": packed(recorded[0], "w:gz")})
+    assert "two.sigmf.gz: holds more than the 0.01 MB" in page._alert.object
 
 
 def test_what_a_page_leaves_does_not_take_the_folder_from_another(tmp_path, monkeypatch):
@@ -322,6 +330,11 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="rename the file"):
         UploadFolder(tmp_path / "inner").replace({name: bytearray(b"x")})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_names_of_recordings_may_hold_colons(tmp_path):
+    (path,) = UploadFolder(tmp_path).replace({"north_12:00:00.sigmf-data": bytearray(b"x")})
+    assert path.name == "north_12:00:00.sigmf-data"
 
 
 class Browser:

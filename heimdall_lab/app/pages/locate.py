@@ -55,7 +55,8 @@ _FIELD_LABELS = {
 }
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
-.sigmf-data, a .sigmf archive, a collection with its files) or KiwiSDR IQ recordings (.wav).
+.sigmf-data or the file that it names, archives as .sigmf or .sigmf.gz, a collection with its files) or KiwiSDR IQ
+recordings (.wav).
 
 **2.** Where they do not tell the receivers' positions, as KiwiSDR's do not, add a CSV file with the columns name,
 latitude_deg, longitude_deg and, if known, altitude_m.
@@ -185,7 +186,7 @@ class Locate(Viewer):
             table = folder / _TABLE
             table.write_text(self._receivers_csv, encoding="utf-8")
         try:
-            dataset = read_files(self._files, table, window_s=window_s)
+            dataset = read_files(self._files, table, window_s=window_s, unpacked_limit_bytes=MAX_UPLOAD_BYTES)
         except ValueError as error:
             raise ValueError(str(error).replace(f"{folder}/", "")) from error
         return with_measurements(dataset)

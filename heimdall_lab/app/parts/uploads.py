@@ -11,7 +11,7 @@ from typing import Any
 
 import panel_material_ui as pmui
 
-_NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
+_NAME = re.compile(r"[^/\\\x00-\x1f]+")  # colons, as of times, are there in the names of recordings
 _MAX_AGE_S = 86_400.0
 
 Files = dict[str, bytearray]

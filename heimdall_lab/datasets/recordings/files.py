@@ -1,6 +1,5 @@
 """Recordings by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
 
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +7,18 @@ import xarray as xr
 
 from heimdall_lab.datasets.recordings.kiwisdr import read_kiwi
 from heimdall_lab.datasets.recordings.sigmf import read_sigmf
-from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, SigmfError
+from heimdall_lab.datasets.recordings.sigmf_files import named_dataset
+from heimdall_lab.datasets.recordings.sigmf_stored import (
+    ARCHIVE,
+    COLLECTION,
+    DATA,
+    META,
+    UNPACKED_LIMIT_BYTES,
+    is_archive,
+    is_sigmf,
+)
 
-ARCHIVE, WAV = ".sigmf", ".wav"
+WAV = ".wav"
 SUFFIXES = (META, DATA, ARCHIVE, COLLECTION, WAV)
 
 
@@ -20,19 +28,22 @@ def read_files(
     *,
     window_s: float | None = None,
     transmitter: Sequence[float] | None = None,
+    unpacked_limit_bytes: int = UNPACKED_LIMIT_BYTES,
 ) -> xr.Dataset:
     """Read the recordings of one network; their kind follows from the files' names.
 
     Parameters
     ----------
     files : sequence of Path
-        All of one kind and in one folder, which archives are unpacked into until they are read.
+        All of one kind and in one folder; beside SigMF's metadata any files, of which it says which hold the samples.
     receivers : Path, optional
         CSV file of the receivers' positions; KiwiSDR recordings need it.
     window_s : float, optional
         Length of consecutive windows to cut the recordings into, s.
     transmitter : (latitude, longitude), optional
         True position if known, degrees.
+    unpacked_limit_bytes : int
+        What compressed archives may hold together.
 
     Returns
     -------
@@ -44,67 +55,50 @@ def read_files(
     ValueError
         If the files are of no kind or of two, or one is not accepted by its reader.
     """
-    suffixes = {file: file.suffix.lower() for file in files}
-    for file, suffix in suffixes.items():
-        if suffix not in SUFFIXES:
-            raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")
     if not files:
         raise ValueError("files: none are given; give SigMF files or KiwiSDR recordings")
-    waves = [file for file, suffix in suffixes.items() if suffix == WAV]
-    if waves and len(waves) < len(files):
-        raise ValueError("files: SigMF and KiwiSDR recordings are mixed; give one kind at a time")
-    if waves:
-        if receivers is None:
-            raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
-        return read_kiwi(waves, receivers, window_s=window_s, transmitter=transmitter)
-    unpacked: list[Path] = []
-    try:
-        for file in files:
-            if file.suffix == ARCHIVE:
-                _unpack_archive(file, unpacked)
-        sigmf_files = [*(file for file in files if file.suffix != ARCHIVE), *unpacked]
-        return _read_sigmf(sigmf_files, receivers, window_s, transmitter)
-    finally:  # or the next attempt would find them there
-        for file in unpacked:
-            file.unlink(missing_ok=True)
+    others = [file for file in files if not is_sigmf(file)]
+    if len(others) < len(files):
+        sigmf_files = [file for file in files if file not in others]
+        _check_named(others, sigmf_files)
+        return read_sigmf(
+            _sigmf_paths(sigmf_files),
+            receivers=receivers,
+            window_s=window_s,
+            transmitter=transmitter,
+            unpacked_limit_bytes=unpacked_limit_bytes,
+        )
+    for file in others:
+        if file.suffix.lower() != WAV:
+            raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")
+    if receivers is None:
+        raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
+    return read_kiwi(others, receivers, window_s=window_s, transmitter=transmitter)
 
 
-def _read_sigmf(
-    files: Sequence[Path], receivers: Path | None, window_s: float | None, transmitter: Sequence[float] | None
-) -> xr.Dataset:
-    collections = [file for file in files if file.suffix == COLLECTION]
-    metas = [file for file in files if file.suffix == META]
+def _check_named(others: Sequence[Path], sigmf_files: Sequence[Path]) -> None:
+    """Raise ValueError unless files that are not of SigMF are those that metadata among the others names."""
+    if not others:
+        return
+    named = {named_dataset(file) for file in sigmf_files if file.name.endswith(META)}
+    for file in others:
+        if file.name in named:
+            continue
+        if file.suffix.lower() == WAV:
+            raise ValueError(
+                f"files: SigMF and KiwiSDR recordings are mixed; give one kind at a time, or name {file.name} "
+                f"in a {META} as core:dataset"
+            )
+        raise ValueError(f"{file.name}: is no recording, nor core:dataset of any {META}; leave it out or name it there")
+
+
+def _sigmf_paths(files: Sequence[Path]) -> list[Path]:
+    """What to read of SigMF files: a collection, or recordings, and archives."""
+    archives = [file for file in files if is_archive(file)]
+    collections = [file for file in files if file.name.endswith(COLLECTION)]
+    metas = [file for file in files if file.name.endswith(META)]
     if len(collections) > 1:
         raise ValueError(f"files: {', '.join(file.name for file in collections)} are several collections; give one")
-    if not collections and not metas:
+    if not (collections or metas or archives):
         raise ValueError(f"files: none ends in {META}; give it with each {DATA}")
-    paths = collections[0] if collections else metas
-    return read_sigmf(paths, receivers=receivers, window_s=window_s, transmitter=transmitter)
-
-
-def _unpack_archive(archive: Path, unpacked: list[Path]) -> None:
-    """Unpack the SigMF files of an archive beside it, whatever folders they are in.
-
-    Every file that is made is added to ``unpacked``, also where the archive is refused in the end. Of an archive of
-    several recordings, `sigmf.SigMFArchiveReader` joins the samples of one to the metadata of another.
-
-    Raises
-    ------
-    SigmfError
-        If it is no tar file, or it would overwrite a file.
-    """
-    try:
-        with tarfile.open(archive, "r:") as members:
-            for member in members:
-                file = archive.with_name(Path(member.name).name)
-                content = members.extractfile(member) if member.isreg() and not member.issparse() else None
-                if content is None or file.suffix not in (META, DATA, COLLECTION):
-                    continue
-                if file.exists():
-                    raise SigmfError(f"{archive.name}: {file.name} is there twice; give every recording once")
-                unpacked.append(file)
-                with content, file.open("wb") as written:
-                    while piece := content.read(2**20):
-                        written.write(piece)
-    except (tarfile.TarError, EOFError) as error:
-        raise SigmfError(f"{archive.name}: is no SigMF archive ({error}); fetch it again") from error
+    return [*(collections or metas), *archives]

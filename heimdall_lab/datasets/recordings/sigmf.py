@@ -19,26 +19,41 @@ from heimdall_lab.datasets.recordings.common import (
     check_names,
     contract_numbers,
     of_kept,
-    position_std_m,
     transmitter_position,
     warn_of_positions,
     with_position_std,
 )
+from heimdall_lab.datasets.recordings.sigmf_cutting import cut_windows
 from heimdall_lab.datasets.recordings.sigmf_files import (
-    COLLECTION,
-    DATA,
-    META,
-    Channel,
     Recording,
-    SigmfError,
     collection_files,
     common_value,
+    distinct_names,
     load_recording,
+)
+from heimdall_lab.datasets.recordings.sigmf_receivers import (
+    annotated_variables,
+    channels_of,
+    is_nowhere,
+    position_std,
+    positions,
+)
+from heimdall_lab.datasets.recordings.sigmf_stored import (
+    ARCHIVE,
+    COLLECTION,
+    META,
+    UNPACKED_LIMIT_BYTES,
+    Archived,
+    SigmfError,
+    is_archive,
+    opened_archives,
+    with_extension,
 )
 from heimdall_lab.datasets.recordings.sigmf_time import (
     Span,
     Stream,
-    cut_windows,
+    common_centre_hz,
+    common_rate_hz,
     recordings_of,
     spans_by_capture,
     spans_of,
@@ -57,7 +72,6 @@ DEFAULTS: dict[str, Any] = {
     "min_snr_db": 0.0,
 }
 _CLOCK_SIGMAS = 7.0  # a default max_clock_offset_s is so many times the largest clock_sigma_s
-_POSITION = ("longitude", "latitude", "altitude")  # the order of GeoJSON
 
 
 def read_sigmf(
@@ -69,6 +83,7 @@ def read_sigmf(
     transmitter: Sequence[float] | None = None,
     strict: bool = False,
     receiver_position_std_m: float | None = None,
+    unpacked_limit_bytes: int = UNPACKED_LIMIT_BYTES,
     **attributes: Any,
 ) -> xr.Dataset:
     """Read simultaneous SigMF recordings of one network onto one time axis.
@@ -82,13 +97,19 @@ def read_sigmf(
     state; by default they are 50 ns and, where stamps align several recordings, what the last digit of the coarsest one
     leaves open: with milliseconds, 0.29 ms or 87 km. Give ``clock_sigma_s`` where the stamps are worth more or less.
 
+    *Alike.* Sample rates that differ by up to 1,000 ppm, as counted ones do, are brought to that which most recordings
+    have, and centres that differ by up to 0.4 of the sample rate to that which most captures are tuned to: those others
+    are interpolated, or shifted, without what no longer lies in their band, and quantised again. Stating
+    ``sample_rate_hz`` or ``centre_frequency_hz`` says that all have these.
+
     *Faults.* Where samples were lost, captures of the receivers do not begin together: the stretches of time that all
     cover are used, by their stamps, and nothing is filled in. A receiver without stamps where others have them, at
     (0, 0), or which takes more than half of the time that the others have in common is left out, if three remain: the
     log and the attribute ``left_out`` say why.
 
-    *Values.* 8 and 16 bits are kept as they are (unsigned ones minus half their range); 32 bits and floats are
-    quantised to int16, each window by its own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
+    *Values.* 8 and 16 bits are kept as they are: unsigned ones of 16 bits minus half their range, bytes as twice their
+    difference from 127.5, the middle of such converters. 32 bits and floats are quantised to int16, each window by its
+    own peak. Half the range of a fixed-point format, or 1.0 of a float, counts
     as 1 √mW. Real samples have imaginary part 0: nothing is lost, but their spectrum has two sides.
 
     *Place.* ``core:geolocation`` of the capture, else of the whole recording; altitude is 0 where missing. Positions
@@ -104,13 +125,15 @@ def read_sigmf(
     Parameters
     ----------
     path
-        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), or several. Only samples of windows
-        are read into memory.
+        A ``.sigmf-collection``, one recording (``.sigmf-meta`` or ``.sigmf-data``), an archive (``.sigmf`` or any tar
+        file, also compressed, or zip), or several; endings may be left out. Only samples of windows are read into
+        memory.
     receivers
         CSV file with the columns ``name``, ``latitude_deg``, ``longitude_deg`` and, optionally, ``altitude_m`` and
         ``position_std_m``, the standard deviation of the position along east and along north; goes before the positions
-        in the files. Names are those of the recordings' files without extension, for one of several channels with
-        ``-0``, ``-1``, … appended, or those in ``heimdall:channels``.
+        in the files. Names are those of the recordings' files without extension, with as many folders before as tell
+        them apart (``north/day``), for one of several channels with ``-0``, ``-1``, … appended, or those in
+        ``heimdall:channels``.
     window_s
         Length in seconds of consecutive windows to cut each capture into; what is left over is dropped. Without it, a
         capture is one window, and all must be equally long; stretches between gaps are cut so that little is left over,
@@ -123,6 +146,8 @@ def read_sigmf(
         Whether a receiver that cannot be used is an error, and so are captures that do not begin together.
     receiver_position_std_m
         Standard deviation, along east and along north, of positions that no table or file says it of; 10 m by default.
+    unpacked_limit_bytes
+        What compressed archives may hold together; they are unpacked into a temporary folder (``TMPDIR``).
     **attributes
         Attributes of the contract (`schema.ATTRIBUTES`), in the place of what the files hold or of ``DEFAULTS``;
         ``max_clock_offset_s`` is seven times ``clock_sigma_s`` by default, ``propagation`` and
@@ -149,18 +174,15 @@ def read_sigmf(
     position = transmitter_position(transmitter)
     check_names(attributes)
     stations = {} if receivers is None else {receiver.name: receiver for receiver in read_receivers(receivers)}
-    files = [Path(file) for file in ([path] if isinstance(path, str | Path) else path)]
+    files = [with_extension(Path(file)) for file in ([path] if isinstance(path, str | Path) else path)]
     if not files:
         raise ValueError("path: is empty; give a collection or recordings")
     try:
         times_s = stretches.checked_at(at, window_s)
-        recordings = [load_recording(file) for file in _meta_files(files)]
-        streams, left_out = _usable_streams(recordings, stations, attributes, strict)
-        stretches.say_left_out(left_out)
-        given = of_kept(attributes, sorted(streams), sum(len(_channels(recording)) for recording in recordings))
-        dataset = _dataset([streams[index] for index in sorted(streams)], stations, (window_s, times_s), given, strict)
-        if left_out:
-            dataset.attrs["left_out"] = json.dumps(left_out)
+        (limit_bytes,) = as_numbers("unpacked_limit_bytes", [unpacked_limit_bytes])
+        with opened_archives([file for file in files if is_archive(file)], float(limit_bytes)) as archived:
+            recordings = _recordings(files, archived)
+            dataset = _read(recordings, stations, (window_s, times_s), attributes, strict)
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
@@ -171,53 +193,80 @@ def read_sigmf(
         raise SigmfError(f"{files[0]}: {error}") from error
 
 
-def _meta_files(files: Sequence[Path]) -> list[Path]:
+def _recordings(files: Sequence[Path], archived: Archived) -> list[Recording]:
+    """Read the metadata of all recordings that are given, in collections and archives, too."""
+    metas = _meta_files(files, archived)
+    return [load_recording(meta, name, archived) for meta, name in zip(metas, distinct_names(metas), strict=True)]
+
+
+def _meta_files(files: Sequence[Path], archived: Archived) -> list[Path]:
     found: list[Path] = []
     for file in files:
-        if file.suffix == COLLECTION:
-            found += collection_files(file)
-        elif file.suffix in (META, DATA):
-            found.append(file.with_suffix(META))
+        if is_archive(file):
+            found += _meta_files_within(file, archived)
+        elif file.name.endswith(COLLECTION):
+            found += collection_files(file, archived)
+        elif file.name.endswith(META):
+            found.append(file)
         else:
-            raise SigmfError(f"{file}: is no SigMF file; give a {COLLECTION} or {META}, and unpack archives with tar")
+            raise SigmfError(
+                f"{file}: is no SigMF file; give a {COLLECTION}, a {META} or an archive, as {ARCHIVE}, with or without "
+                "these endings"
+            )
     for file in found:
         if found.count(file) > 1:
             raise SigmfError(f"{file}: is given twice; give one recording a receiver")
     return found
 
 
-def _usable_streams(
-    recordings: Sequence[Recording], stations: dict[str, Receiver], given: dict[str, Any], strict: bool
-) -> tuple[dict[int, Stream], dict[str, str]]:
-    """Receivers that can be used, by their number, and why others cannot, by name."""
+def _meta_files_within(archive: Path, archived: Archived) -> list[Path]:
+    """List the metadata files of an archive, in the order of its collection or else of their names."""
+    own = sorted(path for path in archived if path.is_relative_to(archive))
+    collections = [path for path in own if path.name.endswith(COLLECTION)]
+    if len(collections) == 1:
+        return collection_files(collections[0], archived)
+    metas = [path for path in own if path.name.endswith(META)]
+    if not metas:
+        raise SigmfError(f"{archive}: holds no {META}; give an archive of SigMF recordings")
+    return metas
+
+
+def _read(
+    recordings: Sequence[Recording],
+    stations: dict[str, Receiver],
+    cut: tuple[float | None, list[float] | None],
+    attributes: dict[str, Any],
+    strict: bool,
+) -> xr.Dataset:
+    """Read the samples of those receivers that can be used, onto one axis."""
+    rate_hz, own_rates_hz = common_rate_hz(recordings, attributes)
     streams = [
-        Stream(recording, column, channel)
-        for recording in recordings
-        for column, channel in enumerate(_channels(recording))
+        Stream(recording, column, channel, own_rate_hz)
+        for recording, own_rate_hz in zip(recordings, own_rates_hz, strict=True)
+        for column, channel in enumerate(channels_of(recording))
     ]
-    if strict or len(streams) <= stretches.FEWEST:
-        return dict(enumerate(streams)), {}
-    nowhere = [index for index, stream in enumerate(streams) if _is_nowhere(stream, stations)]
+    kept, left_out = ([*range(len(streams))], {}) if strict else _usable(streams, stations)
+    stretches.say_left_out(left_out)
+    given = {"sample_rate_hz": rate_hz} | of_kept(attributes, kept, len(streams))
+    dataset = _dataset([streams[index] for index in kept], stations, cut, given, strict)
+    return dataset.assign_attrs(left_out=json.dumps(left_out)) if left_out else dataset
+
+
+def _usable(streams: Sequence[Stream], stations: dict[str, Receiver]) -> tuple[list[int], dict[str, str]]:
+    """Receivers that can be used, by their number, and why others cannot, by name."""
+    every = [*range(len(streams))]
+    if len(streams) <= stretches.FEWEST:
+        return every, {}
+    nowhere = [index for index, stream in enumerate(streams) if is_nowhere(stream, stations)]
     left_out = dict.fromkeys(nowhere, "it stands at (0, 0), as unknown positions do; correct that")
-    rates = [recording.about.sample_rate for recording in recordings]
-    rate_hz = given.get("sample_rate_hz") or common_value(recordings, rates, "core:sample_rate")
-    placed = [index for index in range(len(streams)) if index not in left_out]
-    if rate_hz and len(placed) > stretches.FEWEST:
-        late = unusable([streams[index] for index in placed], float(rate_hz))
+    placed = [index for index in every if index not in left_out]
+    if len(placed) > stretches.FEWEST:
+        late = unusable([streams[index] for index in placed])
         left_out |= {placed[index]: reason for index, reason in late.items()}
     if len(streams) - len(left_out) < stretches.FEWEST:
-        return dict(enumerate(streams)), {}
-    kept = {index: stream for index, stream in enumerate(streams) if index not in left_out}
-    return kept, {streams[index].channel.name: reason for index, reason in left_out.items()}
-
-
-def _is_nowhere(stream: Stream, stations: dict[str, Receiver]) -> bool:
-    """Whether a receiver is said to stand at (0, 0)."""
-    station, capture = _station(stream, stations), stream.segment(0).capture
-    point = stream.channel.geolocation or capture.geolocation or stream.recording.about.geolocation
-    if station is not None:
-        return station.latitude_deg == 0 == station.longitude_deg
-    return point is not None and point.coordinates[:2] == [0, 0]
+        return every, {}
+    names = {streams[index].channel.name: reason for index, reason in left_out.items()}
+    return [index for index in every if index not in left_out], names
 
 
 def _windows(
@@ -246,13 +295,15 @@ def _dataset(
     recordings = list({id(stream.recording): stream.recording for stream in streams}.values())
     if strict or any(segment.start_s is None for recording in recordings for segment in recording.segments):
         common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
-    attrs = _attributes(recordings, streams, given)
-    rate_hz = attrs["sample_rate_hz"]
+    rate_hz = float(given["sample_rate_hz"])
+    centre_hz = None if "centre_frequency_hz" in given else common_centre_hz(recordings, rate_hz)
+    tuned = {} if centre_hz is None else {"centre_frequency_hz": centre_hz}
+    attrs = _attributes(recordings, streams, tuned | given)
     spans, window = _windows(streams, rate_hz, cut, strict)
     attrs["duration_s"] = window / rate_hz
     counts = [span.length // window for span in spans]
-    known = _annotated_variables([[segment.variables for segment in span.segments(streams)] for span in spans])
-    known |= _positions(streams, spans, stations) | _position_std(streams, len(spans), stations)
+    known = annotated_variables([[segment.variables for segment in span.segments(streams)] for span in spans])
+    known |= positions(streams, spans, stations) | position_std(streams, len(spans), stations)
     attrs = propagation.with_paths(attrs, known["receiver_latitude"], known["receiver_longitude"])
     variables = {name: np.repeat(values, counts, axis=0) for name, values in known.items()}
     uncut = [all(len(segment.samples) == window for segment in span.segments(streams)) for span in spans]
@@ -264,7 +315,7 @@ def _dataset(
     for number, (span, count) in enumerate(zip(spans, counts, strict=True)):
         rows = slice(starts[number], starts[number + 1])
         for index, stream in enumerate(streams):
-            iq, full_scale = cut_windows(stream, span.captures[index], span.begin[index], window, count)
+            iq, full_scale = cut_windows(stream, index, span, centre_hz, window, count)
             variables["iq"][rows, index], variables["iq_full_scale"][rows, index] = iq, full_scale
     if not all(uncut) and sum(counts) > 1:
         variables |= recordings_of(spans, counts, window / rate_hz, rate_hz)
@@ -295,85 +346,6 @@ def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fractio
     return {"start_time": ("sample", starts, {"long_name": "UTC of the first value in time"})}
 
 
-def _channels(recording: Recording) -> list[Channel]:
-    """One receiver a channel, named as the file says or after it."""
-    count, channels = recording.about.num_channels, recording.about.channels
-    if channels is None:
-        names = [recording.name] if count == 1 else [f"{recording.name}-{column}" for column in range(count)]
-        return [Channel(name=name) for name in names]
-    if len(channels) != count:
-        raise SigmfError(f"{recording.file}: heimdall:channels names {len(channels)} of {count} channels; name each")
-    return channels
-
-
-def _positions(
-    streams: Sequence[Stream], spans: Sequence[Span], stations: dict[str, Receiver]
-) -> dict[str, np.ndarray]:
-    """Positions of the receivers in every span, (K, R) each."""
-    place = np.empty((len(spans), len(streams), 3))
-    for index, stream in enumerate(streams):
-        channel, recording = stream.channel, stream.recording
-        station = _station(stream, stations)
-        for number, span in enumerate(spans):
-            capture = span.captures[index]
-            segment = stream.segment(capture)
-            point = channel.geolocation or segment.capture.geolocation or recording.about.geolocation
-            if station is not None:
-                place[number, index] = station.longitude_deg, station.latitude_deg, station.altitude_m
-            elif point is not None:
-                place[number, index] = [*point.coordinates, 0.0][:3]
-            elif segment.variables.get("receiver_present") is False:
-                place[number, index] = np.nan
-            else:
-                raise SigmfError(
-                    f"{recording.file}: missing geolocation of {channel.name!r} in capture {capture}; give receivers, "
-                    "a CSV file with a row of that name, or add core:geolocation"
-                )
-    return {f"receiver_{name}": place[..., axis] for axis, name in enumerate(_POSITION)}
-
-
-def _station(stream: Stream, stations: dict[str, Receiver]) -> Receiver | None:
-    """Row of the table of receivers that a channel has by its own name or by that of its recording."""
-    return stations.get(stream.channel.name, stations.get(stream.recording.name))
-
-
-def _position_std(streams: Sequence[Stream], captures: int, stations: dict[str, Receiver]) -> dict[str, np.ndarray]:
-    """How well positions are known, (K, R), where the table of receivers says it."""
-    stated_m = position_std_m([_station(stream, stations) for stream in streams])
-    return {} if stated_m is None else {"receiver_position_std": np.tile(stated_m, (captures, 1))}
-
-
-def _annotated_variables(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, np.ndarray]:
-    """Variables that the annotations state of every capture and receiver, NaN where they state none."""
-    captures, receivers = len(known), len(known[0])
-    variables = schema.unknown(captures, receivers)
-    variables["receiver_present"] = np.ones((captures, receivers), dtype=bool)
-    variables["waveform"] = np.full(captures, "unknown")
-    for name in sorted({name for row in known for stated in row for name in stated} - {"iq_full_scale"}):
-        if name not in schema.VARIABLES or name == "iq" or name in (f"receiver_{axis}" for axis in _POSITION):
-            raise ValueError(f"heimdall:variables: {name!r} is no variable of the contract; leave it out")
-        variables[name] = _variable_values(name, known)
-    return variables
-
-
-def _variable_values(name: str, known: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
-    """Values of one variable, (K, R, …) or (K, …)."""
-    variable = schema.VARIABLES[name]
-    kind = {"f": float, "b": bool, "i": int}.get(variable.kinds, str)
-    default = {"receiver_present": True, "waveform": "unknown"}.get(name, np.nan)
-    rows = [[stated.get(name, default) for stated in row] for row in known]
-    if "receiver" not in variable.dims:
-        for row, stated in zip(rows, known, strict=True):
-            given = [receiver[name] for receiver in stated if name in receiver]
-            if any(value != given[0] for value in given):
-                raise ValueError(f"heimdall:variables: {name}: recordings disagree on it; correct them")
-            row[:] = given[:1] or [default]
-    if kind is not float and any(type(value) is not kind for row in rows for value in row):
-        raise ValueError(f"heimdall:variables: {name}: give {kind.__name__} in every capture, or leave it out")
-    values = as_numbers(f"heimdall:variables: {name}", rows) if kind is float else np.array(rows)
-    return values if "receiver" in variable.dims else values[:, 0]
-
-
 def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], given: dict[str, Any]) -> dict[str, Any]:
     """Attributes of the dataset: those given go before those of the files, and these before the defaults."""
     stated = [recording.about.attributes for recording in recordings]
@@ -386,25 +358,13 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
             held[name] = _from_json(values[0])
     for name in streams[0].channel.attributes:
         held[name] = [_from_json(stream.channel.attributes.get(name)) for stream in streams]
-    tuned = [
-        common_value([r] * len(r.segments), [s.capture.frequency for s in r.segments], "core:frequency")
-        for r in recordings
-    ]
-    core = {
-        "centre_frequency_hz": common_value(recordings, tuned, "core:frequency"),
-        "sample_rate_hz": common_value(recordings, [r.about.sample_rate for r in recordings], "core:sample_rate"),
-    }
-    held |= {name: value for name, value in core.items() if value is not None}
     remarks = [{"recording": r.name, **remark} for r in recordings for remark in r.annotations]
     if remarks:
         held["annotations"] = json.dumps(remarks)
     if not any(stated):
         held["source"] = "SigMF: " + ", ".join(recording.file.name for recording in recordings)
     known = held | given
-    attrs = DEFAULTS | known
-    if "sample_rate_hz" not in attrs:
-        raise SigmfError(f"{recordings[0].file}: core:sample_rate is missing; give sample_rate_hz")
-    attrs = contract_numbers(attrs, len(streams))
+    attrs = contract_numbers(DEFAULTS | known, len(streams))
     if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))
     return {"max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(attrs["clock_sigma_s"]))} | attrs

@@ -6,35 +6,47 @@ that are not finite and types of data that SigMF does not have, and cuts times t
 Source: SigMF specification 1.2.6, sigmf.org, with the schema of its metadata.
 """
 
+import codecs
 import hashlib
+import json
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from heimdall_lab.core.checked import first_error
-from heimdall_lab.core.files import file_checksum
+from heimdall_lab.datasets.recordings.sigmf_samples import Layout, map_captures
+from heimdall_lab.datasets.recordings.sigmf_stored import ARCHIVE, DATA, META, Archived, SigmfError, stored
 
 VERSION = "1.2.6"
-COLLECTION, META, DATA = ".sigmf-collection", ".sigmf-meta", ".sigmf-data"
 NAMESPACE = "heimdall"  # of what the specification has no field for
 
-_DATATYPE = re.compile(r"[cr](?:(f32|f64|i32|i16|u32|u16)_(le|be)|(i8|u8))")
-_DATETIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?Z", re.ASCII | re.IGNORECASE)
-_FILE_NAME = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
+_DATETIME = re.compile(  # to the second, with a fraction of it, and with an offset from UTC, which "Z" may follow
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,99}))?"
+    r"(?: ?(?:Z|[+-]00:?00Z|(?P<sign>[+-])(?P<hours>\d\d)(?::?(?P<minutes>[0-5]\d))?))?",
+    re.ASCII | re.IGNORECASE,
+)
+_OFFSET = re.compile(r"(?:Z|[+-]\d\d(?::?\d\d)?)\s*$", re.ASCII | re.IGNORECASE)
 _NANOSECONDS = 2**63 - 1  # before and after 1970 that NumPy's datetime64[ns] can hold
 
 
-class SigmfError(ValueError):
-    """A SigMF file that cannot be used; the message names the file, the field and the remedy."""
+_log = logging.getLogger(__name__)
 
 
 class _Strict(BaseModel):
@@ -45,7 +57,28 @@ class _Core(_Strict):
     model_config = ConfigDict(alias_generator=lambda name: f"core:{name}")
 
 
-_Index = Annotated[int, Field(ge=0, lt=2**63)]
+def _as_number(value: Any) -> Any:
+    """Read a number that is written as text; what is none is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _as_integer(value: Any) -> Any:
+    """Read a whole number that is written as ``1.0``, ``2.4e6`` or text; what is none is returned as it is."""
+    number = _as_number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+# JSON has one kind of number, which programs write with and without point, exponent and quotation marks.
+_Number = Annotated[float, BeforeValidator(_as_number)]
+_Integer = Annotated[int, BeforeValidator(_as_integer)]
+_Index = Annotated[_Integer, Field(ge=0, lt=2**63)]
 Scalar = bool | int | float | str | None
 
 
@@ -53,7 +86,12 @@ class Point(_Strict):
     """GeoJSON point: longitude and latitude in degrees and, if known, altitude in metres above the ellipsoid."""
 
     type: Literal["Point"] = "Point"
-    coordinates: list[float] = Field(min_length=2, max_length=3)
+    coordinates: list[_Number] = Field(min_length=2, max_length=3)
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.capitalize() if isinstance(value, str) else value
 
     @field_validator("coordinates")
     @classmethod
@@ -80,8 +118,8 @@ class _Extension(_Strict):
 
 class _Global(_Core):
     datatype: str
-    sample_rate: float | None = Field(None, ge=1e-6, le=1e12)
-    num_channels: int = Field(1, ge=1, lt=2**63)
+    sample_rate: _Number | None = Field(None, ge=1e-6, le=1e12)
+    num_channels: _Integer = Field(1, ge=1, lt=2**63)
     sha512: str | None = None
     dataset: str | None = None
     offset: _Index = 0
@@ -98,7 +136,7 @@ class Capture(_Core):
 
     sample_start: _Index
     datetime: str | None = None
-    frequency: float | None = Field(None, ge=-1e12, le=1e12)
+    frequency: _Number | None = Field(None, ge=-1e12, le=1e12)
     header_bytes: _Index = 0
     geolocation: Point | None = None
     sample: int | None = Field(None, alias=f"{NAMESPACE}:sample", ge=-(2**63), lt=2**63)
@@ -116,8 +154,8 @@ class Annotation(_Core):
 
 class _Meta(_Strict):
     about: _Global = Field(alias="global")
-    captures: list[Capture]
-    annotations: list[Annotation]
+    captures: list[Capture] = []
+    annotations: list[Annotation] = []
 
 
 class _Stream(_Strict):
@@ -160,21 +198,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class Recording:
-    """One metadata file with its samples; ``about`` is its global object, ``annotations`` are those not ours."""
+    """One metadata file with its samples.
+
+    Attributes
+    ----------
+    file : the metadata file.
+    name : what its receiver is called, unless the file says that.
+    about : its global object.
+    segments : its captures.
+    annotations : those not ours.
+    """
 
     file: Path
+    name: str
     about: _Global
     segments: tuple[Segment, ...]
     annotations: tuple[dict[str, Any], ...]
 
-    @property
-    def name(self) -> str:
-        """Name of the file without its extension."""
-        return self.file.name.removesuffix(META)
 
-
-def collection_files(file: Path) -> list[Path]:
-    """List the metadata files of a collection, in its order.
+def collection_files(file: Path, archived: Archived) -> list[Path]:
+    """List the metadata files of a collection, in its order; those of one in an archive may be in folders below it.
 
     Raises
     ------
@@ -182,9 +225,13 @@ def collection_files(file: Path) -> list[Path]:
         If the collection is not valid, or a file is missing, outside of its folder, or not that of the hash.
     """
     files = []
-    for stream in _parse(file, _Collection).collection.streams:
-        meta = file.parent / f"{_plain_name(stream.name, file, 'core:streams')}{META}"
-        if stream.hash is not None and hashlib.sha512(_read_bytes(meta)).hexdigest() != stream.hash.lower():
+    for stream in _parse(file, _Collection, archived).collection.streams:
+        meta = file.parent / f"{_plain_name(stream.name, file, 'core:streams').removesuffix(META)}{META}"
+        if file in archived and meta not in archived:
+            below = [path for path in archived if path.name == meta.name and path.is_relative_to(file.parent)]
+            meta = below[0] if len(below) == 1 else meta
+        content = _read_bytes(meta, archived)
+        if stream.hash is not None and hashlib.sha512(content).hexdigest() != stream.hash.lower():
             raise SigmfError(
                 f"{meta}: is not the file of which {file.name} holds the hash; fetch it again, or correct the hash"
             )
@@ -192,7 +239,31 @@ def collection_files(file: Path) -> list[Path]:
     return files
 
 
-def load_recording(file: Path) -> Recording:
+def named_dataset(file: Path) -> str | None:
+    """Name of the file that metadata says holds its samples, None if it does not say it or cannot be read."""
+    try:
+        return _parse(file, _Meta, {}).about.dataset
+    except SigmfError:
+        return None
+
+
+def distinct_names(files: Sequence[Path]) -> list[str]:
+    """Names of metadata files without extension; those of one name with as many folders as tell them apart.
+
+    >>> distinct_names([Path("a/day.sigmf/rec.sigmf-meta"), Path("b.sigmf/rec.sigmf-meta"), Path("c.sigmf-meta")])
+    ['day/rec', 'b/rec', 'c']
+    """
+    parts = [[*(part.removesuffix(ARCHIVE) for part in file.parent.parts), file.name.removesuffix(META)]
+             for file in files]  # fmt: skip
+    names = [own[-1] for own in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        names = [
+            "/".join(own[-depth:]) if names.count(name) > 1 else name for own, name in zip(parts, names, strict=True)
+        ]
+    return names
+
+
+def load_recording(file: Path, name: str, archived: Archived) -> Recording:
     """Read one metadata file, and open and check the data file that it describes.
 
     Raises
@@ -200,36 +271,55 @@ def load_recording(file: Path) -> Recording:
     SigmfError
         If the metadata is not valid, or the data is missing, truncated, empty or not that of the hash.
     """
-    meta = _parse(file, _Meta)
+    meta = _parse(file, _Meta, archived)
     about = meta.about
     needed = [e.name for e in about.extensions if not e.optional and e.name != NAMESPACE]
     if needed:
         raise SigmfError(f"{file}: core:extensions requires {needed[0]!r}, which is not supported; convert the file")
-    if about.trailing_bytes or any(capture.header_bytes for capture in meta.captures) or about.metadata_only:
-        raise SigmfError(f"{file}: has core:metadata_only, header or trailing bytes; give a file of samples only")
-    data = file.with_name(f"{file.name.removesuffix(META)}{DATA}")
-    if about.dataset is not None:
-        data = file.with_name(_plain_name(about.dataset, file, "core:dataset"))
-    samples = _map_samples(data, about, file)
     captures = meta.captures or [Capture.model_validate({"core:sample_start": about.offset})]
     starts = [capture.sample_start - about.offset for capture in captures]
-    if starts[0] < 0 or any(start >= stop for start, stop in pairwise([*starts, len(samples)])):
-        raise SigmfError(
-            f"{file}: captures begin at samples {starts}, of {len(samples)} in {data.name}; they must ascend and hold "
-            "samples each: fetch the whole file again, or correct core:sample_start"
-        )
-    variables = _variables(meta.annotations, about.offset, starts, len(samples), file)
+    samples, count = _captured_samples(file, about, captures, starts, archived)
+    variables = _variables(meta.annotations, about.offset, starts, count, file)
     segments = [
-        Segment(capture, samples[start:stop], *_start_time(capture, file), known)
-        for capture, (start, stop), known in zip(captures, pairwise([*starts, len(samples)]), variables, strict=True)
+        Segment(capture, part, *_start_time(capture, file), known)
+        for capture, part, known in zip(captures, samples, variables, strict=True)
     ]
+    stamps = [capture.datetime for capture in captures if capture.datetime is not None]
+    if stamps and not _OFFSET.search(stamps[0]):
+        _log.warning("%s: core:datetime: %s names no offset, and is taken for UTC", file.name, stamps[0])
     remarks = [annotation for annotation in meta.annotations if annotation.variables is None]
     return Recording(
         file=file,
+        name=name,
         about=about,
         segments=tuple(segments),
         annotations=tuple(remark.model_dump(by_alias=True, exclude_none=True) for remark in remarks),
     )
+
+
+def _captured_samples(
+    file: Path, about: _Global, captures: Sequence[Capture], starts: Sequence[int], archived: Archived
+) -> tuple[list[np.ndarray], int]:
+    """Map the samples of each capture, and count all of them, after the hash of their file is checked."""
+    data = file.with_name(f"{file.name.removesuffix(META)}{DATA}")
+    if about.dataset is not None:
+        data = file.with_name(_plain_name(about.dataset, file, "core:dataset"))
+    layout = Layout(
+        datatype=about.datatype,
+        channels=about.num_channels,
+        starts=tuple(starts),
+        header_bytes=tuple(capture.header_bytes for capture in captures),
+        trailing_bytes=about.trailing_bytes,
+    )
+    try:
+        if about.metadata_only and not (about.dataset is not None and (data in archived or data.is_file())):
+            raise SigmfError(f"{file}: has core:metadata_only; give the data, too, and correct that")
+        place = stored(data, archived)
+        if about.sha512 is not None and place.sha512() != about.sha512.lower():
+            raise SigmfError(f"{data}: has another hash than core:sha512 of {file.name}; fetch it again")
+        return map_captures(data, place, layout, file)
+    except OSError as error:
+        raise SigmfError(f"{data}: cannot be read ({error.strerror}); put it beside {file.name}") from error
 
 
 def _variables(
@@ -251,73 +341,60 @@ def _variables(
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _parse(file: Path, model: type[_Model]) -> _Model:
+def _parse(file: Path, model: type[_Model], archived: Archived) -> _Model:
     try:
-        return model.model_validate_json(_read_bytes(file))
+        return model.model_validate_json(_utf8(_read_bytes(file, archived)))
     except ValidationError as error:
         raise SigmfError(f"{file}: {first_error(error, model)}") from error
 
 
-def _read_bytes(file: Path) -> bytes:
+def _utf8(content: bytes) -> bytes:
+    """JSON in UTF-8 without a byte order mark, which RFC 8259, section 8.1, lets readers ignore."""
+    if not content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        return content
     try:
-        return file.read_bytes()
+        return content.decode(json.detect_encoding(content)).encode()
+    except UnicodeError:
+        return content  # which is refused for what it is
+
+
+def _read_bytes(file: Path, archived: Archived) -> bytes:
+    try:
+        return stored(file, archived).read()
     except OSError as error:
         raise SigmfError(f"{file}: cannot be read ({error.strerror}); give a readable file") from error
 
 
 def _plain_name(name: str, file: Path, field: str) -> str:
-    """Return a file's name if it holds no path."""
-    if not _FILE_NAME.fullmatch(name) or name in (".", ".."):
+    """Return a file's name if it holds no path; names may hold all that those of files do, colons among it."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise SigmfError(f"{file}: {field}: {name!r} is no plain name of a file beside it; correct it")
     return name
 
 
-def _dtype(datatype: str, file: Path) -> np.dtype[Any]:
-    """Return the type of one component, of a format that the specification allows."""
-    match = _DATATYPE.fullmatch(datatype)
-    if match is None:
-        raise SigmfError(
-            f"{file}: core:datatype: {datatype!r} is unknown; it must be c or r, then f32, f64, i32, i16, u32 or u16 "
-            "with _le or _be, or i8 or u8"
-        )
-    kind = match[1] or match[3]
-    return np.dtype(f"{'>' if match[2] == 'be' else '<'}{kind[0]}{int(kind[1:]) // 8}")
-
-
-def _map_samples(data: Path, about: _Global, file: Path) -> np.ndarray:
-    """Map a data file as (N, C, P), after its size and hash are checked."""
-    dtype, components = _dtype(about.datatype, file), 2 if about.datatype[0] == "c" else 1
-    frame = dtype.itemsize * components * about.num_channels
-    try:
-        size = data.stat().st_size
-        if size == 0 or size % frame:
-            raise SigmfError(
-                f"{data}: has {size} bytes, which is no positive multiple of the {frame} of a sample of "
-                f"{about.num_channels} channels in {about.datatype}; fetch the whole file again"
-            )
-        if about.sha512 is not None and file_checksum(data, "sha512") != about.sha512.lower():
-            raise SigmfError(f"{data}: has another hash than core:sha512 of {file.name}; fetch it again")
-        return np.memmap(data, dtype, mode="r", shape=(size // frame, about.num_channels, components))
-    except OSError as error:
-        raise SigmfError(f"{data}: cannot be read ({error.strerror}); put it beside {file.name}") from error
-
-
 def _start_time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction]:
-    """Return the time of a capture's first sample in seconds since 1970 UTC, and the worth of its last digit."""
+    """Return the time of a capture's first sample in seconds since 1970 UTC, and the worth of its last digit.
+
+    SigMF allows UTC alone; other offsets are those of RFC 3339, section 5.6, and without one it is UTC.
+    """
     if capture.datetime is None:
         return None, Fraction(0)
-    match = _DATETIME.fullmatch(capture.datetime)
+    match = _DATETIME.fullmatch(capture.datetime.strip())
     try:
         if match is None:
             raise ValueError("it is not of that form")
-        whole = datetime.fromisoformat(f"{match[1].upper()}+00:00")
+        whole = datetime.fromisoformat(f"{match[1]}T{match[2]}").replace(tzinfo=UTC)
+        ahead = timedelta(hours=int(match["hours"] or 0), minutes=int(match["minutes"] or 0))
+        if ahead >= timedelta(days=1):
+            raise ValueError("its offset is a day or more")
     except ValueError as error:
         raise SigmfError(
             f"{file}: core:datetime: {capture.datetime!r} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ"
         ) from error
-    digits = match[2] or ""
+    digits = match[3] or ""
     resolution = Fraction(1, 10 ** len(digits))
     start_s = int(whole.timestamp()) + int(digits or 0) * resolution
+    start_s -= int(ahead.total_seconds()) * (-1 if match["sign"] == "-" else 1)
     if abs(start_s) * 10**9 > _NANOSECONDS:
         raise SigmfError(f"{file}: core:datetime: {capture.datetime} is centuries away; correct it")
     return start_s, resolution

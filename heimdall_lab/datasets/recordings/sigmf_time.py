@@ -1,29 +1,105 @@
 """Samples of several SigMF recordings on one time axis."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import floor
+from math import ceil
+from statistics import median
+from typing import Any
 
 import numpy as np
 
-from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_between
-from heimdall_lab.core.units import ADC_MAX
+from heimdall_lab.core.interpolation import HALF_WIDTH
 from heimdall_lab.datasets.recordings import stretches
-from heimdall_lab.datasets.recordings.common import as_numbers, quantise
-from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, SigmfError, common_value
+from heimdall_lab.datasets.recordings.common import contract_numbers
+from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, common_value
+from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError
 
 _LEAST_SAMPLES = 4 * HALF_WIDTH  # of a stretch, of which interpolation takes some
+_LARGEST_RATE_DIFFERENCE = 1e-3  # beyond any crystal's, and small enough for nothing to be lost by resampling
+_LARGEST_SHIFT = 0.4  # of the sample rate, within which interpolation is exact
+
+
+def common_rate_hz(recordings: Sequence[Recording], given: Mapping[str, Any]) -> tuple[float, list[float]]:
+    """Sample rate that most recordings have, and that of each, as the files say or a caller of all.
+
+    Raises
+    ------
+    SigmfError
+        If one says none, or they are too far apart to be brought together.
+    """
+    if "sample_rate_hz" in given:
+        stated = contract_numbers({"sample_rate_hz": given["sample_rate_hz"]}, len(recordings))["sample_rate_hz"]
+        return float(stated), [float(stated)] * len(recordings)
+    own_rates_hz = [_stated_rate_hz(recording) for recording in recordings]
+    rate_hz = _usual(own_rates_hz)
+    for recording, own_hz in zip(recordings, own_rates_hz, strict=True):
+        if abs(own_hz / rate_hz - 1) > _LARGEST_RATE_DIFFERENCE:
+            named = recordings[own_rates_hz.index(rate_hz)].name
+            raise SigmfError(
+                f"{recording.file}: core:sample_rate: is {own_hz}, but {rate_hz} in {named}; give recordings whose "
+                f"rates differ by {_LARGEST_RATE_DIFFERENCE:.1%} at most, or resample them before"
+            )
+    return rate_hz, own_rates_hz
+
+
+def _stated_rate_hz(recording: Recording) -> float:
+    if recording.about.sample_rate is None:
+        raise SigmfError(f"{recording.file}: core:sample_rate is missing; give sample_rate_hz")
+    return recording.about.sample_rate
+
+
+def common_centre_hz(recordings: Sequence[Recording], rate_hz: float) -> float | None:
+    """Frequency that most captures are tuned to, None where none says it.
+
+    Raises
+    ------
+    SigmfError
+        If some do not say it, or are tuned too far from it to be brought there.
+    """
+    tuned = [(recording, segment.capture.frequency) for recording in recordings for segment in recording.segments]
+    stated = [frequency for _, frequency in tuned if frequency is not None]
+    if not stated:
+        return None
+    centre_hz = _usual(stated)
+    named = next(recording.name for recording, frequency in tuned if frequency == centre_hz)
+    for recording, frequency in tuned:
+        if frequency is None:
+            raise SigmfError(
+                f"{recording.file}: core:frequency: is missing, but {centre_hz} in {named}; add it, or give "
+                "centre_frequency_hz"
+            )
+        shift = frequency - centre_hz
+        if abs(shift) > _LARGEST_SHIFT * rate_hz or (shift and recording.about.datatype[0] == "r"):
+            raise SigmfError(
+                f"{recording.file}: core:frequency: is {frequency}, but {centre_hz} in {named}; give recordings alike, "
+                f"or complex ones whose centres differ by {_LARGEST_SHIFT:.0%} of the sample rate at most"
+            )
+    return centre_hz
+
+
+def _usual(values: Sequence[float]) -> float:
+    """Value that is most often there, of several the one next to the median, of these the first."""
+    counts, middle = Counter(values), median(values)
+    return max(counts, key=lambda value: (counts[value], -abs(value - middle)))
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What one receiver recorded: a channel of a recording."""
+    """What one receiver recorded: a channel of a recording.
+
+    Attributes
+    ----------
+    recording, column, channel : of which it is the channel of that number.
+    rate_hz : its own sample rate.
+    """
 
     recording: Recording
     column: int
     channel: Channel
+    rate_hz: float
 
     def segment(self, capture: int) -> Segment:
         """Capture of that index."""
@@ -38,12 +114,14 @@ class Span:
     ----------
     captures : index of the capture of each receiver.
     begin : first sample of each receiver, a fraction where it lies between two.
+    step : samples of each receiver from one common sample to the next; 1 but where rates differ.
     length : number of samples.
     start_s : time of the first one since 1970 UTC, None if unknown.
     """
 
     captures: tuple[int, ...]
     begin: tuple[Fraction, ...]
+    step: tuple[Fraction, ...]
     length: int
     start_s: Fraction | None
 
@@ -54,34 +132,45 @@ class Span:
     def cut(self, first: int, length: int, rate_hz: float) -> "Span":
         """Only some of its samples."""
         start_s = None if self.start_s is None else self.start_s + first / Fraction(rate_hz)
-        return Span(self.captures, tuple(begin + first for begin in self.begin), length, start_s)
+        begin = tuple(begin + first * step for begin, step in zip(self.begin, self.step, strict=True))
+        return Span(self.captures, begin, self.step, length, start_s)
 
 
 def common_span(receivers: Sequence[Stream], captures: Sequence[int], rate_hz: float) -> Span:
     """Cut a capture of each receiver to the time that they have in common, by their stamps."""
     segments = [receiver.segment(capture) for receiver, capture in zip(receivers, captures, strict=True)]
     stamps = [segment.start_s for segment in segments if segment.start_s is not None]
-    if not stamps:
-        shortest = min(len(segment.samples) for segment in segments)
-        return Span(tuple(captures), (Fraction(0),) * len(segments), shortest, None)
-    if len(stamps) < len(segments):
+    if 0 < len(stamps) < len(segments):
         index = next(index for index, segment in enumerate(segments) if segment.start_s is None)
         file, capture = receivers[index].recording.file, captures[index]
         raise SigmfError(f"{file}: core:datetime of capture {capture} is missing, but others have it; give all or none")
-    latest, rate = max(stamps), Fraction(rate_hz)
-    tolerance = max(segment.resolution_s for segment in segments) * rate
-    begin = [_snapped_to_sample((latest - start_s) * rate, tolerance) for start_s in stamps]
-    margin = HALF_WIDTH if any(offset.denominator > 1 for offset in begin) else 0  # samples for interpolation
-    begin = [offset + margin for offset in begin]
-    ends = [len(segment.samples) - floor(offset) for segment, offset in zip(segments, begin, strict=True)]
-    length = min(ends) - margin
-    if length < 1:
-        late, early = (receivers[index].channel.name for index in (stamps.index(latest), ends.index(min(ends))))
-        raise SigmfError(
-            f"{receivers[0].recording.file}: capture {captures[0]} of {late!r} begins after that of {early!r} ends; "
-            "give simultaneous recordings, or correct core:datetime"
+    steps = [Fraction(receiver.rate_hz) / Fraction(rate_hz) for receiver in receivers]
+    latest, begin = max(stamps, default=Fraction(0)), [Fraction(0)] * len(segments)
+    if stamps:
+        tolerance = max(segment.resolution_s for segment in segments) * Fraction(rate_hz)
+        begin = [(latest - start_s) * Fraction(each.rate_hz) for start_s, each in zip(stamps, receivers, strict=True)]
+        begin = [
+            _snapped_to_sample(offset, tolerance) if step == 1 else offset
+            for offset, step in zip(begin, steps, strict=True)
+        ]
+    between = any(step != 1 for step in steps) or any(offset.denominator > 1 for offset in begin)
+    margin = HALF_WIDTH if between else 0  # samples for interpolation
+    begin = [offset + margin * step for offset, step in zip(begin, steps, strict=True)]
+    lengths = [
+        ceil((len(segment.samples) - margin - offset) / step)
+        for segment, offset, step in zip(segments, begin, steps, strict=True)
+    ]
+    if min(lengths) < 1:
+        early, file = receivers[lengths.index(min(lengths))].channel.name, receivers[0].recording.file
+        late = receivers[stamps.index(latest)].channel.name if stamps else early
+        reason = (
+            f"of {late!r} begins after that of {early!r} ends; give simultaneous recordings, or correct core:datetime"
         )
-    return Span(tuple(captures), tuple(begin), length, latest + margin / rate)
+        if late == early:
+            reason = f"of {early!r} has too few samples to interpolate between; give longer recordings"
+        raise SigmfError(f"{file}: capture {captures[0]} {reason}")
+    start_s = latest + margin / Fraction(rate_hz) if stamps else None
+    return Span(tuple(captures), tuple(begin), tuple(steps), min(lengths), start_s)
 
 
 def _snapped_to_sample(offset: Fraction, tolerance: Fraction) -> Fraction:
@@ -130,7 +219,7 @@ def spans_of(receivers: Sequence[Stream], rate_hz: float) -> list[Span]:
     try:
         return spans_by_capture(receivers, rate_hz)
     except SigmfError:
-        covered = [covered_s(receiver, rate_hz) for receiver in receivers]
+        covered = [covered_s(receiver) for receiver in receivers]
         if all(len(own) < 2 for own in covered) or not all(covered):
             raise
         found = [
@@ -143,19 +232,21 @@ def spans_of(receivers: Sequence[Stream], rate_hz: float) -> list[Span]:
         return found
 
 
-def covered_s(receiver: Stream, rate_hz: float) -> list[tuple[Fraction, Fraction]]:
+def covered_s(receiver: Stream) -> list[tuple[Fraction, Fraction]]:
     """Time that each capture of a receiver covers, s since 1970 UTC; none where one has no stamp, or they overlap."""
     segments = receiver.recording.segments
     if any(segment.start_s is None for segment in segments):
         return []
-    starts = [(segment.start_s or Fraction(0), len(segment.samples) / Fraction(rate_hz)) for segment in segments]
+    starts = [
+        (segment.start_s or Fraction(0), len(segment.samples) / Fraction(receiver.rate_hz)) for segment in segments
+    ]
     covered = [(start_s, start_s + length_s) for start_s, length_s in starts]
     return [] if any(end > begin for (_, end), (begin, _) in pairwise(covered)) else covered
 
 
-def unusable(receivers: Sequence[Stream], rate_hz: float) -> dict[int, str]:
+def unusable(receivers: Sequence[Stream]) -> dict[int, str]:
     """Receivers to leave out, by their number, for the time that they tell, and why; at least three remain."""
-    covered = {index: covered_s(receiver, rate_hz) for index, receiver in enumerate(receivers)}
+    covered = {index: covered_s(receiver) for index, receiver in enumerate(receivers)}
     missing = [
         index
         for index, receiver in enumerate(receivers)
@@ -187,40 +278,7 @@ def recordings_of(
     first: dict[int, Fraction] = {}
     begin_s = []
     for recording, span in zip(number, spans, strict=True):
-        of_span = span.begin[0] / Fraction(rate_hz) if span.start_s is None else span.start_s
+        of_span = span.begin[0] / span.step[0] / Fraction(rate_hz) if span.start_s is None else span.start_s
         begin_s.append(float(of_span - first.setdefault(recording, of_span)))
     time_s = [begin + n * window_s for begin, count in zip(begin_s, counts, strict=True) for n in range(count)]
     return {"recording": np.repeat(number, counts), "recording_time": np.array(time_s)}
-
-
-def cut_windows(
-    stream: Stream, capture: int, begin: Fraction, window: int, windows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut windows of int16 (W, 2, N) and their full scales (W,) out of one capture.
-
-    Whole offsets leave 8 and 16 bits as they are; all else is quantised anew.
-    """
-    segment = stream.segment(capture)
-    samples, fraction = segment.samples[:, stream.column], float(begin % 1)  # (N, P)
-    size, kind = samples.dtype.itemsize, samples.dtype.kind
-    half_range = 2.0 ** (8 * size - 1) if kind in "iu" else 1.0
-    middle = half_range if kind == "u" else 0.0
-    nominal = ADC_MAX / half_range if size <= 2 else 1.0
-    scale = as_numbers("iq_full_scale", segment.variables.get("iq_full_scale", nominal))
-    if scale.shape or scale <= 0:
-        raise SigmfError(f"{stream.recording.file}: iq_full_scale: is {scale}; give one positive number")
-    margin = HALF_WIDTH if fraction else 0
-    first, stop = floor(begin), floor(begin) + windows * window
-    if size <= 2 and not fraction:
-        chosen = samples[first:stop].astype(np.int32) - np.int32(middle)
-        iq = np.zeros((windows, 2, window), dtype=np.int16)
-        iq[:, : chosen.shape[1]] = chosen.reshape(windows, window, -1).swapaxes(1, 2)
-        return iq, np.full(windows, scale)
-    level = samples[first - max(margin - 1, 0) : stop + margin].astype(np.float64)
-    if not (np.abs(level) <= np.finfo(np.float32).max).all():
-        raise SigmfError(f"{stream.recording.file}: has samples that are not finite; correct them or cut them out")
-    voltage = (level - middle) / half_range @ np.array([1, 1j])[: level.shape[1]]
-    if fraction:
-        voltage = interpolate_between(voltage, fraction)
-    iq, peak = quantise(voltage.reshape(windows, window))
-    return iq, peak * scale / nominal

@@ -15,7 +15,8 @@ import xarray as xr
 
 from heimdall_lab.core.files import file_checksum, write_atomically, write_text
 from heimdall_lab.datasets import schema
-from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, NAMESPACE, VERSION, Scalar, SigmfError
+from heimdall_lab.datasets.recordings.sigmf_files import NAMESPACE, VERSION, Scalar
+from heimdall_lab.datasets.recordings.sigmf_stored import COLLECTION, DATA, META, SigmfError
 
 _BATCH_IQ_SAMPLES = 2**22
 _EXTENSIONS = [{"name": NAMESPACE, "version": "1.0.0", "optional": True}]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ def test_every_datatype_reads_as_in_the_official_package(datatype, tmp_path):
         samples = samples.astype(dtype)
     file = put(tmp_path, "alpha", samples, datatype=datatype, num_channels=2)
     expected = sigmf.fromfile(file).read_samples().T  # (2, 500)
+    if "u8" in datatype:  # the package takes 128 for zero, which no converter of bytes has a code for
+        expected = expected + (0.5 + 0.5j * (datatype[0] == "c")) / 128
     dataset = hl.read_sigmf(file)
     read = (dataset.iq[0, :, 0] + 1j * dataset.iq[0, :, 1]).values * dataset.iq_full_scale.values[0, :, None] / 32767
     if dtype.itemsize <= 2:
@@ -230,6 +233,10 @@ def test_command_locates_a_collection_as_its_dataset(small_dataset, tmp_path, mo
     assert status == 0
     assert [row["latitude_deg"] for row in json.loads(text)] == fixes.latitude.values.round(6).tolist()
     assert max(row["error_m"] / row["crlb_rmse_m"] for row in json.loads(text)) < 10
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as members:
+        members.add(collection.parent, "los")
+    for given in (collection.with_suffix(""), tmp_path / "packed.tar.gz"):
+        assert run(given, "--json")[:2] == (0, text)
     metas = sorted(collection.parent.glob("*.sigmf-meta"))
     status, text, _ = run(*metas, "--set", "clock_sigma_s=1e-3")
     assert "later_than" in text
