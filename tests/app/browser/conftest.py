@@ -34,18 +34,40 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
+def playwright():
     """Ends with its module: as long as it runs, nothing else in this process may start an event loop."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, playwright):
+    """A browser that remembers nothing from one page to the next."""
+    opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory):
+    """Folder of a browser that remembers, above all the scripts of all pages, which take seconds to compile."""
+    return tmp_path_factory.mktemp("profile")
+
+
+@pytest.fixture(scope="module")
+def visitor(chromium, playwright, profile):
+    """A browser as people have it, with a cache."""
+    opened = playwright.chromium.launch_persistent_context(
+        profile, executable_path=chromium, args=FLAGS, viewport={"width": 1280, "height": 800}
+    )
+    yield opened
+    opened.close()
 
 
 @contextmanager
-def faultless_page(browser):
+def faultless_page(visitor):
     """A page that fails its test if anything went wrong in the browser."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    opened = visitor.new_page()
     faults = []
     opened.on("pageerror", lambda error: faults.append(f"page error: {error}"))
     opened.on("requestfailed", lambda request: faults.append(f"request failed: {request.url} {request.failure}"))
@@ -57,16 +79,16 @@ def faultless_page(browser):
 
 
 @pytest.fixture
-def page(browser):
+def page(visitor):
     """A page that fails its test if anything went wrong in the browser."""
-    with faultless_page(browser) as opened:
+    with faultless_page(visitor) as opened:
         yield opened
 
 
 @pytest.fixture
-def three_pages(browser):
+def three_pages(visitor):
     """Three of them."""
-    with faultless_page(browser) as first, faultless_page(browser) as second, faultless_page(browser) as third:
+    with faultless_page(visitor) as first, faultless_page(visitor) as second, faultless_page(visitor) as third:
         yield first, second, third
 
 

@@ -23,7 +23,7 @@ CLICK_ROWS = """names => {
 
 
 @pytest.mark.slow  # threads that open and close files: tests/datasets/test_netcdf.py
-def test_three_pages_that_click_rows_at_once_leave_the_server_alive(browser, three_pages, serving, tmp_path):
+def test_three_pages_that_click_rows_at_once_leave_the_server_alive(visitor, three_pages, serving, tmp_path):
     config = hl.preset("los_sync", num_samples=24, seed=5, shard_size=1, signal={"duration_s": 0.05})
     hl.generate(config, tmp_path / "data" / NAMES[0], progress=False)
     for name in NAMES[1:]:
@@ -43,7 +43,7 @@ def test_three_pages_that_click_rows_at_once_leave_the_server_alive(browser, thr
             expect(page.get_by_text("of 24 scenes")).to_be_attached()
             expect(page.get_by_role("alert")).to_have_count(0)
             page.close()  # before the server, whose end it would report
-        later = browser.new_page()
+        later = visitor.new_page()
         later.goto(f"{url}datasets")
         later.get_by_role("gridcell", name=NAMES[0], exact=True).click()
         expect(later.get_by_text("of 24 scenes")).to_be_visible()
