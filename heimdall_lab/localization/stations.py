@@ -13,7 +13,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.text import length_text, microseconds_text
+from heimdall_lab.core.text import delay_text, length_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization.observations import MAX_RANGE_M, from_dataset
 from heimdall_lab.localization.tdoa import tdoa_robust
@@ -160,7 +160,7 @@ def _unlike_reason(late_s: Array) -> str:
         return f"{nothing}, at any delay that clocks and places allow"
     middle_s = float(np.median(known_s))
     way = "later" if middle_s > 0 else "earlier"
-    return f"its signal is {microseconds_text(abs(middle_s))} {way} than the others', more than clocks and places allow"
+    return f"its signal is {delay_text(abs(middle_s))} {way} than the others', more than clocks and places allow"
 
 
 def _contradicting(dataset: xr.Dataset) -> dict[int, _Fault]:
@@ -179,7 +179,7 @@ def _contradicting(dataset: xr.Dataset) -> dict[int, _Fault]:
     reason = "its delays contradict the others', as by a wrong clock or place: by "
     return {
         receiver: _Fault(
-            np.full(len(bad_in), True), reason + microseconds_text(float(np.median(np.abs(error_s[bad_in, receiver]))))
+            np.full(len(bad_in), True), reason + delay_text(float(np.median(np.abs(error_s[bad_in, receiver]))))
         )
         for receiver, bad_in in enumerate(excluded.T)
         if bad[receiver]
