@@ -57,6 +57,16 @@ def microseconds_text(time_s: float) -> str:
     return f"{round(time_s * 1e6, 2) + 0.0:,.2f} µs".replace("-", "−")  # + 0.0: no −0.00
 
 
+def delay_text(time_s: float) -> str:
+    """Write a delay with four digits.
+
+    >>> delay_text(20.37e-6), delay_text(5.98467e-3), delay_text(1.200021)
+    ('20.37 µs', '5.985 ms', '1.2 s')
+    """
+    unit, factor = next(((name, each) for name, each in (("s", 1.0), ("ms", 1e3)) if time_s * each >= 1), ("µs", 1e6))
+    return f"{time_s * factor:.4g} {unit}"
+
+
 def position_text(latitude_deg: float, longitude_deg: float) -> str:
     """Write a position in degrees.
 

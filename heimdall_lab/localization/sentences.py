@@ -124,9 +124,9 @@ def noise_sentence(dataset: xr.Dataset) -> str:
     """Name the receivers whose noise cannot be told from the signal; empty where there are none, or nobody says."""
     if "noise_known" not in dataset:
         return ""
-    unknown = (dataset.receiver_present & ~dataset.noise_known).any("sample").values
+    unknown = (dataset.receiver_present & dataset.heard & ~dataset.noise_known).any("sample").values
     names = ", ".join(map(str, dataset.receiver_name.values[unknown]))
-    return f"Noise cannot be told from the signal at {names}: the SNR there is an upper limit." if names else ""
+    return f"Noise cannot be told from the signal at {names}: the SNR there may be far off." if names else ""
 
 
 def remedy_sentence(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:

@@ -6,13 +6,14 @@ they are.
 
 import json
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.text import length_text, microseconds_text
+from heimdall_lab.core.text import delay_text, length_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization.observations import MAX_RANGE_M, from_dataset
 from heimdall_lab.localization.tdoa import tdoa_robust
@@ -23,7 +24,15 @@ _FEWEST = 3  # stations that a position by delays takes
 _FEWEST_TO_EXCLUDE = 5  # delays, of which one can be told to be at fault
 _MAJORITY = 0.5  # share of windows from which a station is at fault in all
 
-_Test = Callable[[xr.Dataset], dict[int, str]]
+
+class _Fault(NamedTuple):
+    """What is wrong with a station."""
+
+    windows: Array  # (S,) bool, in which it is so
+    reason: str
+
+
+_Test = Callable[[xr.Dataset], dict[int, _Fault]]
 
 
 def left_out(dataset: xr.Dataset) -> dict[str, str]:
@@ -36,8 +45,9 @@ def without_bad_stations(dataset: xr.Dataset) -> xr.Dataset:
     """Leave out the stations of recordings that contradict the others, and say why in the attribute ``left_out``.
 
     Left out are stations that are further from the others than two receivers of one transmitter can be; whose signal
-    has no more in common with the others' than by chance; and whose delay contradicts those of four others or more, in
-    most windows. Those that hear nothing are named.
+    has no more in common with the others' than by chance, or is later or earlier than can be; and whose delay
+    contradicts those of four others or more, in most windows. A signal that is unlike the others' in less than half of
+    the windows is left out of these alone, and not used where too few would remain. Those that hear nothing are named.
 
     Parameters
     ----------
@@ -52,19 +62,50 @@ def without_bad_stations(dataset: xr.Dataset) -> xr.Dataset:
     if "config" in dataset.attrs or "iq" not in dataset:
         return dataset
     reasons = left_out(dataset)
-    for test in (_far_away, _unlike, _contradicting):
-        for _ in range(dataset.sizes["receiver"]):  # without one, another one shows
-            present = dataset.receiver_present.values.any(axis=0)
-            found = {receiver: reason for receiver, reason in test(dataset).items() if present[receiver]}
-            if not found or present.sum() - len(found) < _FEWEST:
-                break
-            reasons |= {str(dataset.receiver_name.values[receiver]): reason for receiver, reason in found.items()}
-            dataset = measurements.without_receivers(dataset, list(found))
-    reasons = dict(_unheard(dataset)) | reasons
+    dataset, too_far, _ = _without(dataset, _far_away)
+    dataset, unlike, unused = _without(dataset, _unlike)
+    dataset, contradicting, _ = _without(dataset, _contradicting)
+    if unused:
+        heard = dataset.heard.values.copy()
+        for receiver, fault in unused.items():
+            heard[fault.windows, receiver] = False
+        dataset = dataset.assign(heard=dataset.heard.copy(data=heard))
+    reasons = dict(_unheard(dataset, unused)) | reasons | too_far | unlike | contradicting
     return dataset.assign_attrs({LEFT_OUT: json.dumps(reasons)}) if reasons else dataset
 
 
-def _far_away(dataset: xr.Dataset) -> dict[int, str]:
+def _without(dataset: xr.Dataset, test: _Test) -> tuple[xr.Dataset, dict[str, str], dict[int, _Fault]]:
+    """Leave out what fails a test: the rest, why by names, and faults that stay where too few would remain."""
+    reasons: dict[str, str] = {}
+    faults: dict[int, _Fault] = {}
+    for _ in range(dataset.sizes["receiver"]):  # without one, another one shows
+        present, faults = dataset.receiver_present.values, test(dataset)
+        absent = _absent(present, faults)
+        if not absent.any():
+            break
+        for receiver in np.flatnonzero(absent.any(axis=0)).tolist():
+            where = _in_windows(absent[:, receiver], present[:, receiver])
+            reasons[str(dataset.receiver_name.values[receiver])] = where + faults[receiver].reason
+        dataset = measurements.without_receivers(dataset, absent)
+    return dataset, reasons, faults
+
+
+def _absent(present: Array, faults: dict[int, _Fault]) -> Array:
+    """Where stations present (S, R) are left out for their faults, (S, R) bool: in windows in which enough remain."""
+    faulty = np.zeros_like(present)
+    for receiver, fault in faults.items():
+        faulty[:, receiver] = present[:, receiver] & fault.windows
+    enough = (present & ~faulty).sum(axis=1) >= _FEWEST
+    return np.where(enough[:, None], faulty, False)
+
+
+def _in_windows(some: Array, of_all: Array) -> str:
+    """Say in how many windows something is so; nothing where it is so in all."""
+    count, windows = int(some.sum()), int(of_all.sum())
+    return "" if count == windows else f"in {count:,} of {windows:,} windows "
+
+
+def _far_away(dataset: xr.Dataset) -> dict[int, _Fault]:
     """The station furthest from the middle of all, if it is out of reach of what the others hear."""
     reach_m = 2 * MAX_RANGE_M[dataset.attrs["propagation"]]
     present = dataset.receiver_present.values
@@ -77,10 +118,11 @@ def _far_away(dataset: xr.Dataset) -> dict[int, str]:
     furthest = int(distance_m.argmax())
     if not distance_m[furthest] > reach_m:
         return {}
-    return {
-        furthest: f"its place is {length_text(distance_m[furthest])} from the middle of the stations, and one "
+    reason = (
+        f"its place is {length_text(distance_m[furthest])} from the middle of the stations, and one "
         f"transmitter is heard by stations within {length_text(reach_m)}"
-    }
+    )
+    return {furthest: _Fault(present[:, furthest], reason)}
 
 
 def _distances(latitude: Array, longitude: Array, middle_latitude: Array, middle_longitude: Array) -> Array:
@@ -91,23 +133,37 @@ def _distances(latitude: Array, longitude: Array, middle_latitude: Array, middle
     return distance_m
 
 
-def _unlike(dataset: xr.Dataset) -> dict[int, str]:
-    """Stations whose signals have nothing in common with the reference's; where most have not, it is the reference."""
+def _unlike(dataset: xr.Dataset) -> dict[int, _Fault]:
+    """Stations whose signals are not those of the reference; where most are not, it is the reference."""
     heard, reference = dataset.heard.values, dataset.reference_receiver.values
     is_reference = np.arange(heard.shape[1]) == reference[:, None]
     hears = dataset.receiver_present.values & (dataset.snr_db.values >= dataset.attrs["min_snr_db"]) & ~is_reference
-    alien = (chance.is_by_chance(dataset) | ~heard) & hears
+    late_s = np.where(hears, chance.far_delay_s(dataset), np.nan)
+    alien = (chance.is_by_chance(dataset) | ~heard | np.isfinite(late_s)) & hears
     most = (alien.sum(axis=1) > hears.sum(axis=1) / 2) & (hears.sum(axis=1) > 1)
+    late_s = np.where(most[:, None], np.where(is_reference, _median_of_rows(-late_s), np.nan), late_s)
     alien = np.where(most[:, None], is_reference, alien)
     judged = (hears | is_reference).sum(axis=0)
-    bad = alien.sum(axis=0) > _MAJORITY * np.maximum(judged, 1)
-    reason = (
-        "its signal has no more in common with the others' than by chance, at any delay that clocks and places allow"
-    )
-    return dict.fromkeys(np.flatnonzero(bad).tolist(), reason)
+    everywhere = alien.sum(axis=0) > _MAJORITY * np.maximum(judged, 1)
+    return {
+        receiver: _Fault(where | everywhere[receiver], _unlike_reason(late_s[where, receiver]))
+        for receiver, where in enumerate(alien.T)
+        if where.any()
+    }
 
 
-def _contradicting(dataset: xr.Dataset) -> dict[int, str]:
+def _unlike_reason(late_s: Array) -> str:
+    """Why a station's signal is not the others': of each window, by how much it is too late, or NaN."""
+    known_s = late_s[np.isfinite(late_s)]
+    if len(known_s) * 2 <= len(late_s):
+        nothing = "its signal has no more in common with the others' than by chance"
+        return f"{nothing}, at any delay that clocks and places allow"
+    middle_s = float(np.median(known_s))
+    way = "later" if middle_s > 0 else "earlier"
+    return f"its signal is {delay_text(abs(middle_s))} {way} than the others', more than clocks and places allow"
+
+
+def _contradicting(dataset: xr.Dataset) -> dict[int, _Fault]:
     """Stations whose delays a robust fix by at least four others leaves out."""
     observed = from_dataset(dataset)
     judged = observed.heard.sum(axis=1) >= _FEWEST_TO_EXCLUDE
@@ -120,10 +176,13 @@ def _contradicting(dataset: xr.Dataset) -> dict[int, str]:
     error_s = (evidence.residual - _median_of_rows(offset_m)) / SPEED_OF_LIGHT
     windows = (observed.heard & judged[:, None]).sum(axis=0)
     bad = excluded.sum(axis=0) > _MAJORITY * np.maximum(windows, 1)
+    reason = "its delays contradict the others', as by a wrong clock or place: by "
     return {
-        receiver: "its delays contradict the others', as by a wrong clock or place: by "
-        f"{microseconds_text(_median_size(error_s, excluded, receiver))}"
-        for receiver in np.flatnonzero(bad).tolist()
+        receiver: _Fault(
+            np.full(len(bad_in), True), reason + delay_text(float(np.median(np.abs(error_s[bad_in, receiver]))))
+        )
+        for receiver, bad_in in enumerate(excluded.T)
+        if bad[receiver]
     }
 
 
@@ -134,12 +193,8 @@ def _median_of_rows(values: Array) -> Array:
     return middle
 
 
-def _median_size(values: Array, chosen: Array, receiver: int) -> float:
-    return float(np.median(np.abs(values[chosen[:, receiver], receiver])))
-
-
-def _unheard(dataset: xr.Dataset) -> Iterator[tuple[str, str]]:
-    """Stations that no delay is measured of in some window, and why."""
+def _unheard(dataset: xr.Dataset, unused: dict[int, _Fault]) -> Iterator[tuple[str, str]]:
+    """Stations of which no delay is used in some window, and why, as by faults that are known."""
     present, heard = dataset.receiver_present.values, dataset.heard.values
     silent = present & ~(dataset.snr_db.values >= dataset.attrs["min_snr_db"])
     rival = (
@@ -147,12 +202,11 @@ def _unheard(dataset: xr.Dataset) -> Iterator[tuple[str, str]]:
     )
     missing = present & ~heard | rival
     for receiver in np.flatnonzero(missing.any(axis=0)).tolist():
-        lost, windows = int(missing[:, receiver].sum()), int(present[:, receiver].sum())
-        reasons = {
-            "it hears no signal": silent[:, receiver],
-            "its delay has rivals that fit as well": rival[:, receiver],
-        }
-        likely = (reason for reason, where in reasons.items() if where.sum() * 2 >= lost)
+        lost = missing[:, receiver]
+        reasons = {"it hears no signal": silent[:, receiver]}
+        if receiver in unused:
+            reasons[unused[receiver].reason] = lost & unused[receiver].windows
+        reasons["its delay has rivals that fit as well"] = rival[:, receiver]
+        likely = (reason for reason, where in reasons.items() if where.sum() * 2 >= lost.sum())
         why = next(likely, "no delay that is possible is seen")
-        where = "" if lost == windows else f"in {lost:,} of {windows:,} windows "
-        yield str(dataset.receiver_name.values[receiver]), f"{where}{why}"
+        yield str(dataset.receiver_name.values[receiver]), _in_windows(lost, present[:, receiver]) + why

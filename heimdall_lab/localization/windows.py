@@ -74,10 +74,27 @@ def _joined(windows: xr.Dataset) -> xr.Dataset:
     for name in ("rssi_dbm", "snr_db", "fdoa_hz", "coherence"):
         found[name] = _mean_of_rows(windows[name].values, heard)
     first = windows.isel(sample=[int(present.sum(axis=1).argmax())]).copy()
+    found |= _of_any_window(windows, timed)
     for name, values in found.items():
         first[name] = first[name].copy(data=values[None])
     first["reference_receiver"] = first["reference_receiver"].copy(data=[reference])
     return first
+
+
+def _of_any_window(windows: xr.Dataset, timed: Array) -> dict[str, Array]:
+    """What holds of receivers (R,) in any window: where they are, that the noise is known, and rivals of no delay."""
+    heard, present = windows.heard.values, windows.receiver_present.values
+    every = np.arange(present.shape[1])
+    found = {"receiver_present": present.any(axis=0)}
+    for name in ("latitude", "longitude", "altitude"):
+        found[f"receiver_{name}"] = windows[f"receiver_{name}"].values[present.argmax(axis=0), every]
+    if "noise_known" in windows:
+        found["noise_known"] = (windows.noise_known.values | ~heard).all(axis=0)
+    if "rival_delay_s" in windows:
+        rival_s = windows["rival_delay_s"].values
+        rival_s = rival_s[np.isfinite(rival_s).argmax(axis=0), every]
+        found["rival_delay_s"] = np.where(timed.any(axis=0), np.nan, rival_s)
+    return found
 
 
 def _mean_delays(delay_s: Array, sigma_s: Array, timed: Array, reference: int) -> tuple[Array, Array, Array]:

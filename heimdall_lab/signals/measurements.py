@@ -82,24 +82,27 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     return bare.assign(added).assign_attrs(measurement=found.attrs["measurement"])
 
 
-def without_receivers(dataset: xr.Dataset, receivers: Sequence[int]) -> xr.Dataset:
-    """Take some receivers, by their positions, of a dataset with measurements for absent.
+def without_receivers(dataset: xr.Dataset, absent: np.ndarray) -> xr.Dataset:
+    """Take receivers of a dataset with measurements for absent where ``absent`` (sample, receiver) says so.
 
-    Its signals are measured anew where one of them was the reference.
+    Signals of the scenes of which one of them was the reference are measured anew.
     """
-    kept = xr.DataArray(~np.isin(np.arange(dataset.sizes["receiver"]), receivers), dims="receiver")
+    kept = xr.DataArray(~absent, dims=("sample", "receiver"))
     places = [f"receiver_{name}" for name in ("latitude", "longitude", "altitude")]
-    changed = dataset.assign({name: dataset[name].where(kept) for name in places})
-    changed = changed.assign(receiver_present=dataset["receiver_present"] & kept)
-    if "iq" in dataset and np.isin(dataset["reference_receiver"].values, receivers).any():
-        return with_measurements(changed)
-    of_links = [name for name in schema.MEASURED if name not in ("heard", "reference_receiver")]
-    changed = changed.assign(
-        {name: dataset[name].where(kept) for name in of_links} | {"heard": dataset["heard"] & kept}
-    )
+    of_links = [name for name in (*schema.MEASURED, "rival_delay_s") if name in dataset]
+    of_links = [name for name in of_links if name not in ("heard", "reference_receiver")]
+    changed = dataset.assign({name: dataset[name].where(kept) for name in (*places, *of_links)})
+    changed = changed.assign({name: dataset[name] & kept for name in ("receiver_present", "heard")})
     if schema.MEASURED_OF in dataset:
         digests = dataset[schema.MEASURED_OF].values & ~0xFFFF_FFFF | _known_digests(changed)
         changed[schema.MEASURED_OF] = dataset[schema.MEASURED_OF].copy(data=digests)
+    lost = np.flatnonzero(absent[np.arange(len(absent)), dataset["reference_receiver"].values])
+    if "iq" not in dataset or not len(lost):
+        return changed
+    for name, anew in measure(_bare(changed.isel(sample=lost))).data_vars.items():
+        values = changed[name].transpose(*anew.dims).values.copy()
+        values[lost] = anew.values
+        changed[name] = anew.dims, values, changed[name].attrs
     return changed
 
 

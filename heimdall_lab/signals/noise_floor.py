@@ -25,7 +25,7 @@ _PLATEAU = 10.0  # density over the outer band's, from which a flat stretch may 
 class NoiseFloor(NamedTuple):
     """Noise of S scenes and R receivers at the signal's frequencies."""
 
-    density: Array  # (S, R), power per Hz; the most that it can be where it is not ``known``
+    density: Array  # (S, R), power per Hz; a limit where it is not ``known``
     is_white: Array  # (S, R) bool, it is that of the outer half of the band
     known: Array  # (S, R) bool, it can be told from the signal
     first: Array  # (S, R) int, frequencies from and before which the signal lies: the whole band of white noise
@@ -49,10 +49,13 @@ def noise_floor(spectrum: Spectrum, present: Array) -> NoiseFloor:
     On either side of the signal, the nearest window is taken that is flat and stronger than the signal can be there:
     of all receivers' densities over their peak, the least is no less than the signal's. Where the noise found so
     contradicts that of the outer half of the band, it replaces it. A receiver too strong for its noise to be seen has
-    at most the least density that it has where others show noise.
+    at most the least density that it has where others show noise. Where nobody's noise is told, and a flat stretch may
+    be noise, it is at least that of the outer half of the band.
     """
     xp = array_namespace(spectrum.density)
-    outer = spectra.noise_density(spectrum)
+    present = present & (spectrum.density > 0).any(axis=-1)  # where nothing was recorded, nothing is seen of a signal
+    kind, outer = spectrum.density.dtype, spectra.noise_density(spectrum).astype(float)
+    spectrum = spectrum._replace(density=spectrum.density.astype(float))  # a divisor of 1e-300 is 0 in single precision
     windows = _windows(spectrum, outer, present)
     places = xp.arange(windows.density.shape[-1])
     noisy = windows.flat & (windows.density > _CONTRAST * windows.signal) & present[..., None]
@@ -80,7 +83,7 @@ def noise_floor(spectrum: Spectrum, present: Array) -> NoiseFloor:
     widest = xp.where(differs, first, len(places)).min(axis=1), xp.where(differs, last, 0).max(axis=1)
     first, last = (xp.where(differs, own, edge[:, None]) for own, edge in zip((first, last), widest, strict=True))
     return NoiseFloor(
-        xp.where(differs, beside, xp.where(at_most, least, outer)).astype(outer.dtype),
+        xp.where(differs, beside, xp.where(at_most, least, outer)).astype(kind),
         is_white,
         ~(at_most & ~is_flat | undecided & plateau),
         xp.where(is_white, 0, first),

@@ -46,10 +46,9 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
         Dims (sample, receiver): ``rssi_dbm``, ``snr_db``, ``tdoa_s``, ``fdoa_hz``, ``toa_std_s``, ``tdoa_std_s``,
         ``coherence``, NaN where no receiver is, and the two standard deviations of delays of a carrier, too, of whose
         bandwidth the spectrum shows nothing, and of delays with rivals: ``rival_delay_s``, another one that noise does
-        not tell from ``tdoa_s``, else NaN; ``noise_known``, False where ``snr_db`` is at least what it says, as the
-        signal may fill the band that a filter lets pass; ``heard``, True where the SNR is at least ``min_snr_db`` and
-        the delay was found; and ``reference_receiver`` (sample), the position of the strongest receiver along
-        ``receiver``.
+        not tell from ``tdoa_s``, else NaN; ``noise_known``, False where ``snr_db`` is only a limit, as the signal may
+        fill the band that a filter lets pass; ``heard``, True where the SNR is at least ``min_snr_db`` and the delay
+        was found; and ``reference_receiver`` (sample), the position of the strongest receiver along ``receiver``.
 
     Raises
     ------

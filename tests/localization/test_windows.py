@@ -71,3 +71,16 @@ def test_windows_that_scatter_by_more_than_they_state_say_so_together():
     dataset = windows_of(np.random.default_rng(5), 40, np.zeros(6))
     bold = dataset.assign(toa_std_s=dataset.toa_std_s / 3)
     assert hl.join_windows(bold).toa_std_s.values == pytest.approx(NOISE_S / np.sqrt(40), rel=0.2)
+
+
+def test_a_delay_that_some_window_tells_has_no_rival_in_all_of_them_together():
+    dataset = windows_of(np.random.default_rng(6), 3, np.zeros(5))
+    rival_s = np.full((3, 5), np.nan)
+    rival_s[0, 2], rival_s[1:, 3], rival_s[:, 4] = 1e-3, 2e-3, 3e-3
+    ambiguous = dataset.assign(
+        rival_delay_s=dataset.tdoa_s.copy(data=rival_s), toa_std_s=dataset.toa_std_s.where(np.isnan(rival_s))
+    )
+    noise_known = dataset.heard.copy(data=np.arange(15).reshape(3, 5) != 6)
+    joined = hl.join_windows(ambiguous.assign(noise_known=noise_known))
+    np.testing.assert_array_equal(joined.rival_delay_s, [[np.nan, np.nan, np.nan, np.nan, 3e-3]])
+    np.testing.assert_array_equal(joined.noise_known, [[True, False, True, True, True]])

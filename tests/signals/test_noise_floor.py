@@ -69,6 +69,15 @@ def test_noise_behind_a_filter_is_that_of_its_passband(half_hz):
     assert (error_db(floor.density[:, :2]) > -1.5).all()
 
 
+def test_a_receiver_that_recorded_nothing_says_nothing_of_the_others_noise():
+    voltage = through(fm_signals() + white_noise(), channel)
+    without = found(voltage[:, 1:])
+    voltage[:, 0] = 0
+    floor = found(voltage)
+    np.testing.assert_array_equal(floor.density[:, 1:], without.density)
+    np.testing.assert_array_equal(floor.known[:, 1:], without.known)
+
+
 def test_coloured_noise_is_that_at_the_signal():
     """5 dB more at the centre than far from it."""
     hump = np.sqrt(10**0.5 - 1)
@@ -132,4 +141,6 @@ def test_integers_behind_a_filter_are_no_noise_of_a_receiver(scenes):
     assert not measured.noise_known.any()
     said = noise_sentence(narrow.assign(measured))
     assert all(str(name) in said for name in scenes.receiver_name.values)
+    silent = narrow.assign(measured).assign(heard=measured.heard & (measured.receiver != measured.receiver[2]))
+    assert str(scenes.receiver_name.values[2]) not in noise_sentence(silent)
     assert noise_sentence(scenes) == ""

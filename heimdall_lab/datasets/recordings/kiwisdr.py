@@ -191,18 +191,9 @@ def _read_recordings(
 
 def _usable(recordings: Sequence[_Recording], left_out: dict[str, str], strict: bool) -> list[_Recording]:
     """Recordings but those that take most of the common time, which are added to those left out."""
-    covered = _covered(recordings)
-    costly = {} if strict else stretches.costly_stations(covered)
-    kept = [index for index in range(len(recordings)) if index not in costly]
-    for index, (with_it, without) in costly.items():
-        others = [covered[other][0][0] for other in kept]
-        leap = stretches.leap_s(covered[index][0][0], others)
-        why = f", as by a leap of {leap} s" if leap and len(covered[index]) == 1 else ""
-        why = f", for it has {len(covered[index]) - 1} gap(s)" if len(covered[index]) > 1 else why
-        left_out[recordings[index].receiver.name] = (
-            f"it leaves {with_it:.3f} s of the {without:.3f} s that the others have in common{why}"
-        )
-    return [recordings[index] for index in kept]
+    costly = {} if strict else stretches.costly_reasons(_covered(recordings))
+    left_out |= {recordings[index].receiver.name: reason for index, reason in costly.items()}
+    return [recording for index, recording in enumerate(recordings) if index not in costly]
 
 
 def _dataset(

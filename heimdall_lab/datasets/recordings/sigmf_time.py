@@ -258,15 +258,8 @@ def unusable(receivers: Sequence[Stream]) -> dict[int, str]:
     left_out = dict.fromkeys(missing, "core:datetime is missing, but others have it")
     if not all(covered[index] for index in stamped):
         return left_out  # captures that are no times of one recording
-    for place, (with_it, without) in stretches.costly_stations([covered[index] for index in stamped]).items():
-        own, others = covered[stamped[place]], [covered[index] for index in stamped if index != stamped[place]]
-        leap = stretches.leap_s(own[0][0], [other[0][0] for other in others])
-        why = f", as by a leap of {leap} s" if leap and len(own) == 1 else ""
-        why = f", for it has {len(own) - 1} gap(s)" if len(own) > 1 else why
-        left_out[stamped[place]] = (
-            f"it leaves {with_it:.3f} s of the {without:.3f} s that the others have in common{why}"
-        )
-    return left_out
+    costly = stretches.costly_reasons([covered[index] for index in stamped])
+    return left_out | {stamped[place]: reason for place, reason in costly.items()}
 
 
 def recordings_of(

@@ -69,6 +69,18 @@ def costly_stations(stations: Sequence[Sequence[tuple[Time, Time]]]) -> dict[int
     return costly
 
 
+def costly_reasons(stations: Sequence[Sequence[tuple[Time, Time]]]) -> dict[int, str]:
+    """Stations to leave out as `costly_stations` says, and why."""
+    costly, reasons = costly_stations(stations), {}
+    for index, (with_it, without) in costly.items():
+        own, others = stations[index], [each for number, each in enumerate(stations) if number not in costly]
+        leap = leap_s(own[0][0], [other[0][0] for other in others])
+        why = f", as by a leap of {leap} s" if leap and len(own) == 1 else ""
+        why = f", for it has {len(own) - 1} gap(s)" if len(own) > 1 else why
+        reasons[index] = f"it leaves {with_it:.3f} s of the {without:.3f} s that the others have in common{why}"
+    return reasons
+
+
 def _common_length(stations: Sequence[Sequence[tuple[Time, Time]]]) -> float:
     return float(sum(end - begin for begin, end, _ in common_stretches(stations)))
 
