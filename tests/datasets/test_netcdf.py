@@ -100,7 +100,7 @@ def run_threads(folder, threads, rounds, seed):
 
 
 def test_threads_open_read_write_close_and_drop_files_at_once(folder):
-    done = run_threads(folder, threads=8, rounds=8, seed=0)
+    done = run_threads(folder, threads=8, rounds=3, seed=0)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

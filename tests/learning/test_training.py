@@ -248,6 +248,7 @@ def test_one_seed_gives_the_batches_of_an_epoch_again_and_others_differ(folder):
     assert counted == np.flatnonzero(splits.split_of(seed, np.arange(96)) == "train").tolist()
 
 
+@pytest.mark.slow
 def test_signals_are_read_from_disk_as_from_memory_and_at_the_same_instants(tmp_path, small):
     """A window of each scene holds the same instants of all receivers: the dataset's own ones somewhere."""
     hl.generate(small.model_copy(update={"num_samples": 32}), tmp_path / "dataset", progress=False)

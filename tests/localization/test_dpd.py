@@ -26,6 +26,7 @@ def strong_measured(strong):
     return pairs.pair_features(strong)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_bound(strong, strong_measured):
     """At most 15 % above the bound, and below it by chance alone, as in test_efficiency; and nothing fails."""
     fixes = estimators.locate(strong.assign(strong_measured), "dpd")

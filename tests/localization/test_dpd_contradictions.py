@@ -101,9 +101,7 @@ def exact_oscillators():
     ).assign_attrs(max_frequency_offset_hz=0.01)
 
 
-@pytest.mark.parametrize(
-    "offset_hz", [pytest.param(0.3, marks=pytest.mark.slow), 0.5, pytest.param(1.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("offset_hz", [pytest.param(each, marks=pytest.mark.slow) for each in (0.3, 0.5, 1.0)])
 def test_an_oscillator_off_by_more_than_stated_is_no_certain_fix(exact_oscillators, offset_hz):
     """Turned more than once, a receiver adds next to nothing, and what it adds is at a wrong delay."""
     scenes = exact_oscillators

@@ -108,6 +108,7 @@ def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius
             assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / len(squared))
 
 
+@pytest.mark.slow
 def test_levels_beyond_the_horizon_of_low_antennas_are_taken_as_such():
     """Receivers of 20 m and transmitters of 10 to 90 m over 160 km: beyond 30 to 60 km, tens of decibels are missing.
 

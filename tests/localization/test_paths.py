@@ -21,7 +21,7 @@ def drawn(kind: str, stations: int, radius_m: float, count: int = 60):
     return scenes(rng, place, count, radius_m, height_m, path_delay_sigma_s=sigma_s), height_m
 
 
-@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
+@pytest.mark.parametrize("method", ["tdoa_ls", pytest.param("tdoa_robust", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["ground_wave", "sky_wave"])
 def test_ellipses_hold_as_many_fixes_as_they_say(kind, method):
     squared, converged = [], []

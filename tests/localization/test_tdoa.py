@@ -55,7 +55,7 @@ def test_the_covariance_is_that_of_the_errors(robust_errors):
     assert abs(squared.mean() - 2) < 4 * squared.std() / np.sqrt(len(squared))
 
 
-@pytest.mark.parametrize("ratio", [RATIO, 1.0])
+@pytest.mark.parametrize("ratio", [RATIO, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_mean_and_covariance_are_those_of_an_integral(ratio):
     """On a grid around the truth, summed over the offset too, with scipy's densities.
 

@@ -109,6 +109,7 @@ def test_report_says_what_the_shown_fix_is_worth(page: str, dataset: xr.Dataset,
         assert f"<td>{row.cause}</td><td>{plots.length_text(row.rms_error_m)}</td>" in page
 
 
+@pytest.mark.slow
 def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:
     write_report(dataset, board, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page

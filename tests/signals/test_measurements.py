@@ -399,6 +399,7 @@ print(killed)
 """
 
 
+@pytest.mark.slow
 def test_kills_leave_nothing_that_is_wrong(folder, whole, tmp_path, expected):
     spare = shutil.copytree(whole, tmp_path / "spare")
     command = [sys.executable, "-c", KILL_WHILE_MEASURING, folder, spare]
@@ -465,6 +466,7 @@ def test_a_lost_worker_is_told_and_the_same_command_goes_on(many):
     assert "tdoa_s" in hl.open_dataset(many)
 
 
+@pytest.mark.slow
 def test_scripts_without_a_main_guard_start_workers_once(folder, tmp_path):
     (tmp_path / "script.py").write_text(MEASURE)
     done = subprocess.run([sys.executable, "script.py", folder, "2"], cwd=tmp_path, capture_output=True, check=True)

@@ -199,6 +199,7 @@ def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_o
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 def test_second_interrupt_stops_at_once(tmp_path, workers):
     slow = ["--set", "channel.fading=rayleigh", "--set", "channel.coherence_time_min_s=0.001"]  # a shard takes a minute
