@@ -1,14 +1,17 @@
-"""Recordings by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
+"""Recordings by the files' names: SigMF files, archives and collections, or WAVs of KiwiSDRs or other SDRs."""
 
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from heimdall_lab.datasets.recordings.kiwisdr import read_kiwi
 from heimdall_lab.datasets.recordings.sigmf import read_sigmf
 from heimdall_lab.datasets.recordings.sigmf_files import COLLECTION, DATA, META, SigmfError
+from heimdall_lab.datasets.recordings.wav import read_wav
+from heimdall_lab.datasets.recordings.wav_files import has_gnss_stamps
 
 ARCHIVE, WAV = ".sigmf", ".wav"
 SUFFIXES = (META, DATA, ARCHIVE, COLLECTION, WAV)
@@ -28,7 +31,7 @@ def read_files(
     files : sequence of Path
         All of one kind and in one folder, which archives are unpacked into until they are read.
     receivers : Path, optional
-        CSV file of the receivers' positions; KiwiSDR recordings need it.
+        CSV file of the receivers' positions; WAVs need it.
     window_s : float, optional
         Length of consecutive windows to cut the recordings into, s.
     transmitter : (latitude, longitude), optional
@@ -37,7 +40,7 @@ def read_files(
     Returns
     -------
     xr.Dataset
-        As `read_sigmf` or `read_kiwi` return it.
+        As `read_sigmf`, `read_kiwi` or `read_wav` return it.
 
     Raises
     ------
@@ -49,14 +52,12 @@ def read_files(
         if suffix not in SUFFIXES:
             raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")
     if not files:
-        raise ValueError("files: none are given; give SigMF files or KiwiSDR recordings")
+        raise ValueError("files: none are given; give SigMF files or WAVs")
     waves = [file for file, suffix in suffixes.items() if suffix == WAV]
     if waves and len(waves) < len(files):
-        raise ValueError("files: SigMF and KiwiSDR recordings are mixed; give one kind at a time")
+        raise ValueError("files: SigMF and WAVs are mixed; give one kind at a time")
     if waves:
-        if receivers is None:
-            raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
-        return read_kiwi(waves, receivers, window_s=window_s, transmitter=transmitter)
+        return read_waves(waves, receivers, window_s=window_s, transmitter=transmitter)
     unpacked: list[Path] = []
     try:
         for file in files:
@@ -67,6 +68,23 @@ def read_files(
     finally:  # or the next attempt would find them there
         for file in unpacked:
             file.unlink(missing_ok=True)
+
+
+def read_waves(files: Sequence[Path], receivers: Path | None, **options: Any) -> xr.Dataset:
+    """Read WAVs of KiwiSDRs or of other SDRs, as their first blocks tell; ``options`` are those of their readers.
+
+    Raises
+    ------
+    ValueError
+        If there is no table of receivers, the files are of both kinds, or one is not accepted by its reader.
+    """
+    if receivers is None:
+        raise ValueError("receivers: are missing; give a CSV file with the positions of the stations")
+    stamped = [has_gnss_stamps(file) for file in files]
+    if any(stamped) and not all(stamped):
+        other = files[stamped.index(False)].name
+        raise ValueError(f"files: {other} has no GNSS stamps, as others have; give recordings of one kind")
+    return (read_kiwi if all(stamped) else read_wav)(files, receivers, **options)
 
 
 def _read_sigmf(
