@@ -11,8 +11,8 @@ import numpy.typing as npt
 from heimdall_lab.datasets.recordings.stretches import StationError
 from heimdall_lab.datasets.recordings.time_axis import Clock, week_wrapped
 
-# Of channels: up to eight, three wide ones, and those of Web-888. The firmware counts the delay of each mode's filters
-# in its stamps to a tenth of a microsecond: github.com/jks-prv/Beagle_SDR_GPS, pull request 187 (2019).
+# Of channels: up to eight, three wide ones, and those of Web-888. Stamps count the delay of each mode's filters to some
+# tenth of a microsecond: C. Mayer, github.com/jks-prv/Beagle_SDR_GPS, pull request 187 (2019).
 SAMPLE_RATES_HZ = (12_000, 20_250, 48_000)
 MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to estimate its scatter
 
