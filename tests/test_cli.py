@@ -353,7 +353,7 @@ def test_wavs_are_located_with_clocks_that_are_said(run, refused, waves):
     files, table = waves
     done = run("locate", *files, "--receivers", table)
     assert "No fix by tdoa_ls" in done.stdout
-    assert "Clocks (start times by PCs, to 0.001 s) count as good to 20 ms, 6,000 km of path" in done.stdout
+    assert "Clocks (start time by a PC, to 0.001 s) count as good to 20 ms, 6,000 km of path" in done.stdout
     done = run("locate", *files, "--receivers", table, "--set", "clock_sigma_s=1e-6")
     assert "count as good to 1.00 µs, 300 m of path.\n" in done.stdout
     assert "--receivers" in refused(2, "locate", *files)

@@ -121,9 +121,9 @@ def clocks_sentence(dataset: xr.Dataset) -> str:
 
     Empty where a dataset does not name what tells its time.
     """
-    source = dataset.attrs.get("clock_source")
-    if source is None:
+    if "clock_source" not in dataset.attrs:
         return ""
+    source = ", ".join(dict.fromkeys(np.atleast_1d(dataset.attrs["clock_source"]).tolist()))
     sigma_s = float(np.max(dataset.attrs["clock_sigma_s"]))
     path_m = sigma_s * SPEED_OF_LIGHT
     apart_m = mean_separation_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))

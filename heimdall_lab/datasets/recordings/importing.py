@@ -10,11 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from heimdall_lab.core.files import write_atomically, write_text
 from heimdall_lab.datasets.recordings.sigmf_files import DATA, META, NAMESPACE, VERSION
-from heimdall_lab.datasets.recordings.wav import start_sigma_s
+from heimdall_lab.datasets.recordings.wav import clock_source, start_sigma_s
 from heimdall_lab.datasets.recordings.wav_files import Start, open_wav, told_by_name
 
 RAW = {".cu8": ("cu8", 2), ".cs8": ("ci8", 2), ".cs16": ("ci16_le", 4), ".cf32": ("cf32_le", 8)}  # and bytes a sample
@@ -109,7 +107,10 @@ def import_recording(
         f"{NAMESPACE}:channels": [{"name": title}],
     }
     if start is None and source.start is not None:
-        about[f"{NAMESPACE}:channels"][0]["attributes"] = {"clock_sigma_s": start_sigma_s(source.start)}
+        about[f"{NAMESPACE}:channels"][0]["attributes"] = {
+            "clock_sigma_s": start_sigma_s(source.start),
+            "clock_source": clock_source(source.start),
+        }
     if position is not None:
         about["core:geolocation"] = _point(position)
     capture = _capture(source, centre_frequency_hz, start)
@@ -125,8 +126,7 @@ def _open_source(file: Path) -> _Source:
     if suffix == ".wav":
         wav = open_wav(file)
         batches = (
-            np.ascontiguousarray(wav.values(first, first + _BATCH_SAMPLES)).tobytes()
-            for first in range(0, wav.frames, _BATCH_SAMPLES)
+            wav.values(first, first + _BATCH_SAMPLES).tobytes() for first in range(0, wav.frames, _BATCH_SAMPLES)
         )
         value = wav.values(0, 1).dtype
         datatype = f"{'c' if wav.channels == 2 else 'r'}{_TYPES[value.str[1:]]}"

@@ -25,7 +25,7 @@ from heimdall_lab.datasets.recordings.common import contract_numbers, position_s
 MIN_RECEIVERS = 3
 WEEK_S = 604_800.0
 _LEAST_BAND = 0.5  # of the narrowest recording, that all must have in common
-_BATCH_SAMPLES = 2**16  # interpolated at a time
+_BATCH_SAMPLES = 2**16  # of a recording, interpolated at a time
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -194,9 +194,9 @@ def cut_windows(
 def _resample(recording: Recording, clock: Clock, band: Band, start_s: float, first: int, length: int) -> ComplexArray:
     """Interpolate a recording at ``start_s + k / rate_hz`` of the band, k = first … first + length − 1."""
     begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
-    margin, shift_hz = band.margin(recording), band.shift_hz(recording)
+    margin, shift_hz, ratio = band.margin(recording), band.shift_hz(recording), band.rate_hz / recording.nominal_rate_hz
     values = np.empty(length, dtype=np.complex128)
-    for rows in batch_slices(length, _BATCH_SAMPLES):
+    for rows in batch_slices(length, max(1, int(_BATCH_SAMPLES * ratio))):
         count = first + np.arange(rows.start, min(rows.stop, length))
         position = (begin_s + count / band.rate_hz) * clock.rate_hz
         begin = int(position[0]) + 1 - margin
@@ -204,7 +204,7 @@ def _resample(recording: Recording, clock: Clock, band: Band, start_s: float, fi
         if shift_hz:
             time_s = (begin + np.arange(len(voltage))) / clock.rate_hz - begin_s
             voltage = voltage * np.exp(2j * np.pi * shift_hz * time_s)
-        values[rows] = resample_many(voltage, position - begin, band.rate_hz / recording.nominal_rate_hz)
+        values[rows] = resample_many(voltage, position - begin, ratio)
     return values
 
 

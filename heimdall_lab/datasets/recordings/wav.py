@@ -95,7 +95,7 @@ def read_wav(
     -------
     xr.Dataset
         Of the contract, with a ``sample`` for each window, the coordinate ``start_time`` (sample), UTC, and the
-        attribute ``clock_source``, which says what tells the time.
+        attribute ``clock_source``, which says what tells the time of each receiver.
 
     Raises
     ------
@@ -178,6 +178,11 @@ def start_sigma_s(start: Start | None) -> float:
     return math.hypot(float(start.resolution_s) / math.sqrt(12), PC_CLOCK_SIGMA_S) if start else math.nan
 
 
+def clock_source(start: Start | None) -> str:
+    """What tells when a recording begins, for the attribute ``clock_source``."""
+    return f"start time by a PC, to {float(start.resolution_s):g} s" if start else "unknown"
+
+
 def _warn_of_lost_samples(wav: WavFile) -> None:
     """Say so where a header's stop tells that the recording lasted longer than its samples."""
     if wav.start is None or wav.stop is None:
@@ -210,7 +215,7 @@ def _attributes(
     return {
         "title": f"WAV recordings{at}, {min(each.started for each in recordings):%Y-%m-%dT%H:%M:%SZ}",
         "source": "WAV: " + ", ".join(each.file.name for each in recordings),
-        "clock_source": _clock_source(files, "clock_sigma_s" in stated),
+        "clock_source": "stated" if "clock_sigma_s" in stated else [clock_source(wav.start) for wav in files],
         "clock_sigma_s": sigma_s,
         "max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(sigma_s)),
         "max_frequency_offset_hz": float(np.nanmax([_LEAST_OFFSET_HZ, _OSCILLATOR * frequency_hz])),
@@ -219,14 +224,6 @@ def _attributes(
         "link_sigma_db": np.nan,
         "min_snr_db": 0.0,
     }
-
-
-def _clock_source(files: Sequence[WavFile], stated: bool) -> str:
-    """What tells when recordings begin."""
-    digits_s = [float(wav.start.resolution_s) for wav in files if wav.start is not None]
-    if not digits_s:
-        return "stated"
-    return "stated, and start times by PCs" if stated else f"start times by PCs, to {max(digits_s):g} s"
 
 
 def _start_time(recordings: Sequence[Recording], windows: Windows) -> dict[str, Any]:

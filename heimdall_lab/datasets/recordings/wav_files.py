@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +26,7 @@ _DTYPES = {(_PCM, 1): "u1", (_PCM, 2): "<i2", (_PCM, 3): "u1", (_PCM, 4): "<i4",
 _AUXI = struct.Struct("<8H8HI")  # SYSTEMTIME of start and stop (Microsoft, minwinbase.h), centre frequency in Hz
 _RCVR = struct.Struct("<iiI")  # centre frequency in Hz, index of the sample rate, time_t of the start
 _DS64 = struct.Struct("<QQQ")  # sizes of the file and of the samples, number of samples
+_YEARS = range(1970, 2262)  # that NumPy's datetime64[ns] can hold
 _LARGEST_HEADER = 2**16  # bytes of a chunk that are looked at
 _UNKNOWN_SIZES = (0, 2**32 - 1)  # of samples, that programs leave which end before they know better
 
@@ -72,21 +72,19 @@ class WavFile:
     stop: datetime | None
     centre_frequency_hz: float
 
-    @cached_property
-    def _stored(self) -> np.ndarray:
-        shape = (self.frames, self.channels, *((3,) if self.value_bytes == 3 else ()))
-        return np.memmap(self.file, self.dtype, mode="r", offset=self.offset, shape=shape)
-
     def values(self, first: int, stop: int) -> np.ndarray:
         """Samples first … stop − 1, (N, C): int8, int16, int32 or floats; 24 bits are the upper ones of 32."""
-        stored = self._stored[first:stop]
+        place = self.offset + first * self.channels * self.value_bytes
+        count = max(min(stop, self.frames) - first, 0) * self.channels
+        dtype = np.dtype(self.dtype)
+        stored = np.fromfile(self.file, dtype, count * self.value_bytes // dtype.itemsize, offset=place)
         if self.value_bytes == 3:
-            padded = np.zeros((*stored.shape[:2], 4), dtype=np.uint8)
-            padded[..., 1:] = stored
-            return padded.view("<i4")[..., 0]
-        if self.value_bytes == 1:
-            return (stored ^ np.uint8(128)).view(np.int8)
-        return np.asarray(stored)
+            padded = np.zeros((count, 4), dtype=np.uint8)
+            padded[:, 1:] = stored.reshape(count, 3)
+            stored = padded.view("<i4")
+        elif self.value_bytes == 1:
+            stored = (stored ^ np.uint8(128)).view(np.int8)
+        return stored.reshape(-1, self.channels)
 
     def voltage(self, first: int, stop: int) -> np.ndarray:
         """Samples first … stop − 1, complex128 (N,), of which the full scale is 1; those of one channel are real.
@@ -147,7 +145,7 @@ def has_gnss_stamps(file: Path) -> bool:
     """Whether a file is a recording of a KiwiSDR, with a chunk ``kiwi`` before its samples."""
     with suppress(OSError), file.open("rb") as opened:
         opened.seek(12)
-        while len(head := opened.read(8)) == 8 and head[:4] != b"data":
+        while len(head := opened.read(8)) == 8 and any(head) and head[:4] != b"data":
             if head[:4] == b"kiwi":
                 return True
             length = int.from_bytes(head[4:], "little")
@@ -180,7 +178,7 @@ def _chunks(opened: BinaryIO, size: int, name: str) -> tuple[dict[bytes, bytes],
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV as it was recorded")
     chunks: dict[bytes, bytes] = {}
     place, position = None, 12
-    while len(head := opened.read(8)) == 8:
+    while len(head := opened.read(8)) == 8 and any(head):  # zeros are what programs reserved and did not use
         chunk, length = head[:4], int.from_bytes(head[4:], "little")
         position += 8
         if chunk == b"kiwi":
@@ -245,6 +243,8 @@ def _told(chunks: dict[bytes, bytes], stem: str) -> tuple[Start | None, datetime
 def _system_time(fields: Any) -> datetime | None:
     """Time of Windows' SYSTEMTIME: year, month, day of the week, day, hour, minute, second, millisecond."""
     year, month, _, day, hour, minute, second, millisecond = fields
+    if year not in _YEARS:
+        return None
     try:
         return datetime(year, month, day, hour, minute, second, 1000 * millisecond, tzinfo=UTC)
     except ValueError:

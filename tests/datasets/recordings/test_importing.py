@@ -103,7 +103,14 @@ def test_imported_recordings_are_read_as_the_wavs_are(tmp_path):
     assert list(imported.receiver_name.values) == list(read.receiver_name.values)
     for name in ("latitude", "longitude", "altitude"):
         np.testing.assert_array_equal(imported[f"receiver_{name}"], read[f"receiver_{name}"])
-    for name in ("centre_frequency_hz", "sample_rate_hz", "clock_sigma_s", "max_clock_offset_s", "propagation"):
+    for name in (
+        "centre_frequency_hz",
+        "sample_rate_hz",
+        "clock_sigma_s",
+        "max_clock_offset_s",
+        "clock_source",
+        "propagation",
+    ):
         assert imported.attrs[name] == read.attrs[name]
     assert imported.start_time.values[0] == np.datetime64("2016-01-01T23:19:14.143", "ns")
 
