@@ -1,9 +1,11 @@
 from .core.config import Config as Config
 from .core.presets import preset as preset
 from .datasets.catalogue import datasets as datasets
+from .datasets.recordings import import_recording as import_recording
 from .datasets.recordings import read_kiwi as read_kiwi
 from .datasets.recordings import read_locards as read_locards
 from .datasets.recordings import read_sigmf as read_sigmf
+from .datasets.recordings import read_wav as read_wav
 from .datasets.recordings import write_sigmf as write_sigmf
 from .datasets.schema import iq as iq
 from .datasets.store import open_dataset as open_dataset

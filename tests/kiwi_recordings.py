@@ -36,6 +36,7 @@ def kiwi_bytes(
     fix_every: int = 23,
     jitter_s: float = 0.0,
     lost: int | None = None,
+    header_rate_hz: int = 12_001,
 ) -> bytes:
     """Write a KiwiSDR file: empty first stamp, stale second one, one outlier, ages that fall one block before a fix."""
     chunks = []
@@ -60,7 +61,7 @@ def kiwi_bytes(
         samples = np.stack([np.rint(value.real), np.rint(value.imag)], axis=1).astype("<i2")
         chunks.append(struct.pack("<4sI", b"data", 4 * BLOCK) + samples.tobytes())
     body = b"".join(chunks)
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, 12_001, 48_004, 4, 16)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, header_rate_hz, 4 * header_rate_hz, 4, 16)
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(body), b"WAVE") + form + body
 
 

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from height_tiles import SIZE, write_hgt
 from stated_fixes import PLACE, valley
+from wav_recordings import hdsdr_bytes
 
 import heimdall_lab as hl
 from heimdall_lab import cli
@@ -330,6 +331,68 @@ def test_real_recording_is_located_within_five_kilometres(run, refused, real):
     assert len(fix["time_differences"]) == 2
     assert "at least 3 receivers" in refused(1, "locate", "--kiwi", *files[:2], "--receivers", kiwi / "receivers.csv")
     assert "--receivers" in refused(2, "locate", "--kiwi", *files)
+
+
+@pytest.fixture
+def waves(tmp_path):
+    """WAVs of three stations, and the table of their positions."""
+    table, files = tmp_path / "stations.csv", []
+    table.write_text(
+        "name,latitude_deg,longitude_deg\nnorth,46.0001,7.0001\neast,45.0001,8.0001\nwest,45.0001,6.0001\n"
+    )
+    rng = np.random.Generator(np.random.Philox(6))
+    for name in ("north", "east", "west"):
+        files.append(tmp_path / f"{name}_HDSDR_20160101_231914Z_433920kHz_RF.wav")
+        files[-1].write_bytes(
+            hdsdr_bytes(lambda t: 0.1 * rng.standard_normal((len(t), 2)) @ [1, 1j], 12_000, seconds=0.1)
+        )
+    return files, table
+
+
+def test_wavs_are_located_with_clocks_that_are_said(run, refused, waves):
+    files, table = waves
+    done = run("locate", *files, "--receivers", table)
+    assert "No fix by tdoa_ls" in done.stdout
+    assert "Clocks (start time by a PC, to 0.001 s) count as good to 20 ms, 6,000 km of path" in done.stdout
+    done = run("locate", *files, "--receivers", table, "--set", "clock_sigma_s=1e-6")
+    assert "count as good to 1.00 µs, 300 m of path.\n" in done.stdout
+    assert "--receivers" in refused(2, "locate", *files)
+    kiwi = [file.rename(file.with_name(f"20200813T065220Z_77500_{file.name.split('_')[0]}_iq.wav")) for file in files]
+    assert "no GNSS stamps" in refused(1, "locate", "--kiwi", *kiwi, "--receivers", table)
+
+
+def test_recordings_are_imported(run, refused, waves, tmp_path):
+    files, _ = waves
+    raw = tmp_path / "torino.cu8"
+    raw.write_bytes(bytes(range(200)))
+    out = tmp_path / "sigmf"
+    done = run("import", *files, "--out", out)
+    assert done.stdout.splitlines() == [f"{file}: {out / file.stem}.sigmf-meta" for file in files]
+    run(
+        "import",
+        raw,
+        "--out",
+        out,
+        "--rate",
+        "2.4e6",
+        "--frequency",
+        "433.92e6",
+        "--position",
+        "45.1,7.2,230",
+        "--name",
+        "t",
+    )
+    about = json.loads((out / "t.sigmf-meta").read_text())
+    assert about["global"]["core:sample_rate"] == 2.4e6
+    assert about["global"]["core:geolocation"]["coordinates"] == [7.2, 45.1, 230]
+    assert about["captures"][0]["core:frequency"] == 433.92e6
+    assert "exists" in refused(1, "import", files[0], "--out", out)
+    run("import", files[0], "--out", out, "--overwrite")
+    assert "start: is of one recording, but 3 are given" in refused(
+        2, "import", *files, "--start", "2024-05-01T12:00:00Z"
+    )
+    assert "position: 'here' is not of the form LAT,LON" in refused(2, "import", raw, "--position", "here")
+    assert "sample_rate_hz: is None" in refused(1, "import", raw, "--out", out)
 
 
 def test_command_is_installed_and_shows_no_traceback(tmp_path):

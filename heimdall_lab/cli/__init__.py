@@ -1,4 +1,4 @@
-"""The command ``heimdall-lab``: generate, list, verify, locate, compare, train, export and serve from a shell.
+"""The command ``heimdall-lab``: generate, list, verify, import, locate, compare, train, export and serve from a shell.
 
 A command is a function of one of the modules here, and a line of `COMMANDS`. What takes long to import, pictures and
 PyTorch above all, is imported inside the functions that need it.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from heimdall_lab.cli import dashboard, datasets, learning, localization
+from heimdall_lab.cli import dashboard, datasets, importing, learning, localization
 from heimdall_lab.cli.arguments import fail
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.extras import missing_extra
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "datasets": datasets.datasets,
     "verify": datasets.verify,
     "measure": datasets.measure,
+    "import": importing.import_recordings,
     "locate": localization.locate,
     "features": localization.features,
     "compare": localization.compare,

@@ -11,6 +11,8 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, microseconds_text, position_text
+from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets.recordings.propagation import mean_separation_m
 from heimdall_lab.localization import altitude, ellipses, error_law, errors, stations
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
@@ -112,6 +114,24 @@ def paths_sentence(dataset: xr.Dataset) -> str:
     known = f"known to {microseconds_text(sigma_s)}" if sigma_s > 0 else "known exactly"
     known = "not known" if np.isnan(sigma_s) else known
     return f"Paths{at} are taken for {_PATHS[dataset.attrs['propagation']]}, with delays {known}."
+
+
+def clocks_sentence(dataset: xr.Dataset) -> str:
+    """Say what recordings begin by, where that is no measured clock, and what it leaves of time differences.
+
+    Empty where a dataset does not name what tells its time.
+    """
+    if "clock_source" not in dataset.attrs:
+        return ""
+    source = ", ".join(dict.fromkeys(np.atleast_1d(dataset.attrs["clock_source"]).tolist()))
+    sigma_s = float(np.max(dataset.attrs["clock_sigma_s"]))
+    path_m = sigma_s * SPEED_OF_LIGHT
+    apart_m = mean_separation_m(*(dataset[f"receiver_{name}"].values for name in ("latitude", "longitude")))
+    good_to = microseconds_text(sigma_s) if sigma_s < 1e-3 else f"{sigma_s * 1e3:,.3g} ms"
+    said = f"Clocks ({source}) count as good to {good_to}, {length_text(path_m)} of path"
+    if path_m < apart_m:
+        return f"{said}."
+    return f"{said}: more than the {length_text(apart_m)} between receivers, so time differences tell nothing here."
 
 
 def left_out_sentence(dataset: xr.Dataset) -> str:

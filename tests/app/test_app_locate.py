@@ -9,6 +9,7 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 import pytest
+from wav_recordings import hdsdr_bytes
 
 import heimdall_lab as hl
 from heimdall_lab.app.pages import locate
@@ -148,6 +149,18 @@ def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
     assert points["transmitter"]["geometry"]["coordinates"] == [9.0112, 50.0152]
     assert points["fix"]["properties"]["method"] == "tdoa_ls"
     assert left(tmp_path) == []
+
+
+def test_wavs_of_sdr_programs_are_read_and_their_clocks_are_said(page):
+    rng = np.random.Generator(np.random.Philox(6))
+    content = hdsdr_bytes(lambda t: 0.1 * rng.standard_normal((len(t), 2)) @ [1, 1j], 12_000, seconds=0.1)
+    table = b"name,latitude_deg,longitude_deg\nnorth,46.0001,7.0001\neast,45.0001,8.0001\nwest,45.0001,6.0001\n"
+    located(
+        page, {f"{name}_HDSDR_20160101_231914Z_RF.wav": bytearray(content) for name in ("north", "east", "west")}, table
+    )
+    assert not page._alert.visible, page._alert.object
+    assert "time differences tell nothing here" in page._summary.object
+    assert not page.fixes.converged.any()
 
 
 def test_another_method_needs_no_other_upload(page, recorded):

@@ -31,6 +31,35 @@ def test_interpolation_between_samples_is_that_at_their_positions():
         np.testing.assert_allclose(found, interpolation.interpolate(samples, position), atol=1e-12)
 
 
+RATIOS = [12_000 / 20_250, 12_000 / 48_000, 0.99]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("share", [-0.4, -0.1, 0.0, 0.25, 0.4])
+def test_a_lower_rate_keeps_what_is_in_its_band(ratio, share):
+    position = interpolation.half_width(ratio) + np.arange(1_000) / ratio + 0.3
+    samples = np.exp(2j * np.pi * share * ratio * np.arange(int(position[-1]) + 100))
+    found = interpolation.resample_many(samples, position, ratio)
+    error = found - np.exp(2j * np.pi * share * ratio * position)
+    assert 20 * np.log10(np.abs(error).max()) < -80.0
+
+
+@pytest.mark.parametrize("ratio", RATIOS[:2])
+@pytest.mark.parametrize("share", [-0.8, 0.6, 0.75])
+def test_a_lower_rate_takes_out_what_is_outside_of_its_band(ratio, share):
+    position = interpolation.half_width(ratio) + np.arange(1_000) / ratio
+    samples = np.exp(2j * np.pi * share * ratio * np.arange(int(position[-1]) + 100))
+    assert 20 * np.log10(np.abs(interpolation.resample_many(samples, position, ratio)).max()) < -80.0
+
+
+def test_a_lower_rate_needs_the_samples_within_its_half_width_alone():
+    ratio, position = 12_000 / 20_250, np.array([100.4])
+    half = interpolation.half_width(ratio)
+    samples = np.full(201, np.nan, dtype=complex)
+    samples[101 - half : 101 + half] = 1
+    assert interpolation.resample_many(samples, position, ratio) == pytest.approx([1], abs=1e-4)
+
+
 def test_kernels_add_up_to_one_and_mirror_each_other():
     table = interpolation.kernel_table()
     assert table.shape == (interpolation.PHASES + 1, interpolation.TAPS)

@@ -34,7 +34,14 @@ from heimdall_lab.datasets.recordings.files import read_files
 from heimdall_lab.localization import altitude, estimators, stations, tables
 from heimdall_lab.localization.geojson import geojson
 from heimdall_lab.localization.methods import METHODS
-from heimdall_lab.localization.sentences import JOINED, fix_text, left_out_sentence, noise_sentence, paths_sentence
+from heimdall_lab.localization.sentences import (
+    JOINED,
+    clocks_sentence,
+    fix_text,
+    left_out_sentence,
+    noise_sentence,
+    paths_sentence,
+)
 from heimdall_lab.signals.measurements import with_measurements
 
 MAX_UPLOAD_BYTES = 200_000_000
@@ -55,10 +62,10 @@ _FIELD_LABELS = {
 }
 _INSTRUCTIONS = """
 **1.** Choose recordings of one transmitter, made at the same time by at least three receivers: SigMF (.sigmf-meta with
-.sigmf-data or the file that it names, archives as .sigmf or .sigmf.gz, a collection with its files) or KiwiSDR IQ
-recordings (.wav).
+.sigmf-data or the file that it names, archives as .sigmf or .sigmf.gz, a collection with its files) or IQ recordings of
+KiwiSDRs or other SDRs (.wav), whose names hold those of the stations.
 
-**2.** Where they do not tell the receivers' positions, as KiwiSDR's do not, add a CSV file with the columns name,
+**2.** Where they do not tell the receivers' positions, as .wav files do not, add a CSV file with the columns name,
 latitude_deg, longitude_deg and, if known, altitude_m.
 
 **3.** Press Locate.
@@ -180,7 +187,7 @@ class Locate(Viewer):
     def _read(self, window_s: float | None) -> xr.Dataset:
         """Recordings, and what is measured of them."""
         if not self._files:
-            raise ValueError("recordings: none are uploaded; choose SigMF or KiwiSDR files first")
+            raise ValueError("recordings: none are uploaded; choose SigMF files or WAVs first")
         folder, table = self._files[0].parent, None
         if self._receivers_csv:
             table = folder / _TABLE
@@ -235,8 +242,8 @@ class Locate(Viewer):
         dataset, fixes, sample, view = self.dataset, self._fixes, self.sample, self.view
         if self._recorded is None or dataset is None or fixes is None or sample not in fixes["sample"]:
             return
-        about = left_out_sentence(dataset), noise_sentence(dataset), paths_sentence(dataset)
-        said = fix_text(dataset, fixes, sample), *about
+        about = (left_out_sentence, noise_sentence, clocks_sentence, paths_sentence)
+        said = fix_text(dataset, fixes, sample), *(say(dataset) for say in about)
         self._summary.object = "\n\n".join(filter(None, (*said, *schema.position_cautions(dataset))))
         show_rows(self._budget_rows, tables.budget_table(dataset, fixes, sample))
         show_rows(self._detail_rows, tables.detail_table(dataset, fixes, sample))

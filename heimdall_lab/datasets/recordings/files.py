@@ -1,7 +1,8 @@
-"""Recordings by the files' names: SigMF files, archives and collections, or KiwiSDR recordings."""
+"""Recordings by the files' names: SigMF files, archives and collections, or WAVs of KiwiSDRs or other SDRs."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -17,6 +18,8 @@ from heimdall_lab.datasets.recordings.sigmf_stored import (
     is_archive,
     is_sigmf,
 )
+from heimdall_lab.datasets.recordings.wav import read_wav
+from heimdall_lab.datasets.recordings.wav_files import has_gnss_stamps
 
 WAV = ".wav"
 SUFFIXES = (META, DATA, ARCHIVE, COLLECTION, WAV)
@@ -37,7 +40,7 @@ def read_files(
     files : sequence of Path
         All of one kind and in one folder; beside SigMF's metadata any files, of which it says which hold the samples.
     receivers : Path, optional
-        CSV file of the receivers' positions; KiwiSDR recordings need it.
+        CSV file of the receivers' positions; WAVs need it.
     window_s : float, optional
         Length of consecutive windows to cut the recordings into, s.
     transmitter : (latitude, longitude), optional
@@ -48,7 +51,7 @@ def read_files(
     Returns
     -------
     xr.Dataset
-        As `read_sigmf` or `read_kiwi` return it.
+        As `read_sigmf`, `read_kiwi` or `read_wav` return it.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def read_files(
         If the files are of no kind or of two, or one is not accepted by its reader.
     """
     if not files:
-        raise ValueError("files: none are given; give SigMF files or KiwiSDR recordings")
+        raise ValueError("files: none are given; give SigMF files or WAVs")
     others = [file for file in files if not is_sigmf(file)]
     if len(others) < len(files):
         sigmf_files = [file for file in files if file not in others]
@@ -71,9 +74,24 @@ def read_files(
     for file in others:
         if file.suffix.lower() != WAV:
             raise ValueError(f"{file.name}: is no recording; give files that end in {', '.join(SUFFIXES)}")
+    return read_waves(others, receivers, window_s=window_s, transmitter=transmitter)
+
+
+def read_waves(files: Sequence[Path], receivers: Path | None, **options: Any) -> xr.Dataset:
+    """Read WAVs of KiwiSDRs or of other SDRs, as their first blocks tell; ``options`` are those of their readers.
+
+    Raises
+    ------
+    ValueError
+        If there is no table of receivers, the files are of both kinds, or one is not accepted by its reader.
+    """
     if receivers is None:
-        raise ValueError("receivers: are missing; give a CSV file with the positions of the KiwiSDR stations")
-    return read_kiwi(others, receivers, window_s=window_s, transmitter=transmitter)
+        raise ValueError("receivers: are missing; give a CSV file with the positions of the stations")
+    stamped = [has_gnss_stamps(file) for file in files]
+    if any(stamped) and not all(stamped):
+        other = files[stamped.index(False)].name
+        raise ValueError(f"files: {other} has no GNSS stamps, as others have; give recordings of one kind")
+    return (read_kiwi if all(stamped) else read_wav)(files, receivers, **options)
 
 
 def _check_named(others: Sequence[Path], sigmf_files: Sequence[Path]) -> None:
@@ -86,8 +104,8 @@ def _check_named(others: Sequence[Path], sigmf_files: Sequence[Path]) -> None:
             continue
         if file.suffix.lower() == WAV:
             raise ValueError(
-                f"files: SigMF and KiwiSDR recordings are mixed; give one kind at a time, or name {file.name} "
-                f"in a {META} as core:dataset"
+                f"files: SigMF and WAVs are mixed; give one kind at a time, or name {file.name} in a {META} as "
+                "core:dataset"
             )
         raise ValueError(f"{file.name}: is no recording, nor core:dataset of any {META}; leave it out or name it there")
 

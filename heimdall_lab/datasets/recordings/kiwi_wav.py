@@ -1,4 +1,4 @@
-"""KiwiSDR recordings with GNSS stamps: the file format, the receiver's clock, and samples at given GPS instants."""
+"""KiwiSDR recordings with GNSS stamps: the file format, and the receiver's clock."""
 
 import mmap
 import struct
@@ -8,19 +8,19 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from heimdall_lab.core.arrays import batch_slices
-from heimdall_lab.core.interpolation import HALF_WIDTH, interpolate_many
 from heimdall_lab.datasets.recordings.stretches import StationError
+from heimdall_lab.datasets.recordings.time_axis import Clock, week_wrapped
 
-SAMPLE_RATE_HZ = 12_000
+# Of channels: up to eight, three wide ones, and those of Web-888. Stamps count the delay of each mode's filters to some
+# tenth of a microsecond: C. Mayer, github.com/jks-prv/Beagle_SDR_GPS, pull request 187 (2019).
+SAMPLE_RATES_HZ = (12_000, 20_250, 48_000)
 MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to estimate its scatter
 
-WEEK_S = 604_800.0
 _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below one lost block (43 ms)
 _OUTLIER_SIGMAS = 6.0
 _CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
 _INT16_MAX = 32_767
-_BATCH_SAMPLES = 2**16  # interpolated at a time
+_RATE_TOLERANCE = 0.01  # of the header's sample rate, which is that of the receiver's own oscillator
 
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
@@ -44,6 +44,11 @@ class Blocks:
     header_rate_hz: int
 
     @property
+    def nominal_rate_hz(self) -> int:
+        """Sample rate that the receiver is meant to have."""
+        return min(SAMPLE_RATES_HZ, key=lambda rate_hz: abs(self.header_rate_hz - rate_hz))
+
+    @property
     def block_length(self) -> int:
         """N, samples of one block."""
         return self.samples.shape[1]
@@ -54,21 +59,6 @@ class Blocks:
         parts = self.samples[block : -(-stop // length)].astype(np.float64) / (_INT16_MAX + 1)
         values = parts[..., 0] + 1j * parts[..., 1]
         return values.ravel()[first - block * length : stop - block * length]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Sample ``n`` was taken at GPS second of week ``start_s + n / rate_hz``.
-
-    ``first`` and ``stop`` bound the samples that the stamps vouch for; ``sigma_s`` is the rms residual of the fresh
-    stamps.
-    """
-
-    start_s: float
-    rate_hz: float
-    sigma_s: float
-    first: int
-    stop: int
 
 
 def parse_wav(content: bytes | mmap.mmap, name: str) -> Blocks:
@@ -126,9 +116,10 @@ def _parse_format(content: bytes | mmap.mmap, name: str) -> tuple[int, int]:
         chunk = b""
     if chunk != b"kiwi" or position + 26 > len(content):
         raise ValueError(f"{name} has no GNSS stamps (no kiwi chunk before the samples); record it with --kiwi-wav")
-    if abs(header_rate_hz / SAMPLE_RATE_HZ - 1.0) > 0.01:
+    if all(abs(header_rate_hz / rate_hz - 1.0) > _RATE_TOLERANCE for rate_hz in SAMPLE_RATES_HZ):
         raise ValueError(
-            f"{name} has a header sample rate of {header_rate_hz} Hz; only {SAMPLE_RATE_HZ} Hz channels can be read"
+            f"{name} has a header sample rate of {header_rate_hz} Hz; channels have one of "
+            f"{', '.join(map(str, SAMPLE_RATES_HZ))} Hz"
         )
     return header_rate_hz, position
 
@@ -141,11 +132,6 @@ def _fresh_stamps(fix_age_s: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """
     renewed = np.flatnonzero(np.diff(fix_age_s) < 0) + 2
     return renewed[renewed < fix_age_s.size]
-
-
-def week_wrapped(seconds: FloatArray) -> FloatArray:
-    """Wrap a time difference in seconds into half a GPS week on either side of zero."""
-    return (seconds + WEEK_S / 2) % WEEK_S - WEEK_S / 2
 
 
 def fit_clock(blocks: Blocks, name: str) -> Clock:
@@ -250,16 +236,3 @@ def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) ->
         if agreeing.size > best.size:
             best = agreeing
     return best
-
-
-def resample(blocks: Blocks, clock: Clock, start_s: float, first: int, length: int) -> ComplexArray:
-    """Interpolate a recording at the GPS instants ``start_s + k / 12 000``, k = first … first + length − 1."""
-    begin_s = float(week_wrapped(np.array([start_s - clock.start_s]))[0])
-    values = np.empty(length, dtype=np.complex128)
-    for rows in batch_slices(length, _BATCH_SAMPLES):
-        count = first + np.arange(rows.start, min(rows.stop, length))
-        position = (begin_s + count / SAMPLE_RATE_HZ) * clock.rate_hz
-        begin = int(position[0]) + 1 - HALF_WIDTH
-        voltage = blocks.voltage(begin, int(position[-1]) + 1 + HALF_WIDTH)
-        values[rows] = interpolate_many(voltage, position - begin)
-    return values
