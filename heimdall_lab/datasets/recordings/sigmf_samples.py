@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError, Stored
+from heimdall_lab.datasets.recordings.wav_files import is_wave, read_chunks
 
 _DATATYPE = re.compile(r"[cr](?:(f32|f64|i32|i16|u32|u16)_(le|be)|(i8|u8)(?:_[lb]e)?)")
-_CHUNK_BYTES = 8  # name and size of a chunk of a WAV file
-_UNKNOWN_SIZE = 0xFFFFFFFF  # of a chunk in 32 bits, which "ds64" holds in 64, or which was never completed
 
 
 @dataclass(frozen=True)
@@ -111,31 +110,13 @@ def _bounds(place: Stored, layout: Layout) -> tuple[Sequence[int], int]:
 
 
 def _samples_of_wave(place: Stored) -> tuple[int, int] | None:
-    """Where the samples of a WAV file begin and end, None of other files.
-
-    Source: Microsoft and IBM, Multimedia Programming Interface and Data Specifications 1.0, "Waveform Audio File
-    Format"; of files above 4 GiB: EBU Tech 3306, "RF64", sections 3 and 4.
-    """
+    """Where the samples of a WAV file begin and end, None of other files."""
     with place.file.open("rb") as opened:
         opened.seek(place.offset)
-        head = opened.read(12)
-        if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+        if not is_wave(opened):
             return None
-        return _data_chunk(opened, place)
-
-
-def _data_chunk(opened: BinaryIO, place: Stored) -> tuple[int, int] | None:
-    """Begin and end of the chunk of samples of a WAV file, None if it has none."""
-    position, long_size = 12, _UNKNOWN_SIZE
-    while position + _CHUNK_BYTES <= place.size:
-        opened.seek(place.offset + position)
-        chunk = opened.read(_CHUNK_BYTES + 16)
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        position += _CHUNK_BYTES
-        if name == b"ds64":
-            long_size = int.from_bytes(chunk[16:24], "little")
-        if name == b"data":
-            whole = long_size if size == _UNKNOWN_SIZE else size
-            return position, min(position + whole, place.size) if whole else place.size
-        position += size + size % 2
-    return None
+        try:
+            _, samples = read_chunks(opened, place.size, place.file.name, place.offset)
+        except ValueError as error:
+            raise SigmfError(str(error)) from error
+    return None if samples is None else (samples[0], samples[0] + samples[1])

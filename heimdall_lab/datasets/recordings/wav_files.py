@@ -114,7 +114,7 @@ def open_wav(file: Path) -> WavFile:
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
-            chunks, place = _chunks(opened, size, file.name)
+            chunks, place = read_chunks(opened, size, file.name)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording") from error
     if place is None or len(chunks.get(b"fmt ", b"")) < _FORMAT.size:
@@ -171,14 +171,30 @@ def told_by_name(stem: str) -> tuple[Start | None, float]:
     return Start(time, Fraction(1)), centre_hz
 
 
-def _chunks(opened: BinaryIO, size: int, name: str) -> tuple[dict[bytes, bytes], tuple[int, int, bool] | None]:
-    """Chunks of the header by their names, and where samples are: offset, bytes, and whether a header says how many."""
+def is_wave(opened: BinaryIO) -> bool:
+    """Whether what comes next of a file is the beginning of a WAV."""
     head = opened.read(12)
-    if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+    return head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE"
+
+
+def read_chunks(
+    opened: BinaryIO, size: int, name: str, begin: int = 0
+) -> tuple[dict[bytes, bytes], tuple[int, int, bool] | None]:
+    """Chunks of the header by their names, and where samples are: offset, bytes, and whether a header says how many.
+
+    The WAV is ``size`` bytes from ``begin`` on of a file that may hold others.
+
+    Raises
+    ------
+    ValueError
+        If it is none, one of a KiwiSDR, or not whole.
+    """
+    opened.seek(begin)
+    if not is_wave(opened):
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV as it was recorded")
     chunks: dict[bytes, bytes] = {}
     place, position = None, 12
-    while len(head := opened.read(8)) == 8 and any(head):  # zeros are what programs reserved and did not use
+    while position + 8 <= size and len(head := opened.read(8)) == 8 and any(head):  # zeros are what programs reserved and did not use
         chunk, length = head[:4], int.from_bytes(head[4:], "little")
         position += 8
         if chunk == b"kiwi":
@@ -191,7 +207,7 @@ def _chunks(opened: BinaryIO, size: int, name: str) -> tuple[dict[bytes, bytes],
         else:
             chunks.setdefault(chunk, opened.read(min(length, _LARGEST_HEADER)))
         position += length + length % 2
-        opened.seek(position)
+        opened.seek(begin + position)
     return chunks, place
 
 

@@ -98,15 +98,17 @@ def test_late_links_are_in_what_is_assumed_of_paths():
     assert found["path_delay_sigma_s"] == pytest.approx(8e-6 * np.sqrt(0.3 * 1.7))
 
 
-def test_the_command_takes_the_same(shortwave, monkeypatch, capsys):
+def test_the_command_takes_the_same(shortwave, monkeypatch, capsys, caplog):
     files, stations = shortwave
     command = ["heimdall-lab", "locate", "--kiwi", *map(str, files), "--receivers", str(stations)]
 
     def run(*settings: str) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", [*command, *settings])
+        caplog.clear()
         with pytest.raises(SystemExit):
             cli.main()
-        return capsys.readouterr()
+        said, refused = capsys.readouterr()
+        return said, refused + caplog.text
 
     said, cautions = run()
     assert "Paths at 9,410 kHz are taken for single hops by the ionosphere" in said

@@ -18,7 +18,7 @@ def random_values(count=2_000, channels=2):
 
 
 def samples_of(meta):
-    return sigmf_files.load_recording(meta).segments[0].samples
+    return sigmf_files.load_recording(meta, meta.stem, {}).segments[0].samples
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_raw_samples_are_copied(tmp_path, suffix, datatype, kind):
     assert content["captures"] == [
         {"core:sample_start": 0, "core:frequency": 433.92e6, "core:datetime": "2024-05-01T12:00:00.123456789Z"}
     ]
-    recording = sigmf_files.load_recording(meta)  # which checks the hash
+    recording = sigmf_files.load_recording(meta, meta.stem, {})  # which checks the hash
     assert recording.about.channels[0].name == "torino"
     assert recording.about.channels[0].attributes == {}
 
