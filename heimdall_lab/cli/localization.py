@@ -36,11 +36,17 @@ _FEW_FIXES = 3  # of which each has its sentences below the table
 def locate(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a dataset, SigMF collection or recordings, or with --kiwi WAV files."),
+        typer.Argument(
+            help="Folder of a dataset, SigMF collection or recordings, LocaRDS table, or with --kiwi WAV files."
+        ),
     ],
     kiwi: Annotated[bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings of one transmitter.")] = False,
     receivers: Annotated[
-        Path | None, typer.Option(help="Of recordings: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+        Path | None,
+        typer.Option(
+            help="Of recordings: CSV of name, latitude_deg, longitude_deg; of a table: that of its sensors.",
+            metavar="CSV",
+        ),
     ] = None,
     transmitter: Annotated[
         str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
@@ -79,20 +85,26 @@ def locate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Locate the transmitter of every scene, or of SigMF or KiwiSDR recordings."""
+    """Locate the transmitter of every scene, of SigMF or KiwiSDR recordings, or of every row of a LocaRDS table."""
+    from heimdall_lab.cli import locatable
     from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
     sigmf = not kiwi and any(path.suffix.startswith(".sigmf") for path in paths)
+    table_of_rows = not (kiwi or sigmf) and locatable.is_table(paths)
+    for path in [] if sigmf or table_of_rows else paths:
+        locatable.check_kind(path, kiwi=kiwi)
     known = settings_of(settings or [], "name=value")
-    for name, given in {"set": known, "window": window, "at": at}.items():
+    for name, given in {"set": None if table_of_rows else known, "window": window, "at": at}.items():
         if given and not (kiwi or sigmf):
             raise ConfigError(f"{name}: only recordings take it; leave it out")
     if kiwi or sigmf:
         cut = {"window_s": window, "at": at or None, "strict": strict}
         dataset = _read_recordings(paths, receivers, position(transmitter), cut | known, kiwi=kiwi)
+    elif table_of_rows and transmitter is None:
+        dataset = locatable.read_table(paths, receivers, known)
     elif receivers is not None or transmitter is not None:
         raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
     elif len(paths) != 1:
@@ -119,7 +131,7 @@ def locate(
     for said in (sentences.left_out_sentence(dataset), sentences.noise_sentence(dataset)):
         if said:
             print(said)
-    if kiwi or sigmf:
+    if kiwi or sigmf or table_of_rows:
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     if joint is None:
         for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
