@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
-from heimdall_lab.core.receivers import Receiver, italian_network, read_receivers
+from heimdall_lab.core.receivers import Receiver, italian_network, longitudes_deg, read_receivers
 from heimdall_lab.core.transmission import Signal
 from heimdall_lab.core.units import METRES_PER_DEGREE, SPEED_OF_LIGHT
 
@@ -94,6 +94,11 @@ class Geometry(CheckedModel):
         return self.num_receivers_min, self.num_receivers_max
 
     @property
+    def longitudes_deg(self) -> tuple[float, ...]:
+        """Longitudes of the listed receivers, counted on beyond 180 where the network lies across that meridian."""
+        return longitudes_deg(self.receivers)
+
+    @property
     def position_std_m(self) -> tuple[float, ...]:
         """Standard deviation of the listed receivers' positions, along east and along north: 0 where none is stated."""
         return tuple(receiver.position_std_m or 0.0 for receiver in self.receivers)
@@ -110,11 +115,11 @@ class Geometry(CheckedModel):
         names = [receiver.name for receiver in self.receivers]
         self._require(len(set(names)) == len(names), f"receivers: two have the same name in {names}; rename one")
         latitudes = [receiver.latitude_deg for receiver in self.receivers]
-        longitudes = [receiver.longitude_deg for receiver in self.receivers]
+        longitudes = self.longitudes_deg
         self._require(
             max(longitudes) - min(longitudes) <= 10 and max(latitudes) - min(latitudes) <= 10,
             "receivers: latitudes or longitudes span more than 10 degrees; line-of-sight links need receivers closer "
-            "together, and on one side of the 180 degrees meridian",
+            "together",
         )
         self._require(
             max(map(abs, latitudes)) + self.margin_deg <= 85,
@@ -126,7 +131,7 @@ class Geometry(CheckedModel):
                 f"receivers: {receiver.name} states a position_std_m of {std_m:g}, more than {MAX_POSITION_STD_M:g} m, "
                 "which no simulated network can; lower it",
             )
-        places = {(receiver.latitude_deg, receiver.longitude_deg) for receiver in self.receivers}
+        places = set(zip(latitudes, longitudes, strict=True))
         self._require(
             len(places) >= 3,
             f"receivers: the {len(self.receivers)} listed stand at {len(places)} places; spread them over at least 3",
