@@ -68,7 +68,7 @@ def networks(draw) -> list[dict[str, object]]:
     return [
         receiver(
             centre[0] + height * draw(share),
-            geodesy.wrapped(centre[1] + width * draw(share)).item(),
+            geodesy.wrapped(np.array(centre[1] + width * draw(share))).item(),
             draw(st.floats(-600, 9100)),
             index,
         )
