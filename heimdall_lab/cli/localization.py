@@ -36,13 +36,19 @@ _FEW_FIXES = 3  # of which each has its sentences below the table
 def locate(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a dataset, SigMF collection, recordings or archives, or WAV files."),
+        typer.Argument(
+            help="Folder of a dataset, SigMF collection, recordings or archives, WAV files, or LocaRDS table."
+        ),
     ],
     kiwi: Annotated[
         bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings, and an error if they are others.")
     ] = False,
     receivers: Annotated[
-        Path | None, typer.Option(help="Of recordings: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+        Path | None,
+        typer.Option(
+            help="Of recordings: CSV of name, latitude_deg, longitude_deg; of a table: that of its sensors.",
+            metavar="CSV",
+        ),
     ] = None,
     transmitter: Annotated[
         str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
@@ -81,22 +87,24 @@ def locate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Locate the transmitter of every scene, or of SigMF, KiwiSDR or other WAV recordings."""
-    from heimdall_lab.datasets.recordings.sigmf_stored import is_sigmf
+    """Locate the transmitter of every scene, of SigMF, KiwiSDR or other WAV recordings, or of every row of a table."""
+    from heimdall_lab.cli import locatable
     from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
-    waves = kiwi or all(path.suffix.lower() == ".wav" for path in paths)
-    sigmf = not waves and any(is_sigmf(path) for path in paths)
+    kind = locatable.kind_of(paths, kiwi=kiwi)
+    recorded = kind in locatable.RECORDINGS
     known = settings_of(settings or [], "name=value")
-    for name, given in {"set": known, "window": window, "at": at}.items():
-        if given and not (waves or sigmf):
+    for name, given in {"set": None if kind == "table" else known, "window": window, "at": at}.items():
+        if given and not recorded:
             raise ConfigError(f"{name}: only recordings take it; leave it out")
-    if waves or sigmf:
+    if recorded:
         cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": position(transmitter)}
-        dataset = _read_recordings(paths, receivers, cut | known, kiwi=kiwi, waves=waves)
+        dataset = locatable.read_recordings(paths, receivers, cut | known, kind=kind, kiwi=kiwi)
+    elif kind == "table" and transmitter is None:
+        dataset = locatable.read_table(paths, receivers, known)
     elif receivers is not None or transmitter is not None:
         raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
     elif len(paths) != 1:
@@ -123,31 +131,18 @@ def locate(
     for say in (sentences.left_out_sentence, sentences.noise_sentence, sentences.clocks_sentence):
         if said := say(dataset):
             print(said)
-    if waves or sigmf:
+    if recorded or kind == "table":
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     if joint is None:
         for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
             _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
     else:
         _print_joint(*joint)
-    if waves or sigmf:
+    if recorded:
         if len(table) > 1:
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
-
-
-def _read_recordings(
-    paths: list[Path], receivers: Path | None, known: dict[str, Any], *, kiwi: bool, waves: bool
-) -> "xr.Dataset":
-    """Recordings of KiwiSDR stations or other WAVs, or SigMF, with what is known besides."""
-    from heimdall_lab.datasets.recordings.files import read_waves
-
-    if not waves:
-        return hl.read_sigmf(paths, receivers=receivers, **known)
-    if receivers is None:
-        raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-    return hl.read_kiwi(paths, receivers, **known) if kiwi else read_waves(paths, receivers, **known)
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from heimdall_lab.core.checked import ConfigError, first_error
+from heimdall_lab.core.checked import ConfigError, first_error, near, question
 from heimdall_lab.core.config import Config
 
 _ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
@@ -78,7 +78,8 @@ def preset(name: str, /, **overrides: Any) -> Config:
     (0.1, 'gpsdo')
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        meant = question(near(name, PRESETS))
+        raise ConfigError(f"preset: {name!r} is unknown; {meant}choose one of {', '.join(PRESETS)}")
     return build({"name": name, **PRESETS[name]}, overrides)
 
 
@@ -115,7 +116,8 @@ def differing_fields(first: Config, second: Config) -> list[str]:
         return {k: v for key, value in values.items() for k, v in flat(value, f"{path}.{key}".strip(".")).items()}
 
     left, right = flat(first.model_dump(mode="json"), ""), flat(second.model_dump(mode="json"), "")
-    return [path for path in left if left[path] != right[path]]
+    absent = object()  # fields that change nothing are left out
+    return [path for path in left | right if left.get(path, absent) != right.get(path, absent)]
 
 
 def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:

@@ -310,6 +310,7 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
             f"{path}: was written by version {writer} in format {number}, and this version {reader} reads formats up "
             f"to {FORMAT}; use version {writer} or a later one"
         )
+    _fill_later_fields(fields.get("config"))
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
@@ -324,10 +325,18 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     return manifest
 
 
+def _fill_later_fields(config: Any) -> None:
+    """Give the fields of a configuration that versions before did not write the values that reproduce those."""
+    signal = config.get("signal") if isinstance(config, dict) else None
+    if isinstance(signal, dict) and signal.get("voice_folder"):
+        signal.setdefault("limiter_reference", "window")
+
+
 def _unset_fields(model: BaseModel, prefix: str) -> Iterator[str]:
-    """Yield the dotted names of the fields that a configuration was read without."""
+    """Yield the dotted names of the fields that a configuration was read without, but for those it leaves out."""
+    written = model.model_dump()
     for name, value in model:
-        if name not in model.model_fields_set:
+        if name not in model.model_fields_set and name in written:
             yield f"{prefix}.{name}"
         elif isinstance(value, BaseModel):
             yield from _unset_fields(value, f"{prefix}.{name}")
