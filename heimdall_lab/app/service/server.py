@@ -26,7 +26,7 @@ from tornado.websocket import WebSocketClosedError
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
 from heimdall_lab.app.service.headers import harden
-from heimdall_lab.app.service.login import COOKIES, provider_for
+from heimdall_lab.app.service.login import cookies_of_logins, provider_for
 from heimdall_lab.app.service.origins import is_foreign
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.core.files import data_folder
@@ -95,7 +95,8 @@ def make_server(
         websocket_max_message_size=_MAX_MESSAGE_BYTES,
         unused_session_lifetime_milliseconds=_UNUSED_PAGE_MS,
         http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
-        exclude_cookies=list(COOKIES),  # of the pages' text, where scripts could read them
+        root_path=f"{prefix}/",  # where a login leads to if nothing is said
+        exclude_cookies=cookies_of_logins(prefix),  # of the pages' text, where scripts could read them
         exclude_headers=["Cookie"],
         **logins,
     )
