@@ -33,7 +33,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from heimdall_lab.app.service import tasks
+from heimdall_lab.app.service import side_process, tasks
 from heimdall_lab.app.service.tasks import Generation, JobError, Task, Training, dataset_folder, output_folder
 from heimdall_lab.core.files import write_text
 from heimdall_lab.datasets import catalogue, store
@@ -248,7 +248,7 @@ def _samples(root: Path, task: Generation) -> int:
 def _epoch_times(root: Path, task: Training) -> pd.Series:
     """When each epoch of a run ended, in seconds since 1970; empty before the first."""
     run_id = experiments.run_id_of(output_folder(root, task), root)
-    return experiments.curves(run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
+    return side_process.call(experiments.curves, run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
 
 
 def _done(root: Path, task: Task) -> int | None:
