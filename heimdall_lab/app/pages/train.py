@@ -90,6 +90,7 @@ class Train(Viewer):
         self._resume.on_click(self._resume_run)
         self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
         self._about = Text("Select a run to see how it learned.", variant="body2")
+        self._check_compatibility()
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""

@@ -26,6 +26,7 @@ from tornado.websocket import WebSocketClosedError
 
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service.free_memory import give_back_free_memory
 from heimdall_lab.app.service.headers import harden
 from heimdall_lab.app.service.login import COOKIES, provider_for
 from heimdall_lab.app.service.origins import is_foreign
@@ -39,6 +40,7 @@ _JSON = "application/json"
 _UNUSED_PAGE_MS = 60_000  # that a page waits for its browser, which may be busy; else it is made again
 _CLOSED_PAGE_MS = 10_000  # that it waits for a browser whose connection was closed or lost
 _CHECK_PAGES_MS = 2_000
+_FREE_MEMORY_MS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ def make_server(
     server.io_loop.asyncio_loop.set_exception_handler(_report_fault)  # type: ignore[attr-defined]
     PeriodicCallback(_queue_step(root), _QUEUE_PERIOD_MS).start()
     PeriodicCallback(_page_step(server), _CHECK_PAGES_MS).start()
+    PeriodicCallback(give_back_free_memory, _FREE_MEMORY_MS).start()
     return server
 
 

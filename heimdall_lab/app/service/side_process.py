@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 import psutil
@@ -21,39 +22,28 @@ _IDLE_S = 60.0  # without calls, after which the process is ended
 _MAX_BYTES = 1_200_000_000  # resident, after which another process takes its place
 
 
-def call(function: Callable[..., Result], *arguments: Any) -> Result:
+def call(function: Callable[..., Result], *arguments: Any, wait_s: float | None = None) -> Result:
     """Call a function of a module, which pickle finds by its name, in that process; wait for what it returns or raises.
 
-    OSError if the process ends before, as when memory runs out.
+    OSError if the process ends before, as when memory runs out, or if it has not answered after ``wait_s``.
     """
-    return _process.call(function, *arguments)
+    try:
+        return _process.submit(function, *arguments).result(wait_s)[0]
+    except BrokenProcessPool as error:
+        raise OSError("process: it ended before it answered, as when memory runs out; try again") from error
 
 
 class _SideProcess:
     """The process, while there is one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pool: ProcessPoolExecutor | None = None
         self._calls = 0  # that are not answered yet
         self._idle: threading.Timer | None = None
 
-    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        pool, future = self._submit(function, *arguments)
-        is_over = False
-        try:
-            result, resident_bytes = future.result()
-            is_over = resident_bytes > _MAX_BYTES
-        except BrokenProcessPool as error:
-            is_over = True
-            raise OSError("process: it ended before it answered, as when memory runs out; try again") from error
-        finally:
-            self._answered(pool, is_over)
-        return result
-
-    def _submit(
-        self, function: Callable[..., Result], *arguments: Any
-    ) -> tuple[ProcessPoolExecutor, Future[tuple[Result, int]]]:
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[tuple[Result, int]]:
+        """Ask for a call: its result, and how much memory the process holds then."""
         with self._lock:
             if self._idle is not None:
                 self._idle.cancel()
@@ -61,17 +51,20 @@ class _SideProcess:
             try:
                 future = pool.submit(_measured, function, *arguments)
             except BrokenProcessPool:  # it was killed since the last call
-                self._end(pool)
                 pool = _start()
                 future = pool.submit(_measured, function, *arguments)
             self._pool = pool
             self._calls += 1
-            return pool, future
+        future.add_done_callback(partial(self._answered, pool))
+        return future
 
-    def _answered(self, pool: ProcessPoolExecutor, is_over: bool) -> None:
+    def _answered(self, pool: ProcessPoolExecutor, future: Future[tuple[Any, int]]) -> None:
+        error = future.exception()
         with self._lock:
             self._calls -= 1
-            if is_over:
+            if isinstance(error, BrokenProcessPool) and self._pool is pool:
+                self._pool = None
+            elif error is None and future.result()[1] > _MAX_BYTES:
                 self._end(pool)
             if self._pool is not None and not self._calls:
                 self._idle = threading.Timer(_IDLE_S, self._end_if_idle)
