@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 from panel.io.resources import LOCAL_DIST
-from panel.util import edit_readonly
+from panel.util.parameters import edit_readonly
 from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
@@ -66,7 +67,8 @@ def _page(name: str, root: Path, has_logout: bool) -> Page:
 
 def _refresh_regularly(refresh: Callable[[], Awaitable[None]]) -> None:
     """Refresh the page that is being made, each second in which a browser shows it."""
-    session = pn.state.curdoc.session_context.session
+    document: Any = pn.state.curdoc
+    session = document.session_context.session
 
     async def refresh_if_open() -> None:
         if session.connection_count:

@@ -25,9 +25,9 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Localizer:
     chosen = architecture(name)
     given = dict(parameters or {})
     check_parameters(name, given)
-    make = getattr(import_module(f"{__name__}.{chosen.module}"), chosen.localizer)
+    make: type[Localizer] = getattr(import_module(f"{__name__}.{chosen.module}"), chosen.localizer)
     try:
-        return make(**{**chosen.parameters, **given})  # type: ignore[no-any-return]
+        return make(**{**chosen.parameters, **given})
     except (RuntimeError, AssertionError) as error:  # PyTorch's
         raise ValueError(f"{', '.join(given)}: do not go together in {name} ({error}); change one") from error
 
