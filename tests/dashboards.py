@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 from functools import cache
 
 import dask
+import httpx
 import pytest
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 
 def free_port():
@@ -60,6 +64,28 @@ def dashboard(folder, *options, port=None, **environment):
         finally:
             process.terminate()
             process.wait(60)
+
+
+async def open_page(url):
+    """Open a page as a browser does, which draws it elsewhere: returns its websocket."""
+    async with httpx.AsyncClient(timeout=120) as client:
+        token = re.search(r'"token":"([^"]+)"', (await client.get(url)).text)[1]
+    request = HTTPRequest(f"{url.replace('http', 'ws', 1)}/ws")
+    socket = await websocket_connect(request, subprotocols=["bokeh", token], max_message_size=10**9)
+    for _ in range(3):  # parts of the message that the server is there
+        await socket.read_message()
+    ready = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
+    event = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": ready}
+    for part in ({"msgid": "1", "msgtype": "PATCH-DOC"}, {}, {"events": [event]}):
+        await socket.write_message(json.dumps(part))
+    return socket
+
+
+async def close_page(socket):
+    """Close a page as a browser does."""
+    socket.close()
+    while await socket.read_message() is not None:
+        pass
 
 
 def submitted(root, task, number=0):

@@ -406,7 +406,6 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     ("arguments", "extra"),
     [
         (["train", "{}", "--architecture", "triangulation", "--out", "run"], "learn"),
-        (["architectures"], "learn"),
         (["export", "{}"], "learn"),
         (["compare", "{}", "--report", "report.html"], "learn"),
         (["serve"], "app"),

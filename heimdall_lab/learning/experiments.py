@@ -43,6 +43,7 @@ RUN, ONNX = "run.json", "model.onnx"  # in the folder of a run: its record, and 
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _DATASET, _LOSS = f"{_TAG}.dataset", f"{_TAG}.validation_loss"  # of model versions
 _BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: versions that may be champion by their loss, not by a person
+_SQLITE = "sqlite:///"
 _PAGE_SIZE = 1000  # entries that the store is asked for at a time
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
@@ -53,7 +54,19 @@ class TrackingError(ValueError):
 
 def tracking_uri(root: str | Path | None = None) -> str:
     """Address of the tracking store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder (`data_folder`)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(data_folder(root) / 'mlflow.db').absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{(data_folder(root) / 'mlflow.db').absolute()}"
+
+
+def store_files(root: str | Path | None = None) -> dict[str, int] | None:
+    """Files of the tracking store and when each was written to, in ns; None if the store is no SQLite file.
+
+    As long as they stay the same, so does what the store holds. There are none before the first run.
+    """
+    uri = tracking_uri(root)
+    if not uri.startswith(_SQLITE):
+        return None
+    path = Path(uri.removeprefix(_SQLITE))
+    return {file.name: file.stat().st_mtime_ns for file in (path, Path(f"{path}-wal")) if file.exists()}
 
 
 class TrackedRun:
@@ -204,8 +217,8 @@ def client(root: str | Path | None = None) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_uri(root)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(_SQLITE):
+        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_loggers("mlflow.store.db.utils", "alembic", level=logging.WARNING):
             opened = MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import write_atomically
 from heimdall_lab.learning import parity
-from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise
+from heimdall_lab.learning.registry import ARCHITECTURES
 from heimdall_lab.learning.trained import MODEL, Trained, load
 from heimdall_lab.localization.learned import HasTrained, onnx_model
 from heimdall_lab.localization.learned.inputs import FEATURES

@@ -27,7 +27,7 @@ class Trained:
     Attributes
     ----------
     architecture : str
-        Of `architectures.ARCHITECTURES`.
+        Of `registry.ARCHITECTURES`.
     parameters : dict
         Of the architecture, instead of its defaults.
     model : Localizer

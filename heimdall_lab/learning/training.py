@@ -22,7 +22,7 @@ from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import locked, make_folder, write_atomically
 from heimdall_lab.core.progress import display, stop_requests
 from heimdall_lab.datasets import netcdf
-from heimdall_lab.learning import architectures
+from heimdall_lab.learning import architectures, registry
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared
 from heimdall_lab.learning.augmentation import seed_of
 from heimdall_lab.learning.callbacks import CHECKPOINT, EpochCheckpoint, StopRequested, read_checkpoint, stop_check
@@ -100,7 +100,7 @@ def train(
     dataset : xr.Dataset or path
         Simulated; its splits are by `splits.split_of`.
     architecture : str
-        Of `architectures.ARCHITECTURES`.
+        Of `registry.ARCHITECTURES`.
     out : path, optional
         Folder of the run; by default one for each dataset and options below ``runs`` of the data folder, which is
         ``HEIMDALL_LAB_DATA`` or else ``data``.
@@ -130,8 +130,8 @@ def train(
     chosen = options_for(architecture, options)
     source = open_source(dataset)
     try:
-        architectures.check_compatible(architecture, source.data_type)
-        settings = {**architectures.architecture(architecture).parameters, **(parameters or {})}
+        registry.check_compatible(architecture, source.data_type)
+        settings = {**registry.architecture(architecture).parameters, **(parameters or {})}
         identity = run_identity(source, architecture, settings, chosen)
         folder = Path(out) if out is not None else default_folder(architecture, identity)
         check_same_run(folder, identity)

@@ -1,5 +1,6 @@
 """The server: who may use it, from where, and under which path."""
 
+import asyncio
 import base64
 import http.server
 import json
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, quote_plus, urlsplit
 import httpx
 import pytest
 from bokeh.util.token import get_token_payload
-from dashboards import dashboard, free_port, submitted
+from dashboards import close_page, dashboard, free_port, open_page, submitted
 
 import heimdall_lab as hl
 from heimdall_lab.app.pages.frame import PAGES
@@ -50,6 +51,28 @@ def guarded(tmp_path_factory):
     options = "--basic-auth", "right", "--prefix", "lab", "--allow-origin", "radio.example.org"
     with dashboard(folder, *options) as (_, url):
         yield folder, f"{url}lab/"
+
+
+async def is_silent(url, seconds):
+    """Whether an open page is told nothing for so long, within half a minute."""
+    page = await open_page(url)
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < 30:
+        try:
+            await asyncio.wait_for(page.read_message(), seconds)
+        except TimeoutError:
+            break
+    else:
+        return False
+    await close_page(page)
+    return True
+
+
+def test_open_pages_are_told_nothing_while_nothing_changes(plain):
+    async def watch():
+        return await asyncio.gather(*(is_silent(f"{plain}{name}", 2.5) for name in ("datasets", "train")))
+
+    assert asyncio.run(watch()) == [True, True]
 
 
 def log_in(client, url, name, password):
