@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from heimdall_lab.core.files import lock_holder, write_atomically
+from heimdall_lab.core.files import lock_holder, write_files
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.lightning_module import Metrics
 from heimdall_lab.learning.trained import read_tensors
@@ -68,7 +68,7 @@ class EpochCheckpoint(Checkpoint):
             self.best = {name: each.detach().cpu().clone() for name, each in self.model.state_dict().items()}
         path = self.folder / CHECKPOINT
         if trainer.is_global_zero:
-            write_atomically(path, trainer.save_checkpoint)
+            write_files({path: trainer.save_checkpoint})
             self.report_epoch(self.history[-1])
         else:
             trainer.save_checkpoint(path)  # writes nothing, but synchronises all processes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.files import write_atomically
+from heimdall_lab.core.files import Write, write_files
 from heimdall_lab.learning import parity
 from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise
@@ -60,7 +60,12 @@ def export_onnx(
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
-    trained = _trained(run_or_trained)
+    write_files({path: onnx_writer(_trained(run_or_trained), path, scenes)}, "path")
+    return path
+
+
+def onnx_writer(trained: Trained, path: Path, scenes: dict[str, Array] | None = None) -> Write:
+    """Trace a localizer and return the function that makes its file, as `export_onnx` does for ``path``."""
     program = _onnx_graph(trained.model.eval())
     batches = [*_random_batches(trained), *([scenes] if scenes is not None else [])]
 
@@ -74,8 +79,7 @@ def export_onnx(
             )
         _save(program, temporary, _metadata(trained) | {"parity": found})
 
-    write_atomically(path, write)
-    return path
+    return write
 
 
 def _trained(given: HasTrained | Trained | str | Path) -> Trained:

@@ -194,7 +194,9 @@ def read_chunks(
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV as it was recorded")
     chunks: dict[bytes, bytes] = {}
     place, position = None, 12
-    while position + 8 <= size and len(head := opened.read(8)) == 8 and any(head):  # zeros are what programs reserved and did not use
+    while (
+        position + 8 <= size and len(head := opened.read(8)) == 8 and any(head)
+    ):  # zeros are what programs reserved and did not use
         chunk, length = head[:4], int.from_bytes(head[4:], "little")
         position += 8
         if chunk == b"kiwi":
