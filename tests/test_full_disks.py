@@ -118,7 +118,7 @@ def test_imported_recordings(wav, command, full_disk, tmp_path):
 
 
 def test_sigmf_collections(small_dataset, full_disk, tmp_path):
-    for limit in (1000, 100_000):
+    for limit in (1000, 20_000):
         with full_disk(limit), pytest.raises(UnwritableError, match=rf"cannot write to .*takes .* free.*{REMEDY}"):
             hl.write_sigmf(small_dataset, tmp_path / "new")
         assert list(tmp_path.iterdir()) == []
@@ -140,9 +140,9 @@ def test_training_goes_on_when_there_is_room(features, command, full_disk, tmp_p
     module, out = {"last.ckpt": callbacks, "errors.nc": training}[file], tmp_path / "run"
     write = module.write_files
 
-    def write_on_full_disk(*given):
+    def write_on_full_disk(*given, **sizes):
         with full_disk(1000):
-            write(*given)
+            write(*given, **sizes)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_files", write_on_full_disk)

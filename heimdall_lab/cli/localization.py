@@ -273,14 +273,12 @@ def compare(
     names = None if methods is None else [method_name("methods", name) for name in methods.split(",")]
     if split is not None:
         split = known_name("split", split, list(splits.SHARES))
-    if report is not None:
-        from heimdall_lab.report.page import (
-            output as report_output,
-        )  # before the work, which would be lost without this extra
-
-        check_writable(report, "report")
+    if report is not None:  # before the work, which would be lost without this extra
+        from heimdall_lab.report.page import output as report_output
     if out is not None:
         _check_folder(out)
+    if report is not None:
+        check_writable(report, "report")
     dataset = hl.open_dataset(folder)
     if verify:
         integrity.check_checksums(folder, progress=True)

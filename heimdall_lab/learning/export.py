@@ -3,8 +3,8 @@
 import json
 import math
 import warnings
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -113,11 +113,11 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
     arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
     scenes = {name: {0: "batch"} for name in onnx_model.OUTPUTS}
     links = {name: {0: "batch", 1: "receivers"} for name in model.inputs}
-    with warnings.catch_warnings(), TemporaryDirectory() as folder:
+    graph = BytesIO()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         # Lengths that no scene changes become constants; that no others do, parity at several sizes shows.
         warnings.filterwarnings("ignore", "Converting a tensor to a Python")
-        graph = Path(folder) / "graph.onnx"
         torch.onnx.export(
             _Positional(model).eval(),
             arrays,
@@ -128,7 +128,7 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
             input_names=list(model.inputs),
             output_names=list(onnx_model.OUTPUTS),
         )
-        program = onnx.load(graph)
+    program = onnx.load_from_string(graph.getvalue())
     for node in program.graph.node:
         node.ClearField("name")  # a quarter of the file
     return program
