@@ -302,6 +302,22 @@ def test_truncated_shard_is_named_by_verify_and_by_its_readers(attempt, refused,
     assert "shard-00001.nc: has 2000 bytes" in line
 
 
+def test_compare_says_how_long_checksums_took_and_can_leave_them_out(run, attempt, folder, tmp_path):
+    compare = ("compare", "--methods", "centroid")
+    line = r"verify los_sync: 2/2 checksums are right: \d+ kB in \d+\.\d s"
+    assert any(re.fullmatch(line, each) for each in run(*compare, folder).stderr.splitlines())
+    assert "verify" not in run(*compare, folder, "--no-verify").stderr
+    shutil.copytree(folder, tmp_path / "changed")
+    shard = tmp_path / "changed" / "shard-00001.nc"
+    content = bytearray(shard.read_bytes())
+    content[-3000] ^= 1
+    shard.write_bytes(content)
+    done = attempt(*compare, tmp_path / "changed", "--out", tmp_path / "board")
+    assert done.returncode == 1
+    assert "shard-00001.nc: has another checksum; run the same 'generate' command" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "board").iterdir()) == []
+
+
 def test_unknown_method_lists_the_known_ones(refused, folder):
     assert "method: 'guess' is unknown; choose one of centroid" in refused(2, "locate", folder, "--method", "guess")
     assert "methods: 'guess' is unknown" in refused(2, "compare", folder, "--methods", "tdoa_ls, guess")

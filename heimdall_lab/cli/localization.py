@@ -10,6 +10,7 @@ import heimdall_lab as hl
 from heimdall_lab.cli.arguments import (
     Folder,
     Json,
+    Verify,
     known_name,
     method_name,
     position,
@@ -18,7 +19,7 @@ from heimdall_lab.cli.arguments import (
     stated_altitude,
 )
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.files import check_writable, write_atomically
+from heimdall_lab.core.files import check_writable, make_folder, write_files
 from heimdall_lab.core.text import json_records
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -231,7 +232,7 @@ def features(
         check_writable(out, "out")
     measured = hl.features(hl.open_dataset(folder))
     if out is not None:
-        write_atomically(out, lambda path: write_netcdf(measured, path))
+        write_files({out: lambda path: write_netcdf(measured, path)}, needed_bytes=measured.nbytes)
     table = summary(measured)
     if not as_json:
         table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
@@ -257,30 +258,33 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write leaderboard.nc and leaderboard.csv, with bins.", metavar="DIR")
     ] = None,
+    verify: Verify = True,
     as_json: Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
-    from heimdall_lab.datasets import splits
+    from heimdall_lab.datasets import integrity, splits
     from heimdall_lab.localization import leaderboard
 
     names = None if methods is None else [method_name("methods", name) for name in methods.split(",")]
     if split is not None:
         split = known_name("split", split, list(splits.SHARES))
-    if report is not None:
-        from heimdall_lab.report import write_report  # before the work, which would be lost without this extra
-
-        check_writable(report, "report")
+    if report is not None:  # before the work, which would be lost without this extra
+        from heimdall_lab.report.page import output as report_output
     if out is not None:
         _check_folder(out)
+    if report is not None:
+        check_writable(report, "report")
     dataset = hl.open_dataset(folder)
+    if verify:
+        integrity.check_checksums(folder, progress=True)
     dataset = dataset if split is None else splits.select(dataset, split)
     classical = hl.methods(dataset)
     added, unfit = _pretrained(dataset) if pretrained else ([], {})
-    board = hl.compare(dataset, [*(classical if names is None else names), *added])
-    if out is not None:
-        leaderboard.save(board, out)
-    if report is not None:
-        write_report(dataset, board, report)
+    board = hl.compare(dataset, [*(classical if names is None else names), *added], verify=False)
+    outputs = {} if out is None else leaderboard.output(board, out)
+    outputs |= {} if report is None else report_output(dataset, board, report)
+    if outputs:
+        write_files(outputs, "out" if report is None else "report" if out is None else "out, report", board.nbytes)
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
         return
@@ -300,7 +304,7 @@ def _check_folder(out: Path) -> None:
     if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
         kind = "a dataset" if out.is_dir() else "a file"
         raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     check_writable(out / "leaderboard.nc", "out")
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from heimdall_lab.core.files import write_atomically, write_text
+from heimdall_lab.core.files import Write, make_folder, write_files
 from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.text import length_text
-from heimdall_lab.datasets import schema
+from heimdall_lab.datasets import integrity, schema
 from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
 from heimdall_lab.localization.delay_law import laws_of
@@ -36,7 +36,10 @@ _TIMED_SCENES = 4  # that are measured for their time alone
 
 
 def compare(
-    dataset: xr.Dataset, methods: Method | Iterable[Method] | None = None, progress: ProgressCallback | None = None
+    dataset: xr.Dataset,
+    methods: Method | Iterable[Method] | None = None,
+    progress: ProgressCallback | None = None,
+    verify: bool = True,
 ) -> xr.Dataset:
     """Locate with several methods and rank them: the leaderboard.
 
@@ -53,6 +56,8 @@ def compare(
     progress : callable, optional
         Called before each method with the number of those that are done and the name of the next, and while delays
         are measured; what it raises ends the comparison.
+    verify : bool
+        Check the shards that a lazy dataset is read from against their checksums first.
 
     Returns
     -------
@@ -78,13 +83,21 @@ def compare(
     Raises
     ------
     ValueError
-        If a method is unknown, or the dataset lacks the true positions or breaks the contract.
+        If a method is unknown, the dataset lacks the true positions or breaks the contract, or a shard is damaged.
     """
+    with integrity.kept(dataset):
+        return _compare(dataset, methods, progress, verify)
+
+
+def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | None, verify: bool) -> xr.Dataset:
     chosen = _named_methods(methods_for(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
     report = progress or (lambda *_: None)
+    if verify:
+        report(0, "verifying checksums")
+        integrity.check_origin(dataset)
     report(0, "measuring delays")
     dataset = with_measurements(dataset, progress and (lambda done, note: report(0, f"{done or ''} {note}".strip())))
     measuring_s = _measuring_s(dataset)
@@ -121,7 +134,9 @@ def _measuring_s(dataset: xr.Dataset) -> float:
 
 
 def save(board: xr.Dataset, folder: str | Path) -> None:
-    """Write a leaderboard to ``leaderboard.nc``, whole, and ``leaderboard.csv``, the statistics as `table` gives them.
+    """Write a leaderboard to ``leaderboard.nc``, and its statistics as `table` gives them to ``leaderboard.csv``.
+
+    Both files appear together.
 
     Parameters
     ----------
@@ -129,11 +144,23 @@ def save(board: xr.Dataset, folder: str | Path) -> None:
         Result of `compare`.
     folder : path
         Made if it is missing; files of these names in it are replaced.
+
+    Raises
+    ------
+    UnwritableError
+        If they cannot be written.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(folder) / "leaderboard.nc", lambda path: write_netcdf(board, path))
-    text = table(board).to_csv(index=False)
-    write_text(Path(folder) / "leaderboard.csv", text)
+    make_folder(Path(folder))
+    write_files(output(board, folder), needed_bytes=board.nbytes)
+
+
+def output(board: xr.Dataset, folder: str | Path) -> dict[Path, Write]:
+    """The files of `save`, and how each is made, for `files.write_files` to write them together with others."""
+    text = table(board).to_csv(index=False).encode()
+    return {
+        Path(folder) / "leaderboard.nc": lambda path: write_netcdf(board, path),
+        Path(folder) / "leaderboard.csv": lambda path: path.write_bytes(text),
+    }
 
 
 def table(board: xr.Dataset) -> pd.DataFrame:
