@@ -19,7 +19,7 @@ from heimdall_lab.cli.arguments import (
 )
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, write_atomically
-from heimdall_lab.core.text import json_records
+from heimdall_lab.core.text import json_records, quoted
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 
@@ -304,7 +304,7 @@ def _check_folder(out: Path) -> None:
     """Make a folder for results, before the work that they are of."""
     if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
         kind = "a dataset" if out.is_dir() else "a file"
-        raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
+        raise ConfigError(f"out: {quoted(out)} is {kind}; name another folder for the leaderboard")
     out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "leaderboard.nc", "out")
 

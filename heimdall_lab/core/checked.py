@@ -5,6 +5,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from heimdall_lab.core.text import quoted, shortened
+
 NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
 
 
@@ -36,7 +38,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None) ->
 
 def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
     """Say one of the errors of ``ValidationError.errors`` as ``path: reason``, with the remedy."""
-    path = ".".join(str(part) for part in refused["loc"])
+    path = shortened(".".join(str(part) for part in refused["loc"]))
     field = f"{path}: " if path else ""
     message = str(refused["msg"]).removeprefix("Value error, ")
     if refused["type"] == "extra_forbidden":
@@ -47,12 +49,10 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
     if refused["type"] == "missing":
         return f"{field}is missing; add it"
     if refused["type"] == "json_invalid":
-        return f"{field}{message}; correct it"
+        return f"{field}{shortened(message)}; correct it"
     if refused["type"] == "value_error":
         return f"{field}{message}"
-    shown = repr(refused["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{field}{shown} is refused: {message[:1].lower() + message[1:]}; change it"
+    return f"{field}{quoted(refused['input'])} is refused: {message[:1].lower() + message[1:]}; change it"
 
 
 def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

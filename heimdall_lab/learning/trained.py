@@ -13,6 +13,7 @@ import torch
 
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.files import write_atomically
+from heimdall_lab.core.text import quoted
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
 
@@ -120,15 +121,16 @@ def load(path: str | Path) -> Trained:
     OSError
         If it cannot be read.
     """
+    named = quoted(Path(path))
     if not Path(path).is_file():
-        raise FileNotFoundError(f"model: there is no file {str(path)!r}; train one, or correct the path")
+        raise FileNotFoundError(f"model: there is no file {named}; train one, or correct the path")
     try:
         kept = read_tensors(path)
     except OSError:
         raise
     except Exception as error:  # its text advises to trust the file
         raise ValueError(
-            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}); train it again"
+            f"model: {named} is damaged or not a trained localizer ({type(error).__name__}); train it again"
         ) from error
     try:
         model = build(kept["architecture"], kept["parameters"])
@@ -140,4 +142,4 @@ def load(path: str | Path) -> Trained:
         what, remedy = f"{version('heimdall_lab')}; {type(error).__name__}: {error}", "train it again"
         if writer not in (None, version("heimdall_lab")):
             remedy = f"version {writer} wrote it, use that or {remedy}"
-        raise ValueError(f"model: {str(path)!r} holds no localizer of this version ({what}); {remedy}") from error
+        raise ValueError(f"model: {named} holds no localizer of this version ({what}); {remedy}") from error

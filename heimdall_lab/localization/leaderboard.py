@@ -12,7 +12,7 @@ import xarray as xr
 
 from heimdall_lab.core.files import write_atomically, write_text
 from heimdall_lab.core.progress import ProgressCallback
-from heimdall_lab.core.text import length_text
+from heimdall_lab.core.text import length_text, quoted
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
@@ -162,7 +162,9 @@ def _named_methods(methods: Any) -> dict[str, str | Predictor]:
     distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
     names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
     if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file")
+        raise ValueError(
+            f"methods: {quoted(unknown[0])} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file"
+        )
     if not distinct:
         raise ValueError(f"methods: none is given; choose from {', '.join(METHODS)}, or give an .onnx file")
     trained = {key: learned.predictor(each) for key, each in distinct.items() if key not in names}

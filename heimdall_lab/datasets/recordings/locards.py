@@ -14,6 +14,7 @@ import xarray as xr
 from pydantic import FailFast, FiniteFloat, Json, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import propagation
@@ -230,11 +231,11 @@ def _measurements_error(file: Path, texts: pd.Series, refused: ErrorDetails) -> 
     row, *entry = (int(index) for index in refused["loc"])
     text = texts.iloc[row]
     if refused["type"] == "json_invalid":
-        problem = f"{text[:60]!r} is no JSON ({refused['ctx']['error']})"
+        problem = f"{quoted(text[:60])} is no JSON ({refused['ctx']['error']})"
     elif entry:
         problem = f"holds {json.dumps(from_json(text)[entry[0]])[:60]}"
     else:
-        problem = f"{text[:60]!r} is no list"
+        problem = f"{quoted(text[:60])} is no list"
     return f"{file.name}, row {texts.index[row]}: measurements {problem}; {_EXPECTED}"
 
 
@@ -251,7 +252,8 @@ def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
         raise ValueError(f"{file}: cannot be read ({error}); give a CSV file in UTF-8") from error
     if unusable := [field for field in fields if columns.count(field) != 1]:
         raise ValueError(
-            f"{file.name}: column {unusable[0]!r} is missing or there twice; give a table with {', '.join(fields)}"
+            f"{file.name}: column {quoted(unusable[0])} is missing or there twice; give a table with "
+            f"{', '.join(fields)}"
         )
     for line, row in rows:
         if len(row) != len(columns):

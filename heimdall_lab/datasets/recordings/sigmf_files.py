@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from heimdall_lab.core.checked import first_error
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.recordings.sigmf_samples import Layout, map_captures
 from heimdall_lab.datasets.recordings.sigmf_stored import ARCHIVE, DATA, META, Archived, SigmfError, stored
 
@@ -275,7 +276,9 @@ def load_recording(file: Path, name: str, archived: Archived) -> Recording:
     about = meta.about
     needed = [e.name for e in about.extensions if not e.optional and e.name != NAMESPACE]
     if needed:
-        raise SigmfError(f"{file}: core:extensions requires {needed[0]!r}, which is not supported; convert the file")
+        raise SigmfError(
+            f"{file}: core:extensions requires {quoted(needed[0])}, which is not supported; convert the file"
+        )
     captures = meta.captures or [Capture.model_validate({"core:sample_start": about.offset})]
     starts = [capture.sample_start - about.offset for capture in captures]
     samples, count = _captured_samples(file, about, captures, starts, archived)
@@ -368,7 +371,7 @@ def _read_bytes(file: Path, archived: Archived) -> bytes:
 def _plain_name(name: str, file: Path, field: str) -> str:
     """Return a file's name if it holds no path; names may hold all that those of files do, colons among it."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise SigmfError(f"{file}: {field}: {name!r} is no plain name of a file beside it; correct it")
+        raise SigmfError(f"{file}: {field}: {quoted(name)} is no plain name of a file beside it; correct it")
     return name
 
 
@@ -389,7 +392,7 @@ def _start_time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction
             raise ValueError("its offset is a day or more")
     except ValueError as error:
         raise SigmfError(
-            f"{file}: core:datetime: {capture.datetime!r} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ"
+            f"{file}: core:datetime: {quoted(capture.datetime)} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ"
         ) from error
     digits = match[3] or ""
     resolution = Fraction(1, 10 ** len(digits))

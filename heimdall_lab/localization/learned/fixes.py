@@ -12,6 +12,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, error_law, information, integrity, observations, tdoa
@@ -92,7 +93,9 @@ def predictor(method: str | Path | Predictor | HasTrained) -> Predictor:
     """
     if isinstance(method, str | Path):
         if not is_path(method):
-            raise ValueError(f"method: {str(method)!r} is no ONNX file; export the model to a file that ends in .onnx")
+            raise ValueError(
+                f"method: {quoted(Path(method))} is no ONNX file; export the model to a file that ends in .onnx"
+            )
         return onnx_model.open_model(method)
     found: Any = getattr(method, "trained", method)
     if not callable(found) or not all(hasattr(found, name) for name in ("name", "inputs", "about")):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from heimdall_lab.core.arrays import Array, batch_slices
+from heimdall_lab.core.text import quoted
 from heimdall_lab.localization.learned.inputs import FEATURES
 
 OUTPUTS = ("transmitter_position", "cholesky")  # the name position is taken, by an input
@@ -91,7 +92,7 @@ def open_model(path: str | Path) -> OnnxLocalizer:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"model: there is no file {str(path)!r}; export one, or correct the path")
+        raise FileNotFoundError(f"model: there is no file {quoted(path)}; export one, or correct the path")
     found = path.stat()
     # Of this process alone: a forked one has none of the threads that a session computes with, and would wait for them.
     return _open_file(path, os.getpid(), found.st_mtime_ns, found.st_size, found.st_ino)
@@ -106,17 +107,17 @@ def _open_file(path: Path, *_identity: int) -> OnnxLocalizer:
         stored = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime's own kinds have no common ancestor
         raise ValueError(
-            f"model: {str(path)!r} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
+            f"model: {quoted(path)} is damaged or not an ONNX file ({str(error).splitlines()[0]}); export it again"
         ) from error
     if missing := [name for name in _REQUIRED_METADATA if name not in stored]:
         writer = stored.get("package_version", "").strip('"')
         raise ValueError(
-            f"model: {str(path)!r} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
+            f"model: {quoted(path)} lacks the metadata {quoted(missing[0])}; give a file that heimdall_lab exported"
             + (f" in this version, {version('heimdall_lab')}: version {writer} wrote this one" if writer else "")
         )
     about = {name: json.loads(text) for name, text in stored.items()}
     if checksum(path.read_bytes(), about["checksum"]) != about["checksum"]:
-        raise ValueError(f"model: {str(path)!r} is damaged, its checksum is another; export it again")
+        raise ValueError(f"model: {quoted(path)} is damaged, its checksum is another; export it again")
     _check_features(path, about)
     return OnnxLocalizer(
         path=path,
@@ -140,8 +141,8 @@ def _check_features(path: Path, about: dict[str, Any]) -> None:
     if "features" not in about["inputs"] or tuple(about["features"]) == FEATURES:
         return
     differing = sorted(set(about["features"]) ^ set(FEATURES))
-    what = f"{differing[0]!r} is not in both" if differing else "their order is another"
+    what = f"{quoted(differing[0])} is not in both" if differing else "their order is another"
     raise ValueError(
-        f"features: {str(path)!r} was made by version {about.get('package_version')} for other features than this "
+        f"features: {quoted(path)} was made by version {about.get('package_version')} for other features than this "
         f"version {version('heimdall_lab')} has ({what}); train and export it again, or use that version"
     )
