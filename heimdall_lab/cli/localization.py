@@ -286,9 +286,10 @@ def compare(
         leaderboard.save(board, out)
     if report is not None:
         write_report(dataset, board, report)
+    failed = leaderboard.failures(board)  # which the log has named
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
-        return
+        raise typer.Exit(1 if failed else 0)
     print(leaderboard.leaderboard_text(board))
     if names is None and (lacking := set(METHODS) - set(classical)):
         print(f"Left out: {', '.join(lacking)}, for lack of IQ in the dataset")
@@ -298,6 +299,7 @@ def compare(
         print(f"Report: {report}")
     if out is not None:
         print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def _check_folder(out: Path) -> None:
