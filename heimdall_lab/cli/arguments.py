@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.text import json_records
+from heimdall_lab.core.text import json_records, quoted
 from heimdall_lab.localization.methods import METHODS
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def settings_of(settings: list[str], form: str = "path.to.field=value") -> dict[
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not (path and equals):
-            raise ConfigError(f"set: {setting!r} is not of the form {form}")
+            raise ConfigError(f"set: {quoted(setting)} is not of the form {form}")
         try:
             pairs[path] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # of numbers without end and nesting, too, which fields refuse as text
             pairs[path] = value
     return pairs
 
@@ -47,7 +47,7 @@ def settings_of(settings: list[str], form: str = "path.to.field=value") -> dict[
 def known_name(option: str, name: str, names: Sequence[str]) -> str:
     """Return a name without its blanks if it is one of those known."""
     if name.strip() not in names:
-        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {', '.join(names)}")
+        raise ConfigError(f"{option}: {quoted(name.strip())} is unknown; choose one of {', '.join(names)}")
     return name.strip()
 
 
@@ -57,7 +57,9 @@ def method_name(option: str, name: str) -> str:
 
     if not learned.is_path(name.strip()) and name.strip() not in METHODS:
         known = ", ".join(METHODS)
-        raise ConfigError(f"{option}: {name.strip()!r} is unknown; choose one of {known}, or the path of an .onnx file")
+        raise ConfigError(
+            f"{option}: {quoted(name.strip())} is unknown; choose one of {known}, or the path of an .onnx file"
+        )
     return name.strip()
 
 
@@ -68,7 +70,7 @@ def position(text: str | None) -> tuple[float, float] | None:
     try:
         latitude, longitude = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"transmitter: {text!r} is not of the form LAT,LON in degrees") from error
+        raise ConfigError(f"transmitter: {quoted(text)} is not of the form LAT,LON in degrees") from error
     return latitude, longitude
 
 

@@ -7,6 +7,7 @@ import typer
 
 import heimdall_lab as hl
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.text import quoted
 
 
 def import_recordings(
@@ -52,4 +53,4 @@ def _place(text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"position: {text!r} is not of the form LAT,LON or LAT,LON,ALTITUDE") from error
+        raise ConfigError(f"position: {quoted(text)} is not of the form LAT,LON or LAT,LON,ALTITUDE") from error

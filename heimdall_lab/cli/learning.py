@@ -20,6 +20,7 @@ from heimdall_lab.cli.arguments import (
 )
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable
+from heimdall_lab.core.text import quoted
 from heimdall_lab.learning.options import Options
 
 
@@ -111,7 +112,7 @@ def export(
     file = model / trained.MODEL if model.is_dir() else model
     target = out or file.with_suffix(learned.SUFFIX)
     if target.suffix != learned.SUFFIX:
-        raise ConfigError(f"out: {str(target)!r} does not end in {learned.SUFFIX}; rename it")
+        raise ConfigError(f"out: {quoted(target)} does not end in {learned.SUFFIX}; rename it")
     check_writable(target, "out")
     loaded = trained.load(file)
     scenes = None if dataset is None else learned.arrays(loaded, splits.select(hl.open_dataset(dataset), "test"))

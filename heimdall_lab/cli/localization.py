@@ -20,7 +20,7 @@ from heimdall_lab.cli.arguments import (
 )
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, make_folder, write_files
-from heimdall_lab.core.text import json_records
+from heimdall_lab.core.text import json_records, quoted
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
 
@@ -285,9 +285,10 @@ def compare(
     outputs |= {} if report is None else report_output(dataset, board, report)
     if outputs:
         write_files(outputs, "out" if report is None else "report" if out is None else "out, report", board.nbytes)
+    failed = leaderboard.failures(board)  # which the log has named
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
-        return
+        raise typer.Exit(1 if failed else 0)
     print(leaderboard.leaderboard_text(board))
     if names is None and (lacking := set(METHODS) - set(classical)):
         print(f"Left out: {', '.join(lacking)}, for lack of IQ in the dataset")
@@ -297,13 +298,14 @@ def compare(
         print(f"Report: {report}")
     if out is not None:
         print(f"Leaderboard with bins of SNR, GDOP and receivers: {out / 'leaderboard.nc'}, {out / 'leaderboard.csv'}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def _check_folder(out: Path) -> None:
     """Make a folder for results, before the work that they are of."""
     if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
         kind = "a dataset" if out.is_dir() else "a file"
-        raise ConfigError(f"out: {str(out)!r} is {kind}; name another folder for the leaderboard")
+        raise ConfigError(f"out: {quoted(out)} is {kind}; name another folder for the leaderboard")
     make_folder(out)
     check_writable(out / "leaderboard.nc", "out")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import heimdall_lab as hl
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.datasets.recordings.files import WAV
 from heimdall_lab.datasets.recordings.locards import ROW_FIELDS, SENSOR_FIELDS
@@ -93,7 +94,7 @@ def _check_kind(path: Path, *, kiwi: bool) -> None:
         of_sensors = "SENSORS.csv" if sensors is None else shlex.quote(str(sensors))
         what, command = "a table", f"{_LOCATE} {shlex.quote(str(table))} --receivers {of_sensors}"
     if command:
-        raise ConfigError(f"paths: {str(path)!r} is no dataset but holds {what}; locate by: {command}")
+        raise ConfigError(f"paths: {quoted(path)} is no dataset but holds {what}; locate by: {command}")
 
 
 def _holds(file: Path, fields: tuple[str, ...]) -> bool:

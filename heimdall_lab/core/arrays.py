@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
+from heimdall_lab.core.text import quoted
+
 Array = Any  # numpy.ndarray or cupy.ndarray
 BACKENDS = ("auto", "numpy", "cupy")
 
@@ -29,7 +31,7 @@ def backend_namespace(backend: str) -> ModuleType:
     ValueError if the backend is unknown, or ``cupy`` is asked for where it cannot run.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend: {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+        raise ValueError(f"backend: {quoted(backend)} is unknown; choose one of {', '.join(BACKENDS)}")
     if backend == "numpy":
         return np
     try:

@@ -7,6 +7,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from heimdall_lab.core.text import quoted, shortened
+
+_LONGEST_NAME = 60  # of what is compared with others
 NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
 
 
@@ -38,7 +41,7 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None) ->
 
 def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
     """Say one of the errors of ``ValidationError.errors`` as ``path: reason``, with the remedy."""
-    path = ".".join(str(part) for part in refused["loc"])
+    path = shortened(".".join(str(part) for part in refused["loc"]))
     field = f"{path}: " if path else ""
     message = str(refused["msg"]).removeprefix("Value error, ")
     if refused["type"] == "extra_forbidden":
@@ -52,19 +55,17 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
     if refused["type"] == "missing":
         return f"{field}is missing; add it"
     if refused["type"] == "json_invalid":
-        return f"{field}{message}; correct it"
+        return f"{field}{shortened(message)}; correct it"
     if refused["type"] == "value_error":
         return f"{field}{message}"
-    shown = repr(refused["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     allowed = re.findall(r"'([^']+)'", refused["ctx"]["expected"]) if refused["type"] == "literal_error" else []
     meant = question(near(refused["input"], allowed)) if isinstance(refused["input"], str) else ""
-    return f"{field}{shown} is refused: {message[:1].lower() + message[1:]}; {meant}change it"
+    return f"{field}{quoted(refused['input'])} is refused: {message[:1].lower() + message[1:]}; {meant}change it"
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
     """Those of some names that look like what was written, at most two, the nearest first."""
-    return get_close_matches(name, list(names), n=2)
+    return get_close_matches(name[:_LONGEST_NAME], list(names), n=2)
 
 
 def question(names: list[str]) -> str:

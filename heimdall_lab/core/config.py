@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
 from heimdall_lab.core.receivers import Receiver, italian_network, longitudes_deg, read_receivers
+from heimdall_lab.core.text import listed, quoted
 from heimdall_lab.core.transmission import Signal
 from heimdall_lab.core.units import METRES_PER_DEGREE, SPEED_OF_LIGHT
 
@@ -113,7 +114,9 @@ class Geometry(CheckedModel):
         for name, unit in (("transmitter_altitude", "_m"), ("receiver_altitude", "_m"), ("num_receivers", "")):
             self._require_order(f"{name}_min{unit}", f"{name}_max{unit}")
         names = [receiver.name for receiver in self.receivers]
-        self._require(len(set(names)) == len(names), f"receivers: two have the same name in {names}; rename one")
+        self._require(
+            len(set(names)) == len(names), f"receivers: two have the same name in {listed(names)}; rename one"
+        )
         latitudes = [receiver.latitude_deg for receiver in self.receivers]
         longitudes = self.longitudes_deg
         self._require(
@@ -233,8 +236,8 @@ class Channel(CheckedModel):
         self._require_order("multipath_taps_min", "multipath_taps_max")
         self._require(
             (self.diffraction == "terrain") == bool(self.terrain_folder),
-            f"terrain_folder: is {self.terrain_folder!r} with diffraction {self.diffraction!r}; diffraction 'terrain' "
-            "needs a folder of height tiles, and only it takes one",
+            f"terrain_folder: is {quoted(self.terrain_folder)} with diffraction {self.diffraction!r}; diffraction "
+            "'terrain' needs a folder of height tiles, and only it takes one",
         )
         return self
 
@@ -313,10 +316,10 @@ class Config(CheckedModel):
             "frequency errors on both sides; half of the band must show noise alone, so raise it",
         )
         _, most = self.geometry.num_receivers
-        listed = "geometry.receivers lists" if self.geometry.placement == "fixed" else "geometry.num_receivers_max is"
+        source = "geometry.receivers lists" if self.geometry.placement == "fixed" else "geometry.num_receivers_max is"
         self._require(
             most <= self.max_receivers,
-            f"max_receivers is {self.max_receivers} but {listed} {most}; set max_receivers to at least {most}",
+            f"max_receivers is {self.max_receivers} but {source} {most}; set max_receivers to at least {most}",
         )
         samples = self.signal.num_time * self.max_receivers
         self._require(
@@ -345,6 +348,6 @@ class Config(CheckedModel):
         )
         self._require(
             self.gate.min_receivers <= most,
-            f"gate.min_receivers is {self.gate.min_receivers} but {listed} only {most}; lower it",
+            f"gate.min_receivers is {self.gate.min_receivers} but {source} only {most}; lower it",
         )
         return self

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import quoted, si_text
 
 Write = Callable[[Path], object]  # makes a file of the given name
 
@@ -56,9 +56,11 @@ def path_below(folder: Path, name: str | Path, field: str) -> Path:
     try:
         path = Path(name).resolve()
     except (ValueError, OSError, RuntimeError) as error:  # zeros, loops of links, halves of characters
-        raise ValueError(f"{field}: {str(name)!r} is no path ({error}); name one below {str(folder)!r}") from error
+        raise ValueError(
+            f"{field}: {quoted(Path(name))} is no path ({error}); name one below {quoted(folder)}"
+        ) from error
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"{field}: {str(name)!r} is outside of {str(folder)!r}; put its files below that")
+        raise ValueError(f"{field}: {quoted(Path(name))} is outside of {quoted(folder)}; put its files below that")
     return path
 
 
@@ -66,9 +68,11 @@ def check_regular(path: Path, field: str, most_bytes: int) -> None:
     """Raise ValueError, naming the field, unless it is a regular file of at most so many bytes; OSError if missing."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{field}: {str(path)!r} is no regular file; give one")
+        raise ValueError(f"{field}: {quoted(path)} is no regular file; give one")
     if status.st_size > most_bytes:
-        raise ValueError(f"{field}: {str(path)!r} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file")
+        raise ValueError(
+            f"{field}: {quoted(Path(path))} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file"
+        )
 
 
 def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
@@ -82,7 +86,9 @@ def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
     with Path(path).open("rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(f"{field}: {str(path)!r} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file")
+        raise ValueError(
+            f"{field}: {quoted(Path(path))} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file"
+        )
     return content
 
 
@@ -164,7 +170,7 @@ def check_space(path: Path, needed_bytes: int, field: str = "out") -> None:
         return
     if needed_bytes > free:
         raise UnwritableError(
-            f"{field}: {str(path)!r} takes {si_text(needed_bytes)}B, and {si_text(free)}B are free there; make room, "
+            f"{field}: {quoted(path)} takes {si_text(needed_bytes)}B, and {si_text(free)}B are free there; make room, "
             "or choose a folder on a larger disk"
         )
 
@@ -295,8 +301,8 @@ def locked(
             pass
     except BlockingIOError as error:
         raise StoreError(
-            f"{field}: {str(folder)!r} is being written to by {_holder_text(path)}; wait until it is done, or stop it, "
-            "and run the same command again"
+            f"{field}: {quoted(folder)} is being written to by {_holder_text(path)}; wait until it is done, or stop "
+            "it, and run the same command again"
         ) from error
     except OSError as error:
         raise unwritable_error(folder, error, field) from error
@@ -333,7 +339,7 @@ def unwritable_error(folder: Path, error: Exception, field: str = "out", need: s
     """Error that says why a folder cannot be written to, what was to be written, and what to do."""
     reason = getattr(error, "strerror", None) or error
     return UnwritableError(
-        f"{field}: cannot write to {str(folder)!r} ({reason}{f'; {need}' if need else ''}); choose a folder that you "
+        f"{field}: cannot write to {quoted(folder)} ({reason}{f'; {need}' if need else ''}); choose a folder that you "
         "may write to and that has room, or make room and run the same command again"
     )
 

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from heimdall_lab.core.checked import ConfigError, first_error, near, question
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.files import read_limited
+from heimdall_lab.core.text import quoted, shortened
+from heimdall_lab.core.yaml_text import YamlError, parse_yaml
 
+_MAX_BYTES = 100_000  # of a configuration's file
 _ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
 PRESETS: dict[str, dict[str, Any]] = {
     "iq_test": {"num_samples": 96},
@@ -79,20 +82,25 @@ def preset(name: str, /, **overrides: Any) -> Config:
     """
     if name not in PRESETS:
         meant = question(near(name, PRESETS))
-        raise ConfigError(f"preset: {name!r} is unknown; {meant}choose one of {', '.join(PRESETS)}")
+        raise ConfigError(f"preset: {quoted(name)} is unknown; {meant}choose one of {', '.join(PRESETS)}")
     return build({"name": name, **PRESETS[name]}, overrides)
 
 
 def read_config(path: str | Path, overrides: Mapping[str, Any]) -> Config:
     """Read a YAML (or JSON) file and apply overrides; ConfigError if it cannot be read or a field is not accepted."""
+    name = quoted(Path(path))
     try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        fields = parse_yaml(read_limited(path, "config", _MAX_BYTES).decode("utf-8"))
     except OSError as error:
-        raise ConfigError(f"config: cannot read {str(path)!r} ({error.strerror}); give a readable YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not YAML ({' '.join(str(error).split())}); correct it") from error
+        raise ConfigError(f"config: cannot read {name} ({error.strerror}); give a readable YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config: {name} is no text in UTF-8 ({error.reason}); save it as that") from error
+    except YamlError as error:
+        raise ConfigError(f"config: {name} {error}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"config: {path} holds {type(fields).__name__}, not a mapping of fields; correct it")
+        raise ConfigError(f"config: {name} holds {type(fields).__name__}, not a mapping of fields; correct it")
     return build(fields, overrides)
 
 
@@ -126,7 +134,9 @@ def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:
     if rest or isinstance(value, dict):
         group = fields.setdefault(head, {})
         if not isinstance(group, dict):
-            raise ConfigError(f"{head}: is no group of fields, so {'.'.join(path)!r} cannot be set; check the name")
+            raise ConfigError(
+                f"{shortened(head)}: is no group of fields, so {quoted('.'.join(path))} cannot be set; check the name"
+            )
         for key, inner in [(".".join(rest), value)] if rest else value.items():
             _merge(group, key.split("."), inner)
     else:

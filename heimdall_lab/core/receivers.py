@@ -12,6 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
 from heimdall_lab.core.files import read_limited, write_text
+from heimdall_lab.core.text import quoted
 
 NETWORKS = "networks"  # folder of saved networks, below that of data
 LARGEST_POSITION_STD_M = 1e6  # of a receiver's stated position
@@ -73,19 +74,21 @@ def parse_receivers(content: bytes, source: str) -> tuple[Receiver, ...]:
     ConfigError if it is no text in UTF-8, lacks a column or holds a value out of bounds.
     """
     try:
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="surplus")
-    except UnicodeDecodeError as error:
+        rows = [*csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="surplus")]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(source, error) from error
-    receivers: list[Receiver] = []
+    receivers: dict[str, Receiver] = {}
     for line, row in enumerate(rows, start=2):
         try:
             receiver = Receiver.model_validate({column: text for column, text in row.items() if text})
         except ValidationError as error:
             raise ConfigError(f"receivers: {source} line {line}: {first_error(error, Receiver)}") from error
-        if receiver.name in {other.name for other in receivers}:
-            raise ConfigError(f"receivers: {source} line {line}: the name {receiver.name!r} is repeated; change it")
-        receivers.append(receiver)
-    return tuple(receivers)
+        if receiver.name in receivers:
+            raise ConfigError(
+                f"receivers: {source} line {line}: the name {quoted(receiver.name)} is repeated; change it"
+            )
+        receivers[receiver.name] = receiver
+    return tuple(receivers.values())
 
 
 def receivers_csv(receivers: Iterable[Receiver]) -> str:
@@ -126,7 +129,7 @@ def network_file(root: str | Path, name: str) -> Path:
     ConfigError if the name holds anything but letters, digits, hyphens and underscores.
     """
     if not re.fullmatch(NAME, name):
-        raise ConfigError(f"name: {name!r} is refused: use letters A-Z, a-z, digits, - and _ only, at least one")
+        raise ConfigError(f"name: {quoted(name)} is refused: use letters A-Z, a-z, digits, - and _ only, at least one")
     return Path(root) / NETWORKS / f"{name}.csv"
 
 
@@ -143,11 +146,11 @@ def save_network(receivers: Iterable[Receiver], root: str | Path, name: str, *, 
     file = network_file(root, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     if not replace and file.exists():
-        raise ConfigError(f"name: {name!r} exists; choose another name, or replace it")
+        raise ConfigError(f"name: {quoted(name)} exists; choose another name, or replace it")
     text = receivers_csv(receivers)
     write_text(file, text)
     return file
 
 
 def _unreadable(source: str, reason: object) -> ConfigError:
-    return ConfigError(f"receivers: cannot read {source!r} ({reason}); give a readable CSV file")
+    return ConfigError(f"receivers: cannot read {quoted(source)} ({reason}); give a readable CSV file")

@@ -1,9 +1,13 @@
-"""Words for numbers: amounts, lengths, times and positions as people read them; and text that is no markup."""
+"""Words for numbers: amounts, lengths, times and positions as people read them; and text from outside."""
 
 import json
 import math
+import os
 import re
+import reprlib
+from collections.abc import Iterable
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +15,47 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _MARKUP = re.compile(r"[^A-Za-z0-9\s\xa0-\U0010ffff]|^[ \t]+", re.MULTILINE)
+_MOST_SHOWN = 100  # characters of a value from outside that messages repeat
+_MOST_OF_PATH = 200
+_MOST_LISTED = 8
+_repr = reprlib.Repr()  # of what is nested, long or both without reading all of it
+_repr.maxlevel, _repr.maxlist, _repr.maxtuple, _repr.maxset, _repr.maxdict = 3, 8, 8, 8, 4
+_repr.maxstring = _repr.maxlong = _repr.maxother = _MOST_SHOWN
+
+
+def quoted(value: object) -> str:
+    """Write a value from outside as messages repeat it: text in quotes, long ones without their middle.
+
+    >>> from pathlib import Path
+    >>> quoted("2020-02-30"), quoted(Path("data")), len(quoted("9" * 10**6)), quoted([[[[[]]]]])
+    ("'2020-02-30'", "'data'", 100, '[[[[...]]]]')
+    """
+    if isinstance(value, os.PathLike):
+        return shortened(repr(str(value)), _MOST_OF_PATH)
+    try:
+        return shortened(_repr.repr(value))
+    except ValueError:  # of whole numbers with more digits than Python writes
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def shortened(text: object, most: int = _MOST_SHOWN) -> str:
+    """Write a text from outside, or another library's message that repeats it, a long one without its middle.
+
+    >>> len(shortened("x" * 1000)), shortened("x" * 1000)[46:54]
+    (100, 'xxx … xx')
+    """
+    whole = str(text)
+    return whole if len(whole) <= most else f"{whole[: (most - 2) // 2]} … {whole[len(whole) - (most - 3) // 2 :]}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """List names and numbers from outside; of many the first ones.
+
+    >>> listed(["a", "b"]), listed(range(1000))
+    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7, …')
+    """
+    shown = [str(each) for each in islice(values, _MOST_LISTED + 1)]
+    return shortened(", ".join([*shown[:_MOST_LISTED], *(["…"] if len(shown) > _MOST_LISTED else [])]), 2 * _MOST_SHOWN)
 
 
 def duration_text(seconds: float) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.arrays import Array, array_namespace
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import ADC_MAX
 
 PROPAGATION = ("line_of_sight", "ground_wave", "sky_wave")
@@ -285,14 +286,16 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
     if not dataset.attrs.get("sigma_freedom", 1.0) > 0:
         raise SchemaError(f"sigma_freedom: is {dataset.attrs['sigma_freedom']}; give a positive number or none")
     if dataset.attrs["propagation"] not in PROPAGATION:
-        raise SchemaError(f"propagation: {dataset.attrs['propagation']!r} is unknown; use {', '.join(PROPAGATION)}")
+        raise SchemaError(
+            f"propagation: {quoted(dataset.attrs['propagation'])} is unknown; use {', '.join(PROPAGATION)}"
+        )
     if dataset.attrs["path_delay_sigma_s"] < 0:
         raise SchemaError(f"path_delay_sigma_s: is {dataset.attrs['path_delay_sigma_s']}; give 0 s or more, or NaN")
     for name, (low, high, unit) in _RANGES.items():
         if not low <= dataset.attrs.get(name, low) <= high:
             raise SchemaError(f"{name}: is {dataset.attrs[name]}; give {low:g} to {high:g} {unit}")
     if dataset.attrs.get("level_law", LEVEL_LAWS[0]) not in LEVEL_LAWS:
-        raise SchemaError(f"level_law: {dataset.attrs['level_law']!r} is unknown; use {' or '.join(LEVEL_LAWS)}")
+        raise SchemaError(f"level_law: {quoted(dataset.attrs['level_law'])} is unknown; use {' or '.join(LEVEL_LAWS)}")
     for name, variable in VARIABLES.items():
         if name not in dataset:
             if variable.required:
@@ -306,7 +309,7 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
             raise SchemaError(f"{name}: dtype is {found.dtype}, expected kind {variable.kinds!r}; convert it")
         if variable.units and found.attrs.get("units") != variable.units:
             raise SchemaError(
-                f"{name}: units are {found.attrs.get('units')!r}, expected {variable.units!r}; convert it"
+                f"{name}: units are {quoted(found.attrs.get('units'))}, expected {variable.units!r}; convert it"
             )
     if "iq" not in dataset and "tdoa_s" not in dataset:
         raise SchemaError("variable 'iq' is missing, and so is what is measured of it ('tdoa_s'); add either")

@@ -5,6 +5,8 @@ from hashlib import blake2b
 import numpy as np
 import xarray as xr
 
+from heimdall_lab.core.text import quoted
+
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 
 _RANGE = 2.0**64
@@ -45,12 +47,14 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
         If the split is unknown, the dataset was not simulated, or holds no scene of the split.
     """
     if split not in SHARES:
-        raise ValueError(f"split: {split!r} is unknown; choose one of {', '.join(SHARES)}")
+        raise ValueError(f"split: {quoted(split)} is unknown; choose one of {', '.join(SHARES)}")
     if "seed" not in dataset.attrs:
         raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
     rows = np.flatnonzero(split_of(int(dataset.attrs["seed"]), dataset["sample"].values) == split)
     if not len(rows):
-        raise ValueError(f"split: {dataset.sizes['sample']} scenes are too few for one in {split!r}; generate more")
+        raise ValueError(
+            f"split: {dataset.sizes['sample']} scenes are too few for one in {quoted(split)}; generate more"
+        )
     return dataset.isel(sample=rows)
 
 

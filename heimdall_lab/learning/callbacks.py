@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from heimdall_lab.core.files import lock_holder, write_files
+from heimdall_lab.core.text import quoted
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.lightning_module import Metrics
 from heimdall_lab.learning.trained import read_tensors
@@ -104,6 +105,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return dict(read_tensors(path))
     except Exception as error:
         raise ValueError(
-            f"checkpoint: {str(path)!r} is damaged ({type(error).__name__}); put a copy of it back, or train "
+            f"checkpoint: {quoted(path)} is damaged ({type(error).__name__}); put a copy of it back, or train "
             "into another folder"
         ) from error

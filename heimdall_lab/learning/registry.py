@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from heimdall_lab.core.text import quoted
+
 _MOST = {"heads": 1024, "layers": 64, "rounds": 64}  # of parameters that are whole numbers
 _MOST_OTHERS = 65_536
 
@@ -76,7 +78,7 @@ def architecture(name: str) -> Architecture:
         If it is unknown.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"architecture: {name!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"architecture: {quoted(name)} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 
@@ -90,7 +92,9 @@ def check_compatible(name: str, data_type: str) -> None:
     """
     if data_type not in architecture(name).data_types:
         fitting = [each for each, known in ARCHITECTURES.items() if data_type in known.data_types]
-        raise ValueError(f"architecture: {name!r} cannot learn from {data_type} datasets; use {', '.join(fitting)}")
+        raise ValueError(
+            f"architecture: {quoted(name)} cannot learn from {data_type} datasets; use {', '.join(fitting)}"
+        )
 
 
 def check_parameters(name: str, given: Mapping[str, Any]) -> None:
@@ -112,10 +116,12 @@ def _check_parameter(name: str, parameter: str, value: Any, default: Any) -> Non
     kind = type(default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or isinstance(value, bool) != isinstance(default, bool):
-        raise ValueError(f"{parameter}: {value!r} is no {kind.__name__}, as {name} takes; its default is {default!r}")
+        raise ValueError(
+            f"{parameter}: {quoted(value)} is no {kind.__name__}, as {name} takes; its default is {default!r}"
+        )
     least, most = (0, 1) if kind is float else (1, _MOST.get(parameter, _MOST_OTHERS))
     if kind in (int, float) and not least <= value <= most:
-        raise ValueError(f"{parameter}: {value!r} is refused; give {least} to {most:,}, as {default!r}")
+        raise ValueError(f"{parameter}: {quoted(value)} is refused; give {least} to {most:,}, as {default!r}")
 
 
 def architectures(data_type: str | None = None) -> pd.DataFrame:

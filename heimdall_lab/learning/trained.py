@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from heimdall_lab.core.arrays import Array, batch_slices
+from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.files import write_files
+from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
+from heimdall_lab.localization.learned.metadata import About
 
 MODEL = "model.pt"  # file of a trained localizer in the folder of its run
 _BATCH = 256  # scenes located at a time
@@ -112,6 +116,8 @@ def read_tensors(path: str | Path) -> Any:
     """
     content = BytesIO(Path(path).read_bytes())
     with zipfile.ZipFile(content) as archive:  # torch itself compares no checksum
+        if sum(member.file_size for member in archive.infolist()) > content.getbuffer().nbytes:
+            raise zipfile.BadZipFile("it is compressed, as torch does not write it")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"{damaged} has another checksum")
     content.seek(0)
@@ -128,24 +134,30 @@ def load(path: str | Path) -> Trained:
     OSError
         If it cannot be read.
     """
+    named = quoted(Path(path))
     if not Path(path).is_file():
-        raise FileNotFoundError(f"model: there is no file {str(path)!r}; train one, or correct the path")
+        raise FileNotFoundError(f"model: there is no file {named}; train one, or correct the path")
     try:
         kept = read_tensors(path)
     except OSError:
         raise
     except Exception as error:  # its text advises to trust the file
         raise ValueError(
-            f"model: {str(path)!r} is damaged or not a trained localizer ({type(error).__name__}); train it again"
+            f"model: {named} is damaged or not a trained localizer ({type(error).__name__}); train it again"
         ) from error
     try:
         model = build(kept["architecture"], kept["parameters"])
         model.load_state_dict(kept["state"])
+        About.model_validate(kept["about"], strict=True)
         return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         about = kept.get("about") if isinstance(kept, dict) else None
         writer = about.get("package_version") if isinstance(about, dict) else None
-        what, remedy = f"{version('heimdall_lab')}; {type(error).__name__}: {error}", "train it again"
+        what, remedy = f"{version('heimdall_lab')}; {type(error).__name__}: {_reason(error)}", "train it again"
         if writer not in (None, version("heimdall_lab")):
-            remedy = f"version {writer} wrote it, use that or {remedy}"
-        raise ValueError(f"model: {str(path)!r} holds no localizer of this version ({what}); {remedy}") from error
+            remedy = f"version {shortened(writer)} wrote it, use that or {remedy}"
+        raise ValueError(f"model: {named} holds no localizer of this version ({what}); {remedy}") from error
+
+
+def _reason(error: Exception) -> str:
+    return first_error(error) if isinstance(error, ValidationError) else shortened(" ".join(str(error).split()))

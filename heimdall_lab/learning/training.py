@@ -21,6 +21,7 @@ from torch import Tensor
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import locked, make_folder, write_files
 from heimdall_lab.core.progress import display, stop_requests
+from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.datasets import integrity, netcdf
 from heimdall_lab.learning import architectures, registry
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared
@@ -169,7 +170,7 @@ def open_run(folder: str | Path) -> Run:
     """
     record = read_record(Path(folder))
     if not record.get("finished"):
-        raise ValueError(f"run: {str(folder)!r} holds no finished run; train into it")
+        raise ValueError(f"run: {quoted(folder)} holds no finished run; train into it")
     errors = netcdf.load(Path(folder) / ERRORS)
     trained = load(Path(folder) / MODEL)
     return Run(Path(folder), trained, record["metrics"], pd.DataFrame(record["history"]), errors)
@@ -238,12 +239,12 @@ def _run(job: _Job, tracked: TrackedRun | None) -> Run:
             ) from error
         except MisconfigurationException as error:
             raise ValueError(
-                f"accelerator: {job.learner.options.accelerator!r} cannot be used ({str(error).splitlines()[0]}); give "
-                "one that this machine has, or auto"
+                f"accelerator: {quoted(job.learner.options.accelerator)} cannot be used "
+                f"({shortened(str(error).splitlines()[0])}); give one that this machine has, or auto"
             ) from error
         except (StopRequested, KeyboardInterrupt, SystemExit):  # Lightning exits at SIGTERM, and at a second Ctrl-C
             raise KeyboardInterrupt(
-                f"interrupted: what was learned until the last finished epoch is in {str(job.folder)!r}; run the same "
+                f"interrupted: what was learned until the last finished epoch is in {quoted(job.folder)}; run the same "
                 "command again to go on"
             ) from None
     run = _finish(job, tracked, history, best)

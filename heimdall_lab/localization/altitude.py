@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.text import quoted
 
 LEAST_GROUND_SIGMA_M = 100.0  # of a transmitter near the ground of which nothing else is known
 _EXACT_M = 1e-3  # standard deviation of an altitude that is stated as exact
@@ -88,7 +89,7 @@ def parse_altitude(text: str) -> tuple[float, float]:
         If it is not of this form.
     """
     if (found := _WRITTEN.fullmatch(text)) is None:
-        raise ValueError(f"{text!r} is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation")
+        raise ValueError(f"{quoted(text)} is no altitude in metres, as 9000, or 9000+-3000 with its standard deviation")
     return float(found[1]), float(found[2] or 0.0)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import delay_law, information, level_law, paths
@@ -63,7 +64,7 @@ def gdop(receivers_enu: np.ndarray, transmitter_enu: np.ndarray, kind: str = "td
     [1.0, 1.0, 1.0, 1.0]
     """
     if kind not in GDOP_KINDS:
-        raise ValueError(f"kind: {kind!r} is unknown; choose one of {', '.join(GDOP_KINDS)}")
+        raise ValueError(f"kind: {quoted(kind)} is unknown; choose one of {', '.join(GDOP_KINDS)}")
     return _dilution(information.lines_of_sight(np.asarray(receivers_enu), np.asarray(transmitter_enu)), kind)
 
 

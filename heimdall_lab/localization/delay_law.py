@@ -21,6 +21,7 @@ import numpy as np
 import scipy.special
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.text import quoted
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
@@ -56,7 +57,7 @@ def laws_of(variables: Iterable[Any]) -> dict[str, str]:
 def check(law: str) -> None:
     """Refuse a law of another name by a ValueError."""
     if law not in LAWS:
-        raise ValueError(f"law: {law!r} is unknown; choose one of {', '.join(LAWS)}")
+        raise ValueError(f"law: {quoted(law)} is unknown; choose one of {', '.join(LAWS)}")
 
 
 def excess_variance(ratio: float, excess: float) -> float:

@@ -15,6 +15,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.terrain.tiles import open_terrain
 from heimdall_lab.localization import altitude, ground, integrity, learned, observations, stations
 from heimdall_lab.localization.integrity import Evidence, Integrity
@@ -180,6 +181,6 @@ def _estimator(method: Method) -> Estimator:
         predictor = learned.predictor(method)
         return predictor.name, partial(learned.fix, predictor), predictor.freedom
     if method not in METHODS:
-        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
+        raise ValueError(f"method: {quoted(method)} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
     estimate = getattr(import_module(f"heimdall_lab.localization.{METHODS[method]}"), method)
     return method, estimate if method in NEEDING_IQ else lambda observed, _: estimate(observed), np.inf

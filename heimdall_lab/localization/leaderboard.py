@@ -1,5 +1,7 @@
 """The leaderboard of methods: `compare` makes it, tables and text show it."""
 
+import json
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -12,7 +14,7 @@ import xarray as xr
 
 from heimdall_lab.core.files import Write, make_folder, write_files
 from heimdall_lab.core.progress import ProgressCallback
-from heimdall_lab.core.text import length_text
+from heimdall_lab.core.text import length_text, quoted
 from heimdall_lab.datasets import integrity, schema
 from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
@@ -33,6 +35,9 @@ from heimdall_lab.signals import pairs
 from heimdall_lab.signals.measurements import with_measurements
 
 _TIMED_SCENES = 4  # that are measured for their time alone
+_FAILED = "failed"  # attribute of methods that are left off the board
+
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -78,19 +83,21 @@ def compare(
         `bounds.crlb_by_law` gives them; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
         statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
         ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
-        samples.
+        samples. Methods that fail are left off the board, if others do not: the log and the attribute ``failed``, JSON
+        of names and reasons, say why.
 
     Raises
     ------
     ValueError
-        If a method is unknown, the dataset lacks the true positions or breaks the contract, or a shard is damaged.
+        If a method is unknown, all of them fail, the dataset lacks the true positions or breaks the contract, or a
+        shard is damaged.
     """
     with integrity.kept(dataset):
         return _compare(dataset, methods, progress, verify)
 
 
 def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | None, verify: bool) -> xr.Dataset:
-    chosen = _named_methods(methods_for(dataset) if methods is None else methods)
+    chosen, failed = _named_methods(methods_for(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
@@ -101,13 +108,19 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
     report(0, "measuring delays")
     dataset = with_measurements(dataset, progress and (lambda done, note: report(0, f"{done or ''} {note}".strip())))
     measuring_s = _measuring_s(dataset)
-    fixes, latencies = [], []
+    fixes: dict[str, xr.Dataset] = {}
+    latencies = []
     for done, (name, method) in enumerate(chosen.items()):
         report(done, name)
         began = time.perf_counter()
-        fixes.append(estimators.locate_measured(dataset, method).drop_attrs(deep=False))
+        try:
+            fixes[name] = estimators.locate_measured(dataset, method).drop_attrs(deep=False)
+        except ValueError as error:
+            failed[name] = error
+            continue
         latencies.append(measuring_s + (time.perf_counter() - began) / dataset.sizes["sample"])
-    each = xr.concat(fixes, dim="method").assign_coords(method=list(chosen))
+    reasons = _reasons(failed, fixes)
+    each = xr.concat(fixes.values(), dim="method").assign_coords(method=list(fixes)).assign_attrs(reasons)
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
     bound = bounds.crlb_by_law(truth)
@@ -115,7 +128,7 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
     overall = _statistics(with_truth)
     board = each.merge(bound).merge(overall)
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
-    board = board.assign(_method_properties(dataset, chosen.values()))
+    board = board.assign(_method_properties(dataset, [chosen[name] for name in fixes])).assign_attrs(reasons)
     for name, values in _scene_conditions(truth).items():
         board[f"scene_{name}"] = values
         board = board.merge(_binned_statistics(with_truth, name, values.isel(sample=known), overall))
@@ -182,20 +195,45 @@ def table(board: xr.Dataset) -> pd.DataFrame:
     return rows[["method", "by", "bin", "samples", *whole]]
 
 
-def _named_methods(methods: Any) -> dict[str, str | Predictor]:
-    """Name the methods as the board does, and read those that are files."""
+def failures(board: xr.Dataset) -> dict[str, str]:
+    """Methods that failed in a comparison, and why."""
+    return dict(json.loads(board.attrs.get(_FAILED, "{}")))
+
+
+def _reasons(failed: dict[str, ValueError], fixes: dict[str, xr.Dataset]) -> dict[str, str]:
+    """Attribute of the methods that failed, each of which the log names; where no other has fixes, the first raises."""
+    if not fixes:
+        raise next(iter(failed.values()))
+    for name, error in failed.items():
+        _log.warning("%s: is left off the leaderboard; %s", name, error)
+    return {_FAILED: json.dumps({name: str(error) for name, error in failed.items()})} if failed else {}
+
+
+def _named_methods(methods: Any) -> tuple[dict[str, str | Predictor], dict[str, ValueError]]:
+    """Name the methods as the board does, and read those that are files; name those of them that are refused."""
     one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
     given: list[Any] = [methods] if one else list(methods)
     distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
     names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
     if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file")
+        raise ValueError(
+            f"methods: {quoted(unknown[0])} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file"
+        )
     if not distinct:
         raise ValueError(f"methods: none is given; choose from {', '.join(METHODS)}, or give an .onnx file")
-    trained = {key: learned.predictor(each) for key, each in distinct.items() if key not in names}
+    trained: dict[Any, Predictor] = {}
+    failed: dict[str, ValueError] = {}
+    for key in [key for key in distinct if key not in names]:
+        try:
+            trained[key] = learned.predictor(distinct[key])
+        except ValueError as error:
+            if not learned.is_path(distinct[key]):
+                raise
+            failed[str(key)] = error
     labels = learned.labels([distinct[key] for key in trained], list(trained.values()))
     named = dict(zip(trained, labels, strict=True))
-    return {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct}
+    chosen = {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct if str(key) not in failed}
+    return chosen, failed
 
 
 def _method_properties(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:

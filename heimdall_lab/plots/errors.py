@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import brentq
 
-from heimdall_lab.core.text import length_text
+from heimdall_lab.core.text import length_text, quoted
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.localization.errors import bin_of
 from heimdall_lab.plots.labels import longitude_scale, map_axes, receiver_layers
@@ -102,7 +102,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     ValueError if the condition is unknown.
     """
     if by not in _CONDITIONS:
-        raise ValueError(f"by: {by!r} is unknown; choose one of {', '.join(_CONDITIONS)}")
+        raise ValueError(f"by: {quoted(by)} is unknown; choose one of {', '.join(_CONDITIONS)}")
     count = board[f"samples_by_{by}"].values
     shown = np.flatnonzero(count)
     names = [f"{board[f'{by}_bin'].values[place]}\n({count[place]} samples)" for place in shown]
@@ -152,7 +152,7 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     """
     if method not in board.method.values:
         on_board = ", ".join(str(name) for name in board.method.values)
-        raise ValueError(f"method: {method!r} is not on the board; choose one of {on_board}")
+        raise ValueError(f"method: {quoted(method)} is not on the board; choose one of {on_board}")
     place = np.stack([dataset[f"transmitter_{name}"].values for name in ("longitude", "latitude")], axis=-1)
     known = np.isfinite(place).all(axis=-1)
     if not known.any():

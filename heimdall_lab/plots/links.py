@@ -8,6 +8,7 @@ from bokeh.models import BoxSelectTool, ColumnDataSource, CustomJS, HoverTool, L
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
 from heimdall_lab.plots.labels import OPEN_TRIANGLE, longitude_scale
 from heimdall_lab.plots.style import map_limits
@@ -145,7 +146,7 @@ def link_histograms(rows: ColumnDataSource, features: list[str], size: tuple[int
 def _colours(table: pd.DataFrame, by: str) -> tuple[np.ndarray, dict[str, str]]:
     """Colour of each link, and the colours' key."""
     if by not in COLOUR_BY:
-        raise ValueError(f"colour_by: {by!r} is unknown; choose one of {', '.join(COLOUR_BY)}")
+        raise ValueError(f"colour_by: {quoted(by)} is unknown; choose one of {', '.join(COLOUR_BY)}")
     if by != "snr":
         names = sorted(set(table[by]))
         key = {name: _CATEGORIES[place % len(_CATEGORIES)] for place, name in enumerate(names)}

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.signal
 import xarray as xr
 
-from heimdall_lab.core.text import literal, microseconds_text
+from heimdall_lab.core.text import literal, microseconds_text, quoted
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.plots.style import FONT, INK, load_measured_scene, load_scene, plain_title, receiver_names
@@ -220,7 +220,7 @@ def _receiver_row(scene: xr.Dataset, receiver: str) -> int:
     """Number of a receiver among the present ones."""
     names = receiver_names(scene)
     if receiver not in names:
-        raise ValueError(f"receiver: {receiver!r} is not in this sample; choose one of {', '.join(names)}")
+        raise ValueError(f"receiver: {quoted(receiver)} is not in this sample; choose one of {', '.join(names)}")
     return names.index(receiver)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
 
 FEATURE_TRUTH = {  # features of which the truth is stored: the variables whose sum it is
@@ -29,7 +30,7 @@ def links(dataset: xr.Dataset, statistic: str = "mean", most: int | None = None)
     if "features" not in dataset:
         raise ValueError("features: are not in the dataset; merge what hl.features measures into it")
     if statistic not in schema.STATISTICS:
-        raise ValueError(f"statistic: {statistic!r} is unknown; choose one of {', '.join(schema.STATISTICS)}")
+        raise ValueError(f"statistic: {quoted(statistic)} is unknown; choose one of {', '.join(schema.STATISTICS)}")
     if most is not None and most < 1:
         raise ValueError(f"most: is {most}; give at least 1 link")
     with_signal = dataset.receiver_present & dataset.get("signal_present", dataset.receiver_present)

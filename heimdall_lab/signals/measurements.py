@@ -17,6 +17,7 @@ from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.files import StoreError, UnwritableError, locked, unwritable_error
 from heimdall_lab.core.processes import process_pool, start_of_workers
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import integrity, measured, netcdf, schema, store
 from heimdall_lab.datasets.manifest import Shard, check_shard, read_manifest
 from heimdall_lab.signals import pairs
@@ -173,7 +174,7 @@ def measure_folder(
     if not os.access(folder, os.W_OK):
         raise unwritable_error(folder, PermissionError("it may only be read"), "folder")
     count = sum(shard.num_samples for shard in missing)
-    about = f"time differences of {count} scenes, kept in {str(folder)!r}"
+    about = f"time differences of {count} scenes, kept in {quoted(folder)}"
     if any((folder / measured.file_name(shard.number)).exists() for shard in missing):
         _log.warning("%s: measurements are damaged, of other shards, or by an earlier version: made anew", folder)
     with display(f"measure {manifest.config.name}", count, progress is None, about=about) as shown:

@@ -8,6 +8,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
 from heimdall_lab.localization import bounds, delay_law, ellipses, information, level_law
 from heimdall_lab.localization.information import Measurements
@@ -206,7 +207,7 @@ def _network(config: Config) -> np.ndarray:
     """Latitude, longitude (degrees), altitude and standard deviation of the position (m) of a fixed network, (4, R)."""
     if config.geometry.placement != "fixed":
         raise ValueError(
-            f"geometry.placement: {config.geometry.placement!r} has another network in every scene; "
+            f"geometry.placement: {quoted(config.geometry.placement)} has another network in every scene; "
             "set it to 'fixed' and list the receivers"
         )
     geometry = config.geometry

@@ -118,6 +118,8 @@ class Compare(DatasetViewer):
                 if cancel.is_set():
                     raise _Cancelled
                 self._located, self._in_memory, self.board = located, in_memory, board
+                if failed := leaderboard.failures(board):  # the others are on the board
+                    raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         except _Cancelled:
             self._status.object = "Cancelled."
         finally:

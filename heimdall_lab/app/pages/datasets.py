@@ -21,7 +21,7 @@ from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.snapshot import list_datasets, take_snapshot
 from heimdall_lab.core.files import StoreError, data_folder
-from heimdall_lab.core.text import literal, si_text
+from heimdall_lab.core.text import literal, quoted, si_text
 from heimdall_lab.datasets import catalogue, store
 
 _BADGES = {"iq_raw": ("IQ", "#1565c0"), "feature_based": ("Features", "#616161")}
@@ -201,8 +201,8 @@ class Datasets(Viewer):
             manifest = await asyncio.to_thread(_summary, self._root, self.selected)
             if "/" in self.selected:
                 raise ValueError(
-                    f"folder: {self.selected!r} is not directly in {str(self._root)!r}; resume it with the command "
-                    "'heimdall-lab generate' that began it"
+                    f"folder: {quoted(self.selected)} is not directly in {quoted(self._root)}; resume it with the "
+                    "command 'heimdall-lab generate' that began it"
                 )
             task = tasks.Generation(folder=self.selected, config=manifest.config)
             await self._show_queued(await asyncio.to_thread(jobs.submit, self._root, task))

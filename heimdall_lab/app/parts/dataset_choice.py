@@ -13,6 +13,7 @@ from panel.viewable import Viewable, Viewer
 from heimdall_lab.app.parts.layout import error_alert, show_errors
 from heimdall_lab.app.service.snapshot import list_datasets, take_snapshot
 from heimdall_lab.core.files import data_folder
+from heimdall_lab.core.text import quoted
 
 
 class DatasetViewer(Viewer):
@@ -107,7 +108,7 @@ def complete_datasets(root: Path) -> dict[str, str]:
     folders = _folders_by_path(root, listed)
     if not folders:
         unfinished = f" ({len(listed)} are unfinished or unreadable)" if len(listed) else ""
-        raise ValueError(f"dataset: {str(root)!r} holds no complete one{unfinished}; generate a dataset first")
+        raise ValueError(f"dataset: {quoted(root)} holds no complete one{unfinished}; generate a dataset first")
     return folders
 
 
@@ -131,5 +132,5 @@ def requested_dataset(folders: dict[str, str]) -> str:
     if name is None:
         return next(iter(folders.values()))
     if str(name) not in folders:
-        raise ValueError(f"dataset: {str(name)!r} is not a complete one; choose one of {', '.join(folders)}")
+        raise ValueError(f"dataset: {quoted(name)} is not a complete one; choose one of {', '.join(folders)}")
     return folders[str(name)]

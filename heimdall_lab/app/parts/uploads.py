@@ -11,6 +11,8 @@ from typing import Any
 
 import panel_material_ui as pmui
 
+from heimdall_lab.core.text import quoted
+
 _NAME = re.compile(r"[^/\\\x00-\x1f]+")  # colons, as of times, are there in the names of recordings
 _MAX_AGE_S = 86_400.0
 
@@ -20,7 +22,7 @@ Files = dict[str, bytearray]
 def safe_name(name: str) -> str:
     """Return an uploaded file's name if it stays in the folder that it is put into, else raise ValueError."""
     if not _NAME.fullmatch(name) or name in (".", "..") or len(name.encode()) > 255:
-        raise ValueError(f"file name: {name!r} is refused: it is no plain name of a file; rename the file")
+        raise ValueError(f"file name: {quoted(name)} is refused: it is no plain name of a file; rename the file")
     return name
 
 

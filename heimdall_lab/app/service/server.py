@@ -32,6 +32,7 @@ from heimdall_lab.app.service.login import cookies_of_logins, provider_for
 from heimdall_lab.app.service.origins import is_foreign
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.core.files import data_folder
+from heimdall_lab.core.text import quoted
 
 _QUEUE_PERIOD_MS = 1000
 _MAX_BODY_BYTES = 10_000_000  # of a request; uploads come through the page's own channel
@@ -173,7 +174,9 @@ class _ApiHandler(AuthRequestHandler):
     async def prepare(self) -> None:
         await super().prepare()
         if not check_allowlist(self.request.host, self._allowed):
-            self._refuse(403, f"host: {self.request.host!r} is unknown; start the server with --allow-origin for it")
+            self._refuse(
+                403, f"host: {quoted(self.request.host)} is unknown; start the server with --allow-origin for it"
+            )
         elif self.current_user is None:
             self._refuse(401, "user: nobody is logged in; log in and send the cookie of that along")
         elif self.request.method not in ("GET", "HEAD", "OPTIONS"):
@@ -187,10 +190,10 @@ class _ApiHandler(AuthRequestHandler):
         is_empty = not self.request.body and "Content-Type" not in self.request.headers
         if not is_json and not is_empty:
             kind = self.request.headers.get("Content-Type", "")
-            self._refuse(422, f"content-type: {kind!r} is refused; send {_JSON}")
+            self._refuse(422, f"content-type: {quoted(kind)} is refused; send {_JSON}")
         elif is_foreign(self.request, self._allowed) and (is_empty or self.request.cookies):
             origin = self.request.headers["Origin"]
-            self._refuse(403, f"origin: {origin!r} is another site; start the server with --allow-origin for it")
+            self._refuse(403, f"origin: {quoted(origin)} is another site; start the server with --allow-origin for it")
 
     async def _forward(self) -> None:
         headers = {name: value for name, value in self.request.headers.items() if name in ("Content-Type", "Accept")}

@@ -10,6 +10,7 @@ import xarray as xr
 from heimdall_lab.core.arrays import batch_slices
 from heimdall_lab.core.checked import near, question
 from heimdall_lab.core.receivers import LARGEST_POSITION_STD_M, Receiver
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema
 
@@ -62,7 +63,7 @@ def as_numbers(name: str, values: object) -> np.ndarray:
     try:
         return np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name}: does not hold numbers of one shape, but {str(values)[:60]}; correct it") from error
+        raise ValueError(f"{name}: does not hold numbers of one shape, but {quoted(values)}; correct it") from error
 
 
 def check_names(attributes: Iterable[str], told: Collection[str] = ()) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heimdall_lab.core.files import make_folder, write_files
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.recordings.sigmf_files import NAMESPACE, VERSION
 from heimdall_lab.datasets.recordings.sigmf_stored import DATA, META
 from heimdall_lab.datasets.recordings.wav import clock_source, start_sigma_s
@@ -91,7 +92,7 @@ def import_recording(
     source_file = Path(file)
     title = source_file.stem if name is None else name
     if not _PLAIN.fullmatch(title) or title in (".", ".."):
-        raise ValueError(f"name: {title!r} cannot name a file; give letters, digits, hyphens and underscores")
+        raise ValueError(f"name: {quoted(title)} cannot name a file; give letters, digits, hyphens and underscores")
     meta, data = (Path(folder) / f"{title}{suffix}" for suffix in (META, DATA))
     present = [target for target in (meta, data) if target.exists()]
     if present and not overwrite:
@@ -198,7 +199,7 @@ def _checked_start(start: str) -> str:
             raise ValueError("it is not of that form")
         datetime.fromisoformat(start[:19])
     except ValueError as error:
-        raise ValueError(f"start: {start!r} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ") from error
+        raise ValueError(f"start: {quoted(start)} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ") from error
     return start
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from heimdall_lab.datasets.recordings.stretches import StationError
 from heimdall_lab.datasets.recordings.time_axis import Clock, week_wrapped
+from heimdall_lab.datasets.recordings.wav_files import MOST_CHUNKS
 
 # Of channels: up to eight, three wide ones, and those of Web-888. Stamps count the delay of each mode's filters to some
 # tenth of a microsecond: C. Mayer, github.com/jks-prv/Beagle_SDR_GPS, pull request 187 (2019).
@@ -19,6 +20,7 @@ MIN_FRESH_STAMPS = 4  # a line takes two; two degrees of freedom are left to est
 _CONSENSUS_S = 1e-3  # far above oscillator drift over a recording, far below one lost block (43 ms)
 _OUTLIER_SIGMAS = 6.0
 _CLOCK_SIGMA_FLOOR_S = 100e-9  # good receivers scatter by 10 to 80 ns; few stamps can agree better by chance
+_MOST_CANDIDATES = 1000  # lines through two stamps that are tried: of all in forty minutes
 _INT16_MAX = 32_767
 _RATE_TOLERANCE = 0.01  # of the header's sample rate, which is that of the receiver's own oscillator
 
@@ -99,8 +101,9 @@ def parse_wav(content: bytes | mmap.mmap, name: str) -> Blocks:
 
 def _parse_format(content: bytes | mmap.mmap, name: str) -> tuple[int, int]:
     """Return the header's sample rate in Hz and the offset of the first ``kiwi`` chunk."""
-    position, header_rate_hz = 12, 0
-    while position + 8 <= len(content):
+    position, header_rate_hz, chunks = 12, 0, 0
+    while position + 8 <= len(content) and chunks < MOST_CHUNKS:
+        chunks += 1
         chunk, size = struct.unpack_from("<4sI", content, position)
         if chunk == b"fmt " and size >= 16 and position + 24 <= len(content):
             encoding, channels, header_rate_hz, _, _, bits = struct.unpack_from("<HHIIHH", content, position + 8)
@@ -190,7 +193,7 @@ def _runs(late_s: FloatArray, fresh: npt.NDArray[np.intp], begin: int, end: int)
     edges = [begin, *(begin + 1 + np.flatnonzero(np.abs(np.diff(late_s[begin:end])) > _CONSENSUS_S)).tolist(), end]
     runs: list[tuple[int, int, float]] = []
     for start, stop in pairwise(edges):
-        own = fresh[(fresh >= start) & (fresh < stop)]
+        own = fresh[slice(*np.searchsorted(fresh, (start, stop)))]
         if stop - start < 2 or not own.size:
             continue
         shift_s = float(np.median(late_s[own]))
@@ -222,11 +225,12 @@ def _check_fresh(count: int, name: str) -> None:
 def _consensus(index: FloatArray, stamp_s: FloatArray, header_rate_hz: float) -> npt.NDArray[np.intp]:
     """Return the stamps, of (F,), on the line through two of them that most stamps agree with.
 
-    Lines through pairs a quarter of the recording apart, with a rate within 0.1 % of the header's, are candidates.
+    Lines through pairs a quarter of the recording apart, with a rate within 0.1 % of the header's, are candidates; of
+    more than `_MOST_CANDIDATES`, every second one and so on.
     """
     lag = max(1, index.size // 4)
     best = np.arange(0)
-    for left in range(index.size - lag):
+    for left in range(0, index.size - lag, 1 + max(index.size - lag, 0) // _MOST_CANDIDATES):
         step_s = float(week_wrapped(stamp_s[left + lag : left + lag + 1] - stamp_s[left])[0])
         step = index[left + lag] - index[left]
         if abs(step_s * header_rate_hz / step - 1.0) > 1e-3:

@@ -14,6 +14,8 @@ import xarray as xr
 from pydantic import FailFast, FiniteFloat, Json, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from heimdall_lab.core.files import check_regular
+from heimdall_lab.core.text import listed, quoted, shortened
 from heimdall_lab.core.units import linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import propagation
@@ -67,6 +69,8 @@ _MEASUREMENTS = TypeAdapter(
     Annotated[list[Json[Annotated[list[tuple[int, FiniteFloat, FiniteFloat | None]], FailFast()]]], FailFast()]
 )
 _log = logging.getLogger(__name__)
+_MOST_BYTES = 250_000_000  # of a table, which takes some four times as much memory
+_MOST_CELLS = 50_000_000  # messages times sensors
 _EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
 
 
@@ -116,14 +120,19 @@ def read_locards(
     unplaced = sorted(set(received["serial"]) - set(stations.index))
     if unplaced:
         _log.warning(
-            f"{', '.join(map(str, unplaced))}: no position in {Path(sensors).name}, or (0, 0), as unknown positions "
-            "are; left out"
+            f"{listed(unplaced)}: no position in {Path(sensors).name}, or (0, 0), as unknown positions are; left out"
         )
     received = received[received["serial"].isin(stations.index)]
     if received.empty:
         raise ValueError(
             f"{Path(path).name}: no message was received by a sensor of known position; give the sensors' table that "
             "belongs to it, and at least one message"
+        )
+    sensors_heard = received["serial"].nunique()
+    if len(rows) * sensors_heard > _MOST_CELLS:
+        raise ValueError(
+            f"{Path(path).name}: {len(rows):,} messages of {sensors_heard:,} sensors are more than {_MOST_CELLS:,} "
+            "pairs; give fewer rows at a time"
         )
     arrivals = received.pivot(index="line", columns="serial").reindex(rows.index)
     dataset = _dataset(Path(path), messages, stations.loc[arrivals["arrival_ns"].columns], arrivals, attributes)
@@ -230,11 +239,11 @@ def _measurements_error(file: Path, texts: pd.Series, refused: ErrorDetails) -> 
     row, *entry = (int(index) for index in refused["loc"])
     text = texts.iloc[row]
     if refused["type"] == "json_invalid":
-        problem = f"{text[:60]!r} is no JSON ({refused['ctx']['error']})"
+        problem = f"{quoted(text)} is no JSON ({shortened(refused['ctx']['error'])})"
     elif entry:
-        problem = f"holds {json.dumps(from_json(text)[entry[0]])[:60]}"
+        problem = f"holds {shortened(json.dumps(from_json(text)[entry[0]]))}"
     else:
-        problem = f"{text[:60]!r} is no list"
+        problem = f"{quoted(text)} is no list"
     return f"{file.name}, row {texts.index[row]}: measurements {problem}; {_EXPECTED}"
 
 
@@ -244,14 +253,16 @@ def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
     Not by ``pandas.read_csv``, which completes a row that is too short with empty values.
     """
     try:
+        check_regular(file, "table", _MOST_BYTES)
         lines = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
         columns = next(lines, [])
         rows = [(lines.line_num, row) for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); give a CSV file in UTF-8") from error
+        raise ValueError(f"{file}: cannot be read ({shortened(error)}); give a CSV file in UTF-8") from error
     if unusable := [field for field in fields if columns.count(field) != 1]:
         raise ValueError(
-            f"{file.name}: column {unusable[0]!r} is missing or there twice; give a table with {', '.join(fields)}"
+            f"{file.name}: column {quoted(unusable[0])} is missing or there twice; give a table with "
+            f"{', '.join(fields)}"
         )
     for line, row in rows:
         if len(row) != len(columns):
@@ -289,4 +300,6 @@ def _check(file: Path, column: pd.Series, accepted: pd.Series, message: str) -> 
     """Refuse the first value of a column that is not accepted."""
     if not accepted.all():
         row = int(accepted.to_numpy().argmin())
-        raise ValueError(f"{file.name}, row {column.index[row]}: {column.name} {message.format(column.iloc[row])}")
+        raise ValueError(
+            f"{file.name}, row {column.index[row]}: {column.name} {message.format(quoted(column.iloc[row]))}"
+        )

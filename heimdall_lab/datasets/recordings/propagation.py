@@ -11,6 +11,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy, ground_wave, sky_wave
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
 
@@ -73,7 +74,7 @@ def with_paths(attributes: dict[str, Any], latitude_deg: Array, longitude_deg: A
     frequency_hz = float(attributes["centre_frequency_hz"])
     propagation = attributes.get("propagation", propagation_at(frequency_hz))
     if propagation not in schema.PROPAGATION:
-        raise ValueError(f"propagation: {propagation!r} is unknown; use {', '.join(schema.PROPAGATION)}")
+        raise ValueError(f"propagation: {quoted(propagation)} is unknown; use {', '.join(schema.PROPAGATION)}")
     of_wave = frequency_hz if frequency_hz > 0 else _LATEST_GROUND_WAVE_HZ
     sigma_s = path_delay_sigma_s(propagation, of_wave, mean_separation_m(latitude_deg, longitude_deg))
     late, excess_s = (float(attributes.get(name, 0.0)) for name in ("nlos_ratio", "nlos_excess_mean_s"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pooch
 
 from heimdall_lab.core.files import write_text
+from heimdall_lab.core.text import quoted
 
 _ENVIRONMENT = "HEIMDALL_LAB_REAL"
 _DCF77_URL = "https://raw.githubusercontent.com/hcab14/TDoA/f7cdfeb9c04f7508c955f82cbbdbbbb5c8f24d51/"
@@ -96,7 +97,7 @@ def _local_folder(name: str, pattern: str) -> Path | None:
         return None
     local = Path(folder) / name
     if not any(local.glob(pattern)):
-        raise ValueError(f"{_ENVIRONMENT}: {folder!r} holds no {name}/{pattern}; correct or unset it")
+        raise ValueError(f"{_ENVIRONMENT}: {quoted(folder)} holds no {name}/{pattern}; correct or unset it")
     return local
 
 

@@ -1,6 +1,7 @@
 """SigMF recordings of several receivers as one dataset."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import hypot, sqrt
@@ -28,7 +29,6 @@ from heimdall_lab.datasets.recordings.sigmf_files import (
     Recording,
     collection_files,
     common_value,
-    distinct_names,
     load_recording,
 )
 from heimdall_lab.datasets.recordings.sigmf_receivers import (
@@ -42,9 +42,11 @@ from heimdall_lab.datasets.recordings.sigmf_stored import (
     ARCHIVE,
     COLLECTION,
     META,
+    MOST_FILES,
     UNPACKED_LIMIT_BYTES,
     Archived,
     SigmfError,
+    distinct_names,
     is_archive,
     opened_archives,
     with_extension,
@@ -213,8 +215,10 @@ def _meta_files(files: Sequence[Path], archived: Archived) -> list[Path]:
                 f"{file}: is no SigMF file; give a {COLLECTION}, a {META} or an archive, as {ARCHIVE}, with or without "
                 "these endings"
             )
-    for file in found:
-        if found.count(file) > 1:
+    if len(found) > MOST_FILES:
+        raise SigmfError(f"{files[0]}: is one of {len(found):,} recordings; give {MOST_FILES:,} at most at a time")
+    for file, count in Counter(found).items():
+        if count > 1:
             raise SigmfError(f"{file}: is given twice; give one recording a receiver")
     return found
 

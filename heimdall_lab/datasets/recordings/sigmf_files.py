@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,11 +32,20 @@ from pydantic import (
 )
 
 from heimdall_lab.core.checked import first_error
+from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.datasets.recordings.sigmf_samples import Layout, map_captures
-from heimdall_lab.datasets.recordings.sigmf_stored import ARCHIVE, DATA, META, Archived, SigmfError, stored
+from heimdall_lab.datasets.recordings.sigmf_stored import (
+    DATA,
+    META,
+    MOST_FILES,
+    Archived,
+    SigmfError,
+    stored,
+)
 
 VERSION = "1.2.6"
 NAMESPACE = "heimdall"  # of what the specification has no field for
+META_LIMIT_BYTES = 10_000_000  # of a metadata file, which is read whole
 
 _DATETIME = re.compile(  # to the second, with a fraction of it, and with an offset from UTC, which "Z" may follow
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,99}))?"
@@ -119,7 +129,7 @@ class _Extension(_Strict):
 class _Global(_Core):
     datatype: str
     sample_rate: _Number | None = Field(None, ge=1e-6, le=1e12)
-    num_channels: _Integer = Field(1, ge=1, lt=2**63)
+    num_channels: _Integer = Field(1, ge=1, le=1024)
     sha512: str | None = None
     dataset: str | None = None
     offset: _Index = 0
@@ -170,7 +180,7 @@ class _Stream(_Strict):
 
 
 class _Streams(_Core):
-    streams: list[_Stream] = Field(min_length=1)
+    streams: list[_Stream] = Field(min_length=1, max_length=MOST_FILES)
 
 
 class _Collection(_Strict):
@@ -224,11 +234,14 @@ def collection_files(file: Path, archived: Archived) -> list[Path]:
     SigmfError
         If the collection is not valid, or a file is missing, outside of its folder, or not that of the hash.
     """
-    files = []
+    files, by_name = [], defaultdict[str, list[Path]](list)
+    for path in archived:
+        if path.is_relative_to(file.parent):
+            by_name[path.name].append(path)
     for stream in _parse(file, _Collection, archived).collection.streams:
         meta = file.parent / f"{_plain_name(stream.name, file, 'core:streams').removesuffix(META)}{META}"
         if file in archived and meta not in archived:
-            below = [path for path in archived if path.name == meta.name and path.is_relative_to(file.parent)]
+            below = by_name[meta.name]
             meta = below[0] if len(below) == 1 else meta
         content = _read_bytes(meta, archived)
         if stream.hash is not None and hashlib.sha512(content).hexdigest() != stream.hash.lower():
@@ -247,22 +260,6 @@ def named_dataset(file: Path) -> str | None:
         return None
 
 
-def distinct_names(files: Sequence[Path]) -> list[str]:
-    """Names of metadata files without extension; those of one name with as many folders as tell them apart.
-
-    >>> distinct_names([Path("a/day.sigmf/rec.sigmf-meta"), Path("b.sigmf/rec.sigmf-meta"), Path("c.sigmf-meta")])
-    ['day/rec', 'b/rec', 'c']
-    """
-    parts = [[*(part.removesuffix(ARCHIVE) for part in file.parent.parts), file.name.removesuffix(META)]
-             for file in files]  # fmt: skip
-    names = [own[-1] for own in parts]
-    for depth in range(2, max(map(len, parts), default=0) + 1):
-        names = [
-            "/".join(own[-depth:]) if names.count(name) > 1 else name for own, name in zip(parts, names, strict=True)
-        ]
-    return names
-
-
 def load_recording(file: Path, name: str, archived: Archived) -> Recording:
     """Read one metadata file, and open and check the data file that it describes.
 
@@ -275,7 +272,9 @@ def load_recording(file: Path, name: str, archived: Archived) -> Recording:
     about = meta.about
     needed = [e.name for e in about.extensions if not e.optional and e.name != NAMESPACE]
     if needed:
-        raise SigmfError(f"{file}: core:extensions requires {needed[0]!r}, which is not supported; convert the file")
+        raise SigmfError(
+            f"{file}: core:extensions requires {quoted(needed[0])}, which is not supported; convert the file"
+        )
     captures = meta.captures or [Capture.model_validate({"core:sample_start": about.offset})]
     starts = [capture.sample_start - about.offset for capture in captures]
     samples, count = _captured_samples(file, about, captures, starts, archived)
@@ -286,7 +285,7 @@ def load_recording(file: Path, name: str, archived: Archived) -> Recording:
     ]
     stamps = [capture.datetime for capture in captures if capture.datetime is not None]
     if stamps and not _OFFSET.search(stamps[0]):
-        _log.warning("%s: core:datetime: %s names no offset, and is taken for UTC", file.name, stamps[0])
+        _log.warning("%s: core:datetime: %s names no offset, and is taken for UTC", file.name, stamps[0].strip())
     remarks = [annotation for annotation in meta.annotations if annotation.variables is None]
     return Recording(
         file=file,
@@ -360,15 +359,19 @@ def _utf8(content: bytes) -> bytes:
 
 def _read_bytes(file: Path, archived: Archived) -> bytes:
     try:
-        return stored(file, archived).read()
+        return stored(file, archived).read(META_LIMIT_BYTES)
     except OSError as error:
         raise SigmfError(f"{file}: cannot be read ({error.strerror}); give a readable file") from error
+    except ValueError as error:
+        raise SigmfError(
+            f"{file}: {error}, as metadata may; leave out annotations, or cut the recording into several"
+        ) from error
 
 
 def _plain_name(name: str, file: Path, field: str) -> str:
     """Return a file's name if it holds no path; names may hold all that those of files do, colons among it."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise SigmfError(f"{file}: {field}: {name!r} is no plain name of a file beside it; correct it")
+        raise SigmfError(f"{file}: {field}: {quoted(name)} is no plain name of a file beside it; correct it")
     return name
 
 
@@ -389,7 +392,7 @@ def _start_time(capture: Capture, file: Path) -> tuple[Fraction | None, Fraction
             raise ValueError("its offset is a day or more")
     except ValueError as error:
         raise SigmfError(
-            f"{file}: core:datetime: {capture.datetime!r} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ"
+            f"{file}: core:datetime: {quoted(capture.datetime)} is refused ({error}); write YYYY-MM-DDThh:mm:ss.sssZ"
         ) from error
     digits = match[3] or ""
     resolution = Fraction(1, 10 ** len(digits))
@@ -411,6 +414,7 @@ def common_value(recordings: Sequence[Recording], values: Sequence[Any], field: 
     for recording, value in zip(recordings, values, strict=True):
         if value != values[0]:
             raise SigmfError(
-                f"{recording.file}: {field}: is {value}, but {values[0]} in {recordings[0].name}; give recordings alike"
+                f"{recording.file}: {field}: is {shortened(value)}, but {shortened(values[0])} in "
+                f"{recordings[0].name}; give recordings alike"
             )
     return values[0]

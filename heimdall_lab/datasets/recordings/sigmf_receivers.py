@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from heimdall_lab.core.receivers import Receiver
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.common import as_numbers, position_std_m
 from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording
@@ -53,8 +54,8 @@ def positions(streams: Sequence[Stream], spans: Sequence[Span], stations: dict[s
                 place[number, index] = np.nan
             else:
                 raise SigmfError(
-                    f"{recording.file}: missing geolocation of {channel.name!r} in capture {capture}; give receivers, "
-                    "a CSV file with a row of that name, or add core:geolocation"
+                    f"{recording.file}: missing geolocation of {quoted(channel.name)} in capture {capture}; give "
+                    "receivers, a CSV file with a row of that name, or add core:geolocation"
                 )
     return {f"receiver_{name}": place[..., axis] for axis, name in enumerate(_POSITION)}
 
@@ -78,7 +79,7 @@ def annotated_variables(known: Sequence[Sequence[dict[str, Any]]]) -> dict[str, 
     variables["waveform"] = np.full(captures, "unknown")
     for name in sorted({name for row in known for stated in row for name in stated} - {"iq_full_scale"}):
         if name not in schema.VARIABLES or name == "iq" or name in (f"receiver_{axis}" for axis in _POSITION):
-            raise ValueError(f"heimdall:variables: {name!r} is no variable of the contract; leave it out")
+            raise ValueError(f"heimdall:variables: {quoted(name)} is no variable of the contract; leave it out")
         variables[name] = _variable_values(name, known)
     return variables
 

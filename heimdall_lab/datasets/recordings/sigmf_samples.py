@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from heimdall_lab.core.text import listed, quoted
 from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError, Stored
 from heimdall_lab.datasets.recordings.wav_files import is_wave, read_chunks
 
@@ -74,7 +75,7 @@ def map_captures(data: Path, place: Stored, layout: Layout, file: Path) -> tuple
     count, starts = held // frame, layout.starts
     if starts[0] < 0 or any(start >= stop for start, stop in pairwise([*starts, count])):
         raise SigmfError(
-            f"{file}: captures begin at samples {list(starts)}, of {count} in {data.name}; they must ascend and hold "
+            f"{file}: captures begin at samples {listed(starts)}, of {count} in {data.name}; they must ascend and hold "
             "samples each: fetch the whole file again, or correct core:sample_start"
         )
     stored = np.memmap(place.file, np.uint8, mode="r", offset=place.offset, shape=(end,))
@@ -88,8 +89,8 @@ def _dtype(datatype: str, file: Path) -> np.dtype[Any]:
     match = _DATATYPE.fullmatch(datatype)
     if match is None:
         raise SigmfError(
-            f"{file}: core:datatype: {datatype!r} is unknown; it must be c or r, then f32, f64, i32, i16, u32 or u16 "
-            "with _le or _be, or i8 or u8"
+            f"{file}: core:datatype: {quoted(datatype)} is unknown; it must be c or r, then f32, f64, i32, i16, u32 or "
+            "u16 with _le or _be, or i8 or u8"
         )
     kind = match[1] or match[3]
     return np.dtype(f"{'>' if match[2] == 'be' else '<'}{kind[0]}{int(kind[1:]) // 8}")

@@ -16,12 +16,15 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from heimdall_lab.core.sparing import OversizedError, SparingFile
+from heimdall_lab.core.text import shortened
 from heimdall_lab.datasets.manifest import MANIFEST
 
 COLLECTION, META, DATA = ".sigmf-collection", ".sigmf-meta", ".sigmf-data"
@@ -32,6 +35,10 @@ ARCHIVES = (
     *(".tgz", ".sigmf.zip", ".zip"),
 )
 UNPACKED_LIMIT_BYTES = 16_000_000_000  # of compressed archives, unless the caller says otherwise
+MOST_FILES = 1000  # in an archive, or recordings that are read together
+_MOST_PACKED_TIGHTLY_BYTES = 200_000_000  # that an archive may hold unpacked beside _TIGHTEST times its own size
+_TIGHTEST = 50  # samples with any noise are not packed to half of their size
+_LONGEST_NAME = 200  # characters, with the folders within the archive
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {  # by what files of that compression begin with
     b"\x1f\x8b": gzip.open,
@@ -56,8 +63,10 @@ class Stored:
     offset: int
     size: int
 
-    def read(self) -> bytes:
-        """All of them."""
+    def read(self, most_bytes: int) -> bytes:
+        """All of them; ValueError if they are more than so many."""
+        if self.size > most_bytes:
+            raise ValueError(f"holds {self.size / 1e6:,.0f} MB, more than {most_bytes / 1e6:,.0f} MB")
         with self.file.open("rb") as opened:
             opened.seek(self.offset)
             return opened.read(self.size)
@@ -105,6 +114,21 @@ def is_sigmf(path: Path) -> bool:
     return named.name.endswith((META, COLLECTION)) or is_archive(named)
 
 
+def distinct_names(files: Sequence[Path]) -> list[str]:
+    """Names of metadata files without extension; those of one name with as many folders as tell them apart.
+
+    >>> distinct_names([Path("a/day.sigmf/rec.sigmf-meta"), Path("b.sigmf/rec.sigmf-meta"), Path("c.sigmf-meta")])
+    ['day/rec', 'b/rec', 'c']
+    """
+    parts = [[*(part.removesuffix(ARCHIVE) for part in file.parent.parts), file.name.removesuffix(META)]
+             for file in files]  # fmt: skip
+    names = [own[-1] for own in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        counts = Counter(names)
+        names = ["/".join(own[-depth:]) if counts[name] > 1 else name for own, name in zip(parts, names, strict=True)]
+    return names
+
+
 @contextmanager
 def opened_archives(archives: Sequence[Path], limit_bytes: float = UNPACKED_LIMIT_BYTES) -> Iterator[Archived]:
     """Find the files in archives, which those that are compressed are unpacked for as long as the block runs.
@@ -133,6 +157,7 @@ def _files_of(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Sto
     try:
         with archive.open("rb") as opened:
             first = opened.read(max(map(len, _OPENERS)))
+        limit_bytes = min(limit_bytes, _MOST_PACKED_TIGHTLY_BYTES + _TIGHTEST * archive.stat().st_size)
         if first.startswith(_ZIP):
             return _unzipped(archive, folder, limit_bytes)
         plain = archive
@@ -143,9 +168,11 @@ def _files_of(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Sto
                     _copy(source, plain, limit_bytes, archive)
         return _in_tar(plain, archive)
     except _DAMAGED as error:
-        raise SigmfError(f"{archive.name}: is no SigMF archive ({error}); fetch it again") from error
+        raise SigmfError(f"{archive.name}: is no SigMF archive ({shortened(error)}); fetch it again") from error
+    except OversizedError as error:
+        raise SigmfError(f"{archive.name}: {error}; pack the recordings anew, without other files") from error
     except _UNSUPPORTED as error:
-        raise SigmfError(f"{archive.name}: cannot be unpacked ({error}); pack it anew as .sigmf") from error
+        raise SigmfError(f"{archive.name}: cannot be unpacked ({shortened(error)}); pack it anew as .sigmf") from error
     except OSError as error:
         raise SigmfError(
             f"{archive}: is no SigMF file that can be read ({error.strerror}); correct that, or unpack it with tar and "
@@ -156,8 +183,9 @@ def _files_of(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Sto
 def _in_tar(plain: Path, archive: Path) -> dict[Path, Stored]:
     """Files of a tar archive, where they are; of files of one name the last, as when they are unpacked."""
     found: dict[Path, Stored] = {}
-    with tarfile.open(plain, "r:") as members:
-        for member in members:
+    with SparingFile(plain) as opened, tarfile.open(fileobj=opened, mode="r:") as members:
+        for number, member in enumerate(members):
+            _check_count(number + 1, archive)
             path = _path_within(archive, member.name)
             if path is not None and member.isreg() and not member.issparse():
                 found[path] = Stored(plain, member.offset_data, member.size)
@@ -169,7 +197,10 @@ def _in_tar(plain: Path, archive: Path) -> dict[Path, Stored]:
 def _unzipped(archive: Path, folder: Path, limit_bytes: float) -> dict[Path, Stored]:
     """Files of a zip archive, unpacked."""
     found: dict[Path, Stored] = {}
-    with zipfile.ZipFile(archive) as members:
+    with SparingFile(archive) as opened, zipfile.ZipFile(opened) as members:
+        _check_count(len(members.infolist()), archive)
+        if not sum(member.file_size for member in members.infolist()) <= limit_bytes:
+            raise _too_large(archive, limit_bytes)
         for number, member in enumerate(members.infolist()):
             path = _path_within(archive, member.filename)
             if path is None or member.is_dir():
@@ -188,16 +219,31 @@ def _copy(source: Any, file: Path, limit_bytes: float, archive: Path) -> int:
         while piece := source.read(_PIECE_BYTES):
             size += len(piece)
             if not size <= limit_bytes:
-                raise SigmfError(
-                    f"{archive.name}: holds more than the {limit_bytes / 1e6:g} MB that are left for what is unpacked; "
-                    "unpack it with tar and give its files, or fewer of them"
-                )
+                raise _too_large(archive, limit_bytes)
             written.write(piece)
     return size
 
 
+def _too_large(archive: Path, limit_bytes: float) -> SigmfError:
+    return SigmfError(
+        f"{archive.name}: holds more than the {limit_bytes / 1e6:g} MB that are left for what is unpacked, or that "
+        f"samples of its size can hold; unpack it with tar and give its files, or fewer of them"
+    )
+
+
+def _check_count(count: int, archive: Path) -> None:
+    if count > MOST_FILES:
+        raise SigmfError(
+            f"{archive.name}: holds more than {MOST_FILES:,} files; pack the recordings that belong together, alone"
+        )
+
+
 def _path_within(archive: Path, name: str) -> Path | None:
     """Path of a file in an archive; None of those that macOS adds to describe the others."""
+    if len(name) > _LONGEST_NAME:
+        raise SigmfError(
+            f"{archive.name}: names a file with {len(name)} characters, more than {_LONGEST_NAME}; shorten its name"
+        )
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", "//")]
     hidden = any(part.startswith("._") or part == "__MACOSX" for part in parts)
     return None if hidden or not parts else archive.joinpath(*parts)

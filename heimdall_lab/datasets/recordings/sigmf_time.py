@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from heimdall_lab.core.interpolation import HALF_WIDTH
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.recordings import stretches
 from heimdall_lab.datasets.recordings.common import contract_numbers
 from heimdall_lab.datasets.recordings.sigmf_files import Channel, Recording, Segment, common_value
@@ -164,10 +165,11 @@ def common_span(receivers: Sequence[Stream], captures: Sequence[int], rate_hz: f
         early, file = receivers[lengths.index(min(lengths))].channel.name, receivers[0].recording.file
         late = receivers[stamps.index(latest)].channel.name if stamps else early
         reason = (
-            f"of {late!r} begins after that of {early!r} ends; give simultaneous recordings, or correct core:datetime"
+            f"of {quoted(late)} begins after that of {quoted(early)} ends; give simultaneous recordings, or correct "
+            "core:datetime"
         )
         if late == early:
-            reason = f"of {early!r} has too few samples to interpolate between; give longer recordings"
+            reason = f"of {quoted(early)} has too few samples to interpolate between; give longer recordings"
         raise SigmfError(f"{file}: capture {captures[0]} {reason}")
     start_s = latest + margin / Fraction(rate_hz) if stamps else None
     return Span(tuple(captures), tuple(begin), tuple(steps), min(lengths), start_s)

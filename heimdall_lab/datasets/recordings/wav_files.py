@@ -28,6 +28,7 @@ _RCVR = struct.Struct("<iiI")  # centre frequency in Hz, index of the sample rat
 _DS64 = struct.Struct("<QQQ")  # sizes of the file and of the samples, number of samples
 _YEARS = range(1970, 2262)  # that NumPy's datetime64[ns] can hold
 _LARGEST_HEADER = 2**16  # bytes of a chunk that are looked at
+MOST_CHUNKS = 1000  # of a header
 _UNKNOWN_SIZES = (0, 2**32 - 1)  # of samples, that programs leave which end before they know better
 
 # As SDRSharp_20160101_231914Z_12kHz_IQ, HDSDR_20150519_082501Z_14100kHz_RF, 20200813T065220Z_77500_station_iq.
@@ -145,7 +146,10 @@ def has_gnss_stamps(file: Path) -> bool:
     """Whether a file is a recording of a KiwiSDR, with a chunk ``kiwi`` before its samples."""
     with suppress(OSError), file.open("rb") as opened:
         opened.seek(12)
-        while len(head := opened.read(8)) == 8 and any(head) and head[:4] != b"data":
+        for _ in range(MOST_CHUNKS):
+            head = opened.read(8)
+            if len(head) < 8 or not any(head) or head[:4] == b"data":
+                return False
             if head[:4] == b"kiwi":
                 return True
             length = int.from_bytes(head[4:], "little")
@@ -193,11 +197,14 @@ def read_chunks(
     if not is_wave(opened):
         raise ValueError(f"{name} is not a RIFF/WAVE file; give the WAV as it was recorded")
     chunks: dict[bytes, bytes] = {}
-    place, position = None, 12
+    place, position, count = None, 12, 0
     while position + 8 <= size:
         head = opened.read(8)
         if len(head) < 8 or not any(head):  # zeros are what programs reserved and did not use
             break
+        count += 1
+        if count > MOST_CHUNKS:
+            raise ValueError(f"{name} has more than {MOST_CHUNKS:,} chunks; give the WAV as it was recorded")
         chunk, length = head[:4], int.from_bytes(head[4:], "little")
         position += 8
         if chunk == b"kiwi":

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.schema import MEL_BANDS
 from heimdall_lab.learning.architectures.layers import (
     Head,
@@ -34,7 +35,7 @@ class LocalizationNet(Localizer):
     def __init__(self, size: str, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
         if size not in SIZES:
-            raise ValueError(f"size: {size!r} is unknown; choose one of {', '.join(SIZES)}")
+            raise ValueError(f"size: {quoted(size)} is unknown; choose one of {', '.join(SIZES)}")
         depths, channels = SIZES[size]
         self.standardise_bands = Standardise("bands", MEL_BANDS)
         self.standardise_levels = Standardise("levels", 2)

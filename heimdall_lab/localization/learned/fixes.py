@@ -12,6 +12,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import splits
 from heimdall_lab.localization import baselines, error_law, information, integrity, observations, tdoa
@@ -30,6 +31,9 @@ _SIMILAR_ALTITUDE_M = 1000.0  # beyond those of a training, up to which altitude
 
 _BATCH = 256  # scenes whose arrays are in memory at a time
 _KM2 = 1e6  # m²
+_LEAST_FACTOR_KM = 1e-7  # of a Cholesky factor on its diagonal: networks here give more
+_LEAST_RATIO = 1e-6  # of the last to the one beside it, so that numbers can tell the covariance from a singular one
+_UNBOUNDED_KM = (1e6, 0.0, 1e6)
 
 
 class Predictor(Protocol):
@@ -92,7 +96,8 @@ def predictor(method: str | Path | Predictor | HasTrained) -> Predictor:
     """
     if isinstance(method, str | Path):
         if not is_path(method):
-            raise ValueError(f"method: {str(method)!r} is no ONNX file; export the model to a file that ends in .onnx")
+            named = quoted(Path(method))
+            raise ValueError(f"method: {named} is no ONNX file; export the model to a file that ends in .onnx")
         return onnx_model.open_model(method)
     found: Any = getattr(method, "trained", method)
     if not callable(found) or not all(hasattr(found, name) for name in ("name", "inputs", "about")):
@@ -232,7 +237,9 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         predictor(inputs.arrays(dataset.isel(sample=rows), names, window))
         for rows in batch_slices(dataset.sizes["sample"], _BATCH)
     ]
-    position, cholesky = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
+    position, cholesky = _usable(
+        predictor.name, *(np.concatenate([part[of] for part in parts]) for of in (0, 1)), known.heard.any(axis=1)
+    )
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
     reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
@@ -260,6 +267,25 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         knows_height=True,
         least_scale=1.0,
     )
+
+
+def _usable(name: str, position: Array, cholesky: Array, audible: Array) -> tuple[Array, Array]:
+    """Positions (S, 2) km and factors (S, 3) km, the latter beyond any range where there is no position or covariance.
+
+    Raises
+    ------
+    ValueError
+        If that is so in all scenes in which a signal is heard (S,).
+    """
+    first, between, last = cholesky.T
+    is_usable = np.isfinite(position).all(axis=1) & np.isfinite(cholesky).all(axis=1)
+    is_usable &= (first >= _LEAST_FACTOR_KM) & (last >= np.maximum(_LEAST_FACTOR_KM, _LEAST_RATIO * np.abs(between)))
+    if audible.any() and not is_usable[audible].any():
+        raise ValueError(
+            f"{name}: gives no finite position with a covariance that can be inverted in any of {audible.sum()} "
+            "scenes; train it again"
+        )
+    return np.where(is_usable[:, None], position, 0.0), np.where(is_usable[:, None], cholesky, _UNBOUNDED_KM)
 
 
 def _excludes(latitude: Array, longitude: Array, covariance: Array, freedom: float, delays_alone: Fix) -> Array:

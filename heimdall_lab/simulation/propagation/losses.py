@@ -10,6 +10,7 @@ import numpy as np
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.diffraction import delta_bullington_links, smooth_earth_links
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import BOLTZMANN, SPEED_OF_LIGHT, STANDARD_TEMPERATURE_K, linear_to_db
 
 POLARIZATIONS = ("horizontal", "vertical")
@@ -184,7 +185,7 @@ def correlated_shadowing(normals: Array, distance_m: Array, correlation_distance
     Gudmundson, "Correlation model for shadow fading in mobile radio systems", Electronics Letters 27 (1991), eq. (3).
     """
     if not correlation_distance_m >= 0:
-        raise ValueError(f"correlation_distance_m: {correlation_distance_m!r} is not a distance; give 0 or more")
+        raise ValueError(f"correlation_distance_m: {quoted(correlation_distance_m)} is not a distance; give 0 or more")
     normals = np.ascontiguousarray(normals, dtype=float)
     count, size = normals.shape
     distance = np.ascontiguousarray(distance_m, dtype=float)
@@ -200,7 +201,7 @@ def correlated_shadowing(normals: Array, distance_m: Array, correlation_distance
 
 def _is_vertical(polarization: str) -> bool:
     if polarization not in POLARIZATIONS:
-        raise ValueError(f"polarization: {polarization!r} is unknown; choose one of {', '.join(POLARIZATIONS)}")
+        raise ValueError(f"polarization: {quoted(polarization)} is unknown; choose one of {', '.join(POLARIZATIONS)}")
     return polarization == "vertical"
 
 
