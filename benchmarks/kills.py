@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dask
 import xarray as xr
 
 import heimdall_lab as hl
@@ -192,7 +194,7 @@ def kill_jobs(scratch: Path, kills: int) -> Result:
             try:
                 process.wait(moments.uniform(0.3, 1) * longest_s)
                 ended += 1
-            except TimeoutError:
+            except subprocess.TimeoutExpired:
                 pass
             process.kill()
             hit += process.wait() == -signal.SIGKILL
@@ -202,7 +204,8 @@ def kill_jobs(scratch: Path, kills: int) -> Result:
 
 def main(kills: int = KILLS, *names: str) -> None:
     """Print what came of the kills of each kind of work."""
-    with tempfile.TemporaryDirectory() as folder:
+    # Threads of Dask would be missing in the copies of this process.
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="synchronous"):
         scratch = Path(folder)
         config = hl.preset("los_sync", num_samples=64, shard_size=16, seed=5, signal={"duration_s": 0.02})
         hl.generate(config.model_copy(update={"data_type": "feature_based"}), scratch / "features", progress=False)

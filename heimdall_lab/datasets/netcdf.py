@@ -253,7 +253,9 @@ def _write_variables(
             kind = str if variable.dtype.kind in "TUO" else variable.dtype
             fill = variable.attrs.pop("_FillValue", None)
             summed = checksums and kind is not str and variable.ndim > 0
-            written = file.createVariable(name, kind, variable.dims, fill_value=fill, fletcher32=summed)
+            written = file.createVariable(
+                name, kind, tuple(map(str, variable.dims)), fill_value=fill, fletcher32=summed
+            )
             written.setncatts(variable.attrs)
             written.set_auto_maskandscale(False)
             written[...] = variable.values

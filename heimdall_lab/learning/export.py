@@ -113,7 +113,7 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
     arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
     scenes = {name: {0: "batch"} for name in onnx_model.OUTPUTS}
     links = {name: {0: "batch", 1: "receivers"} for name in model.inputs}
-    graph = BytesIO()
+    graph: Any = BytesIO()  # which PyTorch takes, whatever its types say
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         # Lengths that no scene changes become constants; that no others do, parity at several sizes shows.

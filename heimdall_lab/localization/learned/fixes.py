@@ -237,9 +237,8 @@ def fix(predictor: Predictor, known: Observations, dataset: xr.Dataset) -> tuple
         predictor(inputs.arrays(dataset.isel(sample=rows), names, window))
         for rows in batch_slices(dataset.sizes["sample"], _BATCH)
     ]
-    position, cholesky = _usable(
-        predictor.name, *(np.concatenate([part[of] for part in parts]) for of in (0, 1)), known.heard.any(axis=1)
-    )
+    found_at, factor = (np.concatenate([part[of] for part in parts]) for of in (0, 1))
+    position, cholesky = _usable(predictor.name, found_at, factor, known.heard.any(axis=1))
     covariance = _covariance(cholesky)
     spread_m = np.sqrt(np.trace(covariance, axis1=1, axis2=2))
     reach_m = np.maximum(np.linalg.norm(position, axis=1) * 1e3, spread_m)
