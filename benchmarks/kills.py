@@ -52,6 +52,13 @@ class Result(NamedTuple):
     ended: int  # processes that ended before they were killed
     identical: bool
 
+    def show(self) -> None:
+        """Print it; SystemExit if something was lost."""
+        print(f"{self.name}: {self.kills} kills, {self.ended} ended before; ", end="")
+        print("identical" if self.identical else "NOT identical", flush=True)
+        if not self.identical:
+            sys.exit(1)
+
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """Checksums of the files of a folder that have their final names."""
@@ -213,9 +220,9 @@ def main(kills: int = KILLS, *names: str) -> None:
         for name, work in works(dataset, scratch / "features").items():
             if not names or name in names:
                 place = Path(tempfile.mkdtemp(dir=folder))
-                print(kill_again_and_again(name, work, place, kills), flush=True)
+                kill_again_and_again(name, work, place, kills).show()
         if not names or "dashboard job" in names:
-            print(kill_jobs(Path(tempfile.mkdtemp(dir=folder)), kills), flush=True)
+            kill_jobs(Path(tempfile.mkdtemp(dir=folder)), kills).show()
 
 
 if __name__ == "__main__":

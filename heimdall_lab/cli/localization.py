@@ -275,11 +275,11 @@ def compare(
     if report is not None:
         check_writable(report, "report")
     dataset = hl.open_dataset(folder)
-    if verify:
-        integrity.check_checksums(folder, progress=True)
     dataset = dataset if split is None else splits.select(dataset, split)
     classical = hl.methods(dataset)
     added, unfit = _pretrained(dataset) if pretrained else ([], {})
+    if verify:
+        integrity.check_origin(dataset, progress=True)
     board = hl.compare(dataset, [*(classical if names is None else names), *added], verify=False)
     outputs = {} if out is None else leaderboard.output(board, out)
     outputs |= {} if report is None else report_output(dataset, board, report)

@@ -188,7 +188,7 @@ def _write_all(writes: Mapping[Path, Write], field: str, needed_bytes: int) -> N
         _rename_all(temporary_of)
         for folder in {path.parent for path in writes}:
             _sync(folder)
-    except UnwritableError:
+    except ValueError:  # which says what to do, UnwritableError too
         raise
     except OSError as error:
         raise unwritable_error(path.parent, error, field, _need(path, temporary_of[path], needed_bytes)) from error

@@ -240,7 +240,7 @@ def write_netcdf(dataset: xr.Dataset, path: Path, checksums: bool = False) -> No
 def _write_variables(
     path: Path,
     sizes: Mapping[Hashable, int],
-    variables: Mapping[Any, xr.Variable],
+    variables: Mapping[Any, Any],
     attributes: dict[str, Any],
     checksums: bool,
 ) -> None:
