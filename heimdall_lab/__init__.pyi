@@ -10,8 +10,8 @@ from .datasets.recordings import write_sigmf as write_sigmf
 from .datasets.schema import iq as iq
 from .datasets.store import open_dataset as open_dataset
 from .datasets.terrain import fetch_terrain as fetch_terrain
-from .learning.architectures import architectures as architectures
 from .learning.export import export_onnx as export_onnx
+from .learning.registry import architectures as architectures
 from .localization.bounds import crlb as crlb
 from .localization.bounds import gdop as gdop
 from .localization.estimators import locate as locate

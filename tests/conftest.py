@@ -3,9 +3,12 @@
 import functools
 import http.server
 import os
+import resource
 import shutil
 import signal
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,42 @@ def server(tmp_path):
         yield f"http://127.0.0.1:{web.server_port}/", folder
         web.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def read_only():
+    """A folder, and a function that takes the right to write to it from this process, root or not, until the end."""
+    uid = os.geteuid()
+
+    def forbid(folder):
+        folder.chmod(0o555)
+        if uid == 0:
+            os.seteuid(65534)
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "out"
+        Path(parent).chmod(0o755)
+        folder.mkdir()
+        yield folder, forbid
+        if uid == 0:
+            os.seteuid(uid)
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def full_disk():
+    """Context in which no file of this process can grow beyond some bytes, as where the disk is full."""
+
+    @contextmanager
+    def full(most_bytes):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture(scope="session")

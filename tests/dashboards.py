@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 from functools import cache
 
 import dask
+import httpx
 import pytest
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 
 def free_port():
@@ -39,18 +43,49 @@ def wait_for(port, seconds=120):
             time.sleep(0.1)
 
 
+def skip_for_want_of(reason):
+    """Skip a test; where all that tests need has to be there, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @contextmanager
-def dashboard(folder, *options, port=None):
+def dashboard(folder, *options, port=None, **environment):
     """Run the command in a folder whose ``data`` it serves; yields its process and the address of its pages."""
     port = port or free_port()
     command = [sys.executable, "-m", "heimdall_lab.cli", "serve", "--port", str(port), *options]
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=os.environ | environment
+        )
         try:
             yield process, wait_for(port)
         finally:
             process.terminate()
             process.wait(60)
+
+
+async def open_page(url):
+    """Open a page as a browser does, which draws it elsewhere: returns its websocket."""
+    async with httpx.AsyncClient(timeout=120) as client:
+        token = re.search(r'"token":"([^"]+)"', (await client.get(url)).text)[1]
+    request = HTTPRequest(f"{url.replace('http', 'ws', 1)}/ws")
+    socket = await websocket_connect(request, subprotocols=["bokeh", token], max_message_size=10**9)
+    for _ in range(3):  # parts of the message that the server is there
+        await socket.read_message()
+    ready = {"type": "event", "name": "document_ready", "values": {"type": "map", "entries": []}}
+    event = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": ready}
+    for part in ({"msgid": "1", "msgtype": "PATCH-DOC"}, {}, {"events": [event]}):
+        await socket.write_message(json.dumps(part))
+    return socket
+
+
+async def close_page(socket):
+    """Close a page as a browser does."""
+    socket.close()
+    while await socket.read_message() is not None:
+        pass
 
 
 def submitted(root, task, number=0):

@@ -4,6 +4,8 @@ import zipfile
 
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401  (adds the .rio accessor)
+import xarray as xr
 
 from heimdall_lab.datasets.terrain.tiles import open_terrain
 
@@ -22,6 +24,13 @@ def plane_m(latitude_deg, longitude_deg, south, west):
 
 def write_hgt(folder, name, samples):
     (folder / f"{name}.hgt").write_bytes(np.asarray(samples).astype(">i2").tobytes())
+
+
+def write_geotiff(path, samples, latitude, longitude, nodata=None, crs="EPSG:4326"):
+    """Write samples (y, x) on axes of latitude or northing, and of longitude or easting."""
+    raster = xr.DataArray(samples[None], dims=("band", "y", "x"), coords={"band": [1], "y": latitude, "x": longitude})
+    raster = raster.rio.write_crs(crs) if crs else raster
+    (raster if nodata is None else raster.rio.write_nodata(nodata)).rio.to_raster(path)
 
 
 def grid(name):

@@ -302,6 +302,22 @@ def test_truncated_shard_is_named_by_verify_and_by_its_readers(attempt, refused,
     assert "shard-00001.nc: has 2000 bytes" in line
 
 
+def test_compare_says_how_long_checksums_took_and_can_leave_them_out(run, attempt, folder, tmp_path):
+    compare = ("compare", "--methods", "centroid")
+    line = r"verify los_sync: 2/2 checksums are right: \d+ kB in \d+\.\d s"
+    assert any(re.fullmatch(line, each) for each in run(*compare, folder).stderr.splitlines())
+    assert "verify" not in run(*compare, folder, "--no-verify").stderr
+    shutil.copytree(folder, tmp_path / "changed")
+    shard = tmp_path / "changed" / "shard-00001.nc"
+    content = bytearray(shard.read_bytes())
+    content[-3000] ^= 1
+    shard.write_bytes(content)
+    done = attempt(*compare, tmp_path / "changed", "--out", tmp_path / "board")
+    assert done.returncode == 1
+    assert "shard-00001.nc: has another checksum; run the same 'generate' command" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "board").iterdir()) == []
+
+
 def test_unknown_method_lists_the_known_ones(refused, folder):
     assert "method: 'guess' is unknown; choose one of centroid" in refused(2, "locate", folder, "--method", "guess")
     assert "methods: 'guess' is unknown" in refused(2, "compare", folder, "--methods", "tdoa_ls, guess")
@@ -406,7 +422,6 @@ def test_command_is_installed_and_shows_no_traceback(tmp_path):
     ("arguments", "extra"),
     [
         (["train", "{}", "--architecture", "triangulation", "--out", "run"], "learn"),
-        (["architectures"], "learn"),
         (["export", "{}"], "learn"),
         (["compare", "{}", "--report", "report.html"], "learn"),
         (["serve"], "app"),
@@ -432,6 +447,53 @@ cli.main()
     assert done.returncode == 1
     assert re.fullmatch(rf"heimdall-lab: \w+ is not installed; pip install 'heimdall-lab\[{extra}\]'\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def aircraft(tmp_path):
+    """A LocaRDS table of one aircraft at 45.1° N 7.7° E, 10 km high, that does not say where, and its sensors'."""
+    places = {1: (45.4, 7.6, 300), 2: (45.1, 8.2, 200), 3: (44.8, 7.5, 250), 4: (45.2, 7.1, 400), 5: (45.6, 8.4, 350)}
+    there = geodesy.ecef(45.1, 7.7, 10_000.0)
+    delays_ns = {n: geodesy.length(geodesy.ecef(*place) - there) / 0.299792458 for n, place in places.items()}
+    received = json.dumps([[n, 1e9 + delay, 50 + n] for n, delay in delays_ns.items()])
+    rows = "id,timeAtServer,aircraft,latitude,longitude,baroAltitude,geoAltitude,numMeasurements,measurements"
+    (tmp_path / "set 1.csv").write_text(f'{rows}\n1,0.1,101,NA,NA,9950,10000,5,"{received}"\n')
+    sensors = [f"{n},{','.join(map(str, place))},Radarcape" for n, place in places.items()]
+    (tmp_path / "sensors.csv").write_text("\n".join(["serial,latitude,longitude,height,type", *sensors]))
+    return tmp_path
+
+
+def test_locate_reads_tables(run, refused, aircraft):
+    table, sensors = aircraft / "set 1.csv", aircraft / "sensors.csv"
+    row = json.loads(run("locate", table, "--receivers", sensors, "--json").stdout)[0]
+    assert (row["latitude_deg"], row["longitude_deg"]) == pytest.approx((45.1, 7.7), abs=1e-4)
+    assert row["altitude_m"] == pytest.approx(10_000, abs=25)
+    text = run("locate", table, "--receivers", sensors, "--set", "path_delay_sigma_s=1e-6").stdout
+    assert "with delays known to 1.00 µs" in text
+    assert "--receivers SENSORS.csv" in refused(2, "locate", table)
+    assert "sensors.csv is a table of receivers; give it by --receivers" in refused(2, "locate", sensors)
+    assert "only recordings take it" in refused(2, "locate", table, "--receivers", sensors, "--window", 1)
+    assert "one table at a time" in refused(2, "locate", table, table, "--receivers", sensors)
+    unknown = aircraft / "bearings.csv"
+    unknown.write_text("station,bearing\nA,30\n")
+    said = refused(2, "locate", unknown, "--receivers", sensors)
+    assert "bearings.csv is no table that can be located, with the columns bearing, station; give a LocaRDS" in said
+    assert "cannot be read" in refused(2, "locate", aircraft / "none.csv", "--receivers", sensors)
+
+
+def test_locate_names_the_command_for_what_a_folder_holds(refused, aircraft, tmp_path):
+    command = f"heimdall-lab locate '{aircraft / 'set 1.csv'}' --receivers {aircraft / 'sensors.csv'}"
+    assert refused(2, "locate", aircraft).endswith(f"is no dataset but holds a table; locate by: {command}")
+    waves = tmp_path / "waves"
+    waves.mkdir()
+    (waves / "20200813T065220Z_77500_alpha_iq.wav").touch()
+    for arguments in ([waves], [waves, "--receivers", aircraft / "sensors.csv"], ["--kiwi", waves]):
+        said = refused(2, "locate", *arguments)
+        assert f"heimdall-lab locate {waves}/*.wav --receivers STATIONS.csv" in said
+    assert "give the stations' positions with --receivers" in refused(2, "locate", *waves.iterdir())
+    (waves / "a.sigmf-meta").touch()
+    assert f"heimdall-lab locate {waves}/*.sigmf-meta" in refused(2, "locate", waves)
+    assert "is no dataset: dataset.json cannot be read" in refused(1, "locate", tmp_path / "nothing")
 
 
 def test_export_then_locate_and_compare(run, refused, trained, small, tmp_path):

@@ -239,7 +239,7 @@ def test_public_names_are_those_of_the_pages():
 def test_pages_name_all_that_can_be_chosen():
     from heimdall_lab.core.presets import PRESETS
     from heimdall_lab.datasets import schema
-    from heimdall_lab.learning.architectures import ARCHITECTURES
+    from heimdall_lab.learning.registry import ARCHITECTURES
     from heimdall_lab.localization.methods import METHODS
 
     contents = {

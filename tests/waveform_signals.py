@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import signal as dsp
 
-from heimdall_lab.core.config import Signal
 from heimdall_lab.core.philox import Streams
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.simulation.waveforms import kinds
 
 RATE_HZ = 50e3

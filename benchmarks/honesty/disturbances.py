@@ -16,8 +16,8 @@ import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.config import Signal
 from heimdall_lab.core.presets import build
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import features

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DATA_FOLDER_HELP = "HEIMDALL_LAB_DATA, else data"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Check the dataset's shards against their checksums first.")
+]
 Folder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar="DIR")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any field, as path.to.field=value; repeatable.")]
 

@@ -12,6 +12,7 @@ import heimdall_lab as hl
 from heimdall_lab.cli.arguments import (
     Folder,
     Json,
+    Verify,
     fail,
     known_name,
     print_table,
@@ -45,6 +46,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Parameter of the architecture, as width=64; repeatable.")
     ] = None,
     tracking: Annotated[bool, typer.Option("--tracking/--no-tracking", help="Log the run in MLflow.")] = True,
+    verify: Verify = True,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -53,7 +55,9 @@ def train(
 
     parameters = settings_of(settings or [], "width=64")
     try:
-        run = hl.train(dataset, architecture, out=out, parameters=parameters, tracking=tracking, **options)
+        run = hl.train(
+            dataset, architecture, out=out, parameters=parameters, tracking=tracking, verify=verify, **options
+        )
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted: run the same command again to go on", 130)
     if not is_rank_zero():

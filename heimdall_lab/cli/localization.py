@@ -10,6 +10,7 @@ import heimdall_lab as hl
 from heimdall_lab.cli.arguments import (
     Folder,
     Json,
+    Verify,
     known_name,
     method_name,
     position,
@@ -18,7 +19,7 @@ from heimdall_lab.cli.arguments import (
     stated_altitude,
 )
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.files import check_writable, write_atomically
+from heimdall_lab.core.files import check_writable, make_folder, write_files
 from heimdall_lab.core.text import json_records, quoted
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
@@ -36,13 +37,19 @@ _FEW_FIXES = 3  # of which each has its sentences below the table
 def locate(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a dataset, SigMF collection, recordings or archives, or WAV files."),
+        typer.Argument(
+            help="Folder of a dataset, SigMF collection, recordings or archives, WAV files, or LocaRDS table."
+        ),
     ],
     kiwi: Annotated[
         bool, typer.Option("--kiwi", help="The paths are KiwiSDR recordings, and an error if they are others.")
     ] = False,
     receivers: Annotated[
-        Path | None, typer.Option(help="Of recordings: CSV of name, latitude_deg, longitude_deg.", metavar="CSV")
+        Path | None,
+        typer.Option(
+            help="Of recordings: CSV of name, latitude_deg, longitude_deg; of a table: that of its sensors.",
+            metavar="CSV",
+        ),
     ] = None,
     transmitter: Annotated[
         str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
@@ -81,22 +88,24 @@ def locate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Locate the transmitter of every scene, or of SigMF, KiwiSDR or other WAV recordings."""
-    from heimdall_lab.datasets.recordings.sigmf_stored import is_sigmf
+    """Locate the transmitter of every scene, of SigMF, KiwiSDR or other WAV recordings, or of every row of a table."""
+    from heimdall_lab.cli import locatable
     from heimdall_lab.localization import estimators, sentences, stations, tables
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
     method, stated = method_name("method", method), stated_altitude(altitude)
-    waves = kiwi or all(path.suffix.lower() == ".wav" for path in paths)
-    sigmf = not waves and any(is_sigmf(path) for path in paths)
+    kind = locatable.kind_of(paths, kiwi=kiwi)
+    recorded = kind in locatable.RECORDINGS
     known = settings_of(settings or [], "name=value")
-    for name, given in {"set": known, "window": window, "at": at}.items():
-        if given and not (waves or sigmf):
+    for name, given in {"set": None if kind == "table" else known, "window": window, "at": at}.items():
+        if given and not recorded:
             raise ConfigError(f"{name}: only recordings take it; leave it out")
-    if waves or sigmf:
+    if recorded:
         cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": position(transmitter)}
-        dataset = _read_recordings(paths, receivers, cut | known, kiwi=kiwi, waves=waves)
+        dataset = locatable.read_recordings(paths, receivers, cut | known, kind=kind, kiwi=kiwi)
+    elif kind == "table" and transmitter is None:
+        dataset = locatable.read_table(paths, receivers, known)
     elif receivers is not None or transmitter is not None:
         raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
     elif len(paths) != 1:
@@ -123,31 +132,18 @@ def locate(
     for say in (sentences.left_out_sentence, sentences.noise_sentence, sentences.clocks_sentence):
         if said := say(dataset):
             print(said)
-    if waves or sigmf:
+    if recorded or kind == "table":
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     if joint is None:
         for sample in fixes["sample"].values.tolist() if len(table) <= _FEW_FIXES else []:
             _print_budget(tables.budget_table(dataset, fixes, sample), f" of {sample}" if len(table) > 1 else "")
     else:
         _print_joint(*joint)
-    if waves or sigmf:
+    if recorded:
         if len(table) > 1:
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(differences, as_json)
-
-
-def _read_recordings(
-    paths: list[Path], receivers: Path | None, known: dict[str, Any], *, kiwi: bool, waves: bool
-) -> "xr.Dataset":
-    """Recordings of KiwiSDR stations or other WAVs, or SigMF, with what is known besides."""
-    from heimdall_lab.datasets.recordings.files import read_waves
-
-    if not waves:
-        return hl.read_sigmf(paths, receivers=receivers, **known)
-    if receivers is None:
-        raise ConfigError("receivers: is missing; give the stations' positions with --receivers FILE.csv")
-    return hl.read_kiwi(paths, receivers, **known) if kiwi else read_waves(paths, receivers, **known)
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":
@@ -236,7 +232,7 @@ def features(
         check_writable(out, "out")
     measured = hl.features(hl.open_dataset(folder))
     if out is not None:
-        write_atomically(out, lambda path: write_netcdf(measured, path))
+        write_files({out: lambda path: write_netcdf(measured, path)}, needed_bytes=measured.nbytes)
     table = summary(measured)
     if not as_json:
         table = table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
@@ -262,31 +258,34 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Also write leaderboard.nc and leaderboard.csv, with bins.", metavar="DIR")
     ] = None,
+    verify: Verify = True,
     as_json: Json = False,
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
-    from heimdall_lab.datasets import splits
-    from heimdall_lab.localization import leaderboard
+    from heimdall_lab.datasets import integrity, splits
+    from heimdall_lab.localization import compared_methods, leaderboard
 
     names = None if methods is None else [method_name("methods", name) for name in methods.split(",")]
     if split is not None:
         split = known_name("split", split, list(splits.SHARES))
-    if report is not None:
-        from heimdall_lab.report import write_report  # before the work, which would be lost without this extra
-
-        check_writable(report, "report")
+    if report is not None:  # before the work, which would be lost without this extra
+        from heimdall_lab.report.page import output as report_output
     if out is not None:
         _check_folder(out)
+    if report is not None:
+        check_writable(report, "report")
     dataset = hl.open_dataset(folder)
+    if verify:
+        integrity.check_checksums(folder, progress=True)
     dataset = dataset if split is None else splits.select(dataset, split)
     classical = hl.methods(dataset)
     added, unfit = _pretrained(dataset) if pretrained else ([], {})
-    board = hl.compare(dataset, [*(classical if names is None else names), *added])
-    if out is not None:
-        leaderboard.save(board, out)
-    if report is not None:
-        write_report(dataset, board, report)
-    failed = leaderboard.failures(board)  # which the log has named
+    board = hl.compare(dataset, [*(classical if names is None else names), *added], verify=False)
+    outputs = {} if out is None else leaderboard.output(board, out)
+    outputs |= {} if report is None else report_output(dataset, board, report)
+    if outputs:
+        write_files(outputs, "out" if report is None else "report" if out is None else "out, report", board.nbytes)
+    failed = compared_methods.failures(board)  # which the log has named
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
         raise typer.Exit(1 if failed else 0)
@@ -307,7 +306,7 @@ def _check_folder(out: Path) -> None:
     if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
         kind = "a dataset" if out.is_dir() else "a file"
         raise ConfigError(f"out: {quoted(out)} is {kind}; name another folder for the leaderboard")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     check_writable(out / "leaderboard.nc", "out")
 
 

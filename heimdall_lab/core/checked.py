@@ -1,12 +1,15 @@
 """Checked input: the base of the frozen pydantic models, and in one line what they refuse."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from heimdall_lab.core.text import quoted, shortened
 
+_LONGEST_NAME = 100  # characters that names are compared in, which takes the square of their number
 NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
 
 
@@ -42,8 +45,11 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
     field = f"{path}: " if path else ""
     message = str(refused["msg"]).removeprefix("Value error, ")
     if refused["type"] == "extra_forbidden":
-        choice = f"choose one of {', '.join(_fields_beside(model, refused['loc']))}" if model else "leave it out"
-        return f"{field}unknown field; {choice}"
+        if model is None:
+            return f"{field}unknown field; leave it out"
+        beside = _fields_beside(model, refused["loc"])
+        meant = question(_meant_fields(model, refused["loc"], beside))
+        return f"{field}unknown field; {meant}choose one of {', '.join(beside)}"
     if refused["type"] == "too_short":
         return f"{field}{len(refused['input'])} listed, at least {refused['ctx']['min_length']} are needed; add some"
     if refused["type"] == "missing":
@@ -52,7 +58,40 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
         return f"{field}{shortened(message)}; correct it"
     if refused["type"] == "value_error":
         return f"{field}{message}"
-    return f"{field}{quoted(refused['input'])} is refused: {message[:1].lower() + message[1:]}; change it"
+    allowed = re.findall(r"'([^']+)'", refused["ctx"]["expected"]) if refused["type"] == "literal_error" else []
+    meant = question(near(refused["input"], allowed)) if isinstance(refused["input"], str) else ""
+    return f"{field}{quoted(refused['input'])} is refused: {message[:1].lower() + message[1:]}; {meant}change it"
+
+
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """Those of some names that look like what was written, at most two, the nearest first."""
+    return get_close_matches(name, list(names), n=2) if len(name) <= _LONGEST_NAME else []
+
+
+def question(names: list[str]) -> str:
+    """Ask whether one of these was meant; nothing where there is none.
+
+    >>> question(near("sgnal", ["signal", "channel"]))
+    'did you mean signal? '
+    """
+    return f"did you mean {' or '.join(names)}? " if names else ""
+
+
+def _meant_fields(model: type[BaseModel], location: tuple[int | str, ...], beside: list[str]) -> list[str]:
+    """Dotted paths of what an unknown field may have been meant to be: the same name elsewhere, or one like it."""
+    *group, name = map(str, location)
+    paths = list(_paths(model))
+    elsewhere = [path for path in paths if path.rpartition(".")[2] == name]
+    here = [".".join([*group, field]) for field in near(name, beside)]
+    return elsewhere[:2] or here or near(".".join([*group, name]), paths)
+
+
+def _paths(model: type[BaseModel], group: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all fields, groups too."""
+    for name, field in model.model_fields.items():
+        yield f"{group}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _paths(field.annotation, f"{group}{name}.")
 
 
 def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

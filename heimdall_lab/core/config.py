@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
-from heimdall_lab.core.receivers import Receiver, italian_network, read_receivers
+from heimdall_lab.core.receivers import Receiver, italian_network, longitudes_deg, read_receivers
 from heimdall_lab.core.text import listed, quoted
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.core.units import METRES_PER_DEGREE, SPEED_OF_LIGHT
 
 MAX_RECEIVERS = 15
@@ -23,12 +24,6 @@ CLOCK_SIGMA_S = {
 
 MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
 DOPPLER_BY_COHERENCE = (9 / (16 * math.pi)) ** 0.5  # Rappaport, Wireless Communications, 2nd ed., eq. (5.40.c)
-
-VOICE_BAND_HZ = (300.0, 3000.0)  # audio band of a narrow-band FM transmitter
-DTMF_LOW_HZ = (697.0, 770.0, 852.0, 941.0)  # ITU-T Q.23
-DTMF_HIGH_HZ = (1209.0, 1336.0, 1477.0, 1633.0)
-AFSK_HZ = (1200.0, 2200.0)  # mark and space of Bell 202
-FSK4_BANDWIDTH_HZ = 12.5e3  # channel of DMR, ETSI TS 102 361-1
 
 
 def _receivers_or_path(value: Any) -> Any:
@@ -100,6 +95,11 @@ class Geometry(CheckedModel):
         return self.num_receivers_min, self.num_receivers_max
 
     @property
+    def longitudes_deg(self) -> tuple[float, ...]:
+        """Longitudes of the listed receivers, counted on beyond 180 where the network lies across that meridian."""
+        return longitudes_deg(self.receivers)
+
+    @property
     def position_std_m(self) -> tuple[float, ...]:
         """Standard deviation of the listed receivers' positions, along east and along north: 0 where none is stated."""
         return tuple(receiver.position_std_m or 0.0 for receiver in self.receivers)
@@ -118,11 +118,11 @@ class Geometry(CheckedModel):
             len(set(names)) == len(names), f"receivers: two have the same name in {listed(names)}; rename one"
         )
         latitudes = [receiver.latitude_deg for receiver in self.receivers]
-        longitudes = [receiver.longitude_deg for receiver in self.receivers]
+        longitudes = self.longitudes_deg
         self._require(
             max(longitudes) - min(longitudes) <= 10 and max(latitudes) - min(latitudes) <= 10,
             "receivers: latitudes or longitudes span more than 10 degrees; line-of-sight links need receivers closer "
-            "together, and on one side of the 180 degrees meridian",
+            "together",
         )
         self._require(
             max(map(abs, latitudes)) + self.margin_deg <= 85,
@@ -134,7 +134,7 @@ class Geometry(CheckedModel):
                 f"receivers: {receiver.name} states a position_std_m of {std_m:g}, more than {MAX_POSITION_STD_M:g} m, "
                 "which no simulated network can; lower it",
             )
-        places = {(receiver.latitude_deg, receiver.longitude_deg) for receiver in self.receivers}
+        places = set(zip(latitudes, longitudes, strict=True))
         self._require(
             len(places) >= 3,
             f"receivers: the {len(self.receivers)} listed stand at {len(places)} places; spread them over at least 3",
@@ -144,85 +144,6 @@ class Geometry(CheckedModel):
             self.placement == "fixed" or farthest_deg <= 85,
             f"centre_latitude_deg {self.centre_latitude_deg:g} with extent_km {self.extent_km:g} and margin_deg "
             f"{self.margin_deg:g} reaches beyond 85 degrees; move the area off the pole or make it smaller",
-        )
-        return self
-
-
-class Signal(CheckedModel):
-    """What is transmitted and how it is sampled."""
-
-    frequency_hz: float = Field(145e6, ge=30e6, le=3e9, description="carrier frequency, Hz")
-    sample_rate_hz: float = Field(50e3, ge=1e3, le=50e6, description="complex samples per second, Hz")
-    duration_s: float = Field(0.2, gt=0, le=60, description="length of each receiver's window, s")
-    channel_bandwidth_hz: float = Field(12.5e3, gt=0, description="channel of the waveforms by Carson's rule, Hz")
-    deviation_hz: float = Field(2.5e3, gt=0, description="peak frequency deviation of the FM waveforms, Hz")
-    transmitter_power_min_dbm: float = Field(10.0, ge=-60, le=90, description="lowest transmitter power, dBm")
-    transmitter_power_max_dbm: float = Field(37.0, ge=-60, le=90, description="highest transmitter power, dBm")
-    voice_ratio: float = Field(0.9, ge=0, le=1, description="share of scenes with NBFM voice")
-    tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with one FM tone")
-    dual_tone_ratio: float = Field(0.05, ge=0, le=1, description="share of scenes with an FM dual tone (DTMF)")
-    noise_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with band-limited noise")
-    fsk4_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with 4-FSK data, as DMR sends")
-    afsk1200_ratio: float = Field(0.0, ge=0, le=1, description="share of scenes with AFSK 1200 packets, as APRS sends")
-    voice_folder: str = Field(
-        "", description="folder of WAV files whose excerpts are the voices; without it they are synthesised"
-    )
-    tone_min_hz: float = Field(300.0, gt=0, description="lowest single tone, Hz")
-    tone_max_hz: float = Field(
-        700.0,
-        gt=0,
-        description="highest single tone, Hz; it repeats, so a period shorter than the delays makes them ambiguous",
-    )
-    noise_bandwidth_hz: float = Field(10e3, ge=1e3, description="bandwidth of the band-limited noise, Hz")
-
-    @property
-    def num_time(self) -> int:
-        """Number of IQ samples in each window."""
-        return round(self.sample_rate_hz * self.duration_s)
-
-    @property
-    def interpolation(self) -> int:
-        """Samples per sample of the waveform, which is made at a rate of at least four times its channel."""
-        return max(1, int(self.sample_rate_hz / (4 * self.channel_bandwidth_hz)))
-
-    @property
-    def waveform_rate_hz(self) -> float:
-        """Complex samples per second at which waveforms are made, Hz."""
-        return self.sample_rate_hz / self.interpolation
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        self._require_order("transmitter_power_min_dbm", "transmitter_power_max_dbm")
-        self._require_order("tone_min_hz", "tone_max_hz")
-        ratios = [name for name in type(self).model_fields if name.endswith("_ratio")]
-        total = sum(getattr(self, name) for name in ratios)
-        self._require(abs(total - 1) < 1e-9, f"{' + '.join(ratios)} is {total:g}; make them add up to 1")
-        self._require(
-            self.noise_bandwidth_hz <= self.channel_bandwidth_hz,
-            f"noise_bandwidth_hz {self.noise_bandwidth_hz:g} exceeds channel_bandwidth_hz "
-            f"{self.channel_bandwidth_hz:g}; make it narrower",
-        )
-        highest_hz = {
-            VOICE_BAND_HZ[1]: self.voice_ratio,
-            self.tone_max_hz: self.tone_ratio,
-            DTMF_HIGH_HZ[-1]: self.dual_tone_ratio,
-            AFSK_HZ[-1]: self.afsk1200_ratio,
-        }
-        modulation_hz = max((highest for highest, ratio in highest_hz.items() if ratio > 0), default=0.0)
-        carson = 2 * (self.deviation_hz + modulation_hz)  # Carson's rule
-        self._require(
-            modulation_hz == 0 or carson <= self.channel_bandwidth_hz,
-            f"deviation_hz {self.deviation_hz:g} with modulation up to {modulation_hz:g} Hz occupies {carson:g} Hz, "
-            f"more than channel_bandwidth_hz {self.channel_bandwidth_hz:g}; lower deviation_hz or widen the channel",
-        )
-        self._require(
-            self.fsk4_ratio == 0 or self.channel_bandwidth_hz >= FSK4_BANDWIDTH_HZ,
-            f"channel_bandwidth_hz {self.channel_bandwidth_hz:g} is narrower than the {FSK4_BANDWIDTH_HZ:g} Hz of "
-            "4-FSK; widen it or set fsk4_ratio to 0",
-        )
-        self._require(
-            self.num_time >= 256,
-            f"duration_s {self.duration_s:g} holds {self.num_time} samples; at least 256 are needed, so lengthen it",
         )
         return self
 

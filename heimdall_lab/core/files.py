@@ -1,19 +1,24 @@
 """Files that are written whole or not at all, and folders that one process at a time writes to."""
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
+import shutil
 import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from heimdall_lab.core.text import quoted
+from heimdall_lab.core.text import quoted, si_text
+
+Write = Callable[[Path], object]  # makes a file of the given name
 
 LOCK = ".dataset.lock"
 _POLL_S = 0.2
@@ -24,8 +29,8 @@ class StoreError(ValueError):
     """A dataset folder that cannot be used; the message names the file and the remedy."""
 
 
-class UnwritableError(StoreError):
-    """A folder that cannot be written to."""
+class UnwritableError(StoreError, OSError):
+    """A folder that cannot be written to; the message names the file, what it takes, and the remedy."""
 
 
 def data_folder(root: str | Path | None = None) -> Path:
@@ -87,26 +92,194 @@ def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
     return content
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a temporary file beside the path, sync it to disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # hosts may share the folder, and numbers
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def write_atomically(path: Path, write: Write, field: str = "out", needed_bytes: int = 0) -> None:
+    """Let ``write`` make a temporary file beside the path, sync it to disk, and rename it into place.
+
+    Raises
+    ------
+    UnwritableError
+        If it cannot be written; the message begins with ``field``, and names the bytes that the file takes if given.
+    """
+    _write_all({path: write}, field, needed_bytes)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_files(writes: Mapping[Path, Write], field: str = "out", needed_bytes: int = 0) -> None:
+    """Write files as `write_atomically` does: all of them get their names when the last one is whole, or none does.
+
+    Temporary files of these names that killed processes left behind are removed.
+
+    Parameters
+    ----------
+    writes : mapping
+        The function that makes each file.
+    field : str
+        What errors name.
+    needed_bytes : int
+        What they take together, where that is known: it must be free.
+
+    Raises
+    ------
+    UnwritableError
+        If one cannot be written.
+    """
+    with ExitStack() as stack:
+        for folder in {path.parent for path in writes}:
+            names = [path.name for path in writes if path.parent == folder]
+            check_space(folder / names[0], needed_bytes, field)
+            stack.enter_context(_tidied(folder, names, field))
+        _write_all(writes, field, needed_bytes)
+
+
+def write_text(path: Path, text: str, field: str = "out") -> None:
     """Write a text as UTF-8, whole or not at all."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    content = text.encode()
+    write_files({path: lambda temporary: temporary.write_bytes(content)}, field, len(content))
+
+
+@contextmanager
+def new_folder(folder: Path, field: str = "out", needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield a temporary folder beside one that is missing or empty, which takes its place when the block is done.
+
+    Raises
+    ------
+    UnwritableError
+        If it cannot be written.
+    """
+    make_folder(folder.parent, field)
+    check_space(folder, needed_bytes, field)
+    with _tidied(folder.parent, [folder.name], field):
+        temporary = _temporary(folder)
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.rename(folder)
+            _sync(folder.parent)
+        except UnwritableError:
+            raise
+        except OSError as error:
+            raise unwritable_error(folder, error, field) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_space(path: Path, needed_bytes: int, field: str = "out") -> None:
+    """Raise UnwritableError, naming the sizes, unless there is room for so many bytes beside a path."""
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:  # whoever writes there is told
+        return
+    if needed_bytes > free:
+        raise UnwritableError(
+            f"{field}: {quoted(path)} takes {si_text(needed_bytes)}B, and {si_text(free)}B are free there; make room, "
+            "or choose a folder on a larger disk"
+        )
+
+
+def _write_all(writes: Mapping[Path, Write], field: str, needed_bytes: int) -> None:
+    """Make temporary files, and rename them when all are on disk."""
+    temporary_of = {path: _temporary(path) for path in writes}
+    path = next(iter(writes))
+    try:
+        for path, write in writes.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            write(temporary_of[path])
+            _sync(temporary_of[path])
+        _rename_all(temporary_of)
+        for folder in {path.parent for path in writes}:
+            _sync(folder)
+    except UnwritableError:
+        raise
+    except OSError as error:
+        raise unwritable_error(path.parent, error, field, _need(path, temporary_of[path], needed_bytes)) from error
+    finally:
+        for temporary in temporary_of.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _rename_all(temporary_of: Mapping[Path, Path]) -> None:
+    """Rename files into place; where one cannot be, those before it get their earlier contents back."""
+    earlier: dict[Path, Path | None] = {}
+    try:
+        for path, temporary in temporary_of.items():
+            earlier[path] = _second_name(path) if len(temporary_of) > 1 else None
+            temporary.replace(path)
+    except BaseException:
+        for path, kept in earlier.items():
+            if kept is not None:
+                kept.replace(path)
+            elif not temporary_of[path].exists():
+                path.unlink(missing_ok=True)
+        raise
+    finally:
+        for kept in earlier.values():
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+
+
+def _second_name(path: Path) -> Path | None:
+    """Give a file a second name for as long as another may take its place; None if there is no file."""
+    kept = _temporary(path)
+    try:
+        kept.hardlink_to(path)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a file system that has no such names
+        shutil.copy2(path, kept)
+    return kept
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # hosts may share the folder, and numbers
+
+
+def _need(path: Path, temporary: Path, needed_bytes: int) -> str:
+    """Say what a file takes, as far as that is known, and what is free."""
+    free, takes = "", f"{path.name} takes {si_text(needed_bytes)}B" if needed_bytes else path.name
+    with suppress(OSError):
+        free = f", {si_text(shutil.disk_usage(path.parent).free)}B are free there"
+        written = temporary.stat().st_size
+        takes = takes if needed_bytes else f"{path.name} takes more than {si_text(written)}B"
+    return takes + free
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _tidied(folder: Path, names: Collection[str], field: str) -> Iterator[None]:
+    """Hold a folder in which files of these names are written, having removed what killed processes left of them.
+
+    Who writes holds the folder together with others that do; what nobody holds is left behind.
+    """
+    left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}\.tmp")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise unwritable_error(folder, error, field) from error
+    try:
+        with suppress(OSError):  # somebody writes there, or the file system has no such locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in folder.iterdir():
+                if left.fullmatch(path.name):
+                    _remove(path)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -140,12 +313,12 @@ def locked(
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, if there is none; StoreError if that cannot be."""
+def make_folder(folder: Path, field: str = "out") -> None:
+    """Make a folder, and those above it, if there is none; UnwritableError if that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable_error(folder, error) from error
+        raise unwritable_error(folder, error, field) from error
 
 
 def lock_holder(folder: Path) -> str:
@@ -162,12 +335,12 @@ def request_stop(folder: Path) -> None:
         file.write(" stop")
 
 
-def unwritable_error(folder: Path, error: Exception, field: str = "out") -> "UnwritableError":
-    """Error that says why a folder cannot be written to, and what to do."""
+def unwritable_error(folder: Path, error: Exception, field: str = "out", need: str = "") -> UnwritableError:
+    """Error that says why a folder cannot be written to, what was to be written, and what to do."""
     reason = getattr(error, "strerror", None) or error
     return UnwritableError(
-        f"{field}: cannot write to {quoted(folder)} ({reason}); choose a folder that you may write to and that has "
-        "room, or make room and run the same command again"
+        f"{field}: cannot write to {quoted(folder)} ({reason}{f'; {need}' if need else ''}); choose a folder that you "
+        "may write to and that has room, or make room and run the same command again"
     )
 
 
@@ -207,8 +380,12 @@ def _acquire(path: Path, holder: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same_file(path, descriptor):  # else a holder that ended just now removed it between these lines
-                os.truncate(descriptor, 0)
-                os.write(descriptor, holder.encode())
+                try:
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, holder.encode())
+                except OSError:  # the disk is full
+                    path.unlink(missing_ok=True)
+                    raise
                 return descriptor
         except BaseException:
             os.close(descriptor)

@@ -98,7 +98,10 @@ def enu(position_ecef: Array, latitude_deg: Array, longitude_deg: Array) -> Arra
 
 def tangent_plane_origin(latitude_deg: Array, longitude_deg: Array) -> tuple[Array, Array]:
     """Mean latitude and longitude (...), degrees, of the receivers (..., R) that are present, NaN where none is."""
-    return np.nanmean(latitude_deg, axis=-1), np.nanmean(longitude_deg, axis=-1)
+    xp = array_namespace(longitude_deg)
+    first = np.nanmin(longitude_deg, axis=-1, keepdims=True)
+    across = xp.where(longitude_deg - first > 180, longitude_deg - 360, longitude_deg)
+    return np.nanmean(latitude_deg, axis=-1), wrapped(np.nanmean(across, axis=-1))
 
 
 def length(vector: Array) -> Array:

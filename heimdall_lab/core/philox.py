@@ -67,6 +67,7 @@ class Stage(IntEnum):
     SCATTERERS = 17
     ECHO = 18
     RECEIVER_POSITION = 19
+    SPEECH_PAUSE = 20
 
 
 @njit(cache=True, inline="always")

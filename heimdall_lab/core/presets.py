@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heimdall_lab.core.checked import ConfigError, first_error
+from heimdall_lab.core.checked import ConfigError, first_error, near, question
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import read_limited
 from heimdall_lab.core.text import quoted, shortened
@@ -81,7 +81,8 @@ def preset(name: str, /, **overrides: Any) -> Config:
     (0.1, 'gpsdo')
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset: {quoted(name)} is unknown; choose one of {', '.join(PRESETS)}")
+        meant = question(near(name, PRESETS))
+        raise ConfigError(f"preset: {quoted(name)} is unknown; {meant}choose one of {', '.join(PRESETS)}")
     return build({"name": name, **PRESETS[name]}, overrides)
 
 
@@ -123,7 +124,8 @@ def differing_fields(first: Config, second: Config) -> list[str]:
         return {k: v for key, value in values.items() for k, v in flat(value, f"{path}.{key}".strip(".")).items()}
 
     left, right = flat(first.model_dump(mode="json"), ""), flat(second.model_dump(mode="json"), "")
-    return [path for path in left if left[path] != right[path]]
+    absent = object()  # fields that change nothing are left out
+    return [path for path in left | right if left.get(path, absent) != right.get(path, absent)]
 
 
 def _merge(fields: dict[str, Any], path: list[str], value: Any) -> None:

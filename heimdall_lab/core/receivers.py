@@ -40,6 +40,18 @@ class Receiver(CheckedModel):
         return {name: value for name, value in fields.items() if name != "position_std_m" or value is not None}
 
 
+def longitudes_deg(receivers: Iterable[Receiver]) -> tuple[float, ...]:
+    """Longitudes of a network, counted on beyond 180 where it lies across that meridian.
+
+    >>> islands = {"Vanua Levu": 179.4, "Taveuni": -179.98}
+    >>> longitudes_deg(Receiver(name=name, latitude_deg=-16.8, longitude_deg=east) for name, east in islands.items())
+    (179.4, 180.02)
+    """
+    listed = [receiver.longitude_deg for receiver in receivers]
+    across = max(listed) - min(listed) > 180
+    return tuple(longitude + 360 if across and longitude < 0 else longitude for longitude in listed)
+
+
 def read_receivers(path: str | Path) -> tuple[Receiver, ...]:
     """Read a network from a CSV file with the columns name, latitude_deg, longitude_deg and, if known, altitude_m.
 

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_error, write_text
+from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_error, write_atomically
 from heimdall_lab.core.presets import differing_fields
 
 MANIFEST = "dataset.json"
@@ -32,11 +32,11 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    number: int
-    num_samples: int
-    num_bytes: int
-    sha256: str
-    rejections: dict[str, int]
+    number: int = Field(ge=0)
+    num_samples: int = Field(ge=1)
+    num_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rejections: dict[str, NonNegativeInt]
 
     @property
     def file(self) -> str:
@@ -54,6 +54,22 @@ class Manifest(BaseModel):
     config: Config
     folders: dict[str, str] = {}  # digests of what config.folders hold
     shards: tuple[Shard, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> "Manifest":
+        """Refuse shards that the configuration does not have."""
+        size, samples = self.config.shard_size, self.config.num_samples
+        before = -1
+        for shard in self.shards:
+            if shard.number <= before:
+                raise ValueError(f"shards: {shard.number} is listed twice, or out of order")
+            if (wanted := min(size, samples - shard.number * size)) != shard.num_samples:
+                raise ValueError(
+                    f"shards: {shard.number} has {shard.num_samples} samples, of {samples} in shards of {size} it has "
+                    f"{max(0, wanted)}"
+                )
+            before = shard.number
+        return self
 
     @property
     def num_samples(self) -> int:
@@ -91,11 +107,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     StoreError
         If it cannot be written.
     """
-    text = manifest.model_dump_json(indent=1) + "\n"
-    try:
-        write_text(folder / MANIFEST, text)
-    except OSError as error:
-        raise unwritable_error(folder, error) from error
+    text = (manifest.model_dump_json(indent=1) + "\n").encode()
+    write_atomically(folder / MANIFEST, lambda temporary: temporary.write_bytes(text), needed_bytes=len(text))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -310,6 +323,7 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
             f"{path}: was written by version {writer} in format {number}, and this version {reader} reads formats up "
             f"to {FORMAT}; use version {writer} or a later one"
         )
+    _fill_later_fields(fields.get("config"))
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
@@ -324,10 +338,18 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     return manifest
 
 
+def _fill_later_fields(config: Any) -> None:
+    """Give the fields of a configuration that versions before did not write the values that reproduce those."""
+    signal = config.get("signal") if isinstance(config, dict) else None
+    if isinstance(signal, dict) and signal.get("voice_folder"):
+        signal.setdefault("limiter_reference", "window")
+
+
 def _unset_fields(model: BaseModel, prefix: str) -> Iterator[str]:
-    """Yield the dotted names of the fields that a configuration was read without."""
+    """Yield the dotted names of the fields that a configuration was read without, but for those it leaves out."""
+    written = model.model_dump()
     for name, value in model:
-        if name not in model.model_fields_set:
+        if name not in model.model_fields_set and name in written:
             yield f"{prefix}.{name}"
         elif isinstance(value, BaseModel):
             yield from _unset_fields(value, f"{prefix}.{name}")

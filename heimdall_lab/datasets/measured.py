@@ -7,10 +7,11 @@ kept in step with it.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from heimdall_lab.core.files import unwritable_error, write_atomically
+from heimdall_lab.core.files import write_atomically
 from heimdall_lab.datasets import netcdf, schema
 from heimdall_lab.datasets.manifest import Shard
 
@@ -27,7 +28,7 @@ def file_name(number: int) -> str:
 def read(folder: Path, shard: Shard) -> xr.Dataset | None:
     """What was measured of a shard; None if that is missing, damaged, of another shard, or by an earlier measurer."""
     try:
-        found = netcdf.load(folder / file_name(shard.number))
+        found = netcdf.load(folder / file_name(shard.number), _size_check([shard]))
     except _UNREADABLE:
         return None
     return found[list(_NAMES)] if _is_good(found, shard) else None
@@ -45,7 +46,8 @@ def open_all(folder: Path, shards: Sequence[Shard]) -> xr.Dataset | None:
         return part[list(_NAMES)]
 
     try:
-        return netcdf.open_side_by_side([folder / name for name in shard_of], preprocess=good)
+        files = [folder / name for name in shard_of]
+        return netcdf.open_side_by_side(files, preprocess=good, check=_size_check(shards))
     except _UNREADABLE:
         return None
 
@@ -59,13 +61,24 @@ def write(folder: Path, shard: Shard, found: xr.Dataset) -> None:
         If it cannot be written.
     """
     known = {"measurement": schema.MEASUREMENT, "shard_sha256": shard.sha256, "Conventions": "CF-1.11"}
-    try:
-        write_atomically(
-            folder / file_name(shard.number),
-            lambda temporary: netcdf.write_netcdf(found.assign_attrs(known), temporary),
-        )
-    except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library, on a full disk among others
-        raise unwritable_error(folder, error, "folder") from error
+    described = found.assign_attrs(known)
+    path = folder / file_name(shard.number)
+    write_atomically(path, lambda temporary: _write(described, temporary), "folder", described.nbytes)
+
+
+def _write(found: xr.Dataset, path: Path) -> None:
+    netcdf.write_netcdf(found, path, checksums=True)
+
+
+def _size_check(shards: Sequence[Shard]) -> netcdf.Check:
+    """Make the function that refuses a file with more scenes than its shard before they are read."""
+    sizes = {file_name(shard.number): shard.num_samples for shard in shards}
+
+    def check(path: Path, file: Any) -> None:
+        if file.dimensions["sample"].size != sizes[path.name]:
+            raise ValueError("of another shard")
+
+    return check
 
 
 def _is_good(found: xr.Dataset, shard: Shard) -> bool:

@@ -15,7 +15,7 @@ import resource
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -27,6 +27,9 @@ from xarray.backends import BackendEntrypoint, FileManager, NetCDF4DataStore
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from xarray.backends.store import StoreBackendEntrypoint
 
+from heimdall_lab.core.files import StoreError
+
+Check = Callable[[Path, Any], None]  # looks at a file, with its open handle, and raises what is wrong
 _log = logging.getLogger(__name__)
 _FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 _MAX_HANDLES = 512 if _FILE_LIMIT == resource.RLIM_INFINITY else min(512, _FILE_LIMIT // 2)  # some 2 MB each
@@ -163,15 +166,35 @@ def shared_file(path: str | PathLike[str]) -> SharedFile:
     return SharedFile(str(resolved), f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}")
 
 
+def check_file(path: Path, check: Check) -> None:
+    """Let a function look at an open file; StoreError if that cannot be read."""
+    try:
+        with LOCK:
+            check(path, shared_file(path).acquire())
+    except (OSError, RuntimeError) as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error}); run the same 'generate' command to write it again"
+        ) from error
+
+
 class SharedFileBackend(BackendEntrypoint):
     """Engine of `xarray.open_dataset` that opens netCDF files by `shared_file`."""
 
-    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "check")
 
-    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
-        """Open a file lazily."""
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        check: Check | None = None,
+    ) -> xr.Dataset:
+        """Open a file lazily; ``check`` refuses it before anything of it is read."""
         with LOCK:
-            store = NetCDF4DataStore(shared_file(filename_or_obj), mode="r", lock=LOCK)
+            file = shared_file(filename_or_obj)
+            if check is not None:
+                check(Path(filename_or_obj), file.acquire())
+            store = NetCDF4DataStore(file, mode="r", lock=LOCK)
             return StoreBackendEntrypoint().open_dataset(store, drop_variables=drop_variables)
 
 
@@ -194,28 +217,43 @@ def open_side_by_side(files: Sequence[str | PathLike[str]], **options: Any) -> x
     )
 
 
-def load(path: str | PathLike[str]) -> xr.Dataset:
-    """Read a whole file into memory."""
-    with xr.open_dataset(path, engine=SharedFileBackend) as dataset:
+def load(path: str | PathLike[str], check: Check | None = None) -> xr.Dataset:
+    """Read a whole file into memory, unless ``check`` refuses it."""
+    with xr.open_dataset(path, engine=SharedFileBackend, check=check) as dataset:
         return dataset.load()
 
 
-def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
+def write_netcdf(dataset: xr.Dataset, path: Path, checksums: bool = False) -> None:
     """Write a dataset as ``to_netcdf`` does, without its lock, which on a Dask worker goes through the network.
 
-    There is no compression: it would save almost nothing of noise, at a hundredth of the speed.
+    There is no compression: it would save almost nothing of noise, at a hundredth of the speed. With ``checksums``, of
+    numbers alone, the library refuses to read what has changed. OSError if it cannot be written.
     """
     dataset = dataset.compute()  # without the lock, which the threads that compute it need
     variables, attributes = xr.conventions.cf_encoder(*xr.conventions.encode_dataset_coordinates(dataset))
+    try:
+        _write_variables(path, dataset.sizes, variables, attributes, checksums)
+    except RuntimeError as error:  # of the HDF5 library, on a full disk among others
+        raise OSError(str(error)) from error
+
+
+def _write_variables(
+    path: Path,
+    sizes: Mapping[Hashable, int],
+    variables: Mapping[Any, xr.Variable],
+    attributes: dict[str, Any],
+    checksums: bool,
+) -> None:
     with LOCK, netCDF4.Dataset(path, "w") as file:
         file.set_fill_off()  # every value is written below
         file.setncatts(attributes)
-        for dimension, size in dataset.sizes.items():
+        for dimension, size in sizes.items():
             file.createDimension(str(dimension), size)
         for name, variable in variables.items():
             kind = str if variable.dtype.kind in "TUO" else variable.dtype
             fill = variable.attrs.pop("_FillValue", None)
-            written = file.createVariable(name, kind, variable.dims, fill_value=fill)
+            summed = checksums and kind is not str and variable.ndim > 0
+            written = file.createVariable(name, kind, variable.dims, fill_value=fill, fletcher32=summed)
             written.setncatts(variable.attrs)
             written.set_auto_maskandscale(False)
             written[...] = variable.values

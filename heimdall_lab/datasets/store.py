@@ -8,7 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable_error, write_atomically
-from heimdall_lab.datasets import measured, netcdf, schema
+from heimdall_lab.core.folder_use import unused
+from heimdall_lab.datasets import integrity, measured, netcdf, schema
 from heimdall_lab.datasets.manifest import (
     DATASET_FILE,
     MANIFEST,
@@ -21,6 +22,7 @@ from heimdall_lab.datasets.manifest import (
 )
 from heimdall_lab.datasets.netcdf import write_netcdf
 
+_MAX_MISSING_ROWS = 1000
 _OPENED_AS = "opened_as"  # in the encoding of IQ: the dataset's source, and the name of its Dask array
 
 
@@ -33,10 +35,8 @@ def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict
         If it cannot be written.
     """
     path = folder / shard_name(number)
-    try:
-        write_atomically(path, lambda temporary: write_netcdf(schema.check(dataset), temporary))
-    except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library, on a full disk among others
-        raise unwritable_error(folder, error) from error
+    checked = schema.check(dataset)
+    write_atomically(path, lambda temporary: write_netcdf(checked, temporary), needed_bytes=checked.nbytes)
     return Shard(
         number=number,
         num_samples=dataset.sizes["sample"],
@@ -47,12 +47,13 @@ def write_shard(folder: Path, number: int, dataset: xr.Dataset, rejections: dict
 
 
 def verify(path: str | Path) -> pd.DataFrame:
-    """Check every shard of a dataset against its checksum.
+    """Check every shard of a dataset against its checksum and the manifest.
 
     Returns
     -------
     pandas.DataFrame
-        Columns ``file``, ``samples``, ``bytes`` and ``state`` ("ok", "not generated yet", or what is wrong).
+        Columns ``file``, ``samples``, ``bytes`` and ``state`` ("ok", "not generated yet", or what is wrong). Of more
+        than a thousand shards behind the last that is there, only the first is listed.
 
     Raises
     ------
@@ -62,12 +63,25 @@ def verify(path: str | Path) -> pd.DataFrame:
     folder = Path(path)
     manifest = read_manifest(folder)
     shards = {shard.number: shard for shard in manifest.shards}
-    rows = []
-    for number in range(manifest.config.num_shards):
+    rows, check = [], integrity.shard_check(manifest)
+    count = max(shards, default=-1) + 1
+    missing = manifest.config.num_shards - count
+    for number in range(count + (missing if missing <= _MAX_MISSING_ROWS else 1)):
         shard = shards.get(number)
-        state = (shard_damage(folder, shard) or "ok") if shard else "not generated yet"
+        state = (_damage(folder, shard, check) or "ok") if shard else "not generated yet"
         rows.append((shard_name(number), shard.num_samples if shard else 0, shard.num_bytes if shard else 0, state))
     return pd.DataFrame(rows, columns=["file", "samples", "bytes", "state"])
+
+
+def _damage(folder: Path, shard: Shard, check: netcdf.Check) -> str | None:
+    """Text of what is wrong with a shard; None where nothing is."""
+    if damage := shard_damage(folder, shard):
+        return damage
+    try:
+        netcdf.check_file(folder / shard.file, check)
+    except StoreError as error:
+        return str(error).removeprefix(f"{folder / shard.file}: ")
+    return None
 
 
 def open_dataset(path: str | Path) -> xr.Dataset:
@@ -82,7 +96,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
     Raises
     ------
     StoreError
-        If the folder is no dataset, is unfinished, or holds a damaged shard.
+        If the folder is no dataset, is unfinished, or holds a damaged shard or one that the manifest does not fit.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -96,8 +110,8 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         )
     files = [folder / shard.file for shard in manifest.shards]
     try:
-        dataset = opened = netcdf.open_side_by_side(files)
-    except OSError as error:
+        dataset = opened = netcdf.open_side_by_side(files, check=integrity.shard_check(manifest))
+    except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
         raise StoreError(
             f"{str(folder)!r}: a shard cannot be read ({error}); 'heimdall-lab verify' tells which, and the same "
             "'generate' command writes it again"
@@ -129,12 +143,12 @@ def delete(path: str | Path) -> None:
     Raises
     ------
     StoreError
-        If the folder holds no dataset, or one that is being written.
+        If the folder holds no dataset, or one that is being written, or used (`folder_use.in_use`).
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise StoreError(f"{str(folder)!r} is no dataset: it holds no {MANIFEST}; choose one that is listed")
-    with locked(folder), locked(folder, measured.LOCK):
+    with locked(folder), locked(folder, measured.LOCK), unused(folder):
         try:
             # First, so that what is left is no dataset whenever this ends; another process may take files away too.
             (folder / MANIFEST).unlink(missing_ok=True)

@@ -11,13 +11,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from heimdall_lab.core.files import lock_holder, write_atomically
+from heimdall_lab.core.files import lock_holder, write_files
 from heimdall_lab.core.text import quoted
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.lightning_module import Metrics
 from heimdall_lab.learning.trained import read_tensors
 
 CHECKPOINT = "last.ckpt"
+_CHECKPOINT_COPIES = 4  # of the weights: these, the best ones, and two moments of the optimizer
 _LOCK_INTERVAL_S = 1.0
 
 
@@ -69,7 +70,8 @@ class EpochCheckpoint(Checkpoint):
             self.best = {name: each.detach().cpu().clone() for name, each in self.model.state_dict().items()}
         path = self.folder / CHECKPOINT
         if trainer.is_global_zero:
-            write_atomically(path, trainer.save_checkpoint)
+            num_bytes = _CHECKPOINT_COPIES * sum(weight.nbytes for weight in self.model.parameters())
+            write_files({path: trainer.save_checkpoint}, needed_bytes=num_bytes)
             self.report_epoch(self.history[-1])
         else:
             trainer.save_checkpoint(path)  # writes nothing, but synchronises all processes

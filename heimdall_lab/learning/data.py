@@ -18,7 +18,7 @@ from heimdall_lab.datasets import schema, splits
 from heimdall_lab.learning import augmentation
 from heimdall_lab.learning.architectures.layers import Localizer
 from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS, InMemory, OnDisk
-from heimdall_lab.learning.sources import Source, check_shards
+from heimdall_lab.learning.sources import Source
 from heimdall_lab.localization.learned import inputs
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -179,8 +179,6 @@ class SceneDataModule(pl.LightningDataModule):
 
     def measure(self, report: ProgressCallback) -> None:
         """Make the small arrays, measuring what is not measured yet, and open the signals."""
-        if self.source.folder is not None:
-            check_shards(self.source.folder)
         arrays = small_arrays(self.source.dataset, self.inputs, report)
         self._arrays = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for name in SIGNAL_DIMS:

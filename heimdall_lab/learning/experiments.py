@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ RUN, ONNX = "run.json", "model.onnx"  # in the folder of a run: its record, and 
 _TAG = "heimdall_lab"  # first part of the names of this module's tags
 _DATASET, _LOSS = f"{_TAG}.dataset", f"{_TAG}.validation_loss"  # of model versions
 _BY_LOSS = f"{_TAG}.champion_by_loss"  # of models: versions that may be champion by their loss, not by a person
+_SQLITE = "sqlite:///"
 _PAGE_SIZE = 1000  # entries that the store is asked for at a time
 _START_TOLERANCE_S = 5.0  # clocks are set while processes run
 
@@ -53,7 +54,19 @@ class TrackingError(ValueError):
 
 def tracking_uri(root: str | Path | None = None) -> str:
     """Address of the tracking store: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the data folder (`data_folder`)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(data_folder(root) / 'mlflow.db').absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{(data_folder(root) / 'mlflow.db').absolute()}"
+
+
+def store_files(root: str | Path | None = None) -> dict[str, int] | None:
+    """Files of the tracking store and when each was written to, in ns; None if the store is no SQLite file.
+
+    As long as they stay the same, so does what the store holds. There are none before the first run.
+    """
+    uri = tracking_uri(root)
+    if not uri.startswith(_SQLITE):
+        return None
+    path = Path(uri.removeprefix(_SQLITE))
+    return {file.name: file.stat().st_mtime_ns for file in (path, Path(f"{path}-wal")) if file.exists()}
 
 
 class TrackedRun:
@@ -70,8 +83,9 @@ class TrackedRun:
     def __init__(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
         self.uri, self.failures, self.client = tracking_uri(), 0, client()
         try:
-            mark_dead_runs(self.client)
-            self.run_id = self._continue(run_id, tags) or self._create(name, tags)
+            with _quiet_mlflow():
+                mark_dead_runs(self.client)
+                self.run_id = self._continue(run_id, tags) or self._create(name, tags)
         except Exception as error:  # SQLAlchemy's, the network's and MLflow's own have no common ancestor
             raise _unusable(self.uri, error) from error
 
@@ -185,7 +199,8 @@ class TrackedRun:
 
     def _try(self, log: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         try:
-            log(*arguments, **options)
+            with _quiet_mlflow():
+                log(*arguments, **options)
         except Exception as error:  # a server that is away for a while is no reason to lose hours of training
             self.failures += 1
             if self.failures == 1:
@@ -204,10 +219,10 @@ def client(root: str | Path | None = None) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_uri(root)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet_loggers("mlflow.store.db.utils", "alembic", level=logging.WARNING):
+        if uri.startswith(_SQLITE):
+            Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        with _quiet_mlflow(), quiet_loggers("alembic", level=logging.WARNING):
             opened = MlflowClient(tracking_uri=uri, registry_uri=uri)
             opened.search_experiments(max_results=1)
     except Exception as error:  # see above
@@ -222,7 +237,8 @@ def _open_store(root: str | Path | None) -> Iterator[Any]:
     from mlflow.exceptions import MlflowException
 
     try:
-        yield opened
+        with _quiet_mlflow():
+            yield opened
     except MlflowException as error:
         raise _unusable(tracking_uri(root), error) from error
 
@@ -366,9 +382,14 @@ def _is_alive(tags: Mapping[str, str]) -> bool:
 
 def _unusable(uri: str, error: Exception) -> TrackingError:
     return TrackingError(
-        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({_reason(error)}); start the server, correct the address, or "
-        "train without tracking"
+        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({_reason(error)}); start the server, correct the address, make "
+        "room, or train without tracking"
     )
+
+
+def _quiet_mlflow() -> AbstractContextManager[None]:
+    """Keep MLflow from logging with a traceback what it raises as well."""
+    return quiet_loggers("mlflow.store.db.utils", level=logging.CRITICAL + 1)
 
 
 def _reason(error: Exception) -> str:

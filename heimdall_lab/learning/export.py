@@ -3,8 +3,8 @@
 import json
 import math
 import warnings
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.files import write_atomically
+from heimdall_lab.core.files import Write, write_files
 from heimdall_lab.learning import parity
-from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise
+from heimdall_lab.learning.registry import ARCHITECTURES
 from heimdall_lab.learning.trained import MODEL, Trained, load
 from heimdall_lab.localization.learned import HasTrained, onnx_model
 from heimdall_lab.localization.learned.inputs import FEATURES
@@ -60,7 +60,12 @@ def export_onnx(
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
-    trained = _trained(run_or_trained)
+    write_files({path: onnx_writer(_trained(run_or_trained), path, scenes)}, "path")
+    return path
+
+
+def onnx_writer(trained: Trained, path: Path, scenes: dict[str, Array] | None = None) -> Write:
+    """Trace a localizer and return the function that makes its file, as `export_onnx` does for ``path``."""
     program = _onnx_graph(trained.model.eval())
     batches = [*_random_batches(trained), *([scenes] if scenes is not None else [])]
 
@@ -74,8 +79,7 @@ def export_onnx(
             )
         _save(program, temporary, _metadata(trained) | {"parity": found})
 
-    write_atomically(path, write)
-    return path
+    return write
 
 
 def _trained(given: HasTrained | Trained | str | Path) -> Trained:
@@ -109,11 +113,11 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
     arrays = tuple(torch.from_numpy(batch[name]) for name in model.inputs)
     scenes = {name: {0: "batch"} for name in onnx_model.OUTPUTS}
     links = {name: {0: "batch", 1: "receivers"} for name in model.inputs}
-    with warnings.catch_warnings(), TemporaryDirectory() as folder:
+    graph = BytesIO()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         # Lengths that no scene changes become constants; that no others do, parity at several sizes shows.
         warnings.filterwarnings("ignore", "Converting a tensor to a Python")
-        graph = Path(folder) / "graph.onnx"
         torch.onnx.export(
             _Positional(model).eval(),
             arrays,
@@ -124,7 +128,7 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
             input_names=list(model.inputs),
             output_names=list(onnx_model.OUTPUTS),
         )
-        program = onnx.load(graph)
+    program = onnx.load_from_string(graph.getvalue())
     for node in program.graph.node:
         node.ClearField("name")  # a quarter of the file
     return program

@@ -78,18 +78,6 @@ def content_checksum(dataset: xr.Dataset) -> str:
     return digest.hexdigest()
 
 
-def check_shards(folder: Path) -> None:
-    """Refuse a dataset folder of which a shard is missing or damaged.
-
-    Raises
-    ------
-    StoreError
-        Naming the shard.
-    """
-    for shard in manifest.read_manifest(folder).shards:
-        manifest.check_shard(folder, shard)
-
-
 def _is_unchanged(dataset: xr.Dataset, folder: Path) -> bool:
     """Whether a dataset is what its folder holds: the same lazy arrays of the same scenes."""
     if manifest.samples_written(folder) != dataset.sizes["sample"]:

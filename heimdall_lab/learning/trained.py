@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.checked import first_error
-from heimdall_lab.core.files import write_atomically
+from heimdall_lab.core.files import write_files
 from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.learning.architectures import build
 from heimdall_lab.learning.architectures.layers import Localizer
@@ -31,7 +31,7 @@ class Trained:
     Attributes
     ----------
     architecture : str
-        Of `architectures.ARCHITECTURES`.
+        Of `registry.ARCHITECTURES`.
     parameters : dict
         Of the architecture, instead of its defaults.
     model : Localizer
@@ -88,14 +88,22 @@ class Trained:
 
 
 def save(trained: Trained, path: str | Path) -> None:
-    """Write a trained localizer to a file, whole or not at all."""
+    """Write a trained localizer to a file, whole or not at all; UnwritableError if it cannot be written."""
+    content = to_bytes(trained)
+    write_files({Path(path): lambda temporary: temporary.write_bytes(content)}, needed_bytes=len(content))
+
+
+def to_bytes(trained: Trained) -> bytes:
+    """Content of the file of a trained localizer."""
     kept = {
         "architecture": trained.architecture,
         "parameters": trained.parameters,
         "about": trained.about,
         "state": trained.model.state_dict(),
     }
-    write_atomically(Path(path), lambda temporary: torch.save(kept, temporary))
+    content = BytesIO()
+    torch.save(kept, content)
+    return content.getvalue()
 
 
 def read_tensors(path: str | Path) -> Any:

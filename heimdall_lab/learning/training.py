@@ -19,11 +19,11 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.core.files import locked, make_folder, write_atomically
+from heimdall_lab.core.files import locked, make_folder, write_files
 from heimdall_lab.core.progress import display, stop_requests
 from heimdall_lab.core.text import quoted, shortened
-from heimdall_lab.datasets import netcdf
-from heimdall_lab.learning import architectures
+from heimdall_lab.datasets import integrity, netcdf
+from heimdall_lab.learning import architectures, registry
 from heimdall_lab.learning.architectures.layers import Localizer, mahalanobis_squared
 from heimdall_lab.learning.augmentation import seed_of
 from heimdall_lab.learning.callbacks import CHECKPOINT, EpochCheckpoint, StopRequested, read_checkpoint, stop_check
@@ -44,7 +44,7 @@ from heimdall_lab.learning.run_folder import (
 )
 from heimdall_lab.learning.signals_on_disk import SIGNAL_DIMS
 from heimdall_lab.learning.sources import Source, open_source
-from heimdall_lab.learning.trained import MODEL, Trained, load, save
+from heimdall_lab.learning.trained import MODEL, Trained, load, to_bytes
 from heimdall_lab.localization import bounds, error_law
 
 
@@ -88,6 +88,7 @@ def train(
     tracking: bool = True,
     progress: bool = True,
     pictures: Pictures | None = None,
+    verify: bool = True,
     **options: Any,
 ) -> Run:
     """Train a localizer, or continue an interrupted training.
@@ -101,7 +102,7 @@ def train(
     dataset : xr.Dataset or path
         Simulated; its splits are by `splits.split_of`.
     architecture : str
-        Of `architectures.ARCHITECTURES`.
+        Of `registry.ARCHITECTURES`.
     out : path, optional
         Folder of the run; by default one for each dataset and options below ``runs`` of the data folder, which is
         ``HEIMDALL_LAB_DATA`` or else ``data``.
@@ -113,6 +114,8 @@ def train(
         Show progress on standard error.
     pictures : callable, optional
         Makes pictures of the finished run, to be logged: HTML by file name, or paths.
+    verify : bool
+        Check the dataset's shards against their checksums first.
     **options
         Fields of `Options`: ``epochs``, ``batch_size``, ``learning_rate``, ``patience``, ``seed``, …
 
@@ -124,15 +127,15 @@ def train(
     ------
     ValueError
         If the dataset does not fit the architecture, an option is refused, the folder holds another run or a damaged
-        checkpoint, or the loss is NaN or infinite.
+        checkpoint, a shard is damaged, or the loss is NaN or infinite.
     KeyboardInterrupt
         After Ctrl-C; its message says how to continue.
     """
     chosen = options_for(architecture, options)
     source = open_source(dataset)
     try:
-        architectures.check_compatible(architecture, source.data_type)
-        settings = {**architectures.architecture(architecture).parameters, **(parameters or {})}
+        registry.check_compatible(architecture, source.data_type)
+        settings = {**registry.architecture(architecture).parameters, **(parameters or {})}
         identity = run_identity(source, architecture, settings, chosen)
         folder = Path(out) if out is not None else default_folder(architecture, identity)
         check_same_run(folder, identity)
@@ -145,8 +148,10 @@ def train(
             scenes = SceneDataModule(source, model, **chosen.model_dump(include=loading))
             if is_rank_zero():
                 make_folder(folder)
-            with locked(folder) if is_rank_zero() else nullcontext():
+            with locked(folder) if is_rank_zero() else nullcontext(), integrity.kept(source.dataset):
                 check_same_run(folder, identity)
+                if verify:
+                    integrity.check_origin(source.dataset, progress and is_rank_zero())
                 learner = Learner(model, chosen, identity, scenes.batches_per_epoch)
                 job = _Job(folder, source, learner, scenes, settings, progress, pictures)
                 return _run_tracked(job) if tracking and is_rank_zero() else _run(job, None)
@@ -328,7 +333,7 @@ def _precision(options: Options, names: tuple[str, ...]) -> Any:
 
 def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best: dict[str, Tensor]) -> Run:
     """Calibrate the best weights on the validation split, evaluate them, and write the files of a finished run."""
-    from heimdall_lab.learning.export import export_onnx
+    from heimdall_lab.learning.export import onnx_writer
 
     model = job.learner.model.cpu()
     model.load_state_dict(best)
@@ -347,9 +352,14 @@ def _finish(job: _Job, tracked: TrackedRun | None, history: list[Metrics], best:
     run = Run(job.folder, trained, metrics, pd.DataFrame(history), errors)
     if not is_rank_zero():
         return run
-    write_atomically(job.folder / ERRORS, lambda path: netcdf.write_netcdf(errors, path))
-    save(trained, job.folder / MODEL)
-    export_onnx(trained, job.folder / ONNX)
+    content = to_bytes(trained)
+    write_files(
+        {
+            job.folder / ERRORS: lambda path: netcdf.write_netcdf(errors, path),
+            job.folder / MODEL: lambda path: path.write_bytes(content),
+            job.folder / ONNX: onnx_writer(trained, job.folder / ONNX),
+        }
+    )
     if tracked is not None:
         final = {f"final_{name}": value for name, value in metrics.items() if value is not None}
         tracked.log_metrics(final, len(history))

@@ -15,7 +15,7 @@ from bokeh.models import FixedTicker
 from bokeh.models.annotations import ColorBar
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.receivers import Receiver
+from heimdall_lab.core.receivers import Receiver, longitudes_deg
 from heimdall_lab.core.text import length_text, position_text
 from heimdall_lab.core.units import METRES_PER_DEGREE
 from heimdall_lab.localization import ellipses
@@ -194,7 +194,7 @@ def redraw_network(
 def point_text(bound: xr.Dataset, area: Area) -> str:
     """Say in words what `coverage.bound_map` found at one point of the map of an area, as Markdown."""
     here = bound.isel(latitude=0, longitude=0)
-    place = position_text(float(here.latitude), float(here.longitude))
+    place = position_text(float(here.latitude), float(geodesy.wrapped(here.longitude.values)))
     receivers = f"{int(here.receivers_with_signal)} of {bound.sizes['receiver']} receivers with signal"
     if not np.isfinite(here.crlb_rmse):
         return f"**{place}**: not observable; {receivers}."
@@ -213,7 +213,7 @@ def point_text(bound: xr.Dataset, area: Area) -> str:
 
 def site_text(sites: xr.Dataset) -> str:
     """Say in words what `coverage.best_site` found, as Markdown."""
-    place = position_text(float(sites.best_latitude), float(sites.best_longitude))
+    place = position_text(float(sites.best_latitude), float(geodesy.wrapped(sites.best_longitude.values)))
     now_m, then_m = float(sites.mean_rmse_now), float(sites.mean_rmse.min())
     return (
         f"**Best place for one more receiver** (star): {place}. The mean bound ({LAW_NAMES[sites.mean_rmse.law]}) over "
@@ -325,7 +325,7 @@ def _float32(values: xr.DataArray) -> np.ndarray:
 
 
 def _place(receivers: Sequence[Receiver]) -> np.ndarray:
-    return np.array([(receiver.longitude_deg, receiver.latitude_deg) for receiver in receivers])
+    return np.stack([longitudes_deg(receivers), [receiver.latitude_deg for receiver in receivers]], axis=-1)
 
 
 def _degrees(place: np.ndarray) -> dict[str, np.ndarray]:
@@ -360,4 +360,4 @@ def _point_ellipse(point: xr.Dataset | None, area: Area) -> np.ndarray:
     ((longitude_deg, latitude_deg),) = _point_place(point)
     east_m, north_m = ellipses.ellipse(point.crlb_covariance.values[0, 0]).T * _point_enlargement(point, area)
     latitude, longitude = geodesy.displace(latitude_deg, longitude_deg, east_m, north_m)
-    return np.stack([longitude, latitude], axis=-1)
+    return np.stack([longitude_deg + geodesy.wrapped(longitude - longitude_deg), latitude], axis=-1)

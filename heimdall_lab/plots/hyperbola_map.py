@@ -28,7 +28,6 @@ from heimdall_lab.plots.style import MAP_OPTIONS, load_measured_scene, map_limit
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933")
 _LINE_DASHES = ("solid", "dashed", "dotted")
 _GRID = 240  # points along each side of the grid that hyperbolas are traced on
-_DEGREES = Projection(lambda ecef: np.stack(geodesy.geodetic(ecef)[1::-1], axis=-1), map_axes())
 
 
 class Hyperbolas(NamedTuple):
@@ -42,7 +41,7 @@ class Hyperbolas(NamedTuple):
 def trace_hyperbolas(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None) -> Hyperbolas:
     """Compute the lines that `hyperbolas` draws of the same arguments, which takes a third of a second of geodesics."""
     scene = load_measured_scene(dataset, sample)
-    places = projected_places(scene, drawn_fixes(scene, fixes), _DEGREES)
+    places = projected_places(scene, drawn_fixes(scene, fixes), _degrees(scene))
     x_range, y_range = map_limits(places, margin=0.25, x_scale=longitude_scale(float(places[:, 1].mean())))
     x, y = (np.linspace(*limits, _GRID) for limits in (x_range, y_range))
     reference = int(scene.reference_receiver)
@@ -85,6 +84,7 @@ def hyperbolas(
     """
     x_range, y_range, lines = traced or trace_hyperbolas(dataset, sample, fixes)
     scene = load_measured_scene(dataset, sample)
+    degrees = _degrees(scene)
     names, reference = scene.receiver_name.values, int(scene.reference_receiver)
     layers: list[hv.Element] = []
     for index, line in lines.items():
@@ -93,16 +93,27 @@ def hyperbolas(
             "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
         }
-        layers.append(hv.Curve(line, *_DEGREES.axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
-    place = _DEGREES.project(receiver_positions(scene))
-    columns = label_columns(place, receiver_names(scene), _DEGREES.axes, x_range)
-    layers += scene_receiver_layers(scene, _DEGREES)
-    layers += label_layers(columns, _DEGREES.axes)
-    layers += truth_layers(scene, _DEGREES)
+        layers.append(hv.Curve(line, *degrees.axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
+    place = degrees.project(receiver_positions(scene))
+    columns = label_columns(place, receiver_names(scene), degrees.axes, x_range)
+    layers += scene_receiver_layers(scene, degrees)
+    layers += label_layers(columns, degrees.axes)
+    layers += truth_layers(scene, degrees)
     for fix in drawn_fixes(scene, fixes):
-        layers += fix_layers(fix, _DEGREES, ellipse=False)
+        layers += fix_layers(fix, degrees, ellipse=False)
     title = f"Sample {sample}: lines of constant measured time difference"
     return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+
+
+def _degrees(scene: xr.Dataset) -> Projection:
+    """Longitude and latitude, which count on beyond 180 where a map lies across that meridian."""
+    middle_deg = mean_position(scene)[1]
+
+    def project(ecef: np.ndarray) -> np.ndarray:
+        latitude, longitude, _ = geodesy.geodetic(ecef)
+        return np.stack([middle_deg + geodesy.wrapped(longitude - middle_deg), latitude], axis=-1)
+
+    return Projection(project, map_axes())
 
 
 def _reflection_height_m(scene: xr.Dataset, fixes: xr.Dataset | None) -> float:

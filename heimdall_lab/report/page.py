@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heimdall_lab import plots
 from heimdall_lab.core.config import Config
-from heimdall_lab.core.files import check_writable, write_text
+from heimdall_lab.core.files import Write, write_files
 from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import stations
@@ -57,11 +57,15 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
     Raises
     ------
     ValueError
-        If the dataset breaks the contract.
+        If the dataset breaks the contract, or the file cannot be written.
     """
-    html = _render(schema.check(dataset), board)
-    check_writable(path, "report")
-    write_text(Path(path), html)
+    write_files(output(dataset, board, path), "report")
+
+
+def output(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> dict[Path, Write]:
+    """The file of `write_report`, and how it is made, for `files.write_files` to write it together with others."""
+    html = _render(schema.check(dataset), board).encode()
+    return {Path(path): lambda temporary: temporary.write_bytes(html)}
 
 
 def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:

@@ -19,11 +19,11 @@ def train(dataset: xr.Dataset | str | Path, architecture: str, **options: Any) -
     dataset : xr.Dataset or path
         Simulated.
     architecture : str
-        Of `architectures.ARCHITECTURES`.
+        Of `registry.ARCHITECTURES`.
     **options
         ``out``, the folder of the run; ``parameters`` of the architecture; ``tracking`` in MLflow, True by default;
-        ``progress``; and the fields of `options.Options`: ``epochs``, ``batch_size``, ``learning_rate``, ``patience``,
-        ``seed``, …
+        ``progress``; ``verify``, whether the dataset's checksums are checked first; and the fields of
+        `options.Options`: ``epochs``, ``batch_size``, ``learning_rate``, ``patience``, ``seed``, …
 
     Returns
     -------

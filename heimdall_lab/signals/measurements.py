@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from heimdall_lab.core.files import StoreError, UnwritableError, locked, unwrita
 from heimdall_lab.core.processes import process_pool, start_of_workers
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
 from heimdall_lab.core.text import quoted
-from heimdall_lab.datasets import measured, netcdf, schema, store
+from heimdall_lab.datasets import integrity, measured, netcdf, schema, store
 from heimdall_lab.datasets.manifest import Shard, check_shard, read_manifest
 from heimdall_lab.signals import pairs
 
@@ -72,8 +73,12 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     if held and version < schema.MEASUREMENT:
         what = "made anew" if "iq" in dataset else "used as stored"
         _log.warning("measured by an earlier measurer (%d, this is %d): %s", version, schema.MEASUREMENT, what)
-    if held and ("iq" not in dataset or (version >= schema.MEASUREMENT and _is_measured_of(dataset, dataset))):
+    if held and "iq" not in dataset:
         return dataset.assign(dataset[names].compute().data_vars)
+    if held and version >= schema.MEASUREMENT:
+        with suppress(OSError, RuntimeError):  # of the HDF5 library, on damaged files, which are made anew
+            if _is_measured_of(dataset, dataset):
+                return dataset.assign(dataset[names].compute().data_vars)
     bare = _bare(dataset)
     found = _of_folder(bare, progress)
     if found is None:
@@ -231,27 +236,9 @@ def _bare(dataset: xr.Dataset) -> xr.Dataset:
     return bare
 
 
-def _origin(dataset: xr.Dataset) -> tuple[Path, list[tuple[Shard, np.ndarray]]] | None:
-    """Folder that a dataset was opened from, and its shards with the rows of their scenes; None if it has none."""
-    source, labels = dataset.encoding.get("source"), dataset["sample"].values
-    if source is None or not len(labels) or labels.dtype.kind not in "iu":
-        return None
-    folder = Path(source).parent
-    try:
-        manifest = read_manifest(folder)
-    except StoreError:
-        return None
-    number_of = labels // manifest.config.shard_size
-    shard_of = {shard.number: shard for shard in manifest.shards}
-    numbers = np.unique(number_of).tolist()
-    if not set(numbers) <= set(shard_of):
-        return None
-    return folder, [(shard_of[number], np.flatnonzero(number_of == number)) for number in numbers]
-
-
 def _kept(dataset: xr.Dataset) -> xr.Dataset | None:
     """What is kept beside the shards of a dataset's scenes, by their labels; None if not of all of them."""
-    if (origin := _origin(dataset)) is None:
+    if (origin := integrity.origin(dataset)) is None:
         return None
     folder, shards = origin
     parts = [part for shard, _ in shards if (part := measured.read(folder, shard)) is not None]
@@ -264,7 +251,7 @@ def _kept(dataset: xr.Dataset) -> xr.Dataset | None:
 
 def _of_folder(dataset: xr.Dataset, progress: ProgressCallback | None) -> xr.Dataset | None:
     """What is kept of a dataset's scenes, made first where it is missing; None if the folder's scenes are others."""
-    if (found := _kept(dataset)) is None and (origin := _origin(dataset)) is not None:
+    if (found := _kept(dataset)) is None and (origin := integrity.origin(dataset)) is not None:
         folder, shards = origin
         as_opened = store.is_as_opened(dataset)
         missing = _missing(folder, [shard for shard, _ in shards])

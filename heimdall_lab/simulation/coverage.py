@@ -42,7 +42,10 @@ class _LinkErrors:
 
 
 def grid_deg(config: Config, points: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes, (points) each, over the area where a configuration puts transmitters."""
+    """Latitudes and longitudes, (points) each, over the area where a configuration puts transmitters.
+
+    Longitudes count on beyond 180 where that lies across the meridian.
+    """
     south, north, west, east = placement.area_deg(config)
     return np.linspace(south, north, points), np.linspace(west, east, points)
 
@@ -207,8 +210,10 @@ def _network(config: Config) -> np.ndarray:
             f"geometry.placement: {quoted(config.geometry.placement)} has another network in every scene; "
             "set it to 'fixed' and list the receivers"
         )
-    places = [(r.latitude_deg, r.longitude_deg, r.altitude_m) for r in config.geometry.receivers]
-    return np.array([*zip(*places, strict=True), config.geometry.position_std_m])
+    geometry = config.geometry
+    places = [(r.latitude_deg, r.altitude_m) for r in geometry.receivers]
+    latitude, altitude = zip(*places, strict=True)
+    return np.array([latitude, geometry.longitudes_deg, altitude, geometry.position_std_m])
 
 
 def _law(config: Config) -> str:

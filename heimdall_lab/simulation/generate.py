@@ -16,6 +16,7 @@ from heimdall_lab.core.files import data_folder, locked, make_folder
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import schema, size, store
+from heimdall_lab.datasets.integrity import check_contents
 from heimdall_lab.datasets.manifest import (
     begin_dataset,
     input_digests,
@@ -148,6 +149,7 @@ def _write_missing(job: GenerationJob, folder: Path, progress: bool, workers: in
     """Write the shards that a folder lacks; KeyboardInterrupt if a stop was asked for."""
     config = job.config
     manifest = begin_dataset(folder, config, job.version)
+    check_contents(folder, manifest)
     needed = size.check_disk_space(folder, manifest)
     present = {shard.number for shard in manifest.shards}
     missing = [number for number in range(config.num_shards) if number not in present]

@@ -82,7 +82,7 @@ def area_deg(config: Config) -> tuple[float, float, float, float]:
     """South, north, west and east edge of what receivers and transmitters of any scene can reach, degrees."""
     geometry = config.geometry
     if geometry.placement == "fixed":
-        latitude, longitude = np.array([(r.latitude_deg, r.longitude_deg) for r in geometry.receivers]).T
+        latitude, longitude = np.array([r.latitude_deg for r in geometry.receivers]), np.array(geometry.longitudes_deg)
     else:
         latitude, longitude = _offset_from_centre(geometry, *_outline_m(geometry))
     margin = geometry.margin_deg if geometry.inside_ratio < 1 else 0.0
@@ -130,7 +130,7 @@ def _fixed(config: Config, _: Streams) -> dict[str, np.ndarray]:
     """The listed network, padded with NaN."""
     table = np.full((3, 1, config.max_receivers), np.nan)
     for index, receiver in enumerate(config.geometry.receivers):
-        table[:, 0, index] = receiver.latitude_deg, receiver.longitude_deg, receiver.altitude_m
+        table[:, 0, index] = receiver.latitude_deg, config.geometry.longitudes_deg[index], receiver.altitude_m
     return _by_contract_name(*table)
 
 

@@ -11,7 +11,7 @@ from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.core.units import SPEED_OF_LIGHT, linear_to_db
-from heimdall_lab.datasets.terrain.heights import height_m
+from heimdall_lab.datasets.terrain.heights import height_m, require_heights
 from heimdall_lab.datasets.terrain.tiles import Heights, open_terrain, tile_name
 from heimdall_lab.localization import bounds
 from heimdall_lab.simulation import placement
@@ -274,6 +274,8 @@ def _altitudes_over_terrain(config: Config, places: dict[str, np.ndarray]) -> di
     ground, transmitter_ground = (
         height_m(heights, places[f"{who}_latitude"], places[f"{who}_longitude"]) for who in ("receiver", "transmitter")
     )
+    for who, height in (("receiver", ground), ("transmitter", transmitter_ground)):
+        require_heights(height, places[f"{who}_latitude"], places[f"{who}_longitude"], heights)
     mast = ground + geometry.receiver_height_m
     fixed = geometry.placement == "fixed"
     return {

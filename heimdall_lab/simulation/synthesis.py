@@ -10,8 +10,9 @@ import xarray as xr
 
 from heimdall_lab.core import interpolation
 from heimdall_lab.core.arrays import backend_namespace
-from heimdall_lab.core.config import Config, Signal
+from heimdall_lab.core.config import Config
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds

@@ -397,6 +397,37 @@ def test_a_dataset_that_a_job_needs_is_not_deleted(root, small):
     assert not (root / "whole").exists()
 
 
+USE = """
+import sys
+import heimdall_lab as hl
+from heimdall_lab.learning import training
+from heimdall_lab.localization import leaderboard
+def wait(*_):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    sys.exit()
+training.SceneDataModule.measure = leaderboard.with_measurements = wait
+if sys.argv[1] == "train":
+    training.train(sys.argv[2], "triangulation", out=sys.argv[3], tracking=False, progress=False)
+else:
+    hl.compare(hl.open_dataset(sys.argv[2]), "tdoa_ls")
+"""
+
+
+@pytest.mark.parametrize("use", ["train", pytest.param("compare", marks=pytest.mark.slow)])
+def test_a_dataset_that_another_process_uses_is_not_deleted(root, small, use):
+    hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "whole", progress=False)
+    command = [sys.executable, "-c", USE, use, str(root / "whole"), str(root / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(StoreError, match=r"is being used, as by training .*; wait until that is done, or stop it"):
+            jobs.delete_dataset(root, "whole")
+        assert set(store.verify(root / "whole").state) == {"ok"}
+        process.communicate("go on\n")
+    jobs.delete_dataset(root, "whole")
+    assert not (root / "whole").exists()
+
+
 def test_folders_outside_of_the_data_are_not_read(root, small):
     voices = small.signal.model_copy(update={"voice_folder": "/etc"})
     with pytest.raises(tasks.JobError, match=r"signal\.voice_folder: '/etc' is outside"):

@@ -15,7 +15,7 @@ import heimdall_lab as hl
 from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.core.receivers import italian_network, receivers_csv
-from heimdall_lab.learning import architectures
+from heimdall_lab.learning import registry
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def test_datasets_are_listed_as_the_catalogue_has_them(client, root):
 
 def test_architectures_say_what_fits(client):
     listed = {entry["architecture"]: entry for entry in client.get(f"{API}/training/architectures").json()}
-    assert list(listed) == list(architectures.ARCHITECTURES)
+    assert list(listed) == list(registry.ARCHITECTURES)
     assert all(entry["compatible"] is None for entry in listed.values())
-    assert listed["triangulation"]["defaults"] == architectures.ARCHITECTURES["triangulation"].parameters
+    assert listed["triangulation"]["defaults"] == registry.ARCHITECTURES["triangulation"].parameters
     asked = client.get(f"{API}/training/architectures", params={"dataset": "scenes"}).json()
     fits = {entry["architecture"]: entry["compatible"] for entry in asked}
-    assert fits == {name: "iq_raw" in known.data_types for name, known in architectures.ARCHITECTURES.items()}
+    assert fits == {name: "iq_raw" in known.data_types for name, known in registry.ARCHITECTURES.items()}
     assert all((entry["reason"] is None) == entry["compatible"] for entry in asked)
     assert client.get(f"{API}/training/architectures", params={"dataset": "../x"}).status_code == 400
 

@@ -1,5 +1,6 @@
 """The server: who may use it, from where, and under which path."""
 
+import asyncio
 import base64
 import http.server
 import json
@@ -8,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote_plus, urlsplit
 
 import httpx
 import pytest
 from bokeh.util.token import get_token_payload
-from dashboards import dashboard, free_port, submitted
+from dashboards import close_page, dashboard, free_port, open_page, submitted
 
 import heimdall_lab as hl
 from heimdall_lab.app.pages.frame import PAGES
@@ -50,6 +51,28 @@ def guarded(tmp_path_factory):
     options = "--basic-auth", "right", "--prefix", "lab", "--allow-origin", "radio.example.org"
     with dashboard(folder, *options) as (_, url):
         yield folder, f"{url}lab/"
+
+
+async def is_silent(url, seconds):
+    """Whether an open page is told nothing for so long, within half a minute."""
+    page = await open_page(url)
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < 30:
+        try:
+            await asyncio.wait_for(page.read_message(), seconds)
+        except TimeoutError:
+            break
+    else:
+        return False
+    await close_page(page)
+    return True
+
+
+def test_open_pages_are_told_nothing_while_nothing_changes(plain):
+    async def watch():
+        return await asyncio.gather(*(is_silent(f"{plain}{name}", 2.5) for name in ("datasets", "train")))
+
+    assert asyncio.run(watch()) == [True, True]
 
 
 def log_in(client, url, name, password):
@@ -101,22 +124,22 @@ def test_cookies_stay_here_and_a_logout_ends_them(guarded, scheme):
     _, url = guarded
     with httpx.Client(headers={"X-Forwarded-Proto": scheme}) as client:
         answers = [client.get(f"{url}login"), log_in(client, url, "ada", "right")]
-        user, login = client.cookies["user"], client.cookies["login"]
-    kept = {"Cookie": f"user={user}; login={login}"}
+        login = client.cookies["heimdall_lab_lab_login"]
+    kept = {"Cookie": f"heimdall_lab_lab_login={login}"}
     assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 200
     page = httpx.get(f"{url}datasets", headers=kept)
     assert page.status_code == 200
     told = get_token_payload(re.search(r'"token":"([\w-]+)', page.text)[1])  # which scripts of the page can read
     assert login not in json.dumps(told)
-    assert user not in json.dumps(told)
     answers.append(httpx.get(f"{url}logout", headers=kept | {"X-Forwarded-Proto": scheme}))
     assert "logged out" in answers[-1].text
     cookies = [cookie for answer in answers for cookie in answer.headers.get_list("set-cookie")]
-    assert len(cookies) > 6
+    assert {cookie.partition("=")[0] for cookie in cookies} == {
+        f"heimdall_lab_lab_{name}" for name in ("login", "next_url", "panel-oauth-state", "panel-oauth-code")
+    }
     for cookie in cookies:
-        assert "HttpOnly" in cookie
-        assert "SameSite=Lax" in cookie
-        assert ("Secure" in cookie) == (scheme == "https")
+        flags = {"HttpOnly", "Path=/lab", "SameSite=Lax"} | ({"Secure"} if scheme == "https" else set())
+        assert {part for part in cookie.split("; ")[1:] if not part.startswith("expires=")} == flags
     assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
     assert httpx.get(f"{url}datasets", headers=kept).status_code == 302
 
@@ -127,17 +150,31 @@ def test_a_logout_ends_one_login_of_one_person(guarded):
     for name in ("ada", "ada", "bob"):
         with httpx.Client() as client:
             log_in(client, url, name, "right")
-            logins.append({key: client.cookies[key] for key in ("user", "login")})
-
-    def status(user, login):
-        return httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={user}; login={login}"}).status_code
-
+            logins.append({"Cookie": f"heimdall_lab_lab_login={client.cookies['heimdall_lab_lab_login']}"})
     first, second, other = logins
-    httpx.get(f"{url}logout", headers={"Cookie": f"login={first['login']}"})
-    assert status(**first) == 401
-    assert status(**second) == status(**other) == 200
-    assert status(first["user"], other["login"]) == 401
-    assert httpx.get(f"{url}api/v1/jobs", headers={"Cookie": f"user={second['user']}"}).status_code == 401
+    httpx.get(f"{url}logout", headers=first)
+    for kept, status in [(first, 401), (second, 200), (other, 200)]:
+        assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == status
+    forged = {"Cookie": second["Cookie"].rstrip('"')[:-4] + "none"}
+    assert httpx.get(f"{url}api/v1/jobs", headers=forged).status_code == 401
+
+
+def test_cookies_of_others_at_the_same_host_do_no_harm(guarded):
+    _, url = guarded
+    with httpx.Client(cookies={"user": "x", "login": "x", "heimdall_lab_login": "x"}) as client:
+        assert client.get(f"{url}api/v1/jobs").status_code == 401
+        log_in(client, url, "ada", "right")
+        others = "user=x; login=x; heimdall_lab_login=x; next_url=/elsewhere"
+        kept = f"{others}; heimdall_lab_lab_login={client.cookies['heimdall_lab_lab_login']}; {others}"
+        assert httpx.get(f"{url}api/v1/jobs", headers={"Cookie": kept}).status_code == 200
+
+
+def test_a_login_leads_below_the_prefix(guarded):
+    _, url = guarded
+    for page, next_url in [("login", "/lab/"), ("login?next=/lab/compare", "/lab/compare")]:
+        with httpx.Client() as client:
+            client.get(f"{url}{page}")
+            assert log_in(client, url, "ada", "right").headers["location"] == next_url
 
 
 def test_a_login_by_another_sites_page_is_refused(guarded):
@@ -219,46 +256,104 @@ def test_what_changes_something_is_sent_as_json_by_no_other_site(jobs_url, heade
 
 
 class Identities(http.server.BaseHTTPRequestHandler):
-    """An OAuth provider that takes the code for the name of the user."""
+    """An OAuth provider that takes the code for the name of the user, and says more of people than cookies hold."""
 
     def do_POST(self):
         code = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["code"][0]
-        parts = [json.dumps(part).encode() for part in ({"alg": "none"}, {"email": code})]
+        claims = {"email": code, "roles": ["role"] * 1000}
+        parts = [json.dumps(part).encode() for part in ({"alg": "none"}, claims)]
         token = ".".join([*(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts), ""])
+        tokens = {"access_token": token, "id_token": token, "refresh_token": token, "expires_in": 300}
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"access_token": "x", "id_token": token}).encode())
+        self.wfile.write(b"<p>Later" if code == "broken" else json.dumps(tokens).encode())
 
     def log_message(self, *arguments):
         pass
 
 
-def test_oauth_lets_in_whom_it_was_told_to(tmp_path, monkeypatch):
-    users = ("--allow-user", "ada@example.org", "--allow-user", "bob@example.org")
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Folder and address of a server that asks such a provider, and the provider."""
+    folder = tmp_path_factory.mktemp("known")
+    options = ["--prefix", "lab", "--oauth-provider", "generic", "--oauth-key", "lab key", "--oauth-secret", "s"]
+    options += ["--allow-user", "ada@example.org", "--allow-user", "bob@example.org"]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Identities) as identities:
         threading.Thread(target=identities.serve_forever, daemon=True).start()
-        for name in ("AUTHORIZE", "TOKEN", "USER"):
-            monkeypatch.setenv(f"PANEL_OAUTH_{name}_URL", f"http://127.0.0.1:{identities.server_port}/{name}")
-        options = ("--oauth-provider", "generic", "--oauth-key", "lab", "--oauth-secret", "s", *users)
-        with dashboard(tmp_path, *options) as (_, url):
-
-            def come_back(client, user):
-                asked = parse_qs(urlsplit(client.get(f"{url}login").headers["location"]).query)
-                return client.get(f"{url}login", params={"code": user, "state": asked["state"][0]})
-
-            for user, status in [("ada@example.org", 200), ("bob@example.org", 200), ("eve@example.org", 401)]:
-                with httpx.Client() as client:
-                    answer = come_back(client, user)
-                    assert answer.status_code == (302 if status == 200 else 403)
-                    assert ("may not log in" in answer.text) == (status == 401)
-                    assert client.get(f"{url}api/v1/jobs").status_code == status
-                    if status == 200:
-                        kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
-                        client.get(f"{url}logout")
-                        assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
-            error = httpx.get(f"{url}login", params={"error": "x", "error_description": "<img src=x>"})
-            assert "<img" not in error.text
+        provider = f"http://127.0.0.1:{identities.server_port}"
+        names = ("AUTHORIZE", "TOKEN", "USER", "LOGOUT")
+        addresses = {f"PANEL_OAUTH_{name}_URL": f"{provider}/{name}" for name in names}
+        with dashboard(folder, *options, **addresses) as (_, url):
+            yield folder, f"{url}lab/", identities
         identities.shutdown()
+
+
+def come_back(client, url, user, **changed):
+    """What a browser does as the provider sends it back."""
+    asked = parse_qs(urlsplit(client.get(f"{url}login").headers["location"]).query)
+    return client.get(f"{url}login", params={"code": user, "state": asked["state"][0]} | changed)
+
+
+def test_oauth_lets_in_whom_it_was_told_to(known):
+    _, url, _ = known
+    for user, status in [("ada@example.org", 200), ("bob@example.org", 200), ("eve@example.org", 401)]:
+        with httpx.Client() as client:
+            answer = come_back(client, url, user)
+            assert answer.status_code == (302 if status == 200 else 403)
+            assert ("may not log in" in answer.text) == (status == 401)
+            assert client.get(f"{url}api/v1/jobs").status_code == status
+            assert sum(len(name) + len(value) for name, value in answer.headers.raw) < 2048  # of nginx's 4096
+            assert set(client.cookies) == ({"heimdall_lab_lab_login"} if status == 200 else set())
+            if status == 200:
+                kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+                answer = client.get(f"{url}logout")
+                assert httpx.get(f"{url}api/v1/jobs", headers=kept).status_code == 401
+            redirect_uri = quote_plus(f"{url}login")
+            assert f'/LOGOUT?client_id=lab+key&amp;post_logout_redirect_uri={redirect_uri}"' in answer.text
+
+
+def test_oauth_sends_people_back_to_where_the_proxy_got_them(known):
+    _, url, _ = known
+    headers = {"X-Forwarded-Proto": "https", "Host": "lab.example.org"}
+    for asked_for, next_url in [("login", "/lab/"), ("login?next=/lab/compare", "/lab/compare")]:
+        with httpx.Client(headers=headers) as client:
+            asked = parse_qs(urlsplit(client.get(f"{url}{asked_for}").headers["location"]).query)
+            assert asked["redirect_uri"] == ["https://lab.example.org/lab/login"]
+            state = json.loads(base64.urlsafe_b64decode(asked["state"][0]))
+            assert state["next_url"] == next_url
+
+
+def test_oauth_refuses_a_state_that_is_not_the_browsers(known):
+    _, url, _ = known
+    with httpx.Client() as client:
+        for state in ("", "forged"):
+            assert client.get(f"{url}login", params={"code": "ada@example.org", "state": state}).status_code == 401
+            assert come_back(client, url, "ada@example.org", state=state).status_code == 401
+        assert client.get(f"{url}login", params={"code": "ada@example.org"}).status_code == 401
+        assert client.get(f"{url}api/v1/jobs").status_code == 401
+
+
+def test_oauth_says_what_went_wrong_and_lets_nobody_write_the_log(known):
+    folder, url, identities = known
+    with httpx.Client() as client:
+        come_back(client, url, "ada@example.org")
+        error = client.get(f"{url}login", params={"error": "x", "error_description": "<img src=x>"})
+        assert error.status_code == 401
+        assert "<img" not in error.text
+        assert client.get(f"{url}login", params={"error": "ö<img src=x>"}).status_code in (400, 401)
+        for name in ("error", "error_description", "code", "state", "next"):
+            forged = client.get(f"{url}login", params={"code": "x", "state": "x", name: "x\r\n2026 forged"})
+            assert forged.status_code == 400
+        assert client.post(f"{url}login").status_code == 405
+        assert client.get(f"{url}api/v1/jobs").status_code == 200  # a link logs nobody out
+        client.cookies.clear()
+        assert come_back(client, url, "broken").status_code == 502
+        identities.shutdown()
+        identities.server_close()
+        assert "gives no answer that can be used" in come_back(client, url, "ada@example.org").text
+    log = (folder / "server.log").read_text()
+    assert "Traceback" not in log
+    assert "\n2026 forged" not in log
 
 
 @pytest.mark.slow

@@ -52,7 +52,10 @@ def test_every_field_is_described():
         ),
         ({"geometry.receivers": ""}, ["geometry.receivers", "cannot read ''", "CSV"]),
         ({"signal.duration_s": 1e-3}, ["duration_s", "0.001", "256"]),
-        ({"signal.noise_bandwidth_hz": 2e4}, ["noise_bandwidth_hz", "20000", "narrower"]),
+        (
+            {"signal.noise_bandwidth_hz": 2e4, "signal.noise_ratio": 0.1, "signal.voice_ratio": 0.8},
+            ["noise_bandwidth_hz", "20000", "narrower"],
+        ),
         ({"signal.transmitter_power_min_dbm": 50}, ["transmitter_power_min_dbm", "50"]),
         ({"signal.tone_min_hz": 900}, ["tone_min_hz", "900"]),
         ({"channel.environment_loss_min_db": 20}, ["environment_loss_min_db", "20"]),
@@ -71,9 +74,40 @@ def test_refusals_name_field_value_and_remedy(overrides, parts):
     assert [part for part in parts if part not in message] == []
 
 
+def test_the_bandwidth_of_noise_that_nobody_transmits_is_no_matter():
+    assert preset("los_sync", **{"signal.noise_bandwidth_hz": 2e4}).signal.noise_bandwidth_hz == 2e4
+    narrow = {"signal.channel_bandwidth_hz": 8e3, "signal.deviation_hz": 900}
+    assert preset("los_sync", **narrow).signal.channel_bandwidth_hz == 8e3
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "meant"),
+    [
+        ("signal.duration", 1, "signal.duration_s"),
+        ("signal.noise_bandwith_hz", 1, "signal.noise_bandwidth_hz"),
+        ("duration_s", 1, "signal.duration_s"),
+        ("clock", "ntp", "channel.clock"),
+        ("channel.max_gdop", 1, "gate.max_gdop"),
+        ("sgnal.duration_s", 1, "signal"),
+        ("num_sample", 1, "num_samples"),
+        ("channel.clock", "gpsd", "gpsdo"),
+    ],
+)
+def test_what_is_nearly_right_is_asked_for(path, value, meant):
+    with pytest.raises(ConfigError, match=rf"; did you mean {meant}( or [\w.]+)?\? ch"):
+        preset("los_sync", **{path: value})
+    with pytest.raises(ConfigError) as refusal:
+        preset("los_sync", zebra=1)
+    assert "did you mean" not in str(refusal.value)
+
+
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"'nosuch'.*iq_test, iq_production, los_sync"):
         preset("nosuch")
+    with pytest.raises(
+        ConfigError, match=r"'los_snc' is unknown; did you mean los_sync( or nlos_sync)?\? choose one of"
+    ):
+        preset("los_snc")
 
 
 def test_config_from_yaml_with_a_network_from_csv(tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heimdall_lab as hl
+from heimdall_lab.core import geodesy
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.datasets import schema
 
@@ -65,7 +66,12 @@ def networks(draw) -> list[dict[str, object]]:
     number = draw(st.integers(2, 8))
     share = st.floats(0, 1)
     return [
-        receiver(centre[0] + height * draw(share), centre[1] + width * draw(share), draw(st.floats(-600, 9100)), index)
+        receiver(
+            centre[0] + height * draw(share),
+            geodesy.wrapped(np.array(centre[1] + width * draw(share))).item(),
+            draw(st.floats(-600, 9100)),
+            index,
+        )
         for index in range(number)
     ]
 
@@ -105,6 +111,7 @@ def signals(draw) -> dict[str, object]:
                 **pair("transmitter_power", "_dbm", -60, 90, 10, 37),
                 **pair("tone", "_hz", 0.1, 5e3, 300, 400),
                 "noise_bandwidth_hz": reaching(1e3, 1e5, 1e3, 10e3),
+                "pause_ratio": reaching(0, 0.9, 0, 0.4),
             }
         )
     )

@@ -98,6 +98,19 @@ def test_a_field_that_this_version_writes_and_that_is_missing_is_no_default(fold
     assert read_manifest(folder).config
 
 
+def test_fields_that_came_later_take_the_values_that_reproduce_what_was_written_before(folder, tmp_path):
+    """Manifests say nothing of them where they change nothing."""
+    fields = json.loads((folder / MANIFEST).read_text())
+    assert not {"pause_ratio", "limiter_reference"} & set(fields["config"]["signal"])
+    assert read_manifest(folder).config.signal.pause_ratio == 0
+    rewrite(folder, lambda fields: fields["config"]["signal"].update(voice_folder=str(tmp_path)))
+    assert read_manifest(folder).config.signal.limiter_reference == "window"
+    rewrite(folder, lambda fields: fields["config"]["signal"].update(limiter_reference="recording"))
+    assert read_manifest(folder).config.signal.limiter_reference == "recording"
+    rewrite(folder, lambda fields: fields["config"]["signal"].update(voice_folder="", pause_ratio=0.25))
+    assert read_manifest(folder).config.signal.pause_ratio == 0.25
+
+
 def test_another_configuration_is_refused_without_advice_to_delete(folder, small):
     with pytest.raises(StoreError, match=r"another seed; choose another folder$"):
         hl.generate(small.model_copy(update={"seed": 9}), folder, progress=False)

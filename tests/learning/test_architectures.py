@@ -10,7 +10,7 @@ import torch
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.learning import architectures, trained
+from heimdall_lab.learning import architectures, registry, trained
 from heimdall_lab.learning.architectures import iq_networks, layers, localization_net
 from heimdall_lab.localization.learned import inputs
 from heimdall_lab.signals import pairs
@@ -27,7 +27,7 @@ SILENT = 8  # of each step of learning
 
 _LARGE = ("localization_net", "iq_resnet18")  # take as long as all others together
 each_architecture = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _LARGE else n for n in architectures.ARCHITECTURES]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _LARGE else n for n in registry.ARCHITECTURES]
 )
 
 
@@ -247,8 +247,9 @@ def test_gradients_are_finite(name, scenes):
 
 @each_architecture
 def test_counts_are_those_of_the_weights(name):
-    row = architectures.architectures().set_index("architecture").loc[name]
+    row = registry.architectures().set_index("architecture").loc[name]
     assert row.num_parameters == sum(weight.numel() for weight in architectures.build(name).parameters())
+    assert row.num_parameters == architectures.num_parameters(name)
     assert row.num_parameters > 1000
 
 
@@ -320,7 +321,7 @@ def test_gain_of_all_receivers_is_seen(name, scenes):
 
 @each_architecture
 def test_only_fitting_datasets_are_learned_from(name):
-    fitting = architectures.ARCHITECTURES[name].data_types
+    fitting = registry.ARCHITECTURES[name].data_types
     assert (
         fitting
         == {
@@ -333,20 +334,20 @@ def test_only_fitting_datasets_are_learned_from(name):
     )
     for data_type in ("iq_raw", "feature_based"):
         if data_type in fitting:
-            architectures.check_compatible(name, data_type)
+            registry.check_compatible(name, data_type)
             continue
         with pytest.raises(ValueError, match=f"^architecture: '{name}' cannot learn from {data_type}") as refusal:
-            architectures.check_compatible(name, data_type)
+            registry.check_compatible(name, data_type)
         named = str(refusal.value).split("; use ")[1].split(", ")
-        assert named == architectures.architectures(data_type).architecture.to_list()
+        assert named == registry.architectures(data_type).architecture.to_list()
 
 
 def test_what_is_not_in_the_registry_is_named():
-    known = ", ".join(architectures.ARCHITECTURES)
+    known = ", ".join(registry.ARCHITECTURES)
     for ask in (
         architectures.build,
         architectures.num_parameters,
-        lambda name: architectures.check_compatible(name, "iq_raw"),
+        lambda name: registry.check_compatible(name, "iq_raw"),
     ):
         with pytest.raises(ValueError, match=f"^architecture: 'resnet' is unknown; choose one of {known}$"):
             ask("resnet")
@@ -390,15 +391,16 @@ def test_the_spread_widens_and_moves_nothing(learned, scenes):
 
 
 def test_torch_is_imported_when_it_is_needed():
-    """Not for what classical estimators do; then for the list of architectures."""
+    """Not for what classical estimators do, nor for the list of architectures."""
     code = f"""
 import sys
 import heimdall_lab as hl
 config = hl.preset("los_sync", num_samples=2, seed=3, signal={{"duration_s": 0.02}})
 hl.locate(hl.generate(config, progress=False), "tdoa_ls")
 assert {{"architectures", "train", "export_onnx", "locate"}} <= set(dir(hl)) & set(hl.__all__)
+assert list(hl.architectures().architecture) == {list(registry.ARCHITECTURES)}
 assert not {{"torch", "lightning", "onnxruntime"}} & set(sys.modules)
-assert list(hl.architectures().architecture) == {list(architectures.ARCHITECTURES)}
+hl.export_onnx  # of which the first look imports it
 assert "torch" in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from heimdall_lab.learning import export, parity
-from heimdall_lab.learning.architectures import ARCHITECTURES, build
+from heimdall_lab.learning.architectures import build
+from heimdall_lab.learning.registry import ARCHITECTURES
 from heimdall_lab.learning.trained import Trained
 from heimdall_lab.localization.learned import inputs, onnx_model
 

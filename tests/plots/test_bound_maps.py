@@ -140,3 +140,30 @@ def test_the_ellipse_at_a_point_is_enlarged_as_its_text_says(laid_out):
     enlarged = north_m / (2 * 2.4477 * sigma_m)
     assert enlarged == pytest.approx(1000, rel=0.01) or enlarged == pytest.approx(100, rel=0.01)
     assert f"drawn {round(enlarged, -2):,.0f} times larger" in plots.point_text(point, area)
+
+
+def test_maps_across_the_180_degrees_meridian_have_no_gap() -> None:
+    """Longitudes count on beyond 180, of receivers, ellipses and hyperbolas; texts have those of people."""
+    rows = [("A", -17.0, 179.7), ("B", -16.5, -179.6), ("C", -17.2, -179.7), ("D", -16.8, 179.5), ("E", -16.9, -180.0)]
+    receivers = [{"name": name, "latitude_deg": north, "longitude_deg": east} for name, north, east in rows]
+    config = hl.preset(
+        "los_sync", num_samples=2, max_receivers=5, geometry={"receivers": receivers}, signal={"duration_s": 0.02}
+    )
+    area = plots.network_area(config.geometry.receivers)
+    assert 179 < area[0][0] < 180 < area[0][1] < 181
+    point = coverage.bound_map(config, np.array([-16.9]), np.array([180.02]))
+    bound = coverage.bound_map(config, *coverage.grid_deg(config, 4))
+    for picture in (
+        plots.network_map(bound, "crlb_rmse", config.geometry.receivers, area, point),
+        plots.bound_map(bound, "crlb_rmse"),
+    ):
+        drawn = np.concatenate([columns(each) for kind in (hv.Points, hv.Curve) for each in layers(picture, kind)])
+        assert 179 < np.nanmin(drawn[:, 0].astype(float)) < 180 < np.nanmax(drawn[:, 0].astype(float)) < 181
+    assert "179.9800° W" in plots.point_text(point, area)
+    dataset = hl.generate(config, progress=False)
+    fixes = hl.locate(dataset, "tdoa_ls")
+    truth = dataset.transmitter_latitude, dataset.transmitter_longitude
+    assert (geodesy.geodesic(*truth, fixes.latitude, fixes.longitude)[0] < 10 * dataset.crlb_rmse).all()
+    x_range, _, lines = plots.trace_hyperbolas(dataset, 0, fixes)
+    assert 178 < x_range[0] < 180 < x_range[1] < 182
+    assert np.isfinite(np.concatenate(list(lines.values()))).any()

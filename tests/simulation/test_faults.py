@@ -7,9 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -289,26 +287,6 @@ def test_a_flipped_byte_is_found_and_repaired(tmp_path, whole_folder, whole, cap
     assert "shard-00007.nc: has another checksum (1 of 40 shards are not whole)" in capsys.readouterr().err
     run(tmp_path)
     assert contents(tmp_path) == whole
-
-
-@pytest.fixture
-def read_only():
-    """Function that takes the right to write to a folder from this process, root or not, until the test ends."""
-    uid = os.geteuid()
-
-    def forbid(folder):
-        folder.chmod(0o555)
-        if uid == 0:
-            os.seteuid(65534)
-
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "out"
-        Path(parent).chmod(0o755)
-        folder.mkdir()
-        yield folder, forbid
-        if uid == 0:
-            os.seteuid(uid)
-        folder.chmod(0o755)
 
 
 def test_read_only_folder_with_a_leftover_is_refused_and_a_finished_one_is_opened(small, read_only):

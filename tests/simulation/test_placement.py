@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 import heimdall_lab as hl
+from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.core.presets import build
-from heimdall_lab.simulation import placement, scenes
+from heimdall_lab.simulation import coverage, placement, scenes
 
 P_VALUE = 1e-4
 SPEED_OF_LIGHT = 299_792_458.0
@@ -212,6 +213,34 @@ def test_areas_may_lie_across_the_180_degrees_meridian(place):
         assert across[name] == pytest.approx(here[name], rel=1e-6, nan_ok=True), name
     bounds_s = [placement.longest_delay_spread_s(setting) for setting in settings]
     assert bounds_s[0] == pytest.approx(bounds_s[1], rel=1e-9)
+
+
+def test_a_listed_network_may_lie_across_the_180_degrees_meridian():
+    """As the same network 170 degrees further west: scenes, bounds, areas and maps."""
+    places = [(-17.0, -0.3), (-16.5, 0.4), (-17.2, 0.3), (-16.8, -0.5), (-16.9, 0.0)]
+    settings = []
+    for middle in (180.0, 10.0):
+        rows = [
+            {"name": f"R{n}", "latitude_deg": north, "longitude_deg": (middle + east + 180) % 360 - 180}
+            for n, (north, east) in enumerate(places)
+        ]
+        settings.append(hl.preset("los_sync", geometry={"receivers": rows, "inside_ratio": 0.5}, max_receivers=5))
+    across, here = (scenes.draw_scenes(setting, np.arange(50)).variables for setting in settings)
+    for who in ("receiver", "transmitter"):
+        longitude = across[f"{who}_longitude"]
+        assert -180 <= longitude.min() < -179 < 179 < longitude.max() <= 180
+        assert longitude % 360 == pytest.approx(here[f"{who}_longitude"] + 170, abs=1e-9)
+    for name in ("propagation_delay", "path_loss", "received_power", "emission_time"):
+        assert across[name] == pytest.approx(here[name], rel=1e-6), name
+    areas = [np.array(placement.area_deg(setting)) for setting in settings]
+    assert areas[0] - [0, 0, 170, 170] == pytest.approx(areas[1], abs=1e-9)
+    maps = [coverage.bound_map(setting, *coverage.grid_deg(setting, 5)) for setting in settings]
+    assert maps[0].crlb_rmse.values == pytest.approx(maps[1].crlb_rmse.values, rel=1e-6)
+    assert maps[0].receiver_longitude.values - 170 == pytest.approx(maps[1].receiver_longitude.values, abs=1e-9)
+    with pytest.raises(ConfigError, match="span more than 10 degrees"):
+        hl.preset(
+            "los_sync", geometry={"receivers": [*rows, {"name": "far", "latitude_deg": 0, "longitude_deg": -160}]}
+        )
 
 
 @pytest.mark.parametrize("place", ["random", "hexagonal"])

@@ -1,6 +1,6 @@
 """The frame of every page: title, navigation, light and dark theme."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 from panel.io.resources import LOCAL_DIST
+from panel.util.parameters import edit_readonly
 from panel.viewable import Viewer
 from panel_material_ui.template.base import Page
 
@@ -52,6 +53,9 @@ def _page(name: str, root: Path, has_logout: bool) -> Page:
         busy_indicator=None,
         main=[],
     )
+    with edit_readonly(frame):
+        # It follows the state of the whole server, which would hold every page that there was for ever.
+        frame.busy = frame.param.loading
     viewer = viewer_class(root=root, dark=frame.dark_theme)
     frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
     frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
@@ -61,8 +65,17 @@ def _page(name: str, root: Path, has_logout: bool) -> Page:
     return frame
 
 
-def _refresh_regularly(refresh: Callable[[], Any]) -> None:
-    pn.state.add_periodic_callback(refresh, _REFRESH_MS)
+def _refresh_regularly(refresh: Callable[[], Awaitable[None]]) -> None:
+    """Refresh the page that is being made, each second in which a browser shows it."""
+    document: Any = pn.state.curdoc
+    session = document.session_context.session
+
+    async def refresh_if_open() -> None:
+        if session.connection_count:
+            await refresh()
+
+    # In the background: else each refresh of any page would tell all browsers that the server is busy, and then not.
+    pn.io.PeriodicCallback(callback=refresh_if_open, period=_REFRESH_MS, background=True, log=False).start()
 
 
 def _navigation(here: str) -> pmui.MenuList:

@@ -23,6 +23,7 @@ from heimdall_lab.app.parts import background
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, note, section, show_error, show_errors
 from heimdall_lab.app.parts.texts import Text
 from heimdall_lab.app.parts.uploads import FileInput, Files
+from heimdall_lab.core import geodesy
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import MAX_RECEIVERS, Config
 from heimdall_lab.core.files import data_folder
@@ -189,9 +190,9 @@ class Geometry(Viewer):
     def _on_drag(self, data: dict[str, Any]) -> None:
         places = dict(zip(data["receiver"], zip(data["longitude_deg"], data["latitude_deg"], strict=True), strict=True))
         rows = [
-            row | {"longitude_deg": float(places[row["name"]][0]), "latitude_deg": float(places[row["name"]][1])}
+            row | {"longitude_deg": float(geodesy.wrapped(place[0])), "latitude_deg": float(place[1])}
             for row in self._rows()
-            if row["name"] in places
+            if (place := places.get(row["name"])) is not None
         ]
         if rows != self._rows():
             self.set_receivers(rows)
@@ -213,7 +214,8 @@ class Geometry(Viewer):
         taken = {row["name"] for row in rows}
         name = next(name for number in range(1, MAX_RECEIVERS + 2) if (name := f"R{number}") not in taken)
         altitude_m = round(float(np.mean([row["altitude_m"] for row in rows])))
-        place = {"latitude_deg": round(latitude_deg, 5), "longitude_deg": round(longitude_deg, 5)}
+        east_deg = round(float(geodesy.wrapped(np.asarray(longitude_deg))), 5)
+        place = {"latitude_deg": round(latitude_deg, 5), "longitude_deg": east_deg}
         self.set_receivers([*rows, {"name": name, **place, "altitude_m": altitude_m}])
 
     def remove(self, name: str) -> None:
@@ -222,7 +224,8 @@ class Geometry(Viewer):
 
     def _remove_near(self, x: float, y: float) -> None:
         west, east = self._area[0]
-        distance = [math.hypot(receiver.longitude_deg - x, receiver.latitude_deg - y) for receiver in self.receivers]
+        longitudes = self._config.geometry.longitudes_deg
+        distance = [math.hypot(e - x, r.latitude_deg - y) for e, r in zip(longitudes, self.receivers, strict=True)]
         if min(distance) <= _CLICK_RADIUS * (east - west):
             self.remove(self.receivers[int(np.argmin(distance))].name)
 

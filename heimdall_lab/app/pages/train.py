@@ -21,11 +21,11 @@ from heimdall_lab.app.parts.job_list import JobList
 from heimdall_lab.app.parts.layout import apply_theme, error_alert, show_errors
 from heimdall_lab.app.parts.tables import make_table, select_row, show_rows
 from heimdall_lab.app.parts.texts import Text
-from heimdall_lab.app.service import jobs, tasks
+from heimdall_lab.app.service import jobs, side_process, tasks
 from heimdall_lab.app.service.snapshot import Snapshot, take_snapshot
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.text import length_text
-from heimdall_lab.learning import experiments
+from heimdall_lab.learning import experiments, registry
 from heimdall_lab.learning.options import Options, options_for
 
 _TITLES = {
@@ -60,13 +60,15 @@ class Train(Viewer):
         self._types: dict[str, str] = {}
         self._runs = pd.DataFrame(columns=[*experiments.RUNS, "has_model"])
         self._queried_s = 0.0
+        self._store_files: dict[str, int] | None = None  # of the tracking store, as it was queried
         self._suggested, self._taken, self._submitted = "", frozenset[str](), list[jobs.Job]()
         self._alert, self._history_alert, self._store_alert = error_alert(), error_alert(), error_alert()
         self._jobs = JobList(self._root, "train")
         self._choice = pmui.Select(label="dataset", options=[], size="small", sizing_mode="stretch_width")
         self._choice.param.watch(self._on_dataset, "value")
-        self._cards: dict[str, _ArchitectureCard] = {}
-        self._architectures = pn.Column(pmui.LinearProgress(variant="indeterminate"), sizing_mode="stretch_width")
+        listed = registry.architectures().itertuples()
+        self._cards = {str(row.architecture): _ArchitectureCard(row, self._choose) for row in listed}
+        self._architectures = pn.Column(*(card.layout for card in self._cards.values()), sizing_mode="stretch_width")
         self._name = pmui.TextInput(label="run", size="small", helper_text=_NAME_HINT, width=300)
         self._start = pmui.Button(label="Train", icon="play_arrow", color="primary", disabled=True)
         self._start.on_click(self._submit)
@@ -88,6 +90,7 @@ class Train(Viewer):
         self._resume.on_click(self._resume_run)
         self._compare = pmui.Button(label="Compare", icon="leaderboard", disabled=True, variant="outlined")
         self._about = Text("Select a run to see how it learned.", variant="body2")
+        self._check_compatibility()
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the page out."""
@@ -105,8 +108,6 @@ class Train(Viewer):
         """Show what has changed in the data folder and in MLflow."""
         snapshot = await asyncio.to_thread(take_snapshot, self._root)
         await self._update(snapshot)
-        if not self._cards:
-            await self._list_architectures()
         await self._update_runs(any(job.state == "running" and job.task.kind == "train" for job in snapshot.jobs))
 
     async def _update(self, snapshot: Snapshot) -> None:
@@ -121,13 +122,6 @@ class Train(Viewer):
             self._check_compatibility()
         self._choice.helper_text = "" if types else "no dataset is complete: make one on the page Datasets first"
         await self._jobs.update(snapshot)
-
-    async def _list_architectures(self) -> None:
-        """List the architectures; counting their weights imports torch, which takes seconds."""
-        table = await asyncio.to_thread(_architectures)
-        self._cards = {str(row.architecture): _ArchitectureCard(row, self._choose) for row in table.itertuples()}
-        self._check_compatibility()
-        self._architectures.objects = [card.layout for card in self._cards.values()]
 
     def _on_dataset(self, event: Any) -> None:
         self.dataset = event.new or ""
@@ -205,7 +199,12 @@ class Train(Viewer):
             return
         self._queried_s = now_s
         with show_errors(self._store_alert):
-            runs = await asyncio.to_thread(_runs, self._root)
+            files = await asyncio.to_thread(experiments.store_files, self._root)
+            may_end = training or "RUNNING" in set(self._runs.status)  # a run whose process ended changes no file
+            if files is not None and files == self._store_files and not may_end:
+                return
+            runs = await asyncio.to_thread(_runs, self._root) if files != {} else self._runs.iloc[:0]
+            self._store_files = files
             if not runs.equals(self._runs):
                 self._runs = runs
                 show_rows(self._table, _as_texts(runs))
@@ -226,7 +225,7 @@ class Train(Viewer):
 
     async def _update_curves(self) -> None:
         if run := self.run:
-            curves = await asyncio.to_thread(experiments.curves, run, self._root)
+            curves = await asyncio.to_thread(side_process.call, experiments.curves, run, self._root)
             if run == self.run:
                 self._curves.send(curves.reindex(columns=list(_CURVES)))
 
@@ -269,7 +268,7 @@ class Train(Viewer):
 
     async def _promote_run(self, _event: Any) -> None:
         with show_errors(self._history_alert):
-            await asyncio.to_thread(experiments.promote, self.run, self._root)
+            await asyncio.to_thread(side_process.call, experiments.promote, self.run, self._root)
             self._queried_s = 0.0
             await self._update_runs(False)
 
@@ -309,15 +308,9 @@ class _ArchitectureCard:
         self._button.param.update(variant="contained" if chosen else "outlined", color="primary")
 
 
-def _architectures() -> pd.DataFrame:
-    from heimdall_lab.learning import architectures  # imports torch
-
-    return architectures.architectures()
-
-
 def _runs(root: Path) -> pd.DataFrame:
     """Tracked runs, and whether each one's folder holds a model."""
-    runs = experiments.runs(root)
+    runs = side_process.call(experiments.runs, root)
     return runs.assign(has_model=[(Path(folder) / experiments.ONNX).is_file() for folder in runs.folder])
 
 

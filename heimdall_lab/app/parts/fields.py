@@ -143,7 +143,7 @@ def label(name: str) -> str:
 def bounds(field: FieldInfo) -> str:
     """Write the bounds of a field.
 
-    >>> from heimdall_lab.core.config import Signal
+    >>> from heimdall_lab.core.transmission import Signal
     >>> bounds(Signal.model_fields["duration_s"]), bounds(Signal.model_fields["channel_bandwidth_hz"])
     ('> 0, at most 60', '> 0')
     """

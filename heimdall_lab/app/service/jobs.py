@@ -33,7 +33,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from heimdall_lab.app.service import tasks
+from heimdall_lab.app.service import side_process, tasks
 from heimdall_lab.app.service.tasks import Generation, JobError, Task, Training, dataset_folder, output_folder
 from heimdall_lab.core.files import write_text
 from heimdall_lab.datasets import catalogue, store
@@ -153,10 +153,13 @@ def start_next(root: Path) -> None:
             _start_or_give_up(root, job, done)
 
 
-def progress(root: Path, job: Job) -> Progress:
-    """Read a job's progress from the dataset's manifest or from MLflow; ValueError if these cannot be read."""
+def progress(root: Path, job: Job, wait_s: float | None = None) -> Progress:
+    """Read a job's progress from the dataset's manifest or from MLflow.
+
+    ValueError or OSError if these cannot be read, or MLflow has not answered after ``wait_s``.
+    """
     if isinstance(job.task, Training):
-        at = _epoch_times(root, job.task)
+        at = _epoch_times(root, job.task, wait_s)
         rate = (len(at) - 1) / (at.iloc[-1] - at.iloc[0]) if len(at) > 1 else 0.0
         return _progress(len(at), tasks.training_options(job.task).epochs, "epochs", rate)
     attempt = _json(_folder(root, job.id) / "attempt.json")
@@ -245,10 +248,12 @@ def _samples(root: Path, task: Generation) -> int:
     return catalogue.summary(folder).num_samples if (folder / MANIFEST).exists() else 0
 
 
-def _epoch_times(root: Path, task: Training) -> pd.Series:
+def _epoch_times(root: Path, task: Training, wait_s: float | None = None) -> pd.Series:
     """When each epoch of a run ended, in seconds since 1970; empty before the first."""
     run_id = experiments.run_id_of(output_folder(root, task), root)
-    return experiments.curves(run_id, root)["at"] if run_id is not None else pd.Series(dtype=float)
+    if run_id is None:
+        return pd.Series(dtype=float)
+    return side_process.call(experiments.curves, run_id, root, wait_s=wait_s)["at"]
 
 
 def _done(root: Path, task: Task) -> int | None:

@@ -21,6 +21,7 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import only_below
 from heimdall_lab.core.presets import PRESETS, preset
 from heimdall_lab.datasets.manifest import read_manifest
+from heimdall_lab.learning import registry
 from heimdall_lab.learning.options import options_for
 
 API = "/api/v1"
@@ -197,15 +198,13 @@ def _config(new: NewDataset) -> Config:
 
 
 def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
-    from heimdall_lab.learning import architectures  # imports torch, which takes seconds
-
     kind = None if dataset is None else read_manifest(tasks.dataset_folder(root, dataset)).config.data_type
     entries = []
-    for name, known in architectures.ARCHITECTURES.items():
+    for name, known in registry.ARCHITECTURES.items():
         reason = None
         if kind is not None:
             try:
-                architectures.check_compatible(name, kind)
+                registry.check_compatible(name, kind)
             except ValueError as error:
                 reason = str(error)
         entries.append(
@@ -213,7 +212,7 @@ def _architectures(root: Path, dataset: str | None) -> list[ArchitectureEntry]:
                 architecture=name,
                 description=known.description,
                 data_types=list(known.data_types),
-                num_parameters=architectures.num_parameters(name),
+                num_parameters=known.num_parameters,
                 defaults=known.parameters,
                 options=options_for(name, {}).model_dump(),
                 compatible=None if kind is None else reason is None,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import secrets
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.message import Message
@@ -25,8 +26,9 @@ from tornado.websocket import WebSocketClosedError
 
 from heimdall_lab.app.pages.frame import PAGES, page
 from heimdall_lab.app.service import jobs
+from heimdall_lab.app.service.free_memory import give_back_free_memory
 from heimdall_lab.app.service.headers import harden
-from heimdall_lab.app.service.login import COOKIES, provider_for
+from heimdall_lab.app.service.login import cookies_of_logins, provider_for
 from heimdall_lab.app.service.origins import is_foreign
 from heimdall_lab.app.service.rest import API, api
 from heimdall_lab.core.files import data_folder
@@ -37,6 +39,9 @@ _MAX_BODY_BYTES = 10_000_000  # of a request; uploads come through the page's ow
 _MAX_MESSAGE_BYTES = 50_000_000  # on that channel; uploads come in pieces
 _JSON = "application/json"
 _UNUSED_PAGE_MS = 60_000  # that a page waits for its browser, which may be busy; else it is made again
+_CLOSED_PAGE_MS = 10_000  # that it waits for a browser whose connection was closed or lost
+_CHECK_PAGES_MS = 2_000
+_FREE_MEMORY_MS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +100,10 @@ def make_server(
         ],
         websocket_max_message_size=_MAX_MESSAGE_BYTES,
         unused_session_lifetime_milliseconds=_UNUSED_PAGE_MS,
+        check_unused_sessions_milliseconds=_CHECK_PAGES_MS,
         http_server_kwargs={"max_body_size": _MAX_BODY_BYTES, "xheaders": bool(prefix or origins)},
-        exclude_cookies=list(COOKIES),  # of the pages' text, where scripts could read them
+        root_path=f"{prefix}/",  # where a login leads to if nothing is said
+        exclude_cookies=cookies_of_logins(prefix),  # of the pages' text, where scripts could read them
         exclude_headers=["Cookie"],
         **logins,
     )
@@ -104,6 +111,8 @@ def make_server(
     harden(server._tornado, pages=[*named, f"{prefix}{API}/docs"])
     server.io_loop.asyncio_loop.set_exception_handler(_report_fault)  # type: ignore[attr-defined]
     PeriodicCallback(_queue_step(root), _QUEUE_PERIOD_MS).start()
+    PeriodicCallback(_page_step(server), _CHECK_PAGES_MS).start()
+    PeriodicCallback(give_back_free_memory, _FREE_MEMORY_MS).start()
     return server
 
 
@@ -131,6 +140,20 @@ def _queue_step(root: Path) -> Callable[[], Awaitable[None]]:
             _log.warning("jobs: cannot be started (%s)", error)
 
     return start_next
+
+
+def _page_step(server: Any) -> Callable[[], None]:
+    """Return a function that has pages dropped which browsers had opened and closed."""
+    opened: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def drop_closed() -> None:
+        for session in server.get_sessions():
+            if session.connection_count:
+                opened.add(session)
+            elif session in opened and session.milliseconds_since_last_unsubscribe > _CLOSED_PAGE_MS:
+                session.request_expiration()
+
+    return drop_closed
 
 
 class _ComponentHandler(ComponentResourceHandler):

@@ -12,6 +12,7 @@ from heimdall_lab.app.service import jobs, tasks
 from heimdall_lab.datasets import catalogue
 
 _MAX_AGE_S = 0.5
+_MAX_WAIT_S = 1.0  # for MLflow, which takes seconds when it is asked first
 
 
 class Snapshot(NamedTuple):
@@ -65,8 +66,8 @@ def list_datasets(root: Path) -> pd.DataFrame:
 
 
 def progress_or_none(root: Path, job: jobs.Job) -> jobs.Progress | None:
-    """Read the progress of a job; None where neither manifest nor MLflow has it now."""
+    """Read the progress of a job; None where neither manifest nor MLflow has it now, or MLflow is just being asked."""
     try:
-        return jobs.progress(root, job)
+        return jobs.progress(root, job, wait_s=_MAX_WAIT_S)
     except (ValueError, OSError):
         return None

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from heimdall_lab.app.service import side_process
 from heimdall_lab.core.checked import NAME
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import check_regular, path_below
@@ -14,7 +15,7 @@ from heimdall_lab.core.presets import differing_fields
 from heimdall_lab.core.text import si_text
 from heimdall_lab.datasets import size
 from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
-from heimdall_lab.learning import experiments, options
+from heimdall_lab.learning import experiments, options, registry
 
 _MAX_INPUT_BYTES = 2_000_000_000  # of a recorded voice, or a tile of terrain
 _MAX_WEIGHTS = 10**9
@@ -121,17 +122,29 @@ def _check_generation(root: Path, task: Generation) -> None:
 
 
 def _check_training(root: Path, task: Training, earlier: list[Task]) -> None:
-    from heimdall_lab.learning import architectures  # imports torch, which takes seconds
-
     manifest = read_manifest(dataset_folder(root, task.dataset))
     if manifest.num_samples < manifest.config.num_samples:
         raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
     if (output_folder(root, task) / experiments.RUN).exists() and task not in earlier:
         raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
-    architectures.check_compatible(task.architecture, manifest.config.data_type)
-    if (weights := architectures.num_parameters(task.architecture, task.parameters)) > _MAX_WEIGHTS:
+    registry.check_compatible(task.architecture, manifest.config.data_type)
+    if (weights := _num_weights(task)) > _MAX_WEIGHTS:
         raise JobError(f"parameters: make {weights:,} weights, more than {_MAX_WEIGHTS:,}; make the network smaller")
     training_options(task)
+
+
+def _num_weights(task: Training) -> int:
+    known = registry.architecture(task.architecture)
+    registry.check_parameters(task.architecture, task.parameters)
+    if known.parameters | task.parameters == known.parameters:
+        return known.num_parameters
+    return side_process.call(_count_weights, task.architecture, task.parameters)
+
+
+def _count_weights(architecture: str, parameters: dict[str, bool | int | float | str]) -> int:
+    from heimdall_lab.learning import architectures  # imports torch
+
+    return architectures.num_parameters(architecture, parameters)
 
 
 def training_options(task: Training) -> options.Options:

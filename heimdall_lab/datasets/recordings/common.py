@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.arrays import batch_slices
+from heimdall_lab.core.checked import near, question
 from heimdall_lab.core.receivers import LARGEST_POSITION_STD_M, Receiver
 from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import ADC_MAX
@@ -68,7 +69,8 @@ def as_numbers(name: str, values: object) -> np.ndarray:
 def check_names(attributes: Iterable[str], told: Collection[str] = ()) -> None:
     """Raise ValueError if attributes that a caller states are none of the contract, or ``told`` by the files."""
     if unknown := sorted(set(attributes) - set(ATTRIBUTES)):
-        raise ValueError(f"{unknown[0]}: is no attribute of the contract; give any of {', '.join(ATTRIBUTES)}")
+        meant = question(near(unknown[0], ATTRIBUTES))
+        raise ValueError(f"{unknown[0]}: is no attribute of the contract; {meant}give any of {', '.join(ATTRIBUTES)}")
     if stated := sorted(set(attributes) & set(told)):
         raise ValueError(f"{stated[0]}: is what the recordings tell; leave it out")
 

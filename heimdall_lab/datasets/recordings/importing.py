@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from heimdall_lab.core.files import write_atomically, write_text
+from heimdall_lab.core.files import make_folder, write_files
 from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.recordings.sigmf_files import NAMESPACE, VERSION
 from heimdall_lab.datasets.recordings.sigmf_stored import DATA, META
@@ -34,6 +34,7 @@ class _Source:
     sample_rate_hz: float | None
     start: Start | None
     centre_frequency_hz: float
+    num_bytes: int
 
 
 def import_recording(
@@ -52,7 +53,7 @@ def import_recording(
     All samples are kept: integers of 8, 16 and 32 bits and floats as they are, 24 bits as the upper ones of 32. They
     are copied some at a time. What the header of a WAV or the file's name tells of the start and the centre frequency
     is kept, too; how far such a start may be off is in the field ``clock_sigma_s`` of ``heimdall:channels``. The data
-    file appears when it is whole, and the metadata after it.
+    and the metadata appear together, when both are whole.
 
     Parameters
     ----------
@@ -81,8 +82,8 @@ def import_recording(
     ------
     ValueError
         If the file is no such recording, or not whole, an argument is not accepted, or there is a recording already.
-    OSError
-        If the folder cannot be written.
+    UnwritableError
+        If the folder cannot be written, or has no room.
 
     Source
     ------
@@ -116,10 +117,25 @@ def import_recording(
     if position is not None:
         about["core:geolocation"] = _point(position)
     capture = _capture(source, centre_frequency_hz, start)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    about["core:sha512"] = _write_data(data, source.batches, meta)
-    content = {"global": about, "captures": [capture], "annotations": []}
-    write_text(meta, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    checksum = hashlib.sha512()
+
+    def write_data(path: Path) -> None:
+        with path.open("wb") as written:
+            for batch in _read(source.batches, source_file):
+                checksum.update(batch)
+                written.write(batch)
+
+    def write_meta(path: Path) -> None:
+        content = {
+            "global": {**about, "core:sha512": checksum.hexdigest()},
+            "captures": [capture],
+            "annotations": [],
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+    make_folder(Path(folder))
+    write_files({data: write_data, meta: write_meta}, needed_bytes=source.num_bytes)
     return meta
 
 
@@ -132,17 +148,18 @@ def _open_source(file: Path) -> _Source:
         )
         value = wav.values(0, 1).dtype
         datatype = f"{'c' if wav.channels == 2 else 'r'}{_TYPES[value.str[1:]]}"
-        return _Source(batches, datatype, wav.sample_rate_hz, wav.start, wav.centre_frequency_hz)
+        num_bytes = wav.frames * wav.channels * value.itemsize
+        return _Source(batches, datatype, wav.sample_rate_hz, wav.start, wav.centre_frequency_hz, num_bytes)
     if suffix not in RAW:
         raise ValueError(f"{file.name}: is no recording to import; give files that end in {', '.join(SUFFIXES)}")
     datatype, frame = RAW[suffix]
     try:
         size = file.stat().st_size
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording") from error
+        raise _unreadable(file, error) from error
     if size == 0 or size % frame:
         raise ValueError(f"{file.name} has {size} bytes, no positive multiple of {frame}; fetch the whole file again")
-    return _Source(_pieces(file, _BATCH_SAMPLES * frame), datatype, None, *told_by_name(file.stem))
+    return _Source(_pieces(file, _BATCH_SAMPLES * frame), datatype, None, *told_by_name(file.stem), size)
 
 
 def _pieces(file: Path, size: int) -> Iterator[bytes]:
@@ -151,19 +168,16 @@ def _pieces(file: Path, size: int) -> Iterator[bytes]:
             yield piece
 
 
-def _write_data(data: Path, batches: Iterator[bytes], meta: Path) -> str:
-    """Write the samples, and return their SHA-512; metadata of others that they replace is removed with these."""
-    checksum = hashlib.sha512()
+def _read(batches: Iterator[bytes], file: Path) -> Iterator[bytes]:
+    """Yield the batches; ValueError, not what cannot be written, where the file they come from cannot be read."""
+    try:
+        yield from batches
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
-    def write(path: Path) -> None:
-        with path.open("wb") as written:
-            for batch in batches:
-                checksum.update(batch)
-                written.write(batch)
-        meta.unlink(missing_ok=True)
 
-    write_atomically(data, write)
-    return checksum.hexdigest()
+def _unreadable(file: Path, error: OSError) -> ValueError:
+    return ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording")
 
 
 def _capture(source: _Source, centre_frequency_hz: float | None, start: str | None) -> dict[str, Any]:

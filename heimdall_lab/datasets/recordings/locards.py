@@ -63,8 +63,8 @@ _ATTRIBUTES = {
 
 _TOLD = {"centre_frequency_hz", "sample_rate_hz", "duration_s"}  # attributes that tables of messages tell, or have none
 
-_ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
-_SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
+ROW_FIELDS = ("id", "latitude", "longitude", "baroAltitude", "geoAltitude", "numMeasurements", "measurements")
+SENSOR_FIELDS = ("serial", "latitude", "longitude", "height", "type")
 _MEASUREMENTS = TypeAdapter(
     Annotated[list[Json[Annotated[list[tuple[int, FiniteFloat, FiniteFloat | None]], FailFast()]]], FailFast()]
 )
@@ -115,7 +115,7 @@ def read_locards(
     Schäfer, Strohmeier, Leonardi and Lenders, "LocaRDS: A Localization Reference Data Set", Sensors 21 (2021).
     """
     check_names(attributes, _TOLD)
-    stations, rows = _read_sensors(Path(sensors)), _read_table(Path(path), _ROW_FIELDS)
+    stations, rows = _read_sensors(Path(sensors)), _read_table(Path(path), ROW_FIELDS)
     messages, received = _read_messages(Path(path), rows), _read_measurements(Path(path), rows)
     unplaced = sorted(set(received["serial"]) - set(stations.index))
     if unplaced:
@@ -193,7 +193,7 @@ def _measured_variables(
 
 def _read_sensors(file: Path) -> pd.DataFrame:
     """Positions of sensors by serial, without unknown ones, and whether their timestamps are of a common time."""
-    table = _read_table(file, _SENSOR_FIELDS)
+    table = _read_table(file, SENSOR_FIELDS)
     serial = _numbers(file, table["serial"], whole=True)
     _check(file, table["serial"], ~serial.duplicated(), "{} is there twice; keep one row a sensor")
     sensors = _positions(file, table).assign(synchronised=table["type"].isin(GPS_TYPES))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pooch
 
+from heimdall_lab.core.files import write_text
 from heimdall_lab.core.text import quoted
 
 _ENVIRONMENT = "HEIMDALL_LAB_REAL"
@@ -63,7 +64,7 @@ def dcf77(cache: str | Path | None = None, url: str = _DCF77_URL) -> tuple[list[
     stations = [_POSITION.match(file.read_text()) for file in files if file.suffix == ".txt"]
     rows = [f"{s['name']},{s['latitude']},{s['longitude']}" for s in stations if s]
     table = files[0].parents[1] / "receivers.csv"
-    table.write_text("\n".join(["name,latitude_deg,longitude_deg", *rows]) + "\n")
+    write_text(table, "\n".join(["name,latitude_deg,longitude_deg", *rows]) + "\n", "cache")
     return [file for file in files if file.suffix == ".wav"], table
 
 

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import secrets
-import shutil
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core.files import file_checksum, write_atomically, write_text
+from heimdall_lab.core.files import file_checksum, new_folder, write_atomically
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.sigmf_files import NAMESPACE, VERSION, Scalar
 from heimdall_lab.datasets.recordings.sigmf_stored import COLLECTION, DATA, META, SigmfError
@@ -54,8 +52,8 @@ def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
     ------
     SigmfError
         The folder holds something, or the dataset something that the collection would lose.
-    OSError
-        The folder cannot be written.
+    UnwritableError
+        The folder cannot be written, or has no room.
 
     Source
     ------
@@ -67,9 +65,7 @@ def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
     target = Path(folder).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise SigmfError(f"folder: {str(folder)!r} holds something already; choose another one")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(target, "folder", dataset.iq.nbytes) as temporary:
         collection = {
             "core:version": VERSION,
             "core:description": str(dataset.attrs.get("title", "recordings of several receivers")),
@@ -79,9 +75,6 @@ def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
             ],
         }
         _write_json(temporary / f"{target.name}{COLLECTION}", {"collection": collection})
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target / f"{target.name}{COLLECTION}"
 
 
@@ -191,7 +184,7 @@ def _write_samples(iq: xr.DataArray, path: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _to_json(value: Any) -> Any:

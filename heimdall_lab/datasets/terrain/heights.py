@@ -8,6 +8,7 @@ import numpy as np
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
+from heimdall_lab.core.text import position_text
 from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, padded_tile, tile_name
 
 SPACING_M = 90.0  # that of SRTM3
@@ -25,7 +26,7 @@ def height_m(heights: Heights, latitude_deg: Array, longitude_deg: Array) -> Arr
 
     Returns
     -------
-    (...) m, NaN where a coordinate is NaN
+    (...) m, NaN where a coordinate is NaN and in large voids, which the log names
 
     Raises
     ------
@@ -75,6 +76,7 @@ def profiles(
         From the transmitter. A profile with fewer points than the longest one ends in NaN; one with a NaN coordinate
         is all NaN.
     height_m : (L, P)
+        NaN in large voids of the tiles too.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def profiles(
         If a tile cannot be read.
     """
     ends = broadcast_floats(tx_latitude_deg, tx_longitude_deg, rx_latitude_deg, rx_longitude_deg)
-    distance_km, height, missing = sampled_profiles(heights, ends, spacing_m, max_points)
+    distance_km, _, _, height, missing = sampled_profiles(heights, ends, spacing_m, max_points)
     require_tiles(missing, heights)
     return distance_km, height
 
@@ -97,6 +99,17 @@ def require_tiles(missing: set[str], heights: Heights) -> None:
             f"terrain tiles: {', '.join(names)} missing from {heights.folder}; fetch them by "
             f"heimdall_lab.fetch_terrain({names}, {str(heights.folder)!r}), or put SRTM .hgt files of these names, or "
             "GeoTIFF files that cover them, there"
+        )
+
+
+def require_heights(height: Array, latitude: Array, longitude: Array, heights: Heights) -> None:
+    """Raise a ValueError that names the first of points (...) whose height is NaN, though they are known."""
+    void = np.isnan(height) & np.isfinite(latitude) & np.isfinite(longitude)
+    if void.any():
+        place = position_text(float(latitude[void][0]), float(longitude[void][0]))
+        raise ValueError(
+            f"terrain folder: {str(heights.folder)!r} has no height at {place}, in a void of its tiles; put a tile "
+            "there too that has it, or move the network"
         )
 
 
@@ -121,29 +134,36 @@ def _heights_at(heights: Heights, latitude: Array, longitude: Array) -> tuple[Ar
         return height, set()
     owner = _tile_of_each(heights, latitude, longitude)
     lost = known & (owner < 0)
-    if lost.any():  # the meridian of 180 degrees bounds tiles on both sides
-        longitude = np.where(lost & (np.abs(longitude) == 180), -longitude, longitude)
-        owner = _tile_of_each(heights, latitude, longitude)
-        lost = known & (owner < 0)
     cells = np.unique(np.floor(np.stack([latitude[lost], longitude[lost]])), axis=1)
     for number in np.unique(owner[owner >= 0]):
         grid = heights.tiles[number].grid
         interpolate_tile(padded_tile(heights, int(number)), grid, owner, int(number), latitude, longitude, height)
+    if np.isnan(height[owner >= 0]).any():
+        _read_from_others(heights, latitude, longitude, owner, height)
     return height, {tile_name(south, west) for south, west in cells.T}
 
 
 def _tile_of_each(heights: Heights, latitude: Array, longitude: Array) -> Array:
     """Number of the tile that each point (N,) is read from, −1 where there is none."""
     grids, reaches = _bounds(heights)
-    near = np.flatnonzero(
-        (reaches[:, 0] <= np.nanmax(latitude))
-        & (reaches[:, 2] >= np.nanmin(latitude))
-        & (reaches[:, 1] <= np.nanmax(longitude))
-        & (reaches[:, 3] >= np.nanmin(longitude))
-    )
+    south, west, north, east = reaches.T
+    low, high = np.nanmin(longitude), np.nanmax(longitude)
+    around = [(west <= high + turn) & (east >= low + turn) for turn in (-360, 0, 360)]
+    near = np.flatnonzero((south <= np.nanmax(latitude)) & (north >= np.nanmin(latitude)) & np.any(around, axis=0))
     owner = np.full(latitude.size, -1)
     _assign_tiles(latitude, longitude, grids[near], reaches[near], near, owner)
     return owner
+
+
+def _read_from_others(heights: Heights, latitude: Array, longitude: Array, owner: Array, height: Array) -> None:
+    """Write the heights of points (N,) in voids of their tiles by the first other tile that holds them."""
+    for number, tile in enumerate(heights.tiles):
+        south, west, north, east = tile.reach
+        inside = (latitude >= south) & (latitude <= north) & ((longitude - west) % 360 <= east - west)
+        here = (owner >= 0) & (owner != number) & np.isnan(height) & inside
+        if here.any():
+            samples, other = padded_tile(heights, number), np.where(here, number, -1)
+            interpolate_tile(samples, tile.grid, other, number, latitude, longitude, height)
 
 
 @njit(cache=True)
@@ -156,15 +176,20 @@ def _assign_tiles(
             if owner[point] < 0:
                 for tile in range(len(bounds)):
                     south, west, north, east = bounds[tile]
-                    if south <= latitude[point] <= north and west <= longitude[point] <= east:
+                    degrees = longitude[point]
+                    if degrees < west:
+                        degrees += 360.0
+                    elif degrees > east:
+                        degrees -= 360.0
+                    if south <= latitude[point] <= north and west <= degrees <= east:
                         owner[point] = numbers[tile]
                         break
 
 
 def sampled_profiles(
     heights: Heights, ends: Sequence[Array], spacing_m: float, max_points: int
-) -> tuple[Array, Array, set[str]]:
-    """Distances (km) and heights (m) of profiles, (L, P) each, and the names of the tiles that are missing."""
+) -> tuple[Array, Array, Array, Array, set[str]]:
+    """Distances (km), latitudes, longitudes and heights (m) of profiles, (L, P) each, and names of missing tiles."""
     known = np.isfinite(ends[0]) & np.isfinite(ends[1]) & np.isfinite(ends[2]) & np.isfinite(ends[3])
     tx_latitude, tx_longitude, rx_latitude, rx_longitude = (np.where(known, end, 0.0) for end in ends)
     length_m, _ = geodesy.geodesic(tx_latitude, tx_longitude, rx_latitude, rx_longitude)
@@ -176,7 +201,7 @@ def sampled_profiles(
         tx_latitude, tx_longitude, rx_latitude, rx_longitude, length_m / 1e3, points, distance_km, latitude, longitude
     )
     height, missing = _heights_at(heights, latitude.ravel(), longitude.ravel())
-    return distance_km, height.reshape(shape), missing
+    return distance_km, latitude, longitude, height.reshape(shape), missing
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""Tiles of heights, SRTM and GeoTIFF: found in a folder, read with their voids filled, fetched."""
+"""Tiles of heights, SRTM and GeoTIFF: found in a folder, read, fetched."""
 
 import functools
 import gzip
@@ -7,26 +7,30 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pooch
-import scipy.ndimage
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
+from heimdall_lab.core.sparing import OversizedError, SparingFile
+from heimdall_lab.core.text import shortened
+from heimdall_lab.datasets.terrain import geotiff
+from heimdall_lab.datasets.terrain.cleaning import Grid, at_sea_level, can_be_sea, check_range, fill_voids
 
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 _VOID = -32768
 _SIZES = (1201, 3601)  # SRTM3 and SRTM1
+_LARGEST_BYTES = 2 * max(_SIZES) ** 2  # beyond which nothing is unpacked
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OversizedError)
 _TILE_NAME = re.compile(r"[NS]\d{2}[EW]\d{3}")
-_SRTM_FILE = re.compile(r"[NS]\d{2}[EW]\d{3}\b.*\.hgt(\.zip|\.gz)?", re.IGNORECASE)
+# NASADEM_HGT_n43e007.zip holds one .hgt beside masks.
+_SRTM_FILE = re.compile(rf"(?:NASADEM_HGT_)?({_TILE_NAME.pattern})(?:\b.*\.hgt(?:\.zip|\.gz)?|\.zip)", re.IGNORECASE)
 _CACHED_TILES = 32  # 0.8 GB of SRTM1
-_LOWEST_M, _HIGHEST_M = -500.0, 9000.0  # the Dead Sea's shore, Mount Everest
 
 
 class MissingTilesError(ValueError):
@@ -39,8 +43,8 @@ class Tile:
 
     path: Path
     modified_ns: int
-    grid: tuple[float, float, float, float]  # south, west, north, east
-    reach: tuple[float, float, float, float]
+    grid: Grid
+    reach: Grid
 
 
 @dataclass(frozen=True)
@@ -63,23 +67,28 @@ def tile_name(latitude_deg: float, longitude_deg: float) -> str:
 
 
 def open_terrain(folder: str | Path) -> Heights:
-    """Find the tiles of a folder: SRTM ``.hgt`` (plain, ``.zip`` or ``.gz``), and GeoTIFF in latitude and longitude.
+    """Find the tiles of a folder: SRTM ``.hgt`` (plain, ``.zip`` or ``.gz``), NASADEM's archives, and GeoTIFF.
 
-    Heights are read when they are first asked for, and the latest 32 tiles stay in memory. Voids are filled as a tile
-    is read.
+    Heights are read when they are first asked for, and the latest 32 tiles stay in memory. As a tile is read, the sea
+    is put at its level where the tile holds its floor, and voids are filled, except for large ones. GeoTIFFs may be of
+    any projection, rotated, in feet if they say so, and in longitudes of −180 … 180, 0 … 360 or across either.
 
     Raises
     ------
     ValueError
-        If the folder cannot be read or holds no tile, or a GeoTIFF is not in latitude and longitude.
+        If the folder cannot be read or holds no tile, or a GeoTIFF has no place on Earth or unknown units.
     """
     root = Path(folder)
     try:
         paths = sorted(path for path in root.iterdir() if path.is_file())
     except OSError as error:
         raise ValueError(f"terrain folder: cannot read {str(root)!r} ({error.strerror}); name another") from error
-    tiles = [_srtm_tile(path) for path in paths if _SRTM_FILE.fullmatch(path.name)]
-    tiles += [_geotiff_tile(path) for path in paths if path.suffix.lower() in (".tif", ".tiff")]
+    tiles = [_srtm_tile(path, match[1].upper()) for path in paths if (match := _SRTM_FILE.fullmatch(path.name))]
+    tiles += [
+        Tile(path, path.stat().st_mtime_ns, *geotiff.extent(path))
+        for path in paths
+        if path.suffix.lower() in geotiff.SUFFIXES
+    ]
     if not tiles:
         raise ValueError(
             f"terrain folder: {str(root)!r} holds no tile; put SRTM .hgt or GeoTIFF files there, or fetch some by "
@@ -92,7 +101,7 @@ def fetch_terrain(tiles: Sequence[str], folder: str | Path, url: str = PUBLIC_UR
     """Fetch SRTM tiles that a folder lacks, and return the files of all of them.
 
     A tile is checked and complete, or not there at all. The public tiles carry the sea floor: heights below sea level
-    are stored as 0, so land that lies lower is flattened too.
+    are stored as 0, so land that lies lower is flattened too, but for the depressions that `cleaning` knows.
 
     Parameters
     ----------
@@ -140,7 +149,8 @@ def _fetch_tile(name: str, folder: Path, address: str) -> Path:
                 f"terrain tile {name}: cannot be fetched from {address} ({error}); connect to the network, or put "
                 f"{name}.hgt into {folder}"
             ) from error
-        samples[(samples < 0) & (samples != _VOID)] = 0
+        below = (samples < 0) & (samples != _VOID)
+        samples[below & can_be_sea(samples.shape, _srtm_tile(archive, name).grid)] = 0
         with part.open("wb") as file:
             file.write(samples.astype(">i2").tobytes())
             file.flush()
@@ -149,109 +159,47 @@ def _fetch_tile(name: str, folder: Path, address: str) -> Path:
     return path
 
 
-def _srtm_tile(path: Path) -> Tile:
-    name = path.name[:7].upper()
+def _srtm_tile(path: Path, name: str) -> Tile:
     south = float(name[1:3]) * (-1 if name[0] == "S" else 1)
     west = float(name[4:7]) * (-1 if name[3] == "W" else 1)
     grid = (south, west, south + 1, west + 1)
     return Tile(path, path.stat().st_mtime_ns, grid, grid)
 
 
-def _geotiff_tile(path: Path) -> Tile:
-    with _geotiff(path) as raster:
-        lon_step, _, left, _, lat_step, top = raster.transform[:6]
-        west, east = sorted(left + lon_step * column for column in (0.5, raster.width - 0.5))
-        south, north = sorted(top + lat_step * row for row in (0.5, raster.height - 0.5))
-    half_lat, half_lon = abs(lat_step) / 2, abs(lon_step) / 2
-    reach = (south - half_lat, west - half_lon, north + half_lat, east + half_lon)
-    return Tile(path, path.stat().st_mtime_ns, (south, west, north, east), reach)
-
-
-@contextmanager
-def _geotiff(path: Path) -> Iterator[Any]:
-    """Open a GeoTIFF of one band, the heights in metres along parallels and meridians."""
-    import rasterio  # few folders hold GeoTIFFs
-
-    try:
-        with rasterio.open(path) as raster:
-            _check_geotiff(path, raster)
-            yield raster
-    except rasterio.errors.RasterioError as error:
-        raise ValueError(f"terrain tile {path}: cannot be read ({error}); replace it by a whole one") from error
-
-
-def _check_geotiff(path: Path, raster: Any) -> None:
-    if raster.count != 1 or raster.subdatasets:
-        raise ValueError(f"terrain tile {path}: has several bands; keep the one of heights alone")
-    rotated = (raster.transform.b, raster.transform.d) != (0, 0)
-    if raster.crs is None or not raster.crs.is_geographic or rotated or min(raster.shape) < 2:
-        raise ValueError(
-            f"terrain tile {path}: is no grid in latitude and longitude (CRS {raster.crs}{', rotated' * rotated}); "
-            "reproject it to EPSG:4326"
-        )
-    if (units := raster.units[0] or "m").lower() not in ("m", "meter", "meters", "metre", "metres"):
-        raise ValueError(f"terrain tile {path}: has heights in {units!r}; convert them to metres")
-
-
 def _srtm_samples(path: Path) -> Array:
     """Read an SRTM tile (rows from the north, columns), int16, voids and all."""
     try:
         if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
+            with SparingFile(path) as opened, zipfile.ZipFile(opened) as archive:
                 members = [name for name in archive.namelist() if name.lower().endswith(".hgt")]
-                content = archive.read(members[0]) if len(members) == 1 else b""
+                content = b""
+                if len(members) == 1:
+                    with archive.open(members[0]) as file:
+                        content = file.read(_LARGEST_BYTES + 1)
         else:
             with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-                content = file.read()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"terrain tile {path}: cannot be read ({error}); fetch it again") from error
+                content = file.read(_LARGEST_BYTES + 1)
+    except _UNREADABLE as error:
+        raise ValueError(f"terrain tile {path}: cannot be read ({shortened(error)}); fetch it again") from error
     size = next((size for size in _SIZES if len(content) == 2 * size**2), None)
     if size is None:
+        count = f"more than {_LARGEST_BYTES}" if len(content) > _LARGEST_BYTES else f"{len(content)}"
         raise ValueError(
-            f"terrain tile {path}: holds {len(content)} bytes of heights, neither 1201² nor 3601² of two bytes; "
-            "fetch it again"
+            f"terrain tile {path}: holds {count} bytes of heights, neither 1201² nor 3601² of two bytes; fetch it again"
         )
     return np.frombuffer(content, ">i2").reshape(size, size).astype(np.int16)
 
 
 def _read_tile(tile: Tile) -> Array:
-    """Read the heights of a tile (rows from the north, columns from the west), voids filled."""
-    if _SRTM_FILE.fullmatch(tile.path.name):
+    """Read the heights of a tile (rows from the north, columns from the west), cleaned; NaN in large voids."""
+    if tile.path.suffix.lower() in geotiff.SUFFIXES:
+        heights = geotiff.read_geotiff(tile.path, tile.grid)
+    else:
         samples = _srtm_samples(tile.path)
         void = samples == _VOID
-    else:
-        with _geotiff(tile.path) as raster:
-            masked = raster.read(1, masked=True) * raster.scales[0] + raster.offsets[0]
-            upward, leftward = raster.transform.e > 0, raster.transform.a < 0
-        samples = masked.filled(np.nan).astype(np.float32)[:: -1 if upward else 1, :: -1 if leftward else 1]
-        void = ~np.isfinite(samples) | (samples == _VOID)
-    if void.all():
-        raise ValueError(f"terrain tile {tile.path}: holds voids alone; fetch another version of it")
-    filled = _fill_voids(samples, void)
-    lowest, highest = float(filled.min()), float(filled.max())
-    if not (lowest >= _LOWEST_M and highest <= _HIGHEST_M):
-        raise ValueError(
-            f"terrain tile {tile.path}: holds heights of {lowest:g} … {highest:g} m, which no ground has; "
-            "mark its voids as nodata or fetch it again"
-        )
-    return filled
-
-
-def _fill_voids(samples: Array, void: Array) -> Array:
-    """Replace voids by linear interpolation between the samples around them; beyond these, by the nearest."""
-    if not void.any():
-        return samples
-    rim = scipy.ndimage.binary_dilation(void, np.ones((3, 3))) & ~void
-    known, unknown = np.argwhere(rim), np.argwhere(void)
-    values = samples[rim].astype(float)
-    # SciPy loads its folder interpolate here, not at every start of this package.
-    estimate = scipy.interpolate.NearestNDInterpolator(known, values)(unknown)
-    if len(known) >= 3 and (np.ptp(known, axis=0) > 0).all():
-        linear = scipy.interpolate.LinearNDInterpolator(known, values)(unknown)
-        estimate = np.where(np.isnan(linear), estimate, linear)
-    filled = samples.copy()
-    filled[void] = np.rint(estimate) if samples.dtype == np.int16 else estimate
-    return filled
+        heights = fill_voids(tile.path, at_sea_level(samples, void, tile.grid), void)
+    check_range(tile.path, heights)
+    return heights
 
 
 @functools.lru_cache(maxsize=_CACHED_TILES)
@@ -272,16 +220,16 @@ def padded_tile(heights: Heights, number: int) -> Array:
     row, column = np.nonzero(around)
     latitude, longitude = north - (row - 1) * lat_step, west + (column - 1) * lon_step
     slack_lat, slack_lon = lat_step * 1e-6, lon_step * 1e-6
-    for other in heights.tiles:
+    for other, turn in product(heights.tiles, (0.0, 360.0, -360.0)):
         s, w, n, e = other.grid
         inside = (latitude >= s - slack_lat) & (latitude <= n + slack_lat)
-        inside &= (longitude >= w - slack_lon) & (longitude <= e + slack_lon)
-        if inside.any() and other is not tile:
+        inside &= (longitude + turn >= w - slack_lon) & (longitude + turn <= e + slack_lon)
+        if inside.any() and (other is not tile or turn):  # a tile around the Earth is its own neighbour
             value = np.full(row.size, np.nan)
             owner = np.where(inside, 0, -1)
-            interpolate_tile(
-                np.pad(_read_tile(other), 1, mode="edge"), other.grid, owner, 0, latitude, longitude, value
-            )
+            neighbour = np.pad(_read_tile(other), 1, mode="edge")
+            interpolate_tile(neighbour, other.grid, owner, 0, latitude, longitude + turn, value)
+            inside &= np.isfinite(value)
             padded[row[inside], column[inside]] = value[inside]
     return padded
 
@@ -289,23 +237,39 @@ def padded_tile(heights: Heights, number: int) -> Array:
 @njit(cache=True)
 def interpolate_tile(
     samples: Array,
-    grid: tuple[float, float, float, float],
+    grid: Grid,
     owner: Array,
     number: int,
     latitude: Array,
     longitude: Array,
     height: Array,
 ) -> None:
-    """Write the bilinear interpolation at the points of one tile, whose samples have one more all around."""
+    """Write the bilinear interpolation at the points of one tile, whose samples have one more all around.
+
+    Where some of the four samples are unknown, of the others if the nearest is one of them; else NaN. Longitudes may be
+    a full turn away.
+    """
     south, west, north, east = grid
     rows, columns = samples.shape
     rows_per_deg, columns_per_deg = (rows - 3) / (north - south), (columns - 3) / (east - west)
     for point in range(latitude.size):
         if owner[point] == number:
             row = max(1 + (north - latitude[point]) * rows_per_deg, 0.0)
-            column = max(1 + (longitude[point] - west) * columns_per_deg, 0.0)
+            offset = longitude[point] - west
+            if offset * columns_per_deg < -1:
+                offset += 360.0
+            elif offset * columns_per_deg > columns - 2:
+                offset -= 360.0
+            column = max(1 + offset * columns_per_deg, 0.0)
             i, j = min(int(row), rows - 2), min(int(column), columns - 2)
             v, u = row - i, column - j
             upper = (1 - u) * samples[i, j] + u * samples[i, j + 1]
             lower = (1 - u) * samples[i + 1, j] + u * samples[i + 1, j + 1]
             height[point] = (1 - v) * upper + v * lower
+            if np.isnan(height[point]) and not np.isnan(samples[i + round(v), j + round(u)]):
+                total, weights = 0.0, 0.0
+                for a, b in ((i, j), (i, j + 1), (i + 1, j), (i + 1, j + 1)):
+                    if not np.isnan(samples[a, b]):
+                        weight = (1 - abs(row - a)) * (1 - abs(column - b))
+                        total, weights = total + weight * samples[a, b], weights + weight
+                height[point] = total / weights

@@ -11,6 +11,7 @@ from heimdall_lab.datasets.terrain.heights import (
     MAX_POINTS,
     SPACING_M,
     broadcast_floats,
+    require_heights,
     require_tiles,
     sampled_profiles,
 )
@@ -51,10 +52,11 @@ def diffraction_loss_db(
         chunk = slice(start, start + _CHUNK_LINKS)
         tx_latitude, tx_longitude, tx_altitude, rx_latitude, rx_longitude, rx_altitude = (a[chunk] for a in links)
         ends = [tx_latitude, tx_longitude, rx_latitude, rx_longitude]
-        distance_km, ground, missing_here = sampled_profiles(heights, ends, SPACING_M, MAX_POINTS)
+        distance_km, latitude, longitude, ground, missing_here = sampled_profiles(heights, ends, SPACING_M, MAX_POINTS)
         missing |= missing_here
         if missing:
             continue
+        require_heights(ground, latitude, longitude, heights)
         last = np.maximum(np.isfinite(distance_km).sum(axis=1) - 1, 0)
         loss_db[chunk] = losses.delta_bullington(
             distance_km,

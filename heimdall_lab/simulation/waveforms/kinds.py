@@ -7,8 +7,8 @@ import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.compiled import njit
-from heimdall_lab.core.config import AFSK_HZ, DTMF_HIGH_HZ, DTMF_LOW_HZ, Signal
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.transmission import AFSK_HZ, DTMF_HIGH_HZ, DTMF_LOW_HZ, Signal
 from heimdall_lab.simulation.waveforms.modulation import (
     cos_sin,
     frequency_modulate,
@@ -57,7 +57,13 @@ def synthesize_waveforms(signal: Signal, kind: np.ndarray, streams: Streams, num
 def _voice(signal: Signal, streams: Streams, num_time: int) -> np.ndarray:
     """NBFM speech; the message is scaled once more, where it peaks between the samples of the audio."""
     step = AUDIO_RATE_HZ / signal.waveform_rate_hz
-    audio = transmitter_audio(signal.voice_folder, streams, _sequence_length(num_time * step))
+    audio = transmitter_audio(
+        signal.voice_folder,
+        streams,
+        _sequence_length(num_time * step),
+        pause_ratio=signal.pause_ratio,
+        limiter_reference=signal.limiter_reference,
+    )
     message = pulse_train(audio, interpolation_pulse(), np.full(len(audio), float(_GUARD)), step, num_time)
     message /= np.maximum(np.abs(message).max(axis=-1, keepdims=True), np.float32(1))
     return frequency_modulate(message, signal.deviation_hz, signal.waveform_rate_hz)

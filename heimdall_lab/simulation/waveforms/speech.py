@@ -11,9 +11,11 @@ import scipy.io.wavfile
 
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.compiled import njit
-from heimdall_lab.core.config import VOICE_BAND_HZ
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.text import quoted
+from heimdall_lab.core.transmission import VOICE_BAND_HZ
 from heimdall_lab.simulation.waveforms.modulation import cos_sin
+from heimdall_lab.simulation.waveforms.rhythm import active_rms, phrases
 
 AUDIO_RATE_HZ = 8000
 
@@ -40,28 +42,65 @@ _BLOCK = 128  # audio samples that are synthesised together
 
 _BAND_EDGE_HZ = 100.0  # over which the audio filters fall off, inside the band
 _QUIETEST = 1e-4  # full scale: the level up to which the limiter's amplifier brings speech to its own
+_ROOM_NOISE = 10 ** (-50 / 20)  # of a quiet room, relative to speech: a carrier that stands quite still has no band
 _RECORDINGS_KEPT = 64
 _RECORDED_RATE_HZ = (1_000, 1_000_000)
 
 
-def transmitter_audio(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
+def transmitter_audio(
+    voice_folder: str,
+    streams: Streams,
+    num_audio: int,
+    *,
+    pause_ratio: float = 0.0,
+    limiter_reference: str = "recording",
+) -> np.ndarray:
     """Make the modulator's input: speech, pre-emphasis of 6 dB an octave, peak limiter, splatter filter.
 
-    Speech is excerpts of a folder of WAV files, or synthesised where none is named. The audio (S, num_audio) float32 at
-    ``AUDIO_RATE_HZ`` lies inside the telephone band. Its largest magnitude is 1, or less where a recording is quieter
-    than -80 dB of full scale; where it is silent, it is 0. The filters are circular: some milliseconds at either end
-    leak into each other. ConfigError if the folder, or a file in it, cannot be used.
+    Speech is excerpts of a folder of WAV files, or synthesised where none is named, with pauses for a share of the
+    time. The audio (S, num_audio) float32 at ``AUDIO_RATE_HZ`` lies inside the telephone band. Its largest magnitude is
+    1, or less where speech pauses or a recording is quieter than -80 dB of full scale; where it is silent, it is 0. The
+    limiter's amplifier goes by how loud phrases are, so that pauses stay quiet; with the reference ``window``, excerpts
+    of recordings by whatever they hold. The filters are circular: some milliseconds at either end leak into each
+    other. ConfigError if the folder, or a file in it, cannot be used.
     """
-    speech = _recorded_speech(voice_folder, streams, num_audio) if voice_folder else _formant_speech(streams, num_audio)
+    if voice_folder:
+        speech, spoken_rms = _recorded_speech(voice_folder, streams, num_audio)
+    else:
+        speech, spoken_rms = _formant_speech(streams, num_audio), None
+    audio = _emphasised(speech)
+    rms = np.sqrt((audio**2).mean(axis=-1, keepdims=True))
+    if pause_ratio > 0:
+        audio = _with_pauses(audio, rms, pause_ratio, streams)
+    if spoken_rms is not None and limiter_reference == "recording":
+        rms = spoken_rms
+    limited = np.tanh(audio / (np.float32(1.5) * np.maximum(rms, np.float32(_QUIETEST))))
+    below_top, _ = _audio_band(num_audio)
+    audio = scipy.fft.irfft(scipy.fft.rfft(limited) * below_top, n=num_audio)
+    return audio / np.maximum(np.abs(audio).max(axis=-1, keepdims=True), np.float32(0.5))
+
+
+def _emphasised(speech: np.ndarray) -> np.ndarray:
+    """Speech (..., N) inside of the telephone band, raised by 6 dB an octave."""
+    _, emphasis = _audio_band(speech.shape[-1])
+    return scipy.fft.irfft(scipy.fft.rfft(speech) * emphasis, n=speech.shape[-1])
+
+
+def _audio_band(num_audio: int) -> tuple[np.ndarray, np.ndarray]:
+    """Responses of the splatter filter, and of the pre-emphasis inside of the band, (num_audio // 2 + 1,)."""
     frequency_hz = scipy.fft.rfftfreq(num_audio, 1 / AUDIO_RATE_HZ).astype(np.float32)
     low_hz, high_hz = VOICE_BAND_HZ
     below_top, above_bottom = _band_edge(high_hz - frequency_hz), _band_edge(frequency_hz - low_hz)
-    emphasis = frequency_hz / np.float32(low_hz) * above_bottom * below_top
-    audio = scipy.fft.irfft(scipy.fft.rfft(speech) * emphasis, n=num_audio)
-    rms = np.sqrt((audio**2).mean(axis=-1, keepdims=True))
-    limited = np.tanh(audio / (np.float32(1.5) * np.maximum(rms, np.float32(_QUIETEST))))
-    audio = scipy.fft.irfft(scipy.fft.rfft(limited) * below_top, n=num_audio)
-    return audio / np.maximum(np.abs(audio).max(axis=-1, keepdims=True), np.float32(0.5))
+    return below_top, frequency_hz / np.float32(low_hz) * above_bottom * below_top
+
+
+def _with_pauses(audio: np.ndarray, rms: np.ndarray, pause_ratio: float, streams: Streams) -> np.ndarray:
+    """Speech (S, N) of an rms (S, 1) that pauses for a share of the time, in which the room is heard."""
+    count = audio.shape[-1]
+    amplitude = phrases(pause_ratio, streams, count, AUDIO_RATE_HZ)
+    noise = _emphasised(streams.complex_normal(Stage.SPEECH_PAUSE, -(-count // 2), lane=1).view(np.float32)[:, :count])
+    noise *= np.float32(_ROOM_NOISE) * rms / np.sqrt((noise**2).mean(axis=-1, keepdims=True))
+    return amplitude * audio + (1 - amplitude) * noise
 
 
 def _band_edge(inside_hz: np.ndarray) -> np.ndarray:
@@ -69,18 +108,22 @@ def _band_edge(inside_hz: np.ndarray) -> np.ndarray:
     return np.sin(np.pi / 2 * (inside_hz / np.float32(_BAND_EDGE_HZ)).clip(0, 1)) ** 2
 
 
-def _recorded_speech(voice_folder: str, streams: Streams, num_audio: int) -> np.ndarray:
-    """Cut a random part out of a random file for each scene, (S, num_audio) float32; short files repeat."""
+def _recorded_speech(voice_folder: str, streams: Streams, num_audio: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a random part out of a random file for each scene, (S, num_audio) float32; short files repeat.
+
+    Beside it, the rms of the whole file's speech with pre-emphasis, (S, 1) float32.
+    """
     paths = _wav_files(voice_folder)
     draws = streams.uniform(Stage.WAVEFORM, 2)
-    speech = np.empty((len(draws), num_audio), dtype=np.float32)
+    speech, spoken_rms = np.empty((len(draws), num_audio), dtype=np.float32), np.empty((len(draws), 1), np.float32)
     for row, (which, where) in enumerate(draws):
         path = paths[int(which * len(paths))]
-        recording = _recording(path, path.stat().st_mtime_ns)
+        modified_ns = path.stat().st_mtime_ns
+        recording, spoken_rms[row] = _recording(path, modified_ns), _spoken_rms(path, modified_ns)
         spare = len(recording) - num_audio
         start = int(where * (spare + 1 if spare >= 0 else len(recording)))
         speech[row] = recording.take(np.arange(start, start + num_audio), mode="wrap")
-    return speech
+    return speech, spoken_rms
 
 
 def _wav_files(voice_folder: str) -> list[Path]:
@@ -88,12 +131,13 @@ def _wav_files(voice_folder: str) -> list[Path]:
     folder = Path(voice_folder)
     if not folder.is_dir():
         raise ConfigError(
-            f"signal.voice_folder: {voice_folder!r} is no folder; give one that holds WAV files, or '' to synthesise"
+            f"signal.voice_folder: {quoted(voice_folder)} is no folder; give one that holds WAV files, or "
+            "'' to synthesise"
         )
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".wav" and path.is_file())
     if not paths:
         raise ConfigError(
-            f"signal.voice_folder: {voice_folder!r} holds no .wav file; put some there, or give '' to synthesise"
+            f"signal.voice_folder: {quoted(voice_folder)} holds no .wav file; put some there, or give '' to synthesise"
         )
     return paths
 
@@ -104,7 +148,7 @@ def _recording(path: Path, modified_ns: int) -> np.ndarray:  # noqa: ARG001
 
     def broken(why: str) -> ConfigError:
         return ConfigError(
-            f"signal.voice_folder: {str(path.parent)!r} holds {path.name}, which {why}; "
+            f"signal.voice_folder: {quoted(path.parent)} holds {path.name}, which {why}; "
             "replace it by a PCM or float WAV file, or take it out"
         )
 
@@ -132,6 +176,12 @@ def _recording(path: Path, modified_ns: int) -> np.ndarray:  # noqa: ARG001
     mono = scipy.signal.resample_poly(mono, AUDIO_RATE_HZ // common, int(rate_hz) // common).astype(np.float32)
     mono.setflags(write=False)
     return mono
+
+
+@lru_cache(maxsize=_RECORDINGS_KEPT)
+def _spoken_rms(path: Path, modified_ns: int) -> float:
+    """Rms of the speech in a WAV file with pre-emphasis, without its pauses."""
+    return active_rms(_emphasised(_recording(path, modified_ns)), AUDIO_RATE_HZ)
 
 
 def _formant_speech(streams: Streams, num_audio: int) -> np.ndarray:

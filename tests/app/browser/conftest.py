@@ -1,12 +1,11 @@
 """A browser, and servers for it."""
 
-import os
 import shutil
 from contextlib import contextmanager
 
 import panel as pn
 import pytest
-from dashboards import dashboard, free_port, wait_for
+from dashboards import dashboard, free_port, skip_for_want_of, wait_for
 from playwright.sync_api import expect, sync_playwright
 
 import heimdall_lab as hl
@@ -26,10 +25,7 @@ def chromium():
     """Path of the browser."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        reason = "no Chromium is installed; install it, as by 'apt-get install chromium'"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_for_want_of("no Chromium is installed; install it, as by 'apt-get install chromium'")
     return path
 
 

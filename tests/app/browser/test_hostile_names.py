@@ -12,8 +12,8 @@ from playwright.sync_api import expect
 import heimdall_lab as hl
 from heimdall_lab.app.service import tasks
 from heimdall_lab.core.receivers import italian_network
-from heimdall_lab.learning.architectures import ARCHITECTURES
 from heimdall_lab.learning.export import export_onnx
+from heimdall_lab.learning.registry import ARCHITECTURES
 
 HOSTILE = "<img src=x onerror=alert(1)>"  # also a name of a file, and short enough for that of a station
 PAIRS = "</script><script>alert(1)</script>"

@@ -11,7 +11,7 @@ from scipy.io import wavfile
 from waveform_signals import streams
 
 from heimdall_lab.core.checked import ConfigError
-from heimdall_lab.core.config import Signal
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.simulation.waveforms import kinds, speech
 
 RATE_HZ, DEVIATION_HZ = 50e3, 2500.0

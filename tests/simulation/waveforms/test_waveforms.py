@@ -20,7 +20,7 @@ from waveform_signals import (
     synthesize,
 )
 
-from heimdall_lab.core.config import Signal
+from heimdall_lab.core.transmission import Signal
 from heimdall_lab.simulation.waveforms import kinds
 
 FM = [VOICE, TONE, DUAL_TONE, FSK4, AFSK1200]
