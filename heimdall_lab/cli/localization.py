@@ -263,7 +263,7 @@ def compare(
 ) -> None:
     """Rank methods on a dataset, against the truth and the Cramér-Rao bound."""
     from heimdall_lab.datasets import integrity, splits
-    from heimdall_lab.localization import leaderboard
+    from heimdall_lab.localization import compared_methods, leaderboard
 
     names = None if methods is None else [method_name("methods", name) for name in methods.split(",")]
     if split is not None:
@@ -285,7 +285,7 @@ def compare(
     outputs |= {} if report is None else report_output(dataset, board, report)
     if outputs:
         write_files(outputs, "out" if report is None else "report" if out is None else "out, report", board.nbytes)
-    failed = leaderboard.failures(board)  # which the log has named
+    failed = compared_methods.failures(board)  # which the log has named
     if as_json:
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
         raise typer.Exit(1 if failed else 0)

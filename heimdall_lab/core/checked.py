@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from heimdall_lab.core.text import quoted, shortened
 
-_LONGEST_NAME = 60  # of what is compared with others
+_LONGEST_NAME = 100  # characters that names are compared in, which takes the square of their number
 NAME = r"^[A-Za-z0-9_-]+$"  # of what becomes a folder or a file
 
 
@@ -65,7 +65,7 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
 
 def near(name: str, names: Iterable[str]) -> list[str]:
     """Those of some names that look like what was written, at most two, the nearest first."""
-    return get_close_matches(name[:_LONGEST_NAME], list(names), n=2)
+    return get_close_matches(name, list(names), n=2) if len(name) <= _LONGEST_NAME else []
 
 
 def question(names: list[str]) -> str:

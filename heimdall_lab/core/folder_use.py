@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heimdall_lab.core.files import StoreError
+from heimdall_lab.core.text import quoted
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def unused(folder: Path) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise StoreError(
-            f"{str(folder)!r} is being used, as by training or comparing on it in another process; wait until that is "
+            f"{quoted(folder)} is being used, as by training or comparing on it in another process; wait until that is "
             "done, or stop it"
         ) from error
 

@@ -121,7 +121,7 @@ def _onnx_graph(model: Localizer) -> onnx.ModelProto:
         torch.onnx.export(
             _Positional(model).eval(),
             arrays,
-            graph,  # type: ignore[arg-type]  # of TorchScript's exporter it may be in memory
+            graph,
             dynamo=False,
             opset_version=_OPSET,
             dynamic_axes=scenes | links,

@@ -1,7 +1,5 @@
 """The leaderboard of methods: `compare` makes it, tables and text show it."""
 
-import json
-import logging
 import re
 import time
 from collections.abc import Iterable
@@ -14,10 +12,11 @@ import xarray as xr
 
 from heimdall_lab.core.files import Write, make_folder, write_files
 from heimdall_lab.core.progress import ProgressCallback
-from heimdall_lab.core.text import length_text, quoted
+from heimdall_lab.core.text import length_text
 from heimdall_lab.datasets import integrity, schema
 from heimdall_lab.datasets.netcdf import write_netcdf
 from heimdall_lab.localization import bounds, estimators, learned
+from heimdall_lab.localization.compared_methods import failure_attribute, named_methods
 from heimdall_lab.localization.delay_law import laws_of
 from heimdall_lab.localization.errors import (
     BINS,
@@ -29,15 +28,12 @@ from heimdall_lab.localization.errors import (
 )
 from heimdall_lab.localization.estimators import Method
 from heimdall_lab.localization.learned import Predictor
-from heimdall_lab.localization.methods import METHODS, WITH_PRIOR
+from heimdall_lab.localization.methods import WITH_PRIOR
 from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.measurements import with_measurements
 
 _TIMED_SCENES = 4  # that are measured for their time alone
-_FAILED = "failed"  # attribute of methods that are left off the board
-
-_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -97,7 +93,7 @@ def compare(
 
 
 def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | None, verify: bool) -> xr.Dataset:
-    chosen, failed = _named_methods(methods_for(dataset) if methods is None else methods)
+    chosen, failed = named_methods(methods_for(dataset) if methods is None else methods)
     known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
     if not len(known):
         raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
@@ -119,7 +115,7 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
             failed[name] = error
             continue
         latencies.append(measuring_s + (time.perf_counter() - began) / dataset.sizes["sample"])
-    reasons = _reasons(failed, fixes)
+    reasons = failure_attribute(failed, fixes)
     each = xr.concat(fixes.values(), dim="method").assign_coords(method=list(fixes)).assign_attrs(reasons)
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
@@ -193,47 +189,6 @@ def table(board: xr.Dataset) -> pd.DataFrame:
         parts.append(part.rename(columns={f"{by}_bin": "bin"}).assign(by=by))
     rows = pd.concat(parts, ignore_index=True)
     return rows[["method", "by", "bin", "samples", *whole]]
-
-
-def failures(board: xr.Dataset) -> dict[str, str]:
-    """Methods that failed in a comparison, and why."""
-    return dict(json.loads(board.attrs.get(_FAILED, "{}")))
-
-
-def _reasons(failed: dict[str, ValueError], fixes: dict[str, xr.Dataset]) -> dict[str, str]:
-    """Attribute of the methods that failed, each of which the log names; where no other has fixes, the first raises."""
-    if not fixes:
-        raise next(iter(failed.values()))
-    for name, error in failed.items():
-        _log.warning("%s: is left off the leaderboard; %s", name, error)
-    return {_FAILED: json.dumps({name: str(error) for name, error in failed.items()})} if failed else {}
-
-
-def _named_methods(methods: Any) -> tuple[dict[str, str | Predictor], dict[str, ValueError]]:
-    """Name the methods as the board does, and read those that are files; name those of them that are refused."""
-    one = isinstance(methods, str | Path) or not isinstance(methods, Iterable)
-    given: list[Any] = [methods] if one else list(methods)
-    distinct = {str(each) if isinstance(each, str | Path) else id(each): each for each in given}
-    names = [key for key in distinct if isinstance(key, str) and not learned.is_path(key)]
-    if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(
-            f"methods: {quoted(unknown[0])} is unknown; choose from {', '.join(METHODS)}, or give an .onnx file"
-        )
-    if not distinct:
-        raise ValueError(f"methods: none is given; choose from {', '.join(METHODS)}, or give an .onnx file")
-    trained: dict[Any, Predictor] = {}
-    failed: dict[str, ValueError] = {}
-    for key in [key for key in distinct if key not in names]:
-        try:
-            trained[key] = learned.predictor(distinct[key])
-        except ValueError as error:
-            if not learned.is_path(distinct[key]):
-                raise
-            failed[str(key)] = error
-    labels = learned.labels([distinct[key] for key in trained], list(trained.values()))
-    named = dict(zip(trained, labels, strict=True))
-    chosen = {named.get(key, str(key)): trained.get(key, str(key)) for key in distinct if str(key) not in failed}
-    return chosen, failed
 
 
 def _method_properties(dataset: xr.Dataset, methods: Iterable[str | Predictor]) -> xr.Dataset:

@@ -25,7 +25,7 @@ from heimdall_lab.app.parts.layout import apply_theme, note, section, show_error
 from heimdall_lab.app.parts.texts import Alert, Text
 from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
-from heimdall_lab.localization import dpd, errors, leaderboard, learned
+from heimdall_lab.localization import compared_methods, dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table, notes
 from heimdall_lab.localization.methods import METHODS
 from heimdall_lab.localization.methods import methods as methods_for
@@ -118,7 +118,7 @@ class Compare(DatasetViewer):
                 if cancel.is_set():
                     raise _Cancelled
                 self._located, self._in_memory, self.board = located, in_memory, board
-                if failed := leaderboard.failures(board):  # the others are on the board
+                if failed := compared_methods.failures(board):  # the others are on the board
                     raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         except _Cancelled:
             self._status.object = "Cancelled."

@@ -9,9 +9,11 @@ import numpy as np
 import pyproj
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.terrain.cleaning import Grid, at_sea_level, fill_voids
 
 SUFFIXES = (".tif", ".tiff")
+_MOST_SAMPLES = 50_000_000  # four times those of SRTM1
 _GEOGRAPHIC = "EPSG:4326"
 _UNMARKED_VOID = -32768  # of tiles made of SRTM that do not say it
 _INTERNATIONAL_FOOT_M, _SURVEY_FOOT_M = 0.3048, 1200 / 3937  # EPSG units of measure 9002 and 9003
@@ -69,9 +71,18 @@ def _opened(path: Path) -> Iterator[Any]:
             if raster.crs is None or raster.transform.is_identity or min(raster.shape) < 2:
                 raise _unplaced(path, f"CRS {raster.crs}, {raster.width} × {raster.height} samples")
             _metres_per_unit(path, raster)
+            _check_size(path, raster.width, raster.height)
             yield raster
     except rasterio.errors.RasterioError as error:
         raise ValueError(f"terrain tile {path}: cannot be read ({error}); replace it by a whole one") from error
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > _MOST_SAMPLES:
+        raise ValueError(
+            f"terrain tile {path}: has {width:,} × {height:,} samples, more than {_MOST_SAMPLES:,} in all; cut it into "
+            "tiles, or make it coarser"
+        )
 
 
 def _unplaced(path: Path, reason: object) -> ValueError:
@@ -96,6 +107,7 @@ def _geographic_grid(path: Path, raster: Any) -> tuple[Any, int, int]:
             transform, width, height = warped.transform, warped.width, warped.height
     except ValueError as error:
         raise _unplaced(path, error) from error
+    _check_size(path, width, height)  # of a strip across the parallels, the grid is many times as large
     if width * transform.a > 180:
         raise _unplaced(path, f"CRS {raster.crs}, across the meridian of 180 degrees or around a pole")
     return transform, width, height
@@ -131,7 +143,7 @@ def _metres_per_unit(path: Path, raster: Any) -> float:
     """Length of what heights are counted in, by the band's unit or else the vertical axis of the system."""
     if name := raster.units[0] or raster.tags(1).get("units"):
         if (metres := _METRES.get(name.strip().lower())) is None:
-            raise ValueError(f"terrain tile {path}: has heights in {name!r}; convert them to metres")
+            raise ValueError(f"terrain tile {path}: has heights in {quoted(name)}; convert them to metres")
         return metres
     upward = [axis for axis in pyproj.CRS.from_wkt(raster.crs.to_wkt()).axis_info if axis.direction == "up"]
     return float(upward[0].unit_conversion_factor) if upward else 1.0

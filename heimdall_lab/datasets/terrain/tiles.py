@@ -17,12 +17,16 @@ import pooch
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
+from heimdall_lab.core.sparing import OversizedError, SparingFile
+from heimdall_lab.core.text import shortened
 from heimdall_lab.datasets.terrain import geotiff
 from heimdall_lab.datasets.terrain.cleaning import Grid, at_sea_level, can_be_sea, check_range, fill_voids
 
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 _VOID = -32768
 _SIZES = (1201, 3601)  # SRTM3 and SRTM1
+_LARGEST_BYTES = 2 * max(_SIZES) ** 2  # beyond which nothing is unpacked
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OversizedError)
 _TILE_NAME = re.compile(r"[NS]\d{2}[EW]\d{3}")
 # NASADEM_HGT_n43e007.zip holds one .hgt beside masks.
 _SRTM_FILE = re.compile(rf"(?:NASADEM_HGT_)?({_TILE_NAME.pattern})(?:\b.*\.hgt(?:\.zip|\.gz)?|\.zip)", re.IGNORECASE)
@@ -166,19 +170,22 @@ def _srtm_samples(path: Path) -> Array:
     """Read an SRTM tile (rows from the north, columns), int16, voids and all."""
     try:
         if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
+            with SparingFile(path) as opened, zipfile.ZipFile(opened) as archive:
                 members = [name for name in archive.namelist() if name.lower().endswith(".hgt")]
-                content = archive.read(members[0]) if len(members) == 1 else b""
+                content = b""
+                if len(members) == 1:
+                    with archive.open(members[0]) as file:
+                        content = file.read(_LARGEST_BYTES + 1)
         else:
             with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-                content = file.read()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"terrain tile {path}: cannot be read ({error}); fetch it again") from error
+                content = file.read(_LARGEST_BYTES + 1)
+    except _UNREADABLE as error:
+        raise ValueError(f"terrain tile {path}: cannot be read ({shortened(error)}); fetch it again") from error
     size = next((size for size in _SIZES if len(content) == 2 * size**2), None)
     if size is None:
+        count = f"more than {_LARGEST_BYTES}" if len(content) > _LARGEST_BYTES else f"{len(content)}"
         raise ValueError(
-            f"terrain tile {path}: holds {len(content)} bytes of heights, neither 1201² nor 3601² of two bytes; "
-            "fetch it again"
+            f"terrain tile {path}: holds {count} bytes of heights, neither 1201² nor 3601² of two bytes; fetch it again"
         )
     return np.frombuffer(content, ">i2").reshape(size, size).astype(np.int16)
 

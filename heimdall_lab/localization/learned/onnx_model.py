@@ -123,7 +123,7 @@ def _open_file(path: Path, *_identity: int) -> OnnxLocalizer:
     if missing := [name for name in metadata.REQUIRED if name not in stored]:
         writer = shortened(stored.get("package_version", "").strip('"'))
         raise ValueError(
-            f"model: {named} lacks the metadata {missing[0]!r}; give a file that heimdall_lab exported"
+            f"model: {named} lacks the metadata {quoted(missing[0])}; give a file that heimdall_lab exported"
             + (f" in this version, {version('heimdall_lab')}: version {writer} wrote this one" if writer else "")
         )
     try:

@@ -12,6 +12,7 @@ import scipy.io.wavfile
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.transmission import VOICE_BAND_HZ
 from heimdall_lab.simulation.waveforms.modulation import cos_sin
 from heimdall_lab.simulation.waveforms.rhythm import active_rms, phrases
@@ -130,12 +131,13 @@ def _wav_files(voice_folder: str) -> list[Path]:
     folder = Path(voice_folder)
     if not folder.is_dir():
         raise ConfigError(
-            f"signal.voice_folder: {voice_folder!r} is no folder; give one that holds WAV files, or '' to synthesise"
+            f"signal.voice_folder: {quoted(voice_folder)} is no folder; give one that holds WAV files, or "
+            "'' to synthesise"
         )
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".wav" and path.is_file())
     if not paths:
         raise ConfigError(
-            f"signal.voice_folder: {voice_folder!r} holds no .wav file; put some there, or give '' to synthesise"
+            f"signal.voice_folder: {quoted(voice_folder)} holds no .wav file; put some there, or give '' to synthesise"
         )
     return paths
 
@@ -146,7 +148,7 @@ def _recording(path: Path, modified_ns: int) -> np.ndarray:  # noqa: ARG001
 
     def broken(why: str) -> ConfigError:
         return ConfigError(
-            f"signal.voice_folder: {str(path.parent)!r} holds {path.name}, which {why}; "
+            f"signal.voice_folder: {quoted(path.parent)} holds {path.name}, which {why}; "
             "replace it by a PCM or float WAV file, or take it out"
         )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import heimdall_lab as hl
-from heimdall_lab.localization import leaderboard
+from heimdall_lab.localization import compared_methods
 from heimdall_lab.localization.learned import metadata, onnx_model
 
 ABOUT = {
@@ -126,7 +126,7 @@ def test_a_model_that_fails_is_left_off_the_board_alone(graph, message, small_da
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 500e3
     assert list(board.method.values) == ["centroid"]
     assert bool(np.isfinite(board.median_error).all())
-    (reason,) = leaderboard.failures(board).values()
+    (reason,) = compared_methods.failures(board).values()
     assert reason in caplog.text
     for refused in (lambda: hl.locate(small_dataset, path), lambda: hl.compare(small_dataset, [path])):
         with pytest.raises(ValueError, match=message) as refusal:
