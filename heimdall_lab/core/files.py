@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from heimdall_lab.core.text import quoted, si_text
+from heimdall_lab.core.text import quoted, shortened, si_text
 
 Write = Callable[[Path], object]  # makes a file of the given name
 
@@ -57,7 +57,7 @@ def path_below(folder: Path, name: str | Path, field: str) -> Path:
         path = Path(name).resolve()
     except (ValueError, OSError, RuntimeError) as error:  # zeros, loops of links, halves of characters
         raise ValueError(
-            f"{field}: {quoted(Path(name))} is no path ({error}); name one below {quoted(folder)}"
+            f"{field}: {quoted(Path(name))} is no path ({shortened(error)}); name one below {quoted(folder)}"
         ) from error
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{field}: {quoted(Path(name))} is outside of {quoted(folder)}; put its files below that")
@@ -70,9 +70,7 @@ def check_regular(path: Path, field: str, most_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{field}: {quoted(path)} is no regular file; give one")
     if status.st_size > most_bytes:
-        raise ValueError(
-            f"{field}: {quoted(Path(path))} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file"
-        )
+        raise ValueError(f"{field}: {quoted(Path(path))} is larger than {si_text(most_bytes)}B; give a smaller file")
 
 
 def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
@@ -86,9 +84,7 @@ def read_limited(path: str | Path, field: str, most_bytes: int) -> bytes:
     with Path(path).open("rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(
-            f"{field}: {quoted(Path(path))} is larger than {most_bytes / 1e6:,.0f} MB; give a smaller file"
-        )
+        raise ValueError(f"{field}: {quoted(Path(path))} is larger than {si_text(most_bytes)}B; give a smaller file")
     return content
 
 

@@ -14,6 +14,12 @@ from heimdall_lab.core.text import listed, quoted, shortened
 LONGEST = 1500  # of a message, a list of known fields included
 
 
+def multiplying(first, form):
+    """Nine lines, each of nine aliases of the one before."""
+    lines = [f"b{number}: &b{number} " + form.format(",".join([f"*b{number - 1}"] * 9)) for number in range(1, 10)]
+    return "\n".join([f"b0: &b0 {first}", *lines])
+
+
 def test_values_are_quoted_without_their_middle():
     assert quoted("don't") == repr("don't")
     deep: list[object] = []
@@ -30,10 +36,8 @@ def test_values_are_quoted_without_their_middle():
     [
         ("[" * 3000 + "]" * 3000, "is nested more than 20 deep"),
         ("".join(f"{' ' * level}a:\n" for level in range(400)), "is nested more than 20 deep"),
-        ("a: &a [x,x,x]\n" + "".join(f"b{n}: &b{n} [{','.join([f'*b{n - 1}' if n else '*a'] * 9)}]\n" for n in range(9)),
-         "holds more than 10,000 values"),
-        ("a: &a {x: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{','.join([f'*b{n - 1}' if n else '*a'] * 9)}]}}\n" for n in range(9)),
-         "holds more than 10,000 values"),
+        (multiplying("[x,x,x]", "[{}]"), "holds more than 10,000 values"),
+        (multiplying("{x: 1}", "{{<<: [{}]}}"), "holds more than 10,000 values"),
         ("&a {signal: *a}", "holds itself, as a"),
         ("name: " + "x" * 200_000, "is larger than 100 kB"),
         ("seed: " + "1" * 90_000, "is not YAML"),

@@ -58,11 +58,11 @@ def tar_of(names, content=b""):
     return buffer.getvalue()
 
 
-def zip_of(count):
+def zip_of(count, folder="r"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(count):
-            archive.writestr(f"r{number}/r.sigmf-meta", "")
+            archive.writestr(f"{folder}{number}/r.sigmf-meta", "")
     return buffer.getvalue()
 
 
@@ -75,7 +75,7 @@ MANY = [f"r{number}/r.sigmf-meta" for number in range(sigmf_stored.MOST_FILES + 
         ("many.sigmf", tar_of(MANY), "holds more than 1,000 files"),
         ("many.sigmf.gz", gzip.compress(tar_of(MANY), 1), "holds more than 1,000 files"),
         ("many.zip", zip_of(1001), "holds more than 1,000 files"),
-        ("many.zip", zip_of(16_000), "has a header or table of contents of more than 1 MB"),
+        ("many.zip", zip_of(20, "r" * 60_000), "has a header or table of contents of more than 1 MB"),
         ("name.sigmf", tar_of(["a" * 3000]), "names a file with 3000 characters, more than 200"),
         ("name.sigmf", tar_of(["a" * 2_000_000]), "has a header or table of contents of more than 1 MB"),
     ],
@@ -114,7 +114,7 @@ def test_metadata_of_too_many_bytes_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps(META).replace('"core:sample_start": 0', '"core:sample_start": 0, "core:datetime": "2020' + "1" * 10**6 + '"'),
+        json.dumps(META | {"captures": [{"core:sample_start": 0, "core:datetime": "2020" + "1" * 10**6}]}),
         json.dumps(META).replace("ci16_le", "x" * 10**6),
         json.dumps(META).replace("10000.0", '"' + "1" * 10**6 + '"'),
         json.dumps(META).replace("10000.0", "1" * 10**6),
