@@ -61,13 +61,18 @@ def test_hostile_configurations_are_refused(tmp_path, text, message):
     assert peak < 30e6
 
 
+_SCALARS = ["1", "x", "null", "1e400", ".nan", "2020-01-01", "!!float x", "*a", "&a 1", "{}", "'", "0x", "1:2:3"]
+_FIELDS = st.sampled_from(["name", "signal", "geometry", "seed", "receivers", "<<", "? a"])
 YAML = st.recursive(
-    st.sampled_from(["1", "x", "null", "1e400", ".nan", "2020-01-01", "!!float x", "*a", "&a 1", "{}", "'", "0x", "1:2:3"]),
-    lambda inner: st.lists(inner, max_size=4).map(lambda each: f"[{', '.join(each)}]")
-    | st.lists(st.tuples(st.sampled_from(["name", "signal", "geometry", "seed", "receivers", "<<", "? a"]), inner),
-               max_size=3).map(lambda each: "{" + ", ".join(f"{name}: {value}" for name, value in each) + "}"),
+    st.sampled_from(_SCALARS),
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda each: f"[{', '.join(each)}]")
+        | st.lists(st.tuples(_FIELDS, inner), max_size=3).map(
+            lambda each: "{" + ", ".join(f"{name}: {value}" for name, value in each) + "}"
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
