@@ -64,8 +64,16 @@ def error_text(refused: Mapping[str, Any], model: type[BaseModel] | None = None)
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
-    """Those of some names that look like what was written, at most two, the nearest first."""
-    return get_close_matches(name, list(names), n=2) if len(name) <= _LONGEST_NAME else []
+    """Those of some names that hold what was written as a word, or look like it: at most two, the nearest first.
+
+    >>> near("rate", ["epochs", "learning_rate", "strategy"])
+    ['learning_rate']
+    """
+    if len(name) > _LONGEST_NAME:
+        return []
+    known = list(names)
+    holding = [each for each in known if name in each.split("_")]
+    return holding[:2] or get_close_matches(name, known, n=2)
 
 
 def question(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """A trained localizer with what is needed to use it again, and its file ``model.pt``."""
 
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def load(path: str | Path) -> Trained:
     try:
         model = build(kept["architecture"], kept["parameters"])
         model.load_state_dict(kept["state"])
-        About.model_validate(kept["about"], strict=True)
+        About.model_validate_json(json.dumps(kept["about"]))
         return Trained(kept["architecture"], kept["parameters"], model.eval(), kept["about"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         about = kept.get("about") if isinstance(kept, dict) else None

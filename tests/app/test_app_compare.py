@@ -346,7 +346,8 @@ def test_progress_names_each_method_before_it_runs(root):
     reported = []
     dataset = store.open_dataset(root / "los").isel(sample=slice(3))
     leaderboard.compare(dataset, FAST, lambda done, note: reported.append((done, note)))
-    assert reported == [(0, "measuring delays"), (0, "centroid"), (1, "tdoa_ls")]
+    assert reported[:2] == [(0, "verifying checksums"), (0, "measuring delays")]
+    assert reported[-2:] == [(0, "centroid"), (1, "tdoa_ls")]
 
 
 def test_median_at_the_bound_is_that_of_drawn_errors(board):

@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(folder, uninterrupted, tmp_path)
     [
         ("iq_resnet18", {}, r"cannot learn from feature_based datasets; use triangulation"),
         ("triangulation", {"epochs": 0}, r"epochs: 0 is refused: .* greater than or equal to 1"),
-        ("triangulation", {"rate": 1}, r"rate: unknown field; choose one of epochs"),
+        ("triangulation", {"rate": 1}, r"rate: unknown field; did you mean learning_rate"),
         ("triangulation", {"parameters": {"depth": 2}}, r"depth: is no parameter of triangulation"),
     ],
 )

@@ -271,12 +271,12 @@ def refuse_to_write(monkeypatch, error, after=0):
     """Let files beside shards fail to be written, from a number on."""
     count = 0
 
-    def write(path, function):
+    def write(path, function, *words):
         nonlocal count
         count += 1
         if count > after:
-            raise error
-        files.write_atomically(path, function)
+            raise files.unwritable_error(path.parent, error)
+        files.write_atomically(path, function, *words)
 
     monkeypatch.setattr(measured, "write_atomically", write)
 

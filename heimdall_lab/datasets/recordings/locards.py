@@ -195,7 +195,7 @@ def _read_sensors(file: Path) -> pd.DataFrame:
     """Positions of sensors by serial, without unknown ones, and whether their timestamps are of a common time."""
     table = _read_table(file, SENSOR_FIELDS)
     serial = _numbers(file, table["serial"], whole=True)
-    _check(file, table["serial"], ~serial.duplicated(), "{} is there twice; keep one row a sensor")
+    _check(file, table["serial"], ~serial.duplicated(), "{text} is there twice; keep one row a sensor")
     sensors = _positions(file, table).assign(synchronised=table["type"].isin(GPS_TYPES))
     placed = (sensors[["latitude", "longitude"]] != 0.0).any(axis=1)
     altitude = _numbers(file, table["height"][placed])
@@ -227,10 +227,12 @@ def _read_measurements(file: Path, rows: pd.DataFrame) -> pd.DataFrame:
     held = pd.Series([len(parsed) for parsed in entries], texts.index, dtype=int)
     received["line"] = np.repeat(texts.index, held)
     serials = received.set_index("line")["serial"].rename("measurements")
-    _check(file, serials, ~received.duplicated(["line", "serial"]), "holds sensor {} twice; keep one entry a sensor")
+    _check(
+        file, serials, ~received.duplicated(["line", "serial"]), "holds sensor {text} twice; keep one entry a sensor"
+    )
     counts = held.astype(str) + " entries, numMeasurements is " + rows["numMeasurements"]
     announced = _numbers(file, rows["numMeasurements"], whole=True)
-    _check(file, counts.rename("measurements"), held == announced, "holds {}; correct either")
+    _check(file, counts.rename("measurements"), held == announced, "holds {text}; correct either")
     return received.astype({"arrival_ns": float, "strength": float})
 
 
@@ -278,7 +280,7 @@ def _numbers(file: Path, texts: pd.Series, *, whole: bool = False) -> pd.Series:
     accepted = numbers.abs() < (2**53 if whole else np.inf)  # beyond, floats are no longer all whole numbers
     if whole:
         accepted &= numbers == numbers.round()
-    _check(file, texts, accepted, f"is {{!r}}; write a {'whole' if whole else 'finite'} number")
+    _check(file, texts, accepted, f"is {{quoted}}; write a {'whole' if whole else 'finite'} number")
     return numbers.astype(np.int64) if whole else numbers
 
 
@@ -292,7 +294,7 @@ def _positions(
 ) -> pd.DataFrame:
     positions = pd.DataFrame({field: numbers(file, table[field]) for field in ("latitude", "longitude")})
     for field, limit in (("latitude", 90), ("longitude", 180)):
-        _check(file, table[field], ~(positions[field].abs() > limit), f"{{}} is outside ±{limit}; write degrees")
+        _check(file, table[field], ~(positions[field].abs() > limit), f"{{text}} is outside ±{limit}; write degrees")
     return positions
 
 
@@ -300,6 +302,5 @@ def _check(file: Path, column: pd.Series, accepted: pd.Series, message: str) -> 
     """Refuse the first value of a column that is not accepted."""
     if not accepted.all():
         row = int(accepted.to_numpy().argmin())
-        raise ValueError(
-            f"{file.name}, row {column.index[row]}: {column.name} {message.format(quoted(column.iloc[row]))}"
-        )
+        said = message.format(text=shortened(column.iloc[row]), quoted=quoted(column.iloc[row]))
+        raise ValueError(f"{file.name}, row {column.index[row]}: {column.name} {said}")
