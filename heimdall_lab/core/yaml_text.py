@@ -50,7 +50,7 @@ def _check_size(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in names:
                 raise YamlError(f"holds itself, as {shortened(event.anchor)}; write what that is to be")
-            count = anchored.get(event.anchor, 1)
+            count = anchored.get(event.anchor or "", 1)
         elif isinstance(event, yaml.CollectionEndEvent):
             count = counts.pop()
             anchored[names.pop()] = count

@@ -62,7 +62,7 @@ def test_hostile_configurations_are_refused(tmp_path, text, message):
 
 
 YAML = st.recursive(
-    st.sampled_from(["1", "x", "null", "1e400", ".nan", "2020-01-01", "!!float x", "*a", "&a 1", "{}", "'", "0x", "1:2:3"]),
+    st.sampled_from(["1", "x", "null", "1e400", ".nan", "2020-01-01", "!!float x", "*a", "&a 1", "{}", "'", "1:2:3"]),
     lambda inner: st.lists(inner, max_size=4).map(lambda each: f"[{', '.join(each)}]")
     | st.lists(st.tuples(st.sampled_from(["name", "signal", "geometry", "seed", "receivers", "<<", "? a"]), inner),
                max_size=3).map(lambda each: "{" + ", ".join(f"{name}: {value}" for name, value in each) + "}"),
