@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.receivers import Receiver, read_receivers
-from heimdall_lab.core.text import listed
+from heimdall_lab.core.text import listed, shortened
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import kiwi_wav, stretches
 from heimdall_lab.datasets.recordings.common import (
@@ -151,7 +151,9 @@ def _attributes(recordings: Sequence[Recording], windows: Windows) -> dict[str, 
 def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:
     matches = [name for name in stations if f"_{name}_" in file.name]
     if len(matches) != 1:
-        found = f"names {listed(matches)}" if matches else f"names none of {listed(stations) or '(empty)'}"
+        found = (
+            f"names {shortened(' and '.join(matches))}" if matches else f"names none of {listed(stations) or '(empty)'}"
+        )
         raise ValueError(
             f"{file.name} {found} from the receivers table; "
             "the file name must hold exactly one receiver's name, between underscores"

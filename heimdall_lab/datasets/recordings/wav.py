@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.receivers import Receiver, read_receivers
-from heimdall_lab.core.text import listed
+from heimdall_lab.core.text import listed, shortened
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings import stretches
 from heimdall_lab.datasets.recordings.common import (
@@ -142,7 +142,9 @@ def _receiver_of(file: Path, stations: dict[str, Receiver]) -> Receiver:
     matches = [name for name in stations if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", file.stem)]
     matches = matches or [name for name in stations if name == file.absolute().parent.name]
     if len(matches) != 1:
-        found = f"names {listed(matches)}" if matches else f"names none of {listed(stations) or '(empty)'}"
+        found = (
+            f"names {shortened(' and '.join(matches))}" if matches else f"names none of {listed(stations) or '(empty)'}"
+        )
         raise ValueError(
             f"{file.name} {found} from the receivers table; the name of the file, or of its folder, must hold exactly "
             f"one receiver's name, as in {next(iter(stations), 'station')}_{file.name}"
