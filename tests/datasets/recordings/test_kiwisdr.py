@@ -253,7 +253,7 @@ def test_a_receiver_that_is_not_in_the_table_is_refused(paths: list[Path], table
 
 def test_a_file_that_names_two_receivers_is_refused(paths: list[Path], table: Path) -> None:
     both = paths[0].rename(paths[0].with_name(file_name("alpha_charlie")))
-    with pytest.raises(ValueError, match="names alpha, charlie"):
+    with pytest.raises(ValueError, match="names alpha and charlie"):
         recordings.read_kiwi([both, *paths[1:]], table)
 
 

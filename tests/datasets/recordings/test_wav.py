@@ -369,7 +369,7 @@ def test_stations_are_found_by_whole_words(put, table):
     files = put(content)
     with pytest.raises(ValueError, match="names none of alpha, bravo, charlie"):
         recordings.read_wav([files[0].rename(files[0].with_name("alphabet_IQ.wav")), *files[1:]], table)
-    with pytest.raises(ValueError, match="names alpha, bravo"):
+    with pytest.raises(ValueError, match="names alpha and bravo"):
         recordings.read_wav([files[1].rename(files[1].with_name("alpha-bravo.wav")), *files[2:]], table)
 
 
