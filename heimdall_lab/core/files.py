@@ -128,8 +128,7 @@ def write_files(writes: Mapping[Path, Write], field: str = "out", needed_bytes: 
 
 def write_text(path: Path, text: str, field: str = "out") -> None:
     """Write a text as UTF-8, whole or not at all."""
-    content = text.encode()
-    write_files({path: lambda temporary: temporary.write_bytes(content)}, field, len(content))
+    write_files({path: lambda temporary: temporary.write_text(text, encoding="utf-8")}, field, len(text.encode()))
 
 
 @contextmanager
@@ -332,7 +331,12 @@ def request_stop(folder: Path) -> None:
 
 
 def unwritable_error(folder: Path, error: Exception, field: str = "out", need: str = "") -> UnwritableError:
-    """Error that says why a folder cannot be written to, what was to be written, and what to do."""
+    """Error that says why a folder cannot be written to, what was to be written, and what to do.
+
+    One that says so already is given the field.
+    """
+    if isinstance(error, UnwritableError):
+        return UnwritableError(f"{field}:{str(error).partition(':')[2]}")
     reason = getattr(error, "strerror", None) or error
     return UnwritableError(
         f"{field}: cannot write to {quoted(folder)} ({reason}{f'; {need}' if need else ''}); choose a folder that you "

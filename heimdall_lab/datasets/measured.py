@@ -11,7 +11,7 @@ from typing import Any
 
 import xarray as xr
 
-from heimdall_lab.core.files import write_atomically
+from heimdall_lab.core.files import unwritable_error, write_atomically
 from heimdall_lab.datasets import netcdf, schema
 from heimdall_lab.datasets.manifest import Shard
 
@@ -63,11 +63,10 @@ def write(folder: Path, shard: Shard, found: xr.Dataset) -> None:
     known = {"measurement": schema.MEASUREMENT, "shard_sha256": shard.sha256, "Conventions": "CF-1.11"}
     described = found.assign_attrs(known)
     path = folder / file_name(shard.number)
-    write_atomically(path, lambda temporary: _write(described, temporary), "folder", described.nbytes)
-
-
-def _write(found: xr.Dataset, path: Path) -> None:
-    netcdf.write_netcdf(found, path, checksums=True)
+    try:
+        write_atomically(path, lambda temporary: netcdf.write_netcdf(described, temporary, checksums=True))
+    except OSError as error:
+        raise unwritable_error(folder, error, "folder") from error
 
 
 def _size_check(shards: Sequence[Shard]) -> netcdf.Check:

@@ -64,8 +64,8 @@ def write_report(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> No
 
 def output(dataset: xr.Dataset, board: xr.Dataset, path: str | Path) -> dict[Path, Write]:
     """The file of `write_report`, and how it is made, for `files.write_files` to write it together with others."""
-    html = _render(schema.check(dataset), board).encode()
-    return {Path(path): lambda temporary: temporary.write_bytes(html)}
+    html = _render(schema.check(dataset), board)
+    return {Path(path): lambda temporary: temporary.write_text(html, encoding="utf-8")}
 
 
 def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
