@@ -32,6 +32,10 @@ class StoreError(ValueError):
 class UnwritableError(StoreError, OSError):
     """A folder that cannot be written to; the message names the file, what it takes, and the remedy."""
 
+    def __reduce__(self) -> tuple[type["UnwritableError"], tuple[object, ...]]:
+        """Make it anew in another process, which what Dask does for errors of two kinds at once fails to do."""
+        return UnwritableError, self.args
+
 
 def data_folder(root: str | Path | None = None) -> Path:
     """Folder of datasets, runs and networks: what is given, else ``HEIMDALL_LAB_DATA``, else ``data`` here."""

@@ -118,15 +118,14 @@ def test_report_is_the_same_every_time(page: str, dataset: xr.Dataset, board: xr
 def test_a_report_that_cannot_be_written_leaves_the_old_file(
     page: str, dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(path: Path, content: bytes) -> None:
-        with path.open("wb") as half:
-            half.write(content[:1000])
+    def disk_full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text[:1000].encode(encoding))
         raise OSError("no space left on device")
 
     path = tmp_path / "report.html"
     path.write_text("old")
     monkeypatch.setattr(module, "_render", lambda *_: page)  # which takes seconds
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="no space left"):
         write_report(dataset, board, path)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

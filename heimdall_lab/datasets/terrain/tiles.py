@@ -7,10 +7,11 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pooch
@@ -25,6 +26,7 @@ from heimdall_lab.datasets.terrain.cleaning import Grid, at_sea_level, can_be_se
 PUBLIC_URL = "https://s3.amazonaws.com/elevation-tiles-prod/skadi/"  # Terrain Tiles, registry.opendata.aws
 _VOID = -32768
 _SIZES = (1201, 3601)  # SRTM3 and SRTM1
+_PIECE_BYTES = 2**16
 _LARGEST_BYTES = 2 * max(_SIZES) ** 2  # beyond which nothing is unpacked
 _UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, OversizedError)
 _TILE_NAME = re.compile(r"[NS]\d{2}[EW]\d{3}")
@@ -166,6 +168,14 @@ def _srtm_tile(path: Path, name: str) -> Tile:
     return Tile(path, path.stat().st_mtime_ns, grid, grid)
 
 
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a member of an archive holds, and of one that is too large a little more than a tile may have."""
+    size = 0
+    while size <= _LARGEST_BYTES and (piece := file.read(_PIECE_BYTES)):
+        size += len(piece)
+        yield piece
+
+
 def _srtm_samples(path: Path) -> Array:
     """Read an SRTM tile (rows from the north, columns), int16, voids and all."""
     try:
@@ -175,7 +185,7 @@ def _srtm_samples(path: Path) -> Array:
                 content = b""
                 if len(members) == 1:
                     with archive.open(members[0]) as file:
-                        content = file.read(_LARGEST_BYTES + 1)
+                        content = b"".join(_pieces(file))
         else:
             with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
                 content = file.read(_LARGEST_BYTES + 1)

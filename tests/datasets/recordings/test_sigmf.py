@@ -148,7 +148,7 @@ def test_what_files_do_not_tell_is_the_callers(tmp_path):
     alpha = put(tmp_path, "alpha", noise(50))
     assert hl.read_sigmf(alpha).receiver_latitude.item() == 45
     assert hl.read_sigmf(alpha, receivers=table).receiver_latitude.item() == -45  # the caller knows better
-    with pytest.raises(ValueError, match=r"clock: is no attribute of the contract; give any of centre_frequency_hz"):
+    with pytest.raises(ValueError, match=r"clock: is no attribute of the contract; did you mean clock_sigma_s"):
         hl.read_sigmf(alpha, clock=3)
     with pytest.raises(ValueError, match="clock_sigma_s: holds 2 numbers"):
         hl.read_sigmf(alpha, clock_sigma_s=[1, 2])
