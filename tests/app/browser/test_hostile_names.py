@@ -72,6 +72,8 @@ def root(config, trained, tmp_path_factory):
 def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tmp_path):
     recording = tmp_path / "a&amp;b.sigmf-meta"
     recording.write_text(json.dumps({"global": {"core:datatype": HOSTILE}, "captures": [], "annotations": []}))
+    samples = recording.with_suffix(".sigmf-data")
+    samples.write_bytes(b"samples")
     with dashboard(root.parent) as (_, url), hostile_page(browser, bypass_csp=True) as page:
         page.goto(f"{url}datasets")
         expect(page.get_by_text(HOSTILE + PAIRS).first).to_be_visible()
@@ -113,8 +115,8 @@ def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tm
         expect(page.get_by_text("1 file, ")).to_be_visible()
         page.get_by_role("button", name="Locate", exact=True).click()
         expect(page.get_by_text(f"{HOSTILE}: is no recording")).to_be_visible()
-        upload.set_input_files(recording)
-        expect(page.get_by_text("1 file, ")).to_be_visible()
+        upload.set_input_files([recording, samples])
+        expect(page.get_by_text("2 files, ")).to_be_visible()
         page.get_by_role("button", name="Locate", exact=True).click()
         expect(page.get_by_text(f"a&amp;b.sigmf-meta: core:datatype: '{HOSTILE}'")).to_be_visible()
         report = shutil.copy(download.value.path(), tmp_path / "report.html")
