@@ -36,6 +36,7 @@ from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.datasets.recordings.sigmf_samples import Layout, map_captures
 from heimdall_lab.datasets.recordings.sigmf_stored import (
     DATA,
+    LONGEST_NAME,
     META,
     MOST_FILES,
     Archived,
@@ -370,7 +371,7 @@ def _read_bytes(file: Path, archived: Archived) -> bytes:
 
 def _plain_name(name: str, file: Path, field: str) -> str:
     """Return a file's name if it holds no path; names may hold all that those of files do, colons among it."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > LONGEST_NAME:
         raise SigmfError(f"{file}: {field}: {quoted(name)} is no plain name of a file beside it; correct it")
     return name
 

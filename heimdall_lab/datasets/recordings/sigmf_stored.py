@@ -38,7 +38,7 @@ UNPACKED_LIMIT_BYTES = 16_000_000_000  # of compressed archives, unless the call
 MOST_FILES = 1000  # in an archive, or recordings that are read together
 _MOST_PACKED_TIGHTLY_BYTES = 200_000_000  # that an archive may hold unpacked beside _TIGHTEST times its own size
 _TIGHTEST = 50  # samples with any noise are not packed to half of their size
-_LONGEST_NAME = 200  # characters, with the folders within the archive
+LONGEST_NAME = 200  # characters of a file's name, with the folders within the archive
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {  # by what files of that compression begin with
     b"\x1f\x8b": gzip.open,
@@ -240,9 +240,9 @@ def _check_count(count: int, archive: Path) -> None:
 
 def _path_within(archive: Path, name: str) -> Path | None:
     """Path of a file in an archive; None of those that macOS adds to describe the others."""
-    if len(name) > _LONGEST_NAME:
+    if len(name) > LONGEST_NAME:
         raise SigmfError(
-            f"{archive.name}: names a file with {len(name)} characters, more than {_LONGEST_NAME}; shorten its name"
+            f"{archive.name}: names a file with {len(name)} characters, more than {LONGEST_NAME}; shorten its name"
         )
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", "//")]
     hidden = any(part.startswith("._") or part == "__MACOSX" for part in parts)
