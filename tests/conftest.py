@@ -10,12 +10,14 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from dashboards import one_loop  # noqa: F401  a fixture
 from hypothesis import settings
 
 import heimdall_lab as hl
+from heimdall_lab import cli
 
 os.environ.pop("HEIMDALL_LAB_DATA", None)  # no test touches the data of whoever runs it
 
@@ -61,6 +63,28 @@ def folder(whole, tmp_path):
 def small_dataset(small):
     """Its dataset, in memory; do not change it."""
     return hl.generate(small, progress=False)
+
+
+class Done(NamedTuple):
+    """What came of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def attempt(capsys, monkeypatch):
+    """Run the command in this process, as a start of its own takes seconds: a function of arguments, to `Done`."""
+
+    def attempt(*arguments):
+        monkeypatch.setattr("sys.argv", ["heimdall-lab", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Done(end.value.code or 0, *capsys.readouterr())
+
+    return attempt
 
 
 @pytest.fixture

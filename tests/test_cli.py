@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from stated_fixes import PLACE, valley
 from wav_recordings import hdsdr_bytes
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.presets import PRESETS
 from heimdall_lab.datasets import schema
@@ -24,26 +22,6 @@ from heimdall_lab.localization import learned
 from heimdall_lab.localization.observations import STATUS
 
 BASE = ["--preset", "los_sync", "--num-samples", "6", "--set", "signal.duration_s=0.02"]
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def attempt(capsys, monkeypatch):
-    """Run the command in this process and return what came of it."""
-
-    def attempt(*arguments):
-        monkeypatch.setattr(sys, "argv", ["heimdall-lab", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return Done(exit_.value.code or 0, *capsys.readouterr())
-
-    return attempt
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import logging
 import re
-import sys
 
 import numpy as np
 import pytest
 from wav_recordings import wav_bytes
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 from heimdall_lab.core.files import UnwritableError
 from heimdall_lab.learning import callbacks, experiments, training
 from heimdall_lab.learning import trained as trained_files
@@ -19,20 +17,6 @@ from heimdall_lab.report import write_report
 REMEDY = "choose a folder that you may write to and that has room, or make room and run the same command again"
 
 
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Run a command in this process; returns its exit status and the lines on standard error."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["heimdall-lab", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, capsys.readouterr().err.splitlines()
-
-    return command
-
-
 def tree(folder):
     """Every file below a folder, with its content."""
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -40,8 +24,8 @@ def tree(folder):
 
 def assert_told(done, file, field="out"):
     """Check that a command ended with one line that names the file, what it takes, and the remedy."""
-    status, lines = done
-    assert status == 1
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
     assert not any("Traceback" in line for line in lines)
     assert re.search(rf"^heimdall-lab: {field}: cannot write to '.*' \(.*; {file} takes .*B, .*B are free", lines[-1])
     assert lines[-1].endswith(REMEDY)
@@ -61,59 +45,59 @@ def wav(tmp_path):
     return file
 
 
-def test_features(folder, command, full_disk, tmp_path):
+def test_features(folder, attempt, full_disk, tmp_path):
     out = tmp_path / "features.nc"
     out.write_text("earlier")
     with full_disk(100_000):
-        assert_told(command("features", folder, "--out", out), "features.nc")
+        assert_told(attempt("features", folder, "--out", out), "features.nc")
     assert [path.name for path in tmp_path.glob("*features*")] == ["features.nc"]
     assert out.read_text() == "earlier"
 
 
 @pytest.mark.parametrize(("limit", "file"), [(20_000, "leaderboard.nc"), (600_000, "page.html")])
-def test_leaderboard_and_report_appear_together(folder, command, full_disk, tmp_path, limit, file):
+def test_leaderboard_and_report_appear_together(folder, attempt, full_disk, tmp_path, limit, file):
     out = tmp_path / "board"
     arguments = ["compare", folder, "--methods", "centroid", "--out", out, "--report", out / "page.html"]
-    command("measure", folder)
+    attempt("measure", folder)
     with full_disk(limit):
-        assert_told(command(*arguments), file, "out, report")
+        assert_told(attempt(*arguments), file, "out, report")
     assert tree(out) == {}
-    assert command(*arguments)[0] == 0
+    assert attempt(*arguments)[0] == 0
     whole = tree(out)
     assert {path.name for path in whole} == {"leaderboard.nc", "leaderboard.csv", "page.html"}
     with full_disk(limit):
-        assert_told(command(*arguments), file, "out, report")
+        assert_told(attempt(*arguments), file, "out, report")
     assert tree(out) == whole
 
 
-def test_measurements(folder, command, full_disk):
+def test_measurements(folder, attempt, full_disk):
     before = tree(folder)
     with full_disk(1000):
-        assert_told(command("measure", folder), "measured-00000.nc", "folder")
+        assert_told(attempt("measure", folder), "measured-00000.nc", "folder")
     assert tree(folder) == before
 
 
-def test_exported_models(trained, command, full_disk, tmp_path):
+def test_exported_models(trained, attempt, full_disk, tmp_path):
     trained_files.save(trained, tmp_path / "model.pt")
     before = tree(tmp_path)
     with full_disk(1000):
-        assert_told(command("export", tmp_path / "model.pt"), "model.onnx", "path")
+        assert_told(attempt("export", tmp_path / "model.pt"), "model.onnx", "path")
     with full_disk(1000), pytest.raises(UnwritableError, match=r"other\.pt takes"):
         trained_files.save(trained, tmp_path / "other.pt")
     assert tree(tmp_path) == before
 
 
-def test_imported_recordings(wav, command, full_disk, tmp_path):
+def test_imported_recordings(wav, attempt, full_disk, tmp_path):
     out = tmp_path / "sigmf"
     for limit in (10_000, 0):
         with full_disk(limit):
-            assert_told(command("import", wav, "--out", out), "torino.sigmf-data")
+            assert_told(attempt("import", wav, "--out", out), "torino.sigmf-data")
         assert tree(out) == {}
-    assert command("import", wav, "--out", out)[0] == 0
+    assert attempt("import", wav, "--out", out)[0] == 0
     whole = tree(out)
     assert {path.suffix for path in whole} == {".sigmf-data", ".sigmf-meta"}
     with full_disk(10_000):
-        assert_told(command("import", wav, "--out", out, "--overwrite"), "torino.sigmf-data")
+        assert_told(attempt("import", wav, "--out", out, "--overwrite"), "torino.sigmf-data")
     assert tree(out) == whole
 
 
@@ -134,9 +118,9 @@ def features(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "errors.nc"])
-def test_training_goes_on_when_there_is_room(features, command, full_disk, tmp_path, file, monkeypatch):
+def test_training_goes_on_when_there_is_room(features, attempt, full_disk, tmp_path, file, monkeypatch):
     arguments = ["train", features, "--architecture", "triangulation", "--no-tracking", "--epochs", 1]
-    assert command(*arguments, "--out", tmp_path / "whole")[0] == 0
+    assert attempt(*arguments, "--out", tmp_path / "whole")[0] == 0
     module, out = {"last.ckpt": callbacks, "errors.nc": training}[file], tmp_path / "run"
     write = module.write_files
 
@@ -146,15 +130,15 @@ def test_training_goes_on_when_there_is_room(features, command, full_disk, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_files", write_on_full_disk)
-        assert_told(command(*arguments, "--out", out), file)
+        assert_told(attempt(*arguments, "--out", out), file)
     assert {path.name for path in tree(out)} == {"run.json"} | ({"last.ckpt"} if file == "errors.nc" else set())
-    assert command(*arguments, "--out", out)[0] == 0
+    assert attempt(*arguments, "--out", out)[0] == 0
     whole, resumed = tree(tmp_path / "whole"), tree(out)
     assert set(resumed) == set(whole)
     assert [path.name for path in whole if resumed[path] != whole[path] and path.name != "last.ckpt"] == []
 
 
-def test_training_says_once_that_mlflow_is_full(features, command, full_disk, tmp_path, monkeypatch):
+def test_training_says_once_that_mlflow_is_full(features, attempt, full_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("HEIMDALL_LAB_DATA", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     log = experiments.TrackedRun.log_metrics
@@ -166,7 +150,7 @@ def test_training_says_once_that_mlflow_is_full(features, command, full_disk, tm
     monkeypatch.setattr(experiments.TrackedRun, "log_metrics", log_on_full_disk)
     monkeypatch.setattr(logging.getLogger("mlflow.store.db.utils"), "propagate", True)
     arguments = ["train", features, "--architecture", "triangulation", "--epochs", 3, "--out", tmp_path / "run"]
-    status, lines = command(*arguments)
+    status, lines = attempt(*arguments)
     assert status == 0
     told = [line for line in lines if not re.match("verify|measure|train", line)]
     assert len(told) == 2, lines
@@ -177,7 +161,7 @@ def test_training_says_once_that_mlflow_is_full(features, command, full_disk, tm
     assert (tmp_path / "run" / "model.onnx").exists()
 
 
-def test_training_whose_mlflow_cannot_begin_says_so_in_one_line(features, command, full_disk, tmp_path, monkeypatch):
+def test_training_whose_mlflow_cannot_begin_says_so_in_one_line(features, attempt, full_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("HEIMDALL_LAB_DATA", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     experiments.client()
@@ -188,7 +172,7 @@ def test_training_whose_mlflow_cannot_begin_says_so_in_one_line(features, comman
             return create(*given)
 
     monkeypatch.setattr(experiments.TrackedRun, "_create", create_on_full_disk)
-    status, lines = command("train", features, "--architecture", "triangulation", "--out", tmp_path / "run")
+    status, lines = attempt("train", features, "--architecture", "triangulation", "--out", tmp_path / "run")
     told = [line for line in lines if not line.startswith("verify")]
     assert (status, len(told)) == (1, 1), lines
     assert re.match(r"heimdall-lab: MLFLOW_TRACKING_URI: 'sqlite:.*make room, or train without tracking", told[0])

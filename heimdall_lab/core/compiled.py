@@ -6,6 +6,7 @@ file. A folder for each state of all sources leaves nothing out.
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 import numba
 import pooch
+
+_log = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,11 +31,34 @@ def njit(**options: Any) -> Callable[[_Function], _Function]:
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(_kernels_folder())
         try:
             # A page is answered while another computes, and two threads do a quarter more than one, or better.
-            return numba.njit(**options, nogil=True)(function)
+            dispatcher = numba.njit(**options, nogil=True)(function)
         finally:
             settings.CACHE_DIR = before
+        dispatcher._cache.save_overload = _saving_if_possible(dispatcher._cache.save_overload)
+        return dispatcher
 
     return compiled
+
+
+def _saving_if_possible(save: Callable[..., None]) -> Callable[..., None]:
+    """Keep compiled functions where that is possible; elsewhere, as on a full disk, they are used all the same."""
+
+    def save_or_say(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except OSError as error:
+            _say_not_kept(error.strerror or str(error))
+
+    return save_or_say
+
+
+@functools.cache
+def _say_not_kept(reason: str) -> None:
+    _log.warning(
+        "kernels: cannot be kept in %s (%s), so that every start compiles them anew; make room there",
+        _kernels_folder(),
+        reason,
+    )
 
 
 def sources_digest(package: Path) -> str:

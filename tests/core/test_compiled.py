@@ -1,6 +1,7 @@
 """Compiled kernels belong to the sources that they were compiled from."""
 
 import pkgutil
+import re
 import threading
 import time
 from importlib import import_module
@@ -12,7 +13,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import heimdall_lab
-from heimdall_lab.core import philox
+from heimdall_lab.core import compiled, philox
 from heimdall_lab.core.compiled import njit, sources_digest
 
 PACKAGE = Path(heimdall_lab.__file__).parent
@@ -57,6 +58,16 @@ def test_digest_tells_sources_apart(change, tmp_path):
 
 def test_option_of_numba_is_given_back():
     before = numba.config.CACHE_DIR
-    compiled = njit(cache=True)(lambda: 0)
-    assert f"kernels-{sources_digest(PACKAGE)}" in compiled.stats.cache_path
+    kernel = njit(cache=True)(lambda: 0)
+    assert f"kernels-{sources_digest(PACKAGE)}" in kernel.stats.cache_path
     assert before == numba.config.CACHE_DIR
+
+
+def test_a_kernel_that_cannot_be_kept_is_used_all_the_same(full_disk, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(compiled, "_kernels_folder", lambda: tmp_path)
+    twice = njit(cache=True)(lambda number: 2 * number)
+    with full_disk(100):
+        assert [twice(3), twice(3.5)] == [6, 7.0]
+    [said] = caplog.messages
+    assert re.fullmatch(rf"kernels: cannot be kept in {tmp_path} \(File too large\), so that .*; make room there", said)
+    assert list(tmp_path.rglob("*.nb?")) == []

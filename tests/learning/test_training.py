@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 from heimdall_lab.core.files import StoreError, locked, request_stop
 from heimdall_lab.datasets import splits
 from heimdall_lab.learning import augmentation, callbacks, data, lightning_module
@@ -324,13 +323,9 @@ def test_turning_keeps_ranges_and_mirrors_half_of_the_scenes(batch):
     assert not torch.allclose(turned["target"], batch["target"], atol=1.0)
 
 
-def test_the_command_trains_and_tells_figures(folder, tmp_path, monkeypatch, capsys):
-    command = ["heimdall-lab", "train", str(folder), "--architecture", "triangulation", "--out", str(tmp_path / "run")]
-    command += ["--epochs", "1", "--set", "width=16", "--no-tracking", "--json"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    told = capsys.readouterr()
-    assert end.value.code == 0, told.err
-    assert json.loads(told.out)["metrics"] == open_run(tmp_path / "run").metrics
+def test_the_command_trains_and_tells_figures(folder, tmp_path, attempt):
+    command = ["train", folder, "--architecture", "triangulation", "--out", tmp_path / "run"]
+    done = attempt(*command, "--epochs", 1, "--set", "width=16", "--no-tracking", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"] == open_run(tmp_path / "run").metrics
     assert open_run(tmp_path / "run").trained.parameters["width"] == 16

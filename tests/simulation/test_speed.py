@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 from heimdall_lab.simulation import speed
 
 STEPS = ["draw", "noise", "iq", "features", "pairs", "write", "verify", "read"]
@@ -48,11 +47,9 @@ def test_text_has_prefixes_and_dashes(rates):
     assert math.isclose(float(value) * factor, rates.iq_samples_per_s["iq"], rel_tol=0.005)
 
 
-def test_command_prints_json_that_names_the_machine(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["heimdall-lab", "bench", "--set", "num_samples=2", "--json"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_command_prints_json_that_names_the_machine(attempt):
+    done = attempt("bench", "--set", "num_samples=2", "--json")
+    assert done.returncode == 0
+    printed = json.loads(done.stdout)
     assert {"processor", "cores", "gpu", "numpy"} <= set(printed["machine"])
     assert [row["step"] for row in printed["rates"] if row["where"] != "cupy"] == STEPS

@@ -60,7 +60,7 @@ def _page(name: str, root: Path, has_logout: bool) -> Page:
     frame.param.watch(lambda event: viewer.param.update(dark=event.new), "dark_theme")
     frame.main = [pn.Column(viewer, sizing_mode="stretch_width", margin=(10, 20))]
     if hasattr(viewer, "refresh"):
-        # Not before the page has loaded: earlier changes would be lost.
+        # Not before the page has loaded: it has no session yet.
         pn.state.onload(partial(_refresh_regularly, viewer.refresh))
     return frame
 

@@ -25,10 +25,6 @@ _DATETIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,18})?Z", re.ASCII
 _PLAIN = re.compile(r'[^/\\:*?"<>|\x00-\x1f]+')
 
 
-class UnreadableError(ValueError, OSError):
-    """A file that cannot be read; the message names it and the remedy."""
-
-
 @dataclass(frozen=True)
 class _Source:
     """Samples to import, as bytes of a SigMF datatype, and what their file tells; None and NaN where nothing."""
@@ -173,15 +169,15 @@ def _pieces(file: Path, size: int) -> Iterator[bytes]:
 
 
 def _read(batches: Iterator[bytes], file: Path) -> Iterator[bytes]:
-    """Yield the batches; UnreadableError where the file that they come from cannot be read."""
+    """Yield the batches; ValueError where the file that they come from cannot be read."""
     try:
         yield from batches
     except OSError as error:
         raise _unreadable(file, error) from error
 
 
-def _unreadable(file: Path, error: OSError) -> UnreadableError:
-    return UnreadableError(f"{file}: cannot be read ({error.strerror}); give a readable recording")
+def _unreadable(file: Path, error: OSError) -> ValueError:
+    return ValueError(f"{file}: cannot be read ({error.strerror}); give a readable recording")
 
 
 def _capture(source: _Source, centre_frequency_hz: float | None, start: str | None) -> dict[str, Any]:

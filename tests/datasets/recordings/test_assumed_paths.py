@@ -1,7 +1,6 @@
 """What is assumed of paths and of receivers' positions in recordings, and what the user says in its place."""
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from sigmf_recordings import PLACES, describe, put
 from sigmf_recordings import noise as integers
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
@@ -98,17 +96,13 @@ def test_late_links_are_in_what_is_assumed_of_paths():
     assert found["path_delay_sigma_s"] == pytest.approx(8e-6 * np.sqrt(0.3 * 1.7))
 
 
-def test_the_command_takes_the_same(shortwave, monkeypatch, capsys, caplog):
+def test_the_command_takes_the_same(shortwave, attempt, caplog):
     files, stations = shortwave
-    command = ["heimdall-lab", "locate", "--kiwi", *map(str, files), "--receivers", str(stations)]
 
     def run(*settings: str) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", [*command, *settings])
         caplog.clear()
-        with pytest.raises(SystemExit):
-            cli.main()
-        said, refused = capsys.readouterr()
-        return said, refused + caplog.text
+        done = attempt("locate", "--kiwi", *files, "--receivers", stations, *settings)
+        return done.stdout, done.stderr + caplog.text
 
     said, cautions = run()
     assert "Paths at 9,410 kHz are taken for single hops by the ionosphere" in said

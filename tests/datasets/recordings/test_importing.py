@@ -142,10 +142,10 @@ def test_an_import_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(importing, "_pieces", half)
-    with pytest.raises(OSError, match=r"a\.cs8: cannot be read \(No space"):
+    with pytest.raises(ValueError, match=r"a\.cs8: cannot be read \(No space"):
         recordings.import_recording(source, out, sample_rate_hz=1e6, overwrite=True)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ValueError, match="No space"):
         recordings.import_recording(source, tmp_path / "other", sample_rate_hz=1e6)
     assert list((tmp_path / "other").iterdir()) == []
     assert meta.exists()

@@ -1,7 +1,6 @@
 """SigMF: nothing is lost, and the official package agrees on what is written and read."""
 
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import xarray as xr
 from sigmf_recordings import describe, noise, put
 
 import heimdall_lab as hl
-from heimdall_lab import cli
 
 DATATYPES = [
     f"{kind}{size}"
@@ -220,12 +218,9 @@ def test_what_would_be_lost_is_refused(simulated, tmp_path, change, message):
         hl.write_sigmf(change(simulated), tmp_path / "out")
 
 
-def test_command_locates_a_collection_as_its_dataset(small_dataset, tmp_path, monkeypatch, capsys):
+def test_command_locates_a_collection_as_its_dataset(small_dataset, tmp_path, attempt):
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["heimdall-lab", "locate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code or 0, *capsys.readouterr()
+        return attempt("locate", *arguments)
 
     collection = hl.write_sigmf(small_dataset, tmp_path / "los")
     status, text, _ = run(collection, "--json")
