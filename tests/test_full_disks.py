@@ -62,7 +62,7 @@ def test_leaderboard_and_report_appear_together(folder, attempt, full_disk, tmp_
     with full_disk(limit):
         assert_told(attempt(*arguments), file, "out, report")
     assert tree(out) == {}
-    assert attempt(*arguments)[0] == 0
+    assert attempt(*arguments).returncode == 0
     whole = tree(out)
     assert {path.name for path in whole} == {"leaderboard.nc", "leaderboard.csv", "page.html"}
     with full_disk(limit):
@@ -150,10 +150,10 @@ def test_training_says_once_that_mlflow_is_full(features, attempt, full_disk, tm
     monkeypatch.setattr(experiments.TrackedRun, "log_metrics", log_on_full_disk)
     monkeypatch.setattr(logging.getLogger("mlflow.store.db.utils"), "propagate", True)
     arguments = ["train", features, "--architecture", "triangulation", "--epochs", 3, "--out", tmp_path / "run"]
-    status, lines = attempt(*arguments)
-    assert status == 0
-    told = [line for line in lines if not re.match("verify|measure|train", line)]
-    assert len(told) == 2, lines
+    done = attempt(*arguments)
+    assert done.returncode == 0
+    told = [line for line in done.stderr.splitlines() if not re.match("verify|measure|train", line)]
+    assert len(told) == 2, done.stderr
     assert re.match(
         r"warning: tracking: 'sqlite:.*mlflow\.db' cannot be written to \(.*; training goes on without", told[0]
     )
@@ -172,9 +172,9 @@ def test_training_whose_mlflow_cannot_begin_says_so_in_one_line(features, attemp
             return create(*given)
 
     monkeypatch.setattr(experiments.TrackedRun, "_create", create_on_full_disk)
-    status, lines = attempt("train", features, "--architecture", "triangulation", "--out", tmp_path / "run")
-    told = [line for line in lines if not line.startswith("verify")]
-    assert (status, len(told)) == (1, 1), lines
+    done = attempt("train", features, "--architecture", "triangulation", "--out", tmp_path / "run")
+    told = [line for line in done.stderr.splitlines() if not line.startswith("verify")]
+    assert (done.returncode, len(told)) == (1, 1), done.stderr
     assert re.match(r"heimdall-lab: MLFLOW_TRACKING_URI: 'sqlite:.*make room, or train without tracking", told[0])
 
 
