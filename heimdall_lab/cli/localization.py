@@ -101,32 +101,28 @@ def locate(
     for name, given in {"set": None if kind == "table" else known, "window": window, "at": at}.items():
         if given and not recorded:
             raise ConfigError(f"{name}: only recordings take it; leave it out")
+    place = position(transmitter)
     if recorded:
-        cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": position(transmitter)}
+        cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": place}
         dataset = locatable.read_recordings(paths, receivers, cut | known, kind=kind, kiwi=kiwi)
-    elif kind == "table" and transmitter is None:
+    elif place is not None:
+        raise ConfigError(f"transmitter: a {kind} holds its own; leave it out, or give recordings, as by --kiwi")
+    elif kind == "table":
         dataset = locatable.read_table(paths, receivers, known)
-    elif receivers is not None or transmitter is not None:
-        raise ConfigError("receivers, transmitter: a dataset holds its own; leave them out, or add --kiwi")
-    elif len(paths) != 1:
-        raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time, or add --kiwi")
     else:
-        dataset = hl.open_dataset(paths[0])
+        dataset = locatable.read_dataset(paths, receivers)
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
     dataset = dataset if strict else stations.without_bad_stations(dataset)
     if terrain is not None:
         dataset = estimators.with_ground(dataset, method, terrain)
     fixes = estimators.locate_measured(dataset, method)
-    table = tables.fix_table(dataset, fixes)
-    differences = tables.difference_table(dataset)
     joint = _joint(dataset, method)
     if as_json:
-        rows = _fix_rows(dataset, fixes, table, differences)
-        if joint is not None:
-            own_rows = _fix_rows(*joint, tables.fix_table(*joint), tables.difference_table(joint[0]))
-            rows += [{"joint": True, **row} for row in own_rows]
+        rows = _fix_rows(dataset, fixes)
+        rows += [] if joint is None else [{"joint": True, **row} for row in _fix_rows(*joint)]
         print(json.dumps(rows, indent=1))
         return
+    table = tables.fix_table(dataset, fixes)
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
     for say in (sentences.left_out_sentence, sentences.noise_sentence, sentences.clocks_sentence):
@@ -143,7 +139,7 @@ def locate(
         if len(table) > 1:
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
-        print_table(differences, as_json)
+        print_table(tables.difference_table(dataset), as_json)
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":
@@ -172,15 +168,13 @@ def _print_joint(joined: "xr.Dataset", fixes: "xr.Dataset") -> None:
         _print_budget(tables.budget_table(joined, fixes, sample), " of all windows")
 
 
-def _fix_rows(
-    dataset: "xr.Dataset", fixes: "xr.Dataset", table: "pd.DataFrame", differences: "pd.DataFrame"
-) -> list[dict[str, Any]]:
+def _fix_rows(dataset: "xr.Dataset", fixes: "xr.Dataset") -> list[dict[str, Any]]:
     """Rows of the table of fixes as JSON values, with all else that is known of each."""
     from heimdall_lab.localization import sentences, tables
     from heimdall_lab.localization.remedies import remedies
 
-    differences, found = differences.set_index("sample"), remedies(dataset, fixes)
-    rows = json_records(table)
+    differences, found = tables.difference_table(dataset).set_index("sample"), remedies(dataset, fixes)
+    rows = json_records(tables.fix_table(dataset, fixes))
     for index, row in enumerate(rows):
         fix = fixes.isel(sample=index)
         row |= tables.fix_record(dataset, fix)

@@ -37,6 +37,15 @@ def kind_of(paths: list[Path], *, kiwi: bool) -> Kind:
     return "WAV" if kiwi or all(path.suffix.lower() == WAV for path in paths) else "dataset"
 
 
+def read_dataset(paths: list[Path], receivers: Path | None) -> "xr.Dataset":
+    """Open the folder of a dataset, which holds its receivers; ConfigError if more is given."""
+    if receivers is not None:
+        raise ConfigError("receivers: a dataset holds its own; leave them out, or give recordings")
+    if len(paths) != 1:
+        raise ConfigError(f"paths: {len(paths)} are given; locate one dataset at a time")
+    return hl.open_dataset(paths[0])
+
+
 def read_recordings(
     paths: list[Path], receivers: Path | None, known: dict[str, Any], *, kind: Kind, kiwi: bool
 ) -> "xr.Dataset":
