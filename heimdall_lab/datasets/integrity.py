@@ -15,11 +15,9 @@ from heimdall_lab.core.files import StoreError
 from heimdall_lab.core.folder_use import in_use
 from heimdall_lab.core.presets import differing_fields
 from heimdall_lab.core.progress import display
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import shortened, si_text
 from heimdall_lab.datasets import netcdf
 from heimdall_lab.datasets.manifest import MANIFEST, Manifest, Shard, check_shard, read_manifest
-
-_SHOWN = 60  # characters of a value in a message
 
 
 def shard_check(manifest: Manifest) -> netcdf.Check:
@@ -139,8 +137,7 @@ def _check_sizes(path: Path, file: Any, shard: Shard, config: Config) -> None:
 
 
 def _other(path: Path, field: str, found: object, listed: object) -> StoreError:
-    shown = [text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…" for text in (str(found), str(listed))]
     return StoreError(
-        f"{path}: its {field} is {shown[0]} and that of {MANIFEST} {shown[1]}; put back a copy of whichever was "
-        "changed, or generate into another folder"
+        f"{path}: its {field} is {shortened(found)} and that of {MANIFEST} {shortened(listed)}; put back a copy of "
+        "whichever was changed, or generate into another folder"
     )
