@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
 from heimdall_lab.core.receivers import Receiver, italian_network, longitudes_deg, read_receivers
@@ -18,12 +18,21 @@ MAX_SHARD_SAMPLES = 2**28  # 1 GiB of IQ
 MAX_POSITION_STD_M = 10e3  # of simulated receivers: beyond, they stand in another network
 CLOCK_SIGMA_S = {
     "gpsdo": 50e-9,  # normal
+    "gps_stamped": 200e-9,  # normal, of every window anew
     "ntp": 1e-3,  # normal
     "none": 20e-3 / 12**0.5,  # uniform within ±10 ms
 }
+CLOCK_ADEV = {"tcxo": 1e-9, "ocxo": 1e-11}  # Allan deviation at 1 s, typical
 
+MAX_NORMAL = 6.8  # sqrt(2 · 33 · ln 2) = 6.76: no normal drawn from 32-bit uniforms is larger
 MAX_EXPONENTIAL = 23.0  # -ln(1 / 2³³) = 22.9: no exponential drawn from 32-bit uniforms is larger
 DOPPLER_BY_COHERENCE = (9 / (16 * math.pi)) ** 0.5  # Rappaport, Wireless Communications, 2nd ed., eq. (5.40.c)
+
+
+def _allan_deviation(value: Any) -> Any:
+    if isinstance(value, str) and value not in CLOCK_ADEV:
+        raise ValueError(f"{quoted(value)} is no kind of oscillator; give {' or '.join(CLOCK_ADEV)}, or a number")
+    return CLOCK_ADEV[value] if isinstance(value, str) else value
 
 
 def _receivers_or_path(value: Any) -> Any:
@@ -151,8 +160,42 @@ class Geometry(CheckedModel):
 class Channel(CheckedModel):
     """What happens between the transmitter's antenna and the stored samples."""
 
-    clock: Literal["gpsdo", "ntp", "none"] = Field(
-        "gpsdo", description="receiver synchronisation: gpsdo (50 ns), ntp (1 ms) or none (uniform ±10 ms)"
+    clock: Literal["gpsdo", "gps_stamped", "ntp", "none"] = Field(
+        "gpsdo",
+        description="receiver synchronisation: gpsdo (50 ns), gps_stamped (200 ns, of every window anew), ntp (1 ms) "
+        "or none (uniform ±10 ms)",
+    )
+    clock_rate_max_ppm: float = Field(
+        0.0,
+        ge=0,
+        le=200,
+        description="rates of the receivers' sample clocks are uniform within plus or minus this, ppm",
+    )
+    clock_adev: Annotated[float, BeforeValidator(_allan_deviation)] = Field(
+        0.0,
+        ge=0,
+        le=1e-6,
+        description="Allan deviation of the receivers' clocks at 1 s: 1e-9 as of a tcxo, 1e-11 as of an ocxo; either "
+        "name is taken too",
+    )
+    clock_walk_time_s: float = Field(
+        100.0,
+        gt=0,
+        le=1e6,
+        description="averaging time from which the random walk of the clocks' rates, and no longer their white noise, "
+        "makes most of the Allan deviation, s",
+    )
+    one_crystal: bool = Field(
+        False,
+        description="one crystal drives tuner and sample clock of a receiver: its frequency offset is minus its "
+        "rate times the carrier; the rate is then within plus or minus frequency_offset_max_hz of the carrier where "
+        "clock_rate_max_ppm is 0",
+    )
+    stamp_resolution_s: float = Field(
+        0.0, ge=0, le=1e-2, description="step of the windows' time stamps, to which they are rounded, s"
+    )
+    stamp_jitter_s: float = Field(
+        0.0, ge=0, le=1e-2, description="standard deviation of the windows' time stamps, of every window anew, s"
     )
     frequency_offset_max_hz: float = Field(
         50.0, ge=0, le=5e3, description="oscillator errors are uniform within plus or minus this, Hz"
@@ -214,6 +257,15 @@ class Channel(CheckedModel):
         return MAX_EXPONENTIAL * self.nlos_excess_mean_s if self.nlos_ratio > 0 else 0.0
 
     @property
+    def rate_walk_density(self) -> float:
+        """Growth of the variance of a clock's rate by random walk, 1/s.
+
+        It is that whose Allan deviation, sqrt(density · τ / 3), is that of the white noise, clock_adev · sqrt(1 s / τ),
+        at τ of clock_walk_time_s.
+        """
+        return 3 * self.clock_adev**2 / self.clock_walk_time_s**2
+
+    @property
     def max_fading_hz(self) -> float:
         """Largest Doppler shift of scattered waves, 0 without fading, Hz."""
         return 0.0 if self.fading == "none" else DOPPLER_BY_COHERENCE / self.coherence_time_min_s
@@ -223,6 +275,14 @@ class Channel(CheckedModel):
         """Standard deviation of a link's loss about its law of distance, shadowing and environment together, dB."""
         spread = self.environment_loss_max_db - self.environment_loss_min_db
         return float((self.shadowing_sigma_db**2 + spread**2 / 12) ** 0.5)
+
+    @model_serializer(mode="wrap")
+    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
+        fields: dict[str, Any] = fields_of(self)
+        unused = {name for name in _LATER_CLOCKS if name in fields and not fields[name]}
+        unused |= {"clock_walk_time_s"} if self.clock_adev == 0 else set()
+        return {name: value for name, value in fields.items() if name not in unused}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -242,6 +302,40 @@ class Channel(CheckedModel):
         return self
 
 
+_LATER_CLOCKS = ("clock_rate_max_ppm", "clock_adev", "one_crystal", "stamp_resolution_s", "stamp_jitter_s")
+
+
+class Recording(CheckedModel):
+    """How many emissions are heard with the same receivers, oscillators and clocks, one after the other."""
+
+    emissions: int = Field(1, ge=1, le=1000, description="emissions in a recording; each is a scene")
+    references: int = Field(
+        0, ge=0, le=1000, description="how many of a recording's emissions come from places that are known beforehand"
+    )
+    gap_s: float = Field(1.0, ge=0, le=3600, description="time between the windows of two emissions, s")
+    frequency_span_hz: float = Field(
+        0.0,
+        ge=0,
+        le=100e6,
+        description="carriers of a recording's emissions are uniform within plus or minus half of this, Hz",
+    )
+
+    @property
+    def reference_numbers(self) -> tuple[int, ...]:
+        """Which emissions of a recording are references: spread from the first one to the last."""
+        last, count = self.emissions - 1, self.references
+        return tuple(round(k * last / max(count - 1, 1)) for k in range(count))
+
+    @model_validator(mode="after")
+    def _fewer_references(self) -> Self:
+        self._require(
+            self.references == 0 or self.references < self.emissions,
+            f"references is {self.references} of {self.emissions} emissions, which leaves none to locate; lower it or "
+            "raise emissions",
+        )
+        return self
+
+
 class Gate(CheckedModel):
     """Which drawn scenes are kept."""
 
@@ -255,6 +349,15 @@ class Gate(CheckedModel):
     max_gdop: float = Field(
         200.0, gt=0, description="highest horizontal TDOA dilution of precision; 100 by default for feature_based"
     )
+    min_emissions: float = Field(
+        1.0, ge=0, le=1, description="least share of a recording's emissions that pass; else none of them is kept"
+    )
+
+    @model_serializer(mode="wrap")
+    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
+        fields: dict[str, Any] = fields_of(self)
+        return {name: value for name, value in fields.items() if name != "min_emissions" or value != 1.0}
 
 
 class Config(CheckedModel):
@@ -275,6 +378,9 @@ class Config(CheckedModel):
     geometry: Geometry = Field(default_factory=Geometry, description="where receivers and transmitters stand")
     signal: Signal = Field(default_factory=Signal, description="what is transmitted and how it is sampled")
     channel: Channel = Field(default_factory=Channel, description="what happens on the way")
+    recording: Recording = Field(
+        default_factory=Recording, description="which scenes are heard with the same oscillators and clocks"
+    )
     gate: Gate = Field(default_factory=Gate, description="which scenes are kept")
 
     @model_validator(mode="before")
@@ -286,10 +392,60 @@ class Config(CheckedModel):
         gate = fields.get("gate", {})
         return {**fields, "gate": {"max_gdop": 100.0, **gate}} if isinstance(gate, dict) else fields
 
+    @model_serializer(mode="wrap")
+    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
+        fields: dict[str, Any] = fields_of(self)
+        return {name: value for name, value in fields.items() if name != "recording" or self.recording != Recording()}
+
+    @property
+    def has_recordings(self) -> bool:
+        """Whether scenes share recordings."""
+        return self.recording.emissions > 1
+
+    @property
+    def scenes_per_shard(self) -> int:
+        """Scenes in one netCDF file but the last: ``shard_size``, rounded up to whole recordings."""
+        return -(-self.shard_size // self.recording.emissions) * self.recording.emissions
+
     @property
     def num_shards(self) -> int:
         """Number of netCDF files."""
-        return -(-self.num_samples // self.shard_size)
+        return -(-self.num_samples // self.scenes_per_shard)
+
+    @property
+    def emission_period_s(self) -> float:
+        """Time from the beginning of a recording's window to that of the next one, s."""
+        return self.signal.duration_s + self.recording.gap_s
+
+    @property
+    def last_emission_s(self) -> float:
+        """Time from the beginning of a recording's first window to that of its last one, s."""
+        return (self.recording.emissions - 1) * self.emission_period_s
+
+    @property
+    def max_frequency_hz(self) -> float:
+        """Highest carrier of an emission, Hz."""
+        return self.signal.frequency_hz + self.recording.frequency_span_hz / 2
+
+    @property
+    def first_rate_max(self) -> float:
+        """Largest rate of a receiver's sample clock in a recording's first window."""
+        if self.channel.one_crystal and self.channel.clock_rate_max_ppm == 0:
+            return self.channel.frequency_offset_max_hz / self.signal.frequency_hz
+        return self.channel.clock_rate_max_ppm * 1e-6
+
+    @property
+    def rate_walk_sigma(self) -> float:
+        """Standard deviation of what random walk adds to the rate of a clock in a recording."""
+        return (self.channel.rate_walk_density * self.last_emission_s) ** 0.5
+
+    @property
+    def clock_rate_max(self) -> float:
+        """Largest rate of a receiver's sample clock."""
+        drift_hz_per_s = self.channel.frequency_drift_max_hz_per_s if self.channel.one_crystal else 0.0
+        drift = drift_hz_per_s / self.signal.frequency_hz * self.last_emission_s
+        return self.first_rate_max + drift + MAX_NORMAL * self.rate_walk_sigma
 
     @property
     def folders(self) -> dict[str, str]:
@@ -301,11 +457,22 @@ class Config(CheckedModel):
         return {field: folder for field, folder in named.items() if folder}
 
     @property
+    def has_clock_rates(self) -> bool:
+        """Whether the receivers' sample clocks run at other rates than nominal."""
+        return self.clock_rate_max > 0
+
+    @property
     def max_frequency_offset_hz(self) -> float:
         """Largest magnitude of a link's frequency error: oscillator, drift, motion and fading together, Hz."""
-        drift_hz = self.channel.frequency_drift_max_hz_per_s * self.signal.duration_s / 2
-        doppler_hz = self.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * self.signal.frequency_hz
-        return self.channel.frequency_offset_max_hz + drift_hz + doppler_hz + self.channel.max_fading_hz
+        highest = self.max_frequency_hz / self.signal.frequency_hz
+        drift_hz_per_s = self.channel.frequency_drift_max_hz_per_s * highest
+        if self.channel.one_crystal:
+            oscillator_hz = self.clock_rate_max * self.max_frequency_hz
+        else:
+            oscillator_hz = self.channel.frequency_offset_max_hz * highest + drift_hz_per_s * self.last_emission_s
+        drift_hz = drift_hz_per_s * self.signal.duration_s / 2
+        doppler_hz = self.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * self.max_frequency_hz
+        return oscillator_hz + drift_hz + doppler_hz + self.channel.max_fading_hz
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -327,11 +494,11 @@ class Config(CheckedModel):
             f"signal.duration_s {self.signal.duration_s:g} makes {samples:.3g} samples of max_receivers "
             f"{self.max_receivers}, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; shorten it",
         )
+        in_shard = min(self.scenes_per_shard, self.num_samples) * samples
         self._require(
-            min(self.shard_size, self.num_samples) * samples <= MAX_SHARD_SAMPLES,
-            f"shard_size {self.shard_size} makes {min(self.shard_size, self.num_samples) * samples:.3g} samples in a "
-            f"shard, more than the {MAX_SHARD_SAMPLES:.3g} that memory must hold; lower it to "
-            f"{MAX_SHARD_SAMPLES // samples} or less",
+            in_shard <= MAX_SHARD_SAMPLES,
+            f"shard_size {self.shard_size}, in whole recordings, makes {in_shard:.3g} samples in a shard, more than "
+            f"the {MAX_SHARD_SAMPLES:.3g} that memory must hold; lower it to {MAX_SHARD_SAMPLES // samples} or less",
         )
         shortest_s = 40 / self.signal.sample_rate_hz
         self._require(

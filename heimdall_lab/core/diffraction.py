@@ -22,7 +22,7 @@ _LEAST_ALTITUDE_M = 1.0
 
 @njit(cache=True, error_model="numpy")
 def smooth_earth_links(
-    distance_m: Array, tx_altitude_m: Array, rx_altitude_m: Array, frequency_ghz: float, vertical: bool
+    distance_m: Array, tx_altitude_m: Array, rx_altitude_m: Array, frequency_ghz: Array, vertical: bool
 ) -> Array:
     """Loss of each link (L,) over a smooth Earth of land and 4/3 radius, in dB."""
     loss_db = np.empty(distance_m.size)
@@ -31,7 +31,7 @@ def smooth_earth_links(
         tx_m = _LEAST_ALTITUDE_M if tx_m < _LEAST_ALTITUDE_M else tx_m
         rx_m = _LEAST_ALTITUDE_M if rx_m < _LEAST_ALTITUDE_M else rx_m
         loss_db[link] = _spherical_earth_db(
-            distance_m[link] / 1e3, tx_m, rx_m, EFFECTIVE_EARTH_RADIUS_KM, frequency_ghz, 0.0, vertical
+            distance_m[link] / 1e3, tx_m, rx_m, EFFECTIVE_EARTH_RADIUS_KM, frequency_ghz[link], 0.0, vertical
         )
     return loss_db
 

@@ -17,8 +17,6 @@ from heimdall_lab.core.compiled import njit
 Word = np.uint32
 Single = np.float32
 
-MAX_NORMAL = 6.8  # sqrt(2 · 33 · ln 2) = 6.76: no normal drawn from 32-bit uniforms is larger
-
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _SHIFT = np.uint64(32)
@@ -68,6 +66,10 @@ class Stage(IntEnum):
     ECHO = 18
     RECEIVER_POSITION = 19
     SPEECH_PAUSE = 20
+    CLOCK_RATE = 21
+    CLOCK_WALK = 22
+    TIME_STAMP = 23
+    CARRIER_FREQUENCY = 24
 
 
 @njit(cache=True, inline="always")
@@ -130,6 +132,10 @@ class Streams:
     def select(self, rows: np.ndarray | slice) -> "Streams":
         """Return the streams of some rows (a mask, indices or a slice)."""
         return Streams(self.seed, self.sample[rows], self.attempt[rows])
+
+    def of_recordings(self, emissions: int) -> "Streams":
+        """Return the streams that samples share with the other emissions of their recordings."""
+        return Streams(self.seed, self.sample // np.uint64(emissions), self.attempt)
 
     @property
     def key(self) -> np.ndarray:

@@ -15,6 +15,14 @@ from heimdall_lab.core.yaml_text import YamlError, parse_yaml
 
 _MAX_BYTES = 100_000  # of a configuration's file
 _ECHOES = {"multipath_taps_min": 2, "multipath_taps_max": 3}
+_LATE_LINKS = {
+    "nlos_ratio": 0.3,
+    "nlos_excess_mean_s": 8e-6,  # hills: the clusters of COST 207 lie at 5 to 10 (bad urban) and 15 to 20 µs
+    "fading": "rician",  # so that a link without line of sight has no steady path
+    **_ECHOES,
+}
+_WEBSDR = {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0}
+_FREE_RUNNING = {"clock": "none", "one_crystal": True, "clock_adev": "tcxo"}
 PRESETS: dict[str, dict[str, Any]] = {
     "iq_test": {"num_samples": 96},
     "iq_production": {
@@ -28,15 +36,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channel": {
             "clock": "gpsdo",
             "diffraction": "none",
-            "nlos_ratio": 0.3,
-            "nlos_excess_mean_s": 8e-6,  # hills: the clusters of COST 207 lie at 5 to 10 (bad urban) and 15 to 20 µs
-            "fading": "rician",  # so that a link without line of sight has no steady path
-            **_ECHOES,
+            **_LATE_LINKS,
         },
     },
-    "websdr": {
+    "websdr": {"num_samples": 1000, "channel": _WEBSDR},
+    "websdr_reference": {
         "num_samples": 1000,
-        "channel": {"clock": "none", "diffraction": "none", "shadowing_sigma_db": 8.0, "noise_figure_db": 16.0},
+        "channel": {**_WEBSDR, **_FREE_RUNNING},
+        "recording": {"emissions": 4, "references": 1},
+    },
+    "websdr_blind": {
+        "num_samples": 1000,
+        "channel": {**_WEBSDR, **_FREE_RUNNING},
+        "recording": {"emissions": 10},
+    },
+    "nlos_blind": {
+        "num_samples": 1000,
+        "channel": {**_FREE_RUNNING, "diffraction": "none", **_LATE_LINKS},
+        "recording": {"emissions": 10},
     },
     "uhf_mixed": {
         "data_type": "feature_based",

@@ -100,7 +100,7 @@ def origin(dataset: xr.Dataset) -> tuple[Path, list[tuple[Shard, np.ndarray]]] |
         manifest = read_manifest(folder)
     except StoreError:
         return None
-    number_of = labels // manifest.config.shard_size
+    number_of = labels // manifest.config.scenes_per_shard
     shard_of = {shard.number: shard for shard in manifest.shards}
     numbers = np.unique(number_of).tolist()
     if not set(numbers) <= set(shard_of):
@@ -131,7 +131,7 @@ def _check_sizes(path: Path, file: Any, shard: Shard, config: Config) -> None:
     for name, size in sizes.items():
         if name in file.dimensions and (found := file.dimensions[name].size) != size:
             raise _other(path, f"number of {name}s", found, size)
-    first = shard.number * config.shard_size
+    first = shard.number * config.scenes_per_shard
     if (label := int(file["sample"][0])) != first:
         raise _other(path, "first sample", label, first)
 

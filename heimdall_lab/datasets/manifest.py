@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _check_shards(self) -> "Manifest":
         """Refuse shards that the configuration does not have."""
-        size, samples = self.config.shard_size, self.config.num_samples
+        size, samples = self.config.scenes_per_shard, self.config.num_samples
         before = -1
         for shard in self.shards:
             if shard.number <= before:
@@ -348,8 +348,8 @@ def _fill_later_fields(config: Any) -> None:
 def _unset_fields(model: BaseModel, prefix: str) -> Iterator[str]:
     """Yield the dotted names of the fields that a configuration was read without, but for those it leaves out."""
     written = model.model_dump()
-    for name, value in model:
-        if name not in model.model_fields_set and name in written:
+    for name, value in ((name, value) for name, value in model if name in written):
+        if name not in model.model_fields_set:
             yield f"{prefix}.{name}"
         elif isinstance(value, BaseModel):
             yield from _unset_fields(value, f"{prefix}.{name}")

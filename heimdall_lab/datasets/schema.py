@@ -150,6 +150,7 @@ VARIABLES = {
     "propagation_delay": Variable(_LINK, "f", "s", "straight-line distance over the speed of light"),
     "excess_delay": Variable(_LINK, "f", "s", "extra delay of the first path, 0 in line of sight"),
     "clock_offset": Variable(_LINK, "f", "s", "error of the receiver's clock"),
+    "clock_rate": Variable(_LINK, "f", "1", "growth of clock_offset in the window", required=False),
     "frequency_offset": Variable(
         _LINK, "f", "Hz", "shift of the IQ by the receiver's oscillator, at the middle of the window"
     ),
@@ -234,6 +235,9 @@ OPTIONAL_ATTRIBUTES = {
     "4, and infinite in simulations, where all that is stated is true",
     "transmitter_altitude_m": "altitude of transmitters above the ellipsoid that no report says, m; near the ground",
     "transmitter_altitude_sigma_m": "standard deviation of that, m",
+    "one_crystal": "1 where one crystal drives tuner and sample clock of each receiver, so that a clock's rate is "
+    "minus its frequency offset over the carrier; 0",
+    "clock_rate_sigma": "standard deviation of the rate of one receiver's sample clock; 0",
     "level_law": "how levels fall with distance, free_space, or smooth_earth with diffraction beyond it; free_space",
     "reflection_height_m": "virtual height at which the ionosphere reflects sky waves, common to all links, m; 300 km",
     "reflection_height_sigma_m": "standard deviation of that, m; 58 km, as of anything from 200 to 400 km",
@@ -321,6 +325,14 @@ def check(dataset: xr.Dataset) -> xr.Dataset:
         raise SchemaError("coordinate 'receiver_name' is missing (along receiver); add it")
     _check_receivers(dataset)
     return dataset
+
+
+def references(dataset: xr.Dataset) -> np.ndarray:
+    """Which samples (S,) are references: emissions whose horizontal position is known beforehand."""
+    if "reported_latitude" not in dataset or "reported_longitude" not in dataset:
+        return np.zeros(dataset.sizes["sample"], dtype=bool)
+    reported: np.ndarray = np.isfinite(dataset["reported_latitude"].values + dataset["reported_longitude"].values)
+    return reported
 
 
 def iq(dataset: xr.Dataset) -> xr.DataArray:

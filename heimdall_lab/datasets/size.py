@@ -24,8 +24,8 @@ def expected_bytes(config: Config) -> int:
     >>> si_text(expected_bytes(preset("iq_production"))) + "B"
     '5.66 GB'
     """
-    full, rest = divmod(config.num_samples, config.shard_size)
-    return full * _shard_bytes(config, config.shard_size) + (_shard_bytes(config, rest) if rest else 0)
+    full, rest = divmod(config.num_samples, config.scenes_per_shard)
+    return full * _shard_bytes(config, config.scenes_per_shard) + (_shard_bytes(config, rest) if rest else 0)
 
 
 def check_disk_space(folder: Path, manifest: Manifest) -> int:

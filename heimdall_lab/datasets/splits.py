@@ -12,18 +12,19 @@ SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 _RANGE = 2.0**64
 
 
-def split_of(seed: int, sample: np.ndarray) -> np.ndarray:
+def split_of(seed: int, number: np.ndarray) -> np.ndarray:
     """Name the split of each scene.
 
-    A scene's own seed is the pair of its dataset's seed and its number. The split depends on nothing else: longer
-    datasets of a seed, and other configurations of it, put a scene where the shorter ones do.
+    A scene's own seed is the pair of its dataset's seed and its number, or that of its recording, whose scenes share
+    their clocks. The split depends on nothing else: longer datasets of a seed, and other configurations of it, put a
+    scene where the shorter ones do.
 
     Parameters
     ----------
     seed : int
         Of the dataset.
-    sample : (S,) int
-        Numbers of the scenes.
+    number : (S,) int
+        Of the scenes, as `numbers` tells them.
 
     Returns
     -------
@@ -33,9 +34,14 @@ def split_of(seed: int, sample: np.ndarray) -> np.ndarray:
     >>> split_of(7, np.arange(4)).tolist()
     ['train', 'validation', 'train', 'train']
     """
-    place = np.array([_uniform_hash(seed, int(number)) for number in sample]).reshape(-1)
+    place = np.array([_uniform_hash(seed, int(one)) for one in number]).reshape(-1)
     upper = np.cumsum(list(SHARES.values()))[:-1]
     return np.array(list(SHARES))[np.searchsorted(upper, place, side="right")]
+
+
+def numbers(dataset: xr.Dataset) -> np.ndarray:
+    """Numbers (S,) by which scenes are split: of their recordings, or where each is its own, of themselves."""
+    return dataset["recording" if "recording" in dataset else "sample"].values
 
 
 def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
@@ -50,7 +56,7 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
         raise ValueError(f"split: {quoted(split)} is unknown; choose one of {', '.join(SHARES)}")
     if "seed" not in dataset.attrs:
         raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
-    rows = np.flatnonzero(split_of(int(dataset.attrs["seed"]), dataset["sample"].values) == split)
+    rows = np.flatnonzero(split_of(int(dataset.attrs["seed"]), numbers(dataset)) == split)
     if not len(rows):
         raise ValueError(
             f"split: {dataset.sizes['sample']} scenes are too few for one in {quoted(split)}; generate more"

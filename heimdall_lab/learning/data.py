@@ -311,11 +311,11 @@ def _check_variables(dataset: xr.Dataset, names: tuple[str, ...], window: int | 
 
 
 def _split_rows(dataset: xr.Dataset) -> dict[str, Array]:
-    """Rows of each split whose transmitter is known; refuses a dataset with too few."""
+    """Rows of each split whose transmitter is known, references apart; refuses a dataset with too few."""
     if "seed" not in dataset.attrs:
         raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
-    split = splits.split_of(int(dataset.attrs["seed"]), dataset["sample"].values)
-    known = np.isfinite(dataset.transmitter_latitude.values)
+    split = splits.split_of(int(dataset.attrs["seed"]), splits.numbers(dataset))
+    known = np.isfinite(dataset.transmitter_latitude.values) & ~schema.references(dataset)
     rows = {name: np.flatnonzero((split == name) & known) for name in splits.SHARES}
     for name, chosen in rows.items():
         if len(chosen) < 2:

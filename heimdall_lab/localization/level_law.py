@@ -33,8 +33,9 @@ def loss_db(observed: "Observations | Links", distance_m: Array, altitude_m: Arr
     between = (1,) * (distance_m.ndim - 2)
     transmitter_m = altitude_m.reshape(-1, *between, 1)
     receiver_m = observed.altitude_m.reshape(len(altitude_m), *between, -1)
-    length_m, tx_m, rx_m = (each.ravel() for each in np.broadcast_arrays(distance_m, transmitter_m, receiver_m))
-    diffraction_db = smooth_earth_links(length_m, tx_m, rx_m, observed.frequency_hz / 1e9, True)
+    links = np.broadcast_arrays(distance_m, transmitter_m, receiver_m, np.asarray(observed.frequency_hz / 1e9))
+    length_m, tx_m, rx_m, frequency_ghz = (each.ravel() for each in links)
+    diffraction_db = smooth_earth_links(length_m, tx_m, rx_m, frequency_ghz, True)
     return free_space_db + np.nan_to_num(diffraction_db.reshape(distance_m.shape))
 
 

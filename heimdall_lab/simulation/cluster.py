@@ -53,7 +53,7 @@ class GenerationJob(NamedTuple):
 
 def shard_samples(config: Config, shard: int) -> np.ndarray:
     """Indices of the samples of one shard."""
-    return np.arange(shard * config.shard_size, min((shard + 1) * config.shard_size, config.num_samples))
+    return np.arange(shard * config.scenes_per_shard, min((shard + 1) * config.scenes_per_shard, config.num_samples))
 
 
 def write_shard(job: GenerationJob, number: int) -> manifest.Shard:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.config import Config, Geometry
-from heimdall_lab.core.philox import MAX_NORMAL, Stage, Streams
+from heimdall_lab.core.config import MAX_NORMAL, Config, Geometry
+from heimdall_lab.core.philox import Stage, Streams
 from heimdall_lab.core.units import EARTH_RADIUS_KM, SPEED_OF_LIGHT
 
 _ROW = np.arange(-6, 7)  # of a hexagonal lattice: more points than MAX_RECEIVERS nearest ones can reach
@@ -24,6 +24,7 @@ def draw_receivers(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     """Positions of the receivers: ``receiver_present``, ``_latitude``, ``_longitude`` and ``_altitude``.
 
     Each, by contract name, is (S, R), or (1, R) for a fixed network; NaN where no receiver is. Longitudes may pass 180.
+    Streams are those of recordings.
     """
     draw = {"fixed": _fixed, "random": _random, "hexagonal": _hexagonal}[config.geometry.placement]
     return draw(config, streams)
@@ -33,7 +34,7 @@ def draw_position_errors(config: Config, streams: Streams) -> dict[str, np.ndarr
     """How far receivers of a fixed network stand from their stated positions, and how well these are known.
 
     ``receiver_offset_east`` and ``receiver_offset_north`` (S, R) m, normal with the standard deviation
-    ``receiver_position_std`` (1, R) m; nothing where no receiver states one.
+    ``receiver_position_std`` (1, R) m; nothing where no receiver states one. Streams are those of recordings.
     """
     if not config.geometry.states_positions:
         return {}

@@ -7,7 +7,6 @@ import numpy as np
 from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.interpolation import LEAD, TABLE, TAPS, kernel, upsample
 from heimdall_lab.core.philox import (
-    MAX_NORMAL,
     Single,
     Stage,
     Streams,
@@ -24,6 +23,7 @@ _MAX_CODE = np.float32(ADC_MAX)
 _LONGEST_BLOCK = 256
 _GAIN_STEP = 0.01  # periods of the fastest fading between two values of a path's gain: error of -66 dB
 _DRIFT_ERROR = 1e-5  # turns by which a drifting carrier may bend away from a block's straight phase
+_ARRIVAL_STEP = 1e-3  # samples by which delays, constant within a block, may differ between two: error of -66 dB
 
 MARGIN = _LONGEST_BLOCK + TAPS  # samples needed of a waveform before and after a receiver's window
 
@@ -37,7 +37,7 @@ class Links:
     """
 
     arrival: np.ndarray  # (S, R, P) of the waveform's time 0 by each path, in samples, at the middle of the window
-    arrival_rate: np.ndarray  # (S, R) growth of the arrival by motion, samples per sample
+    arrival_rate: np.ndarray  # (S, R) growth of the arrival by motion and by the clock, samples per sample
     gain: np.ndarray  # (S, R, P, B + 1) complex64, at samples 0, block, 2 · block, …; 0 for a path that is not there
     block: int  # even number of samples, 2 … 256, over which gains are straight lines
     phase: np.ndarray  # (S, R) of the oscillator at the middle of the window, in turns
@@ -52,29 +52,18 @@ class Links:
         return Links(**{name: value if name == "block" else value[rows] for name, value in arrays.items()})
 
 
-def clock_bound_s(clock: str, sigma_s: float) -> float:
-    """Largest magnitude of a clock error that `draw_clock_offset` can draw, s."""
-    return sigma_s * (3**0.5 if clock == "none" else MAX_NORMAL)
+def block_length(sample_rate_hz: float, fading_hz: float, drift_hz_per_s: float, clock_rate: float = 0.0) -> int:
+    """Even number of samples, 2 … 256, over which gains, oscillators and delays are straight to −66 dB and better.
 
-
-def draw_clock_offset(clock: str, sigma_s: float, streams: Streams, num_receivers: int) -> np.ndarray:
-    """Draw each receiver's clock error in s, (S, num_receivers): uniform for class ``none``, else normal."""
-    if clock == "none":
-        half_width = clock_bound_s(clock, sigma_s)
-        return streams.uniform(Stage.CLOCK, num_receivers, -half_width, half_width)
-    return sigma_s * streams.normal(Stage.CLOCK, num_receivers)
-
-
-def block_length(sample_rate_hz: float, fading_hz: float, drift_hz_per_s: float) -> int:
-    """Even number of samples, 2 … 256, over which gains and oscillators are straight to −66 dB and better.
-
-    Given are the largest Doppler spread of any path and the largest oscillator drift, or 0.
+    Given are the largest Doppler spread of any path, oscillator drift, and rate of a clock, or 0.
     """
     longest = float(_LONGEST_BLOCK)
     if fading_hz > 0:
         longest = min(longest, _GAIN_STEP * sample_rate_hz / fading_hz)
     if drift_hz_per_s > 0:
         longest = min(longest, sample_rate_hz * (8 * _DRIFT_ERROR / drift_hz_per_s) ** 0.5)
+    if clock_rate > 0:
+        longest = min(longest, _ARRIVAL_STEP / clock_rate)
     return max(2, 2 * int(longest / 2))
 
 

@@ -15,8 +15,8 @@ from heimdall_lab.datasets.terrain.heights import height_m, require_heights
 from heimdall_lab.datasets.terrain.tiles import Heights, open_terrain, tile_name
 from heimdall_lab.localization import bounds
 from heimdall_lab.simulation import placement
+from heimdall_lab.simulation.clocks import draw_clocks
 from heimdall_lab.simulation.propagation import fading, losses, terrain
-from heimdall_lab.simulation.receiver import draw_clock_offset
 
 REASONS = ("min_receivers", "min_mean_snr_db", "max_gdop")
 MIN_ACCEPTANCE = 1e-4
@@ -38,21 +38,25 @@ class Scenes:
 def draw_scenes(config: Config, samples: np.ndarray) -> Scenes:
     """Draw the scenes of samples, given by their indices (S,).
 
-    Sample k is the first of its own sequence of candidates that the gate accepts, so that it depends on nothing but the
-    configuration and k. The waveform is not known yet, so the gate judges by the SNR in the channel bandwidth.
-    Waveforms hardly ever occupy more: in its own bandwidth every receiver that passed has signal, perhaps a few more
-    have, and the dilution of precision is no larger. ConfigError if tiles of the terrain are missing; or if fewer than
-    1 candidate in 10,000 is accepted: it names the field of the gate that rejects most.
+    A recording, of one sample or several, is the first of its own sequence of candidates that the gate accepts, so that
+    its samples depend on nothing but the configuration and their indices. The waveform is not known yet, so the gate
+    judges by the SNR in the channel bandwidth. Waveforms hardly ever occupy more: in its own bandwidth every receiver
+    that passed has signal, perhaps a few more have, and the dilution of precision is no larger. ConfigError if tiles of
+    the terrain are missing; or if fewer than 1 candidate in 10,000 is accepted: it names the field of the gate that
+    rejects most.
     """
     if config.channel.diffraction == "terrain":
         _check_tiles(config)
-    accepted = np.full(len(samples), -1)
-    counts = np.zeros(len(REASONS), dtype=int)
+    emissions = config.recording.emissions
+    recordings, recording_of = np.unique(samples // emissions, return_inverse=True)
+    accepted = np.full(len(recordings), -1)
+    counts = np.zeros(len(REASONS), dtype=int)  # of recordings
     attempt = 0
     while (pending := np.flatnonzero(accepted < 0)).size:
-        width = _attempts_per_sample(pending.size, kept=len(samples) - pending.size, rejected=int(counts.sum()))
+        kept_before = len(recordings) - pending.size
+        width = _attempts(pending.size * emissions, kept=kept_before, rejected=int(counts.sum()))
         attempts = np.tile(np.arange(attempt, attempt + width), pending.size)
-        verdict = gate_outcome(config, candidate_streams(config, np.repeat(samples[pending], width), attempts))
+        verdict = _recordings_outcome(config, np.repeat(recordings[pending], width), attempts)
         verdict = verdict.reshape(pending.size, width)
         kept = verdict == len(REASONS)
         first = np.where(kept.any(axis=1), kept.argmax(axis=1), width)
@@ -61,8 +65,8 @@ def draw_scenes(config: Config, samples: np.ndarray) -> Scenes:
         counts += np.bincount(verdict[tried], minlength=len(REASONS))[: len(REASONS)]
         attempt += width
         _check_acceptance(config, kept=int((accepted >= 0).sum()), counts=counts)
-    streams = candidate_streams(config, samples, accepted)
-    rejections = {reason: int(count) for reason, count in zip(REASONS, counts, strict=True)}
+    streams = candidate_streams(config, samples, accepted[recording_of])
+    rejections = {reason: emissions * int(count) for reason, count in zip(REASONS, counts, strict=True)}
     return Scenes(_truth(config, streams), streams, rejections)
 
 
@@ -120,8 +124,19 @@ def gate_outcome(config: Config, streams: Streams) -> np.ndarray:
     return np.where(passes, len(REASONS), np.arange(len(REASONS))[:, None]).min(axis=0)
 
 
-def _attempts_per_sample(pending: int, kept: int, rejected: int) -> int:
-    """Number of attempts at each pending sample, from the acceptance so far, within one block."""
+def _recordings_outcome(config: Config, recordings: np.ndarray, attempts: np.ndarray) -> np.ndarray:
+    """Draw candidates for recordings (N,): index into REASONS of what most emissions fail, or len(REASONS)."""
+    emissions = config.recording.emissions
+    samples = recordings[:, None] * emissions + np.arange(emissions)
+    streams = candidate_streams(config, samples.ravel(), np.repeat(attempts, emissions))
+    verdict = gate_outcome(config, streams).reshape(samples.shape)
+    passing = (verdict == len(REASONS)).sum(axis=1)
+    failing = (verdict[..., None] == np.arange(len(REASONS))).sum(axis=1)
+    return np.where(passing / emissions >= config.gate.min_emissions, len(REASONS), failing.argmax(axis=1))
+
+
+def _attempts(pending: int, kept: int, rejected: int) -> int:
+    """Number of attempts at each of the pending scenes, from the acceptance so far, within one block."""
     expected = (kept + rejected + 1) / (kept + 1)
     return max(1, min(int(1.5 * expected), _BLOCK_CANDIDATES // pending, 256))
 
@@ -139,7 +154,8 @@ def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray
     stand, (S, R, 3) m: east, north and up at the transmitters.
     """
     size, channel = config.max_receivers, config.channel
-    stated, errors = placement.draw_receivers(config, streams), placement.draw_position_errors(config, streams)
+    recordings = streams.of_recordings(config.recording.emissions)
+    stated, errors = placement.draw_receivers(config, recordings), placement.draw_position_errors(config, recordings)
     network = placement.standing_network(stated, errors)
     places = network | placement.draw_transmitters(config, streams, stated)
     if channel.diffraction == "terrain":
@@ -155,10 +171,11 @@ def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray
     environment_db = streams.uniform(
         Stage.ENVIRONMENT, size, channel.environment_loss_min_db, channel.environment_loss_max_db
     )
-    diffraction_db = _diffraction_db(config, places, distance_m)
+    frequency_hz = carrier_hz(config, streams)
+    diffraction_db = _diffraction_db(config, places, distance_m, frequency_hz)
     path_loss = losses.path_loss_db(
         distance_m,
-        config.signal.frequency_hz,
+        frequency_hz,
         shadowing_db=shadowing_db,
         environment_db=environment_db,
         diffraction_db=diffraction_db,
@@ -179,6 +196,14 @@ def _link_budget(config: Config, streams: Streams) -> tuple[dict[str, np.ndarray
     return places | said | errors | levels, offset
 
 
+def carrier_hz(config: Config, streams: Streams) -> np.ndarray | float:
+    """Carriers of the emissions, (S, 1) Hz, or the one that all have."""
+    half_span_hz, centre_hz = config.recording.frequency_span_hz / 2, config.signal.frequency_hz
+    if half_span_hz == 0:
+        return centre_hz
+    return streams.uniform(Stage.CARRIER_FREQUENCY, 1, centre_hz - half_span_hz, centre_hz + half_span_hz)
+
+
 def _mutual_distance_m(network: dict[str, np.ndarray]) -> np.ndarray:
     """Distances between the receivers of each scene, (S, R, R) m, or (R, R) of a fixed network."""
     position = geodesy.ecef(*(network[f"receiver_{name}"] for name in ("latitude", "longitude", "altitude")))
@@ -195,16 +220,16 @@ def _fading_db(config: Config, streams: Streams, line_of_sight: np.ndarray) -> n
     return linear_to_db(fading.mean_power(paths, streams, config.signal.duration_s, channel.max_fading_hz))
 
 
-def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: np.ndarray) -> np.ndarray:
+def _diffraction_db(
+    config: Config, places: dict[str, np.ndarray], distance_m: np.ndarray, frequency_hz: np.ndarray | float
+) -> np.ndarray:
     """Diffraction loss of each link, (S, R) dB."""
     altitude_m = places["transmitter_altitude"][:, None]
     match config.channel.diffraction:
         case "none":
             return np.zeros(distance_m.shape)
         case "smooth_earth":
-            return losses.smooth_earth_loss_db(
-                distance_m, altitude_m, places["receiver_altitude"], config.signal.frequency_hz
-            )
+            return losses.smooth_earth_loss_db(distance_m, altitude_m, places["receiver_altitude"], frequency_hz)
         case _:
             return terrain.diffraction_loss_db(
                 _terrain_tiles(config.channel.terrain_folder),
@@ -214,7 +239,7 @@ def _diffraction_db(config: Config, places: dict[str, np.ndarray], distance_m: n
                 places["receiver_latitude"],
                 places["receiver_longitude"],
                 places["receiver_altitude"],
-                config.signal.frequency_hz,
+                frequency_hz,
             )
 
 
@@ -238,16 +263,14 @@ def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
     closing = (east[:, None] * offset[..., 0] + north[:, None] * offset[..., 1]) / geodesy.length(offset)
     present = np.broadcast_to(levels["receiver_present"], levels["path_loss"].shape)
     excess_s = -channel.nlos_excess_mean_s * np.log(streams.uniform(Stage.EXCESS_DELAY, size))
-    limit_hz, drift_hz_per_s = channel.frequency_offset_max_hz, channel.frequency_drift_max_hz_per_s
+    frequency_hz = carrier_hz(config, streams)
     noise_dbm = losses.noise_power_dbm(config.signal.sample_rate_hz, channel.noise_figure_db)
     paths = fading.draw_multipath(channel, streams, levels["line_of_sight"])
     truth = levels | {
         "receiver_longitude": geodesy.wrapped(levels["receiver_longitude"]),
         "excess_delay": np.where(levels["line_of_sight"], 0.0, excess_s),
-        "clock_offset": draw_clock_offset(channel.clock, channel.clock_sigma_s, streams, size),
-        "frequency_offset": streams.uniform(Stage.OSCILLATOR, size, -limit_hz, limit_hz),
-        "frequency_drift": streams.uniform(Stage.DRIFT, size, -drift_hz_per_s, drift_hz_per_s),
-        "doppler": closing / SPEED_OF_LIGHT * config.signal.frequency_hz,
+        **draw_clocks(config, streams, frequency_hz),
+        "doppler": closing / SPEED_OF_LIGHT * frequency_hz,
         "noise_power": np.full(present.shape, noise_dbm),
         "fading_doppler": paths.doppler_hz,
     }
@@ -261,8 +284,25 @@ def _truth(config: Config, streams: Streams) -> dict[str, np.ndarray]:
             mask = present if values.ndim == 2 else present[..., None]
             kept = np.broadcast_to(values, np.broadcast_shapes(values.shape, mask.shape))
             truth[name] = kept & mask if kept.dtype == bool else np.where(mask, kept, np.nan)
+    truth |= _recording_truth(config, streams, truth) if config.has_recordings else {}
     arrival = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
     return truth | {"emission_time": np.nanmin(arrival, axis=1)}
+
+
+def _recording_truth(config: Config, streams: Streams, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which recording each scene belongs to, when it begins in it, its carrier, and where references are, (S,)."""
+    recording, emission = np.divmod(streams.sample.astype(np.int64), config.recording.emissions)
+    reference = np.isin(emission, config.recording.reference_numbers)
+    reported = {
+        f"reported_{name}": np.where(reference, truth[f"transmitter_{name}"], np.nan)
+        for name in ("latitude", "longitude", "altitude")
+    }
+    return {
+        "recording": recording,
+        "recording_time": emission * config.emission_period_s,
+        "centre_frequency": np.broadcast_to(carrier_hz(config, streams), (len(emission), 1))[:, 0],
+        **reported,
+    }
 
 
 def _altitudes_over_terrain(config: Config, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -310,6 +350,7 @@ def _check_acceptance(config: Config, kept: int, counts: np.ndarray) -> None:
         return
     reason = REASONS[int(counts.argmax())]
     raise ConfigError(
-        f"gate.{reason}: {getattr(config.gate, reason)} rejects {counts.max()} of {candidates} scenes and "
+        f"gate.{reason}: {getattr(config.gate, reason)} rejects {counts.max()} of {candidates} "
+        f"{'recordings' if config.has_recordings else 'scenes'} and "
         f"{kept} were kept, fewer than 1 in 10,000; relax it, raise the transmitter power or widen the network"
     )

@@ -18,7 +18,7 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds
 from heimdall_lab.signals import pairs, spectra
 from heimdall_lab.signals.features import coordinates, measure
-from heimdall_lab.simulation import placement, receiver, receiver_cuda, scenes
+from heimdall_lab.simulation import clocks, placement, receiver, receiver_cuda, scenes
 from heimdall_lab.simulation.propagation import fading
 from heimdall_lab.simulation.waveforms import kinds
 
@@ -97,11 +97,11 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
 def _waveform_length(config: Config) -> tuple[int, int]:
     """Sample of the interpolated waveform that is its time 0, and number of samples before interpolation."""
     signal, paths = config.signal, config.channel
-    clock_s = receiver.clock_bound_s(paths.clock, paths.clock_sigma_s)
+    clock_s = clocks.largest_offset_s(config)
     echo_s = paths.multipath_delay_max_s if paths.multipath_taps_max > 0 else 0.0
     widest_s = placement.longest_delay_spread_s(config) + 2 * clock_s + paths.max_excess_delay_s + echo_s
-    motion_s = config.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT * signal.duration_s / 2
-    after = int(np.ceil(motion_s * signal.sample_rate_hz)) + receiver.MARGIN
+    rate = config.geometry.transmitter_speed_max_m_s / SPEED_OF_LIGHT + config.clock_rate_max
+    after = int(np.ceil(rate * signal.duration_s / 2 * signal.sample_rate_hz)) + receiver.MARGIN
     guard = int(np.ceil(widest_s * signal.sample_rate_hz)) + after
     count = -(-(guard + signal.num_time + after) // signal.interpolation) + interpolation.TAPS
     return guard, scipy.fft.next_fast_len(count)
@@ -111,14 +111,18 @@ def _links(config: Config, truth: dict[str, np.ndarray], streams: Streams, full_
     """Delays, gains, oscillators and noise of every link, in samples, turns and √mW."""
     rate_hz, num_receivers = config.signal.sample_rate_hz, config.max_receivers
     paths = fading.draw_multipath(config.channel, streams, truth["line_of_sight"])
-    block = receiver.block_length(rate_hz, config.channel.max_fading_hz, config.channel.frequency_drift_max_hz_per_s)
+    block = receiver.block_length(
+        rate_hz, config.channel.max_fading_hz, config.channel.frequency_drift_max_hz_per_s, config.clock_rate_max
+    )
     gain = fading.gains(paths, streams, block / rate_hz, -(-config.signal.num_time // block) + 1)
     amplitude = db_to_linear(np.nan_to_num(truth["received_power"] - truth["fading"], nan=-np.inf)) ** 0.5
     arrival_s = truth["propagation_delay"] + truth["excess_delay"] + truth["clock_offset"]
     first_s = np.nan_to_num(arrival_s - truth["emission_time"][:, None])
     return receiver.Links(
         arrival=(first_s[..., None] + paths.delay_s) * rate_hz,
-        arrival_rate=-np.nan_to_num(truth["doppler"]) / config.signal.frequency_hz,
+        arrival_rate=np.nan_to_num(
+            truth.get("clock_rate", 0.0) - truth["doppler"] / scenes.carrier_hz(config, streams)
+        ),
         gain=amplitude[..., None, None].astype(np.float32) * gain,
         block=block,
         phase=streams.uniform(Stage.CARRIER_PHASE, num_receivers),
@@ -160,6 +164,8 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
     coords |= {name: labels[name] for name in labels if "spectrogram" in truth or name not in ("frequency", "frame")}
     scene = schema.label(truth | derived, coords, attrs)
     bound = bounds.scene_crlb(scene)
+    if config.has_recordings:
+        bound["crlb_rmse"][:] = np.nan  # what emissions tell of each other's clocks has no bound here
     return scene.merge(schema.label({name: bound[name].values for name in ("gdop", "crlb_rmse")}, {}, {}))
 
 
@@ -185,15 +191,16 @@ def _attributes(config: Config) -> dict[str, Any]:
         "sample_rate_hz": config.signal.sample_rate_hz,
         "duration_s": config.signal.duration_s,
         "propagation": "line_of_sight",
-        "clock_sigma_s": config.channel.clock_sigma_s,
+        "clock_sigma_s": clocks.offset_sigma_s(config),
         "path_delay_sigma_s": fading.path_delay_sigma_s(config.channel),
         "nlos_ratio": config.channel.nlos_ratio,
         "nlos_excess_mean_s": config.channel.nlos_excess_mean_s if config.channel.nlos_ratio > 0 else 0.0,
-        "max_clock_offset_s": receiver.clock_bound_s(config.channel.clock, config.channel.clock_sigma_s),
+        "max_clock_offset_s": clocks.largest_offset_s(config),
         "max_frequency_offset_hz": config.max_frequency_offset_hz,
         "link_sigma_db": float(np.linalg.norm(level_sigmas_db)),
         "level_law": "smooth_earth" if config.channel.diffraction == "smooth_earth" else "free_space",
         "min_snr_db": config.gate.min_snr_db,
         "sigma_freedom": np.inf,
+        **clocks.rate_attributes(config),
         **({} if over_terrain else altitude),
     }

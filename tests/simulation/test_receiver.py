@@ -258,26 +258,6 @@ def test_a_scene_alone_is_the_same_to_the_last_bit():
     assert not np.array_equal(together[0], together[1])
 
 
-@pytest.mark.parametrize(
-    ("clock", "sigma_s", "distribution"),
-    [
-        ("gpsdo", 50e-9, stats.norm(scale=50e-9)),
-        ("ntp", 1e-3, stats.norm(scale=1e-3)),
-        ("none", 20e-3 / 12**0.5, stats.uniform(-10e-3, 20e-3)),
-    ],
-)
-def test_clock_errors_have_the_distribution_of_their_class(clock, sigma_s, distribution):
-    offset = receiver.draw_clock_offset(clock, sigma_s, streams(15_000), 7)
-    assert offset.shape == (15_000, 7)
-    assert stats.kstest(offset.ravel(), distribution.cdf).pvalue > P_VALUE
-    assert offset.std() == pytest.approx(sigma_s, rel=5 / (2 * offset.size) ** 0.5)
-    bound_s = receiver.clock_bound_s(clock, sigma_s)
-    assert np.abs(offset).max() <= bound_s
-    assert bound_s == pytest.approx(10e-3 if clock == "none" else 6.8 * sigma_s)
-    correlation = np.corrcoef(offset.T)
-    assert np.abs(correlation - np.eye(7)).max() < 5 / 15_000**0.5
-
-
 @pytest.mark.parametrize(("arrival", "length"), [(240.0, 2000), (0.0, 1500), (-300.0, 1600)])
 def test_a_waveform_too_short_is_refused_not_read_beyond(arrival, length):
     zero = np.zeros((1, 1))

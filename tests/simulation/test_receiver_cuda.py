@@ -42,6 +42,11 @@ PHYSICS = {
         "channel.frequency_drift_max_hz_per_s": 20.0,
         "max_receivers": 9,
     },
+    "recordings": {
+        "recording": {"emissions": 3, "references": 1, "frequency_span_hz": 10e6},
+        "channel": {"clock": "none", "one_crystal": True, "clock_rate_max_ppm": 20.0, "clock_adev": "tcxo"},
+        "signal.sample_rate_hz": 200e3,
+    },
     "upsampled": {"signal.sample_rate_hz": 210e3, "signal.duration_s": 0.010005},
 }
 

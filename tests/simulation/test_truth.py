@@ -28,6 +28,20 @@ DATASETS = {
     "nlos_sync": ("nlos_sync", {"channel": {"multipath_power_max_db": -3.0}}),
     "uhf_mixed": ("uhf_mixed", {"data_type": "iq_raw", "channel.diffraction": "none"}),
     "moving": ("los_sync", MOVING),
+    "recordings": (
+        "websdr_reference",
+        {
+            "recording": {"frequency_span_hz": 40e6},
+            "channel": {"clock": "ntp", "clock_rate_max_ppm": 1.0, "frequency_drift_max_hz_per_s": 20.0},
+            "geometry": {"placement": "random", "transmitter_speed_max_m_s": 300.0, "extent_km": 80.0},
+            "signal": {"sample_rate_hz": 100e3},
+            "max_receivers": 10,
+        },
+    ),
+    "clocks_of_20_ppm": (
+        "los_sync",
+        {"channel": {"clock_rate_max_ppm": 20.0, "stamp_resolution_s": 1e-4, "stamp_jitter_s": 1e-5}},
+    ),
     "fast_and_oversampled": (
         "websdr",
         {
@@ -77,7 +91,9 @@ def rebuilt(config, dataset) -> np.ndarray:
         if "echo_delay" in truth:
             echoes = truth["echo_delay"][s, r]
             delays_s += list(echoes[np.isfinite(echoes)])
-        later_s = -truth["doppler"][s, r] / signal.frequency_hz * from_middle_s  # of the arrival, by motion
+        carrier_hz = truth["centre_frequency"][s] if "centre_frequency" in truth else signal.frequency_hz
+        clock_rate = truth["clock_rate"][s, r] if "clock_rate" in truth else 0.0
+        later_s = (clock_rate - truth["doppler"][s, r] / carrier_hz) * from_middle_s  # of the arrival
         total = np.zeros(num_time, dtype=complex)
         for p, delay_s in enumerate(delays_s):
             # Waveform sample of the receiver's sample 0, and as many of them as fill the window at the higher rate.

@@ -184,7 +184,7 @@ def share_in_training(predictor: Predictor, dataset: xr.Dataset) -> float:
     seed = dataset.attrs.get("seed")
     if seed is None or predictor.about.get("dataset_seed") != int(seed):
         return 0.0
-    return float((splits.split_of(int(seed), dataset["sample"].values) != "test").mean())
+    return float((splits.split_of(int(seed), splits.numbers(dataset)) != "test").mean())
 
 
 def arrays(predictor: Predictor, dataset: xr.Dataset) -> dict[str, Array]:

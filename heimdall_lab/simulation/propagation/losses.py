@@ -18,8 +18,8 @@ POLARIZATIONS = ("horizontal", "vertical")
 _LEAST_PIVOT = 1e-12  # below it a receiver stands where another one does, to rounding
 
 
-def free_space_loss_db(distance_m: Array, frequency_hz: float) -> Array:
-    """Loss between isotropic antennas in free space, in dB, shaped like the distance.
+def free_space_loss_db(distance_m: Array, frequency_hz: Array) -> Array:
+    """Loss between isotropic antennas in free space, in dB; distances and frequencies broadcast.
 
     Source: ITU-R P.525-4 eq. (3).
 
@@ -31,7 +31,7 @@ def free_space_loss_db(distance_m: Array, frequency_hz: float) -> Array:
 
 
 def path_loss_db(
-    distance_m: Array, frequency_hz: float, shadowing_db: Array, environment_db: Array, diffraction_db: Array = 0.0
+    distance_m: Array, frequency_hz: Array, shadowing_db: Array, environment_db: Array, diffraction_db: Array = 0.0
 ) -> Array:
     """Total loss of each link in dB: free space, diffraction, log-normal shadowing (either sign) and environment."""
     return free_space_loss_db(distance_m, frequency_hz) + diffraction_db + shadowing_db + environment_db
@@ -52,7 +52,7 @@ def smooth_earth_loss_db(
     distance_m: Array,
     tx_altitude_m: Array,
     rx_altitude_m: Array,
-    frequency_hz: float,
+    frequency_hz: Array,
     *,
     polarization: str = "vertical",
 ) -> Array:
@@ -60,7 +60,7 @@ def smooth_earth_loss_db(
 
     Parameters
     ----------
-    distance_m, tx_altitude_m, rx_altitude_m : (...) broadcast
+    distance_m, tx_altitude_m, rx_altitude_m, frequency_hz : (...) broadcast
         Path lengths, and altitudes of the antennas above the smooth Earth; those below 1 m are taken as 1 m.
     polarization : str
         ``vertical`` or ``horizontal``.
@@ -83,9 +83,10 @@ def smooth_earth_loss_db(
     array([ 0., 11.])
     """
     vertical = _is_vertical(polarization)
-    links = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (distance_m, tx_altitude_m, rx_altitude_m)))
-    distance, tx_altitude, rx_altitude = (np.ravel(a) for a in links)
-    loss: Array = smooth_earth_links(distance, tx_altitude, rx_altitude, frequency_hz / 1e9, vertical)
+    arguments = (distance_m, tx_altitude_m, rx_altitude_m, frequency_hz)
+    links = np.broadcast_arrays(*(np.asarray(argument, dtype=float) for argument in arguments))
+    distance, tx_altitude, rx_altitude, frequency = (np.ravel(a) for a in links)
+    loss: Array = smooth_earth_links(distance, tx_altitude, rx_altitude, frequency / 1e9, vertical)
     return loss.reshape(links[0].shape)
 
 
