@@ -53,14 +53,14 @@ def open_all(folder: Path, shards: Sequence[Shard]) -> xr.Dataset | None:
 
 
 def write(folder: Path, shard: Shard, found: xr.Dataset) -> None:
-    """Write what was measured of a shard.
+    """Write what was measured of a shard, with its attribute ``measurement``, the version of the measurer.
 
     Raises
     ------
     UnwritableError
         If it cannot be written.
     """
-    known = {"measurement": schema.MEASUREMENT, "shard_sha256": shard.sha256, "Conventions": "CF-1.11"}
+    known = {"shard_sha256": shard.sha256, "Conventions": "CF-1.11"}
     described = found.assign_attrs(known)
     path = folder / file_name(shard.number)
     try:
@@ -85,5 +85,5 @@ def _is_good(found: xr.Dataset, shard: Shard) -> bool:
         set(_NAMES) <= set(found)
         and found.sizes["sample"] == shard.num_samples
         and found.attrs.get("shard_sha256") == shard.sha256
-        and found.attrs.get("measurement", 0) >= schema.MEASUREMENT
+        and found.attrs.get("measurement", 0) >= schema.measurement({})  # earlier ones knew of no rates
     )

@@ -1,5 +1,6 @@
 """The dataset contract: every variable's dimensions, type, units and meaning, and the check that all readers call."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,8 @@ class Variable(NamedTuple):
     or_dims: tuple[str, ...] | None = None
 
 
-MEASUREMENT = 3  # version of how these are measured: a change of any of their values takes the next number
+MEASUREMENT = 4  # version of how these are measured: a change of any of their values takes the next number
+_WITHOUT_RATES = 3  # the version that measured the same already where no rates of clocks are known of
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {
@@ -252,6 +254,12 @@ _RANGES = {  # of attributes that estimators would take in any
 
 class SchemaError(ValueError):
     """A dataset that breaks the contract; the message names the variable, what is wrong and what is expected."""
+
+
+def measurement(attributes: Mapping[Any, Any]) -> int:
+    """Version of the measurer whose values a dataset of these attributes has: the earliest that gives the same."""
+    has_rates = attributes.get("one_crystal", 0) or attributes.get("clock_rate_sigma", 0)
+    return MEASUREMENT if has_rates else _WITHOUT_RATES
 
 
 def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: dict[str, object]) -> xr.Dataset:

@@ -31,6 +31,7 @@ _ATTRIBUTES = (
     "path_delay_sigma_s",
     "nlos_ratio",
 )
+_CLOCK_ATTRIBUTES = ("one_crystal", "clock_rate_sigma")
 _NAMES = (*schema.MEASURED, *schema.MEASURED_BESIDE, schema.MEASURED_OF)
 _IQ_DIMS = ("sample", "receiver", "component", "time")
 
@@ -69,13 +70,14 @@ def with_measurements(dataset: xr.Dataset, progress: ProgressCallback | None = N
     schema.check(dataset)
     names = [name for name in _NAMES if name in dataset]
     held = set(schema.MEASURED) <= set(names)
-    version = dataset.attrs.get("measurement", schema.MEASUREMENT)
-    if held and version < schema.MEASUREMENT:
+    needed = schema.measurement(dataset.attrs)
+    version = dataset.attrs.get("measurement", needed)
+    if held and version < needed:
         what = "made anew" if "iq" in dataset else "used as stored"
-        _log.warning("measured by an earlier measurer (%d, this is %d): %s", version, schema.MEASUREMENT, what)
+        _log.warning("measured by an earlier measurer (%d, this is %d): %s", version, needed, what)
     if held and "iq" not in dataset:
         return dataset.assign(dataset[names].compute().data_vars)
-    if held and version >= schema.MEASUREMENT:
+    if held and version >= needed:
         with suppress(OSError, RuntimeError):  # of the HDF5 library, on damaged files, which are made anew
             if _is_measured_of(dataset, dataset):
                 return dataset.assign(dataset[names].compute().data_vars)
@@ -126,7 +128,7 @@ def measure(dataset: xr.Dataset, progress: ProgressCallback | None = None) -> xr
     found = pairs.pair_features(dataset, progress)
     digests = _iq_digests(dataset) << 32 | _known_digests(dataset)
     found[schema.MEASURED_OF] = ("sample", digests, {"long_name": schema.VARIABLES[schema.MEASURED_OF].long_name})
-    return found.assign_attrs(measurement=schema.MEASUREMENT)
+    return found.assign_attrs(measurement=schema.measurement(dataset.attrs))
 
 
 def measure_folder(
@@ -304,7 +306,9 @@ def _iq_digests(dataset: xr.Dataset) -> np.ndarray:
 
 def _known_digests(dataset: xr.Dataset) -> np.ndarray:
     """Digest of what else each scene's measurements depend on, (S,) of 32 bits."""
-    attributes = np.array([dataset.attrs[name] for name in _ATTRIBUTES], dtype=float).tobytes()
+    of_clocks = [dataset.attrs.get(name, 0) for name in _CLOCK_ATTRIBUTES]
+    known = [*(dataset.attrs[name] for name in _ATTRIBUTES), *(of_clocks if any(of_clocks) else ())]
+    attributes = np.array(known, dtype=float).tobytes()
     names = "\0".join(map(str, dataset["receiver_name"].values)).encode()
     links = [dataset[name].transpose("sample", "receiver").values.astype(float) for name in pairs.OF_LINKS]
     shared = zlib.crc32(names, zlib.crc32(attributes))

@@ -4,8 +4,10 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import scipy.fft
 import xarray as xr
 
 from heimdall_lab.core import geodesy
@@ -16,10 +18,11 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.signals import spectra
 from heimdall_lab.signals.group_delay import group_delay_sigma
 from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
-from heimdall_lab.signals.voltages import Voltages
+from heimdall_lab.signals.voltages import Voltages, delay_growth
 
 # What is read of a dataset, beside its IQ and attributes.
 OF_LINKS = ("iq_full_scale", "receiver_present", "receiver_latitude", "receiver_longitude", "receiver_altitude")
+OF_SCENES = ("centre_frequency",)  # where it is there
 _BATCH_IQ_SAMPLES = 2**21
 _MAX_IQ_SAMPLES = 2**24  # of all threads; with spectra some 50 B each
 _SIGNIFICANT = 4.0  # standard deviations from which excess power is a signal
@@ -55,6 +58,9 @@ def pair_features(dataset: xr.Dataset, progress: ProgressCallback | None = None)
     ValueError
         If the dataset holds no IQ, no samples, fewer than 64 instants, or lacks what is needed to measure.
 
+    Delays are those at the middle of the window. Where ``one_crystal`` says that frequencies tell the rates of the
+    sample clocks, these are taken out; else ``clock_rate_sigma`` is in the standard deviations.
+
     Source: Knapp and Carter, IEEE Trans. ASSP 24 (1976); Stein, IEEE Trans. ASSP 29 (1981).
     """
     if "iq" not in dataset:
@@ -89,7 +95,8 @@ def in_batches(
     if dataset.sizes["sample"] == 0:
         raise ValueError("dataset: holds no samples; give at least one")
     per_batch = _BATCH_IQ_SAMPLES // (dataset.sizes["receiver"] * dataset.sizes["time"])
-    dataset = dataset[["iq"]].assign(dataset[list(OF_LINKS)].compute().data_vars)
+    known = [*OF_LINKS, *(name for name in OF_SCENES if name in dataset)]
+    dataset = dataset[["iq"]].assign(dataset[known].compute().data_vars)
     parts: list[dict[str, np.ndarray]] = []
     waiting: deque[tuple[int, Future[dict[str, np.ndarray]]]] = deque()
 
@@ -158,12 +165,18 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     step_hz = spectrum.frequency_hz[1] - spectrum.frequency_hz[0]
     rms_hz = np.where(rms_hz > _LEAST_BANDWIDTH * step_hz, rms_hz, np.nan)  # of a carrier no delay is known
     snr = signal / (noise_density * occupied_hz)
-    peak = voltages.ambiguity_peak(
-        reference,
-        weight,
+    find_peak = partial(
+        Voltages.ambiguity_peak,
+        reference=reference,
+        weight=weight,
         max_delay_samples=largest_delay_s(batch, reference) * rate_hz,
         max_frequency_cycles=2 * max_frequency_hz / rate_hz,
     )
+    peak = find_peak(voltages)
+    growth = delay_growth(batch, peak.frequency_cycles * rate_hz)
+    if growth is not None:
+        voltages = Voltages(batch, growth)
+        peak = find_peak(voltages)
 
     is_heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
     is_ambiguous = np.isfinite(peak.rival_samples) & ~is_reference
@@ -187,6 +200,9 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         used = is_heard & np.isfinite(own_variance) & ~is_ambiguous
         lag, turns = peak.delay_samples, peak.frequency_cycles
         unlike_s = group_delay_sigma(voltages.of_receiver, reference, used, lag, turns, weight) / rate_hz
+    rate_sigma = 0.0 if growth is not None else float(batch.attrs.get("clock_rate_sigma", 0.0))
+    if rate_sigma > 0:
+        unlike_s = np.hypot(unlike_s, rate_sigma * _lever_s(voltages, reference, weight, rate_hz)[:, None])
     toa_std = np.hypot(np.where(is_reference, noise_std, np.sqrt(own_variance)), unlike_s)
     toa_std = np.where(is_ambiguous, np.nan, toa_std)
     reference_std = _of_reference(toa_std, reference)[:, None]
@@ -203,6 +219,28 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         "rival_delay_s": np.where(is_ambiguous, peak.rival_samples / rate_hz, np.nan),
         "noise_known": floor.known & present & (noise_density * rate_hz > _QUANTISATION * quantisation),
     }
+
+
+def _lever_s(voltages: Voltages, reference: np.ndarray, weight: np.ndarray, rate_hz: float) -> np.ndarray:
+    """By how much a delay that grows by one second in a second is measured off what it is in mid-window, (S,) s.
+
+    It is what the middle of the signal's information on its delay is off that of the window, once the phase and the
+    frequency that are estimated with the delay have taken their share: least squares for the change that a growing
+    delay makes, by those that delay, phase and frequency make.
+    """
+    lever = np.empty(len(reference))
+    for scene, receiver in enumerate(reference):
+        voltage = voltages.of_scene(scene, int(receiver))
+        num_time = len(voltage)
+        cycles = scipy.fft.fftfreq(num_time)
+        share = weight[scene, ((cycles + 0.5) * weight.shape[1]).astype(int).clip(0, weight.shape[1] - 1)]
+        spectrum = scipy.fft.fft(voltage) * np.sqrt(share)
+        signal, slope = scipy.fft.ifft(spectrum), scipy.fft.ifft(2j * np.pi * cycles * spectrum)
+        time = np.arange(num_time) - num_time / 2
+        changes = np.stack([slope, 1j * signal, 1j * time * signal])
+        products = (changes @ np.stack([*changes, time * slope]).conj().T).real  # (3, 4)
+        lever[scene] = np.linalg.lstsq(products[:, :3], products[:, 3])[0][0]
+    return np.abs(lever) / rate_hz
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

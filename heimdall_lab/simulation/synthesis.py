@@ -89,7 +89,7 @@ def synthesize(config: Config, samples: np.ndarray, backend: str = "auto") -> tu
     dataset = _dataset(config, samples, drawn.variables | signals, attrs)
     if "tdoa_s" in schema.SIGNALS[config.data_type]:
         dataset = dataset.merge(pairs.pair_features(dataset), combine_attrs="override", compat="override")
-        dataset.attrs["measurement"] = schema.MEASUREMENT
+        dataset.attrs["measurement"] = schema.measurement(attrs)
     dropped = {"iq", "iq_full_scale"}.difference(schema.SIGNALS[config.data_type])
     return dataset.drop_vars(dropped).drop_dims(["component", "time"] if dropped else []), drawn.rejections
 

@@ -80,7 +80,7 @@ def test_whoever_needs_them_first_makes_them_and_others_read_them(folder, expect
     assert hl.locate(dataset, "tdoa_ls").identical(fixes)  # which was opened before there were any
     again = hl.open_dataset(folder)
     assert_measured(again, expected)
-    assert again.attrs["measurement"] == schema.MEASUREMENT
+    assert again.attrs["measurement"] == schema.measurement({})
     assert hl.locate(again, "tdoa_ls").identical(fixes)
     assert capfd.readouterr().err == ""
 
@@ -236,19 +236,24 @@ def test_training_is_the_same_before_and_after_measuring(folder):
     assert shifted.folder is None
 
 
+def let_a_later_measurer_be(monkeypatch):
+    later = schema.measurement({}) + 1
+    monkeypatch.setattr(schema, "measurement", lambda _: later)
+
+
 def test_those_of_an_earlier_measurer_are_made_anew_where_the_iq_is_kept(folder, expected, monkeypatch, caplog):
     in_memory = with_measurements(hl.open_dataset(folder)).load()
-    monkeypatch.setattr(schema, "MEASUREMENT", schema.MEASUREMENT + 1)
+    let_a_later_measurer_be(monkeypatch)
     dataset = hl.open_dataset(folder)
     assert "tdoa_s" not in dataset
     dataset = with_measurements(dataset)
     assert "by an earlier version: made anew" in caplog.text
-    assert dataset.attrs["measurement"] == schema.MEASUREMENT
-    assert {netcdf.load(folder / name).attrs["measurement"] for name in FILES} == {schema.MEASUREMENT}
+    assert dataset.attrs["measurement"] == schema.measurement({})
+    assert {netcdf.load(folder / name).attrs["measurement"] for name in FILES} == {schema.measurement({})}
     assert_measured(dataset, expected)
     caplog.clear()
     assert_measured(with_measurements(in_memory), expected)
-    now = schema.MEASUREMENT
+    now = schema.measurement({})
     assert f"measured by an earlier measurer ({now - 1}, this is {now}): made anew" in caplog.text
 
 
@@ -258,9 +263,9 @@ def test_those_of_an_earlier_measurer_are_used_and_said_where_the_iq_is_not_kept
     with caplog.at_level(logging.WARNING):
         fixes = hl.locate(dataset, "tdoa_ls")
         assert caplog.text == ""
-        monkeypatch.setattr(schema, "MEASUREMENT", schema.MEASUREMENT + 1)
+        let_a_later_measurer_be(monkeypatch)
         assert hl.locate(dataset, "tdoa_ls").identical(fixes)
-        now = schema.MEASUREMENT
+        now = schema.measurement({})
         assert caplog.text.count(f"measured by an earlier measurer ({now - 1}, this is {now}): used as stored") == 1
         hl.compare(dataset, ["tdoa_ls", "rss_ml", hl.pretrained()["triangulation_websdr"]])
     assert caplog.text.count("used as stored") == 2

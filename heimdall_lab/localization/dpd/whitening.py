@@ -7,9 +7,9 @@ import scipy.fft
 import xarray as xr
 
 from heimdall_lab.core.arrays import Array
-from heimdall_lab.datasets import schema
 from heimdall_lab.signals import spectra
 from heimdall_lab.signals.noise_floor import noise_floor
+from heimdall_lab.signals.voltages import steadied_by_frequencies
 
 
 class WhitenedSignals(NamedTuple):
@@ -24,9 +24,12 @@ class WhitenedSignals(NamedTuple):
 
 @np.errstate(divide="ignore", invalid="ignore")  # an absent receiver has neither signal nor noise
 def whiten(batch: xr.Dataset) -> WhitenedSignals:
-    """Whiten the signals of a batch of scenes, and weight each frequency by the root of the signal's share in it."""
+    """Whiten the signals of a batch of scenes with measurements; weight frequencies by the root of the signal's share.
+
+    What clocks gain in the window is taken out, where frequencies tell it.
+    """
     rate_hz = batch.attrs["sample_rate_hz"]
-    voltage = schema.voltage(batch)
+    voltage = steadied_by_frequencies(batch)
     spectrum = spectra.power_spectrum(voltage, rate_hz)
     noise = noise_floor(spectrum, batch.receiver_present.values).density  # (S, R)
     used = batch.receiver_present.values & (noise > 0)
