@@ -251,3 +251,23 @@ def test_pages_name_all_that_can_be_chosen():
     for page, names in contents.items():
         text = (ROOT / "docs" / f"{page}.md").read_text()
         assert [name for name in names if f"`{name}`" not in text] == [], page
+
+
+def test_messages_repeat_values_from_outside_shortened():
+    """By `text.quoted`; ``!r``, which cuts nothing, is for the package's own names and defaults."""
+    own = {
+        "__init__.py": ["__name__", "name"],
+        "core/config.py": ["self.diffraction"],
+        "datasets/schema.py": ["name", "name", "variable.kinds", "variable.units"],
+        "datasets/recordings/sigmf_writing.py": ["str(folder)", "name"],
+        "learning/registry.py": ["default", "default"],
+        "learning/sources.py": ["each"],
+        "signals/pairs.py": ["min(missing)"],
+    }
+    package = ROOT / "heimdall_lab"
+    found = {
+        str(path.relative_to(package)): names
+        for path in sorted(package.rglob("*.py"))
+        if (names := re.findall(r"\{([^{}]+)!r\}", path.read_text()))
+    }
+    assert found == own

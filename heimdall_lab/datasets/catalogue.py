@@ -11,6 +11,7 @@ import pandas as pd
 
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, data_folder
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets.manifest import MANIFEST, Manifest, read_manifest, shard_name
 
 _MAX_SUMMARIES = 1024  # a few kB each, where a whole manifest of many shards has megabytes
@@ -55,7 +56,7 @@ def datasets(root: str | Path | None = None, leave_out: Collection[str] = ()) ->
     """
     folder = data_folder(root)
     if not folder.is_dir():
-        raise StoreError(f"root: {str(folder)!r} is no folder; give one that holds datasets, or generate one into it")
+        raise StoreError(f"root: {quoted(folder)} is no folder; give one that holds datasets, or generate one into it")
     rows = (_row(each) for each in sorted(_dataset_folders(folder, leave_out)))
     return pd.DataFrame([row for row in rows if row is not None], columns=COLUMNS)
 

@@ -17,6 +17,7 @@ from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import LOCK, StoreError, file_checksum, unwritable_error, write_atomically
 from heimdall_lab.core.presets import differing_fields
+from heimdall_lab.core.text import quoted
 
 MANIFEST = "dataset.json"
 FORMAT = 2  # of the datasets that are written; a manifest that names none has format 1
@@ -225,7 +226,7 @@ def input_digests(config: Config) -> dict[str, str]:
                     digest.update(f"{path.name}\0{file_checksum(path)}\n".encode())
             except OSError as error:
                 raise StoreError(
-                    f"{field}: {str(path)!r} cannot be read ({error.strerror}); make it readable"
+                    f"{field}: {quoted(path)} cannot be read ({error.strerror}); make it readable"
                 ) from error
         digests[field] = digest.hexdigest()
     return digests
@@ -258,7 +259,7 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
         raise unwritable_error(folder, error) from error
     if MANIFEST not in found and (others := {name for name in found - {LOCK} if not _LEFT.fullmatch(name)}):
         raise StoreError(
-            f"out: {str(folder)!r} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
+            f"out: {quoted(folder)} holds other files ({min(others)}) and no {MANIFEST}; choose an empty folder"
         )
     remove_leftovers(folder)
     if not (folder / MANIFEST).exists():
@@ -268,22 +269,22 @@ def begin_dataset(folder: Path, config: Config, package_version: str) -> Manifes
     manifest = read_manifest(folder)
     if fields := differing_fields(manifest.config, config):
         raise StoreError(
-            f"out: {str(folder)!r} holds a dataset with another {', '.join(fields)}; choose another folder"
+            f"out: {quoted(folder)} holds a dataset with another {', '.join(fields)}; choose another folder"
         )
     if manifest.package_version != package_version:
         raise StoreError(
-            f"out: {str(folder)!r} was begun by version {manifest.package_version}, this is {package_version}; "
+            f"out: {quoted(folder)} was begun by version {manifest.package_version}, this is {package_version}; "
             "finish it with that version or choose another folder"
         )
     if manifest.format != FORMAT:
         raise StoreError(
-            f"out: {str(folder)!r} was begun in format {manifest.format}, and this version writes format {FORMAT}; "
+            f"out: {quoted(folder)} was begun in format {manifest.format}, and this version writes format {FORMAT}; "
             "choose another folder"
         )
     if changed := _changed_folders(manifest, config):
         raise StoreError(
-            f"{changed[0]}: {config.folders[changed[0]]!r} holds other files than when {str(folder)!r} was begun; put "
-            "those back, or choose another folder for the dataset"
+            f"{changed[0]}: {quoted(config.folders[changed[0]])} holds other files than when {quoted(folder)} was "
+            "begun; put those back, or choose another folder for the dataset"
         )
     whole = tuple(shard for shard in manifest.shards if shard_damage(folder, shard) is None)
     return manifest.model_copy(update={"shards": whole})
@@ -302,7 +303,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = path.read_bytes()
     except OSError as error:
         raise StoreError(
-            f"{str(folder)!r} is no dataset: {MANIFEST} cannot be read ({error.strerror}); "
+            f"{quoted(folder)} is no dataset: {MANIFEST} cannot be read ({error.strerror}); "
             "give a folder that 'heimdall-lab generate' made"
         ) from error
     return _parse_manifest(content, path)

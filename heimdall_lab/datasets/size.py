@@ -6,7 +6,7 @@ from pathlib import Path
 
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import quoted, si_text
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.manifest import Manifest
 
@@ -44,7 +44,7 @@ def check_disk_space(folder: Path, manifest: Manifest) -> int:
     missing = config.num_samples - manifest.num_samples
     if needed > free + replaced:
         raise StoreError(
-            f"out: {str(folder)!r} needs {si_text(needed)}B for {missing} scenes, and "
+            f"out: {quoted(folder)} needs {si_text(needed)}B for {missing} scenes, and "
             f"{si_text(free + replaced)}B are free there; make room, choose a folder on a larger disk, or lower "
             "num_samples or signal.duration_s"
         )

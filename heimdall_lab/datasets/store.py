@@ -9,6 +9,7 @@ import xarray as xr
 
 from heimdall_lab.core.files import StoreError, file_checksum, locked, unwritable_error, write_atomically
 from heimdall_lab.core.folder_use import unused
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import integrity, measured, netcdf, schema
 from heimdall_lab.datasets.manifest import (
     DATASET_FILE,
@@ -105,7 +106,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
             raise StoreError(f"{folder / shard.file}: {damage}; run the same 'generate' command to write it again")
     if manifest.num_samples < manifest.config.num_samples:
         raise StoreError(
-            f"{str(folder)!r} is unfinished: {manifest.num_samples} of {manifest.config.num_samples} samples "
+            f"{quoted(folder)} is unfinished: {manifest.num_samples} of {manifest.config.num_samples} samples "
             "are there; run the same 'generate' command to go on"
         )
     files = [folder / shard.file for shard in manifest.shards]
@@ -113,7 +114,7 @@ def open_dataset(path: str | Path) -> xr.Dataset:
         dataset = opened = netcdf.open_side_by_side(files, check=integrity.shard_check(manifest))
     except (OSError, RuntimeError) as error:  # RuntimeError: the HDF5 library
         raise StoreError(
-            f"{str(folder)!r}: a shard cannot be read ({error}); 'heimdall-lab verify' tells which, and the same "
+            f"{quoted(folder)}: a shard cannot be read ({error}); 'heimdall-lab verify' tells which, and the same "
             "'generate' command writes it again"
         ) from error
     if manifest.format == 1 and "reference" in dataset:
@@ -147,7 +148,7 @@ def delete(path: str | Path) -> None:
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
-        raise StoreError(f"{str(folder)!r} is no dataset: it holds no {MANIFEST}; choose one that is listed")
+        raise StoreError(f"{quoted(folder)} is no dataset: it holds no {MANIFEST}; choose one that is listed")
     with locked(folder), locked(folder, measured.LOCK), unused(folder):
         try:
             # First, so that what is left is no dataset whenever this ends; another process may take files away too.

@@ -23,6 +23,7 @@ import psutil
 
 from heimdall_lab.core.files import data_folder
 from heimdall_lab.core.progress import quiet_loggers, warn
+from heimdall_lab.core.text import quoted
 
 EXPERIMENT = "heimdall_lab"
 NEWEST, CHAMPION = "newest", "champion"  # aliases of registered models; MLflow reserves "latest" for itself
@@ -131,7 +132,9 @@ class TrackedRun:
         """Close the run as FINISHED, FAILED or KILLED."""
         self._try(self.client.set_terminated, self.run_id, status)
         if self.failures:
-            warn(f"tracking: the run is not whole in {self.uri!r}: {self.failures} attempts to write to it failed")
+            warn(
+                f"tracking: the run is not whole in {quoted(self.uri)}: {self.failures} attempts to write to it failed"
+            )
 
     def _continue(self, run_id: str | None, tags: Mapping[str, str]) -> str | None:
         from mlflow.exceptions import MlflowException
@@ -204,7 +207,7 @@ class TrackedRun:
         except Exception as error:  # a server that is away for a while is no reason to lose hours of training
             self.failures += 1
             if self.failures == 1:
-                warn(f"tracking: {self.uri!r} cannot be written to ({_reason(error)}); training goes on without")
+                warn(f"tracking: {quoted(self.uri)} cannot be written to ({_reason(error)}); training goes on without")
 
 
 def client(root: str | Path | None = None) -> Any:
@@ -325,7 +328,7 @@ def promote(run_id: str, root: str | Path | None = None) -> str:
     with _open_store(root) as opened:
         newest = _version_of(opened, run_id)
         if newest is None:
-            raise TrackingError(f"run: {run_id!r} registered no model; only a finished run can be promoted")
+            raise TrackingError(f"run: {quoted(run_id)} registered no model; only a finished run can be promoted")
         opened.set_registered_model_tag(newest.name, _BY_LOSS, "")
         opened.set_registered_model_alias(newest.name, CHAMPION, newest.version)
     return str(newest.name)
@@ -382,8 +385,8 @@ def _is_alive(tags: Mapping[str, str]) -> bool:
 
 def _unusable(uri: str, error: Exception) -> TrackingError:
     return TrackingError(
-        f"MLFLOW_TRACKING_URI: {uri!r} cannot be used ({_reason(error)}); start the server, correct the address, make "
-        "room, or train without tracking"
+        f"MLFLOW_TRACKING_URI: {quoted(uri)} cannot be used ({_reason(error)}); start the server, correct the address, "
+        "make room, or train without tracking"
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.files import Write, write_files
+from heimdall_lab.core.text import quoted
 from heimdall_lab.learning import parity
 from heimdall_lab.learning.architectures.layers import Localizer, Standardise
 from heimdall_lab.learning.registry import ARCHITECTURES
@@ -59,7 +60,7 @@ def export_onnx(
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        raise ValueError(f"path: {str(path)!r} does not end in .onnx, by which methods are told apart; rename it")
+        raise ValueError(f"path: {quoted(path)} does not end in .onnx, by which methods are told apart; rename it")
     write_files({path: onnx_writer(_trained(run_or_trained), path, scenes)}, "path")
     return path
 
@@ -75,7 +76,7 @@ def onnx_writer(trained: Trained, path: Path, scenes: dict[str, Array] | None = 
         if not found <= TOLERANCE:
             raise ValueError(
                 f"model: {trained.name} in ONNX differs from PyTorch by {found:.2g} of the network's size, more than "
-                f"{TOLERANCE:g}; nothing was written to {str(path)!r}: correct the architecture's code"
+                f"{TOLERANCE:g}; nothing was written to {quoted(path)}: correct the architecture's code"
             )
         _save(program, temporary, _metadata(trained) | {"parity": found})
 

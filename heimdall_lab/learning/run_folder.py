@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heimdall_lab.core.files import data_folder, write_text
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import manifest
 from heimdall_lab.learning import experiments
 from heimdall_lab.learning.augmentation import seed_of
@@ -47,11 +48,11 @@ def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
     """Refuse a folder that holds another run, a dataset, or files of a run without its record."""
     if (folder / manifest.MANIFEST).exists() or (folder.exists() and not folder.is_dir()):
         kind = "a dataset" if folder.is_dir() else "a file"
-        raise ValueError(f"out: {str(folder)!r} is {kind}; choose another folder for the run")
+        raise ValueError(f"out: {quoted(folder)} is {kind}; choose another folder for the run")
     if (folder / RUN).exists():
         check_identity(folder / RUN, read_record(folder), identity)
     elif found := [name for name in (CHECKPOINT, MODEL, ONNX, ERRORS) if (folder / name).exists()]:
-        raise ValueError(f"out: {str(folder)!r} holds {found[0]} and no {RUN}; choose another folder for the run")
+        raise ValueError(f"out: {quoted(folder)} holds {found[0]} and no {RUN}; choose another folder for the run")
 
 
 def check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -59,15 +60,15 @@ def check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, 
     writer, reader = found.get("package_version"), identity["package_version"]
     if writer != reader:
         raise ValueError(
-            f"out: {str(path)!r} was begun by version {writer or 'unknown'}, this is {reader}; finish it with that "
+            f"out: {quoted(path)} was begun by version {writer or 'unknown'}, this is {reader}; finish it with that "
             "version or choose another folder"
         )
     before, now = _flat(found, identity), _flat(identity, identity)
     for name, value in now.items():
         if before.get(name) != value:
             raise ValueError(
-                f"{name}: {value!r} differs from {before.get(name)!r}, with which {str(path)!r} was begun; choose "
-                "another folder, or give what it was begun with"
+                f"{name}: {quoted(value)} differs from {quoted(before.get(name))}, with which {quoted(path)} was "
+                "begun; choose another folder, or give what it was begun with"
             )
 
 
@@ -89,7 +90,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"run: {str(path)!r} is damaged ({error}); choose another folder for the run") from error
+        raise ValueError(f"run: {quoted(path)} is damaged ({error}); choose another folder for the run") from error
 
 
 def write_record(folder: Path, identity: Mapping[str, Any], further: Mapping[str, Any]) -> None:

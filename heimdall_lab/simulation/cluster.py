@@ -23,6 +23,7 @@ from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import StoreError, lock_holder, request_stop
 from heimdall_lab.core.processes import process_pool, start_of_workers
 from heimdall_lab.core.progress import quiet_loggers
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.simulation.synthesis import synthesize
 
@@ -202,14 +203,14 @@ def connect_to_cluster(scheduler: str) -> Iterator[Any]:
     import distributed
 
     if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
-        raise StoreError(f"scheduler: {scheduler!r} is no address; give one such as tcp://127.0.0.1:8786")
+        raise StoreError(f"scheduler: {quoted(scheduler)} is no address; give one such as tcp://127.0.0.1:8786")
     with quiet_loggers(*_DASK_LOGGERS, level=logging.CRITICAL + 1):  # what matters is raised
         try:
             client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
         except Exception as error:  # an unknown host, a closed port, another protocol, another version
             raise StoreError(
-                f"scheduler: {scheduler!r} does not answer ({error}); start one with 'dask scheduler' and give its "
-                "address, as tcp://host:8786, or use workers"
+                f"scheduler: {quoted(scheduler)} does not answer ({error}); start one with 'dask scheduler' and give "
+                "its address, as tcp://host:8786, or use workers"
             ) from error
         with client:
             yield client
@@ -227,18 +228,18 @@ def common_backend(client: Any, scheduler: str, job: GenerationJob) -> str:
         client.wait_for_workers(1, timeout=_CONNECT_TIMEOUT_S)
     except TimeoutError as error:
         raise StoreError(
-            f"scheduler: {scheduler!r} has no workers; start some with 'dask worker {scheduler}'"
+            f"scheduler: {quoted(scheduler)} has no workers; start some with 'dask worker {scheduler}'"
         ) from error
     answers = client.run(_check_worker_inputs, job, on_error="return")
     for worker, answer in answers.items():
         if isinstance(answer, StoreError):
             raise answer
         if isinstance(answer, ValueError):
-            raise StoreError(f"{answer} (says the worker {worker} of {scheduler!r})") from answer
+            raise StoreError(f"{answer} (says the worker {worker} of {quoted(scheduler)})") from answer
         if isinstance(answer, Exception):
             raise StoreError(
-                f"scheduler: the worker {worker} of {scheduler!r} cannot use heimdall_lab ({answer}); install version "
-                f"{job.version} on every worker"
+                f"scheduler: the worker {worker} of {quoted(scheduler)} cannot use heimdall_lab ({answer}); install "
+                f"version {job.version} on every worker"
             ) from answer
     return "cupy" if set(answers.values()) == {"cupy"} else "numpy"
 
@@ -249,8 +250,8 @@ def _check_worker_inputs(job: GenerationJob) -> str:
     for field, digest in job.input_digests.items():
         if found[field] != digest:
             raise StoreError(
-                f"scheduler: on its worker on {os.uname().nodename} {field} {job.config.folders[field]!r} holds other "
-                "files than here; give an absolute path on storage that all workers share"
+                f"scheduler: on its worker on {os.uname().nodename} {field} {quoted(job.config.folders[field])} holds "
+                "other files than here; give an absolute path on storage that all workers share"
             )
     return _check_worker(job)
 
@@ -267,7 +268,7 @@ def _check_worker(job: GenerationJob) -> str:
     while not lock_holder(job.folder).startswith(job.lock):
         if time.monotonic() > deadline_s:
             raise StoreError(
-                f"scheduler: its worker on {host} does not see the folder {str(job.folder)!r}; choose one on storage "
+                f"scheduler: its worker on {host} does not see the folder {quoted(job.folder)}; choose one on storage "
                 "that all workers share, by the same path"
             )
         time.sleep(0.2)

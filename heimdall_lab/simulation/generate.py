@@ -14,7 +14,7 @@ from heimdall_lab.core.arrays import backend_namespace
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import data_folder, locked, make_folder
 from heimdall_lab.core.progress import ProgressCallback, display, stop_requests
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import quoted, si_text
 from heimdall_lab.datasets import schema, size, store
 from heimdall_lab.datasets.integrity import check_contents
 from heimdall_lab.datasets.manifest import (
@@ -108,7 +108,7 @@ def generate_folder(
         except KeyboardInterrupt:
             done = samples_written(folder)
             raise KeyboardInterrupt(
-                f"interrupted: {done} of {config.num_samples} scenes are in {str(folder)!r}; "
+                f"interrupted: {done} of {config.num_samples} scenes are in {quoted(folder)}; "
                 "run the same command again to go on"
             ) from None
 
@@ -117,7 +117,9 @@ def _check_workers(workers: int, scheduler: str | None, out: str | Path | None) 
     if workers < 1:
         raise ValueError(f"workers: {workers} is refused; give at least 1")
     if scheduler is not None and (out is None or workers != 1):
-        raise ValueError(f"scheduler: {scheduler!r} has workers of its own and they write to out; give out, no workers")
+        raise ValueError(
+            f"scheduler: {quoted(scheduler)} has workers of its own and they write to out; give out, no workers"
+        )
 
 
 def load_or_generate(config: Config, root: str | Path | None = None, progress: bool = True) -> xr.Dataset:

@@ -10,6 +10,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.philox import Stage, Streams
+from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT, linear_to_db
 from heimdall_lab.datasets.terrain.heights import height_m, require_heights
 from heimdall_lab.datasets.terrain.tiles import Heights, open_terrain, tile_name
@@ -339,7 +340,7 @@ def _check_tiles(config: Config) -> None:
         names = sorted({tile_name(low, left) for low in latitude for left in longitude})
         raise ConfigError(
             f"channel.terrain_folder: {error}; these scenes take the tiles {', '.join(names)}, which "
-            f"heimdall_lab.fetch_terrain({names}, {folder!r}) fetches"
+            f"heimdall_lab.fetch_terrain({names}, {quoted(Path(folder))}) fetches"
         ) from error
 
 

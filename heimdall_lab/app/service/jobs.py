@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from heimdall_lab.app.service import side_process, tasks
 from heimdall_lab.app.service.tasks import Generation, JobError, Task, Training, dataset_folder, output_folder
 from heimdall_lab.core.files import write_text
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import catalogue, store
 from heimdall_lab.datasets.manifest import MANIFEST
 from heimdall_lab.learning import experiments
@@ -92,7 +93,7 @@ def submit(root: Path, task: Task) -> Job:
         for other in listed:
             if other.is_active and output_folder(root, other.task) == output_folder(root, task):
                 raise JobError(
-                    f"folder: {task.folder!r} is what job {other.id} makes already; wait for it or cancel it"
+                    f"folder: {quoted(task.folder)} is what job {other.id} makes already; wait for it or cancel it"
                 )
         folder.mkdir(parents=True)
         _write(folder / "task.json", {"asked_at": asked_at.isoformat(), "task": task.model_dump(mode="json")})
@@ -177,7 +178,9 @@ def delete_dataset(root: Path, name: str) -> None:
     with _queue_lock(root):
         for job in list_jobs(root):
             if (job.is_active or _is_stopping(root, job)) and folder in _folders_in_use(root, job.task):
-                raise JobError(f"dataset: {name!r} is what job {job.id} works on; wait for it, or cancel it first")
+                raise JobError(
+                    f"dataset: {quoted(name)} is what job {job.id} works on; wait for it, or cancel it first"
+                )
         store.delete(folder)
 
 
@@ -357,7 +360,7 @@ def _read(folder: Path) -> Job:
 def _folder(root: Path, identity: str) -> Path:
     folder = root / "jobs" / identity
     if not re.fullmatch(r"[0-9T]+-[0-9a-f]+", identity) or not (folder / "task.json").exists():
-        raise JobError(f"job: {identity!r} is unknown; choose one of those that are listed")
+        raise JobError(f"job: {quoted(identity)} is unknown; choose one of those that are listed")
     return folder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from heimdall_lab.core.checked import ConfigError
+from heimdall_lab.core.text import quoted
 
 _FREE_TRIES = 5  # of one address in a row, as people mistype
 _LONGEST_WAIT_S = 60.0
@@ -33,10 +34,10 @@ def read_passwords(given: str) -> dict[str, str] | str:
             "password that holds a / or ends in .json into a file of names and passwords"
         ) from error
     except ValueError as error:
-        raise ConfigError(f'basic_auth: {given!r} is no JSON ({error}); write {{"name": "password"}}') from error
+        raise ConfigError(f'basic_auth: {quoted(given)} is no JSON ({error}); write {{"name": "password"}}') from error
     entries = passwords.items() if isinstance(passwords, dict) else []
     if not entries or not all(name and isinstance(secret, str) and secret for name, secret in entries):
-        raise ConfigError(f'basic_auth: {given!r} holds no names with passwords; write {{"name": "password"}}')
+        raise ConfigError(f'basic_auth: {quoted(given)} holds no names with passwords; write {{"name": "password"}}')
     return dict(entries)
 
 

@@ -12,7 +12,7 @@ from heimdall_lab.core.checked import NAME
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.files import check_regular, path_below
 from heimdall_lab.core.presets import differing_fields
-from heimdall_lab.core.text import si_text
+from heimdall_lab.core.text import quoted, si_text
 from heimdall_lab.datasets import size
 from heimdall_lab.datasets.manifest import MANIFEST, is_complete, read_manifest
 from heimdall_lab.learning import experiments, options, registry
@@ -67,7 +67,7 @@ def dataset_folder(root: Path, name: str) -> Path:
     except OSError:  # of names that are too long
         found = False
     if not found:
-        raise JobError(f"dataset: {name!r} is none of those in {str(root)!r}; choose one that is listed")
+        raise JobError(f"dataset: {quoted(name)} is none of those in {quoted(root)}; choose one that is listed")
     return root / name
 
 
@@ -99,18 +99,18 @@ def check_folders(root: Path, config: Config) -> None:
 def _check_generation(root: Path, task: Generation) -> None:
     check_folders(root, task.config)
     if task.folder in RESERVED:
-        raise JobError(f"folder: {task.folder!r} is where the dashboard keeps other things; choose another name")
+        raise JobError(f"folder: {quoted(task.folder)} is where the dashboard keeps other things; choose another name")
     folder = root / task.folder
     if (folder / MANIFEST).exists():
         manifest = read_manifest(folder)
         if fields := differing_fields(manifest.config, task.config):
             raise JobError(
-                f"folder: {task.folder!r} holds a dataset with another {', '.join(fields)}; choose another name"
+                f"folder: {quoted(task.folder)} holds a dataset with another {', '.join(fields)}; choose another name"
             )
         if is_complete(folder, task.config, version("heimdall_lab")):
-            raise JobError(f"folder: {task.folder!r} holds this dataset, whole, already; choose another name")
+            raise JobError(f"folder: {quoted(task.folder)} holds this dataset, whole, already; choose another name")
     elif folder.exists():
-        raise JobError(f"folder: {task.folder!r} is there and holds no dataset; choose another name")
+        raise JobError(f"folder: {quoted(task.folder)} is there and holds no dataset; choose another name")
     root.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in folder.glob("shard-*.nc"))
     needed, free = size.expected_bytes(task.config) - there, shutil.disk_usage(root).free
@@ -124,9 +124,9 @@ def _check_generation(root: Path, task: Generation) -> None:
 def _check_training(root: Path, task: Training, earlier: list[Task]) -> None:
     manifest = read_manifest(dataset_folder(root, task.dataset))
     if manifest.num_samples < manifest.config.num_samples:
-        raise JobError(f"dataset: {task.dataset!r} is unfinished; resume it before training on it")
+        raise JobError(f"dataset: {quoted(task.dataset)} is unfinished; resume it before training on it")
     if (output_folder(root, task) / experiments.RUN).exists() and task not in earlier:
-        raise JobError(f"folder: {task.folder!r} holds another run; choose another name")
+        raise JobError(f"folder: {quoted(task.folder)} holds another run; choose another name")
     registry.check_compatible(task.architecture, manifest.config.data_type)
     if (weights := _num_weights(task)) > _MAX_WEIGHTS:
         raise JobError(f"parameters: make {weights:,} weights, more than {_MAX_WEIGHTS:,}; make the network smaller")

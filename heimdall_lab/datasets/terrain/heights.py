@@ -8,7 +8,7 @@ import numpy as np
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
-from heimdall_lab.core.text import position_text
+from heimdall_lab.core.text import position_text, quoted
 from heimdall_lab.datasets.terrain.tiles import Heights, MissingTilesError, interpolate_tile, padded_tile, tile_name
 
 SPACING_M = 90.0  # that of SRTM3
@@ -97,7 +97,7 @@ def require_tiles(missing: set[str], heights: Heights) -> None:
         names = sorted(missing)
         raise MissingTilesError(
             f"terrain tiles: {', '.join(names)} missing from {heights.folder}; fetch them by "
-            f"heimdall_lab.fetch_terrain({names}, {str(heights.folder)!r}), or put SRTM .hgt files of these names, or "
+            f"heimdall_lab.fetch_terrain({names}, {quoted(heights.folder)}), or put SRTM .hgt files of these names, or "
             "GeoTIFF files that cover them, there"
         )
 
@@ -108,7 +108,7 @@ def require_heights(height: Array, latitude: Array, longitude: Array, heights: H
     if void.any():
         place = position_text(float(latitude[void][0]), float(longitude[void][0]))
         raise ValueError(
-            f"terrain folder: {str(heights.folder)!r} has no height at {place}, in a void of its tiles; put a tile "
+            f"terrain folder: {quoted(heights.folder)} has no height at {place}, in a void of its tiles; put a tile "
             "there too that has it, or move the network"
         )
 

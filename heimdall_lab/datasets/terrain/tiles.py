@@ -19,7 +19,7 @@ import pooch
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.core.compiled import njit
 from heimdall_lab.core.sparing import OversizedError, SparingFile
-from heimdall_lab.core.text import shortened
+from heimdall_lab.core.text import quoted, shortened
 from heimdall_lab.datasets.terrain import geotiff
 from heimdall_lab.datasets.terrain.cleaning import Grid, at_sea_level, can_be_sea, check_range, fill_voids
 
@@ -84,7 +84,7 @@ def open_terrain(folder: str | Path) -> Heights:
     try:
         paths = sorted(path for path in root.iterdir() if path.is_file())
     except OSError as error:
-        raise ValueError(f"terrain folder: cannot read {str(root)!r} ({error.strerror}); name another") from error
+        raise ValueError(f"terrain folder: cannot read {quoted(root)} ({error.strerror}); name another") from error
     tiles = [_srtm_tile(path, match[1].upper()) for path in paths if (match := _SRTM_FILE.fullmatch(path.name))]
     tiles += [
         Tile(path, path.stat().st_mtime_ns, *geotiff.extent(path))
@@ -93,7 +93,7 @@ def open_terrain(folder: str | Path) -> Heights:
     ]
     if not tiles:
         raise ValueError(
-            f"terrain folder: {str(root)!r} holds no tile; put SRTM .hgt or GeoTIFF files there, or fetch some by "
+            f"terrain folder: {quoted(root)} holds no tile; put SRTM .hgt or GeoTIFF files there, or fetch some by "
             "heimdall_lab.fetch_terrain"
         )
     return Heights(root, tuple(tiles))
@@ -129,7 +129,7 @@ def fetch_terrain(tiles: Sequence[str], folder: str | Path, url: str = PUBLIC_UR
     """
     for name in tiles:
         if not _TILE_NAME.fullmatch(name):
-            raise ValueError(f"terrain tile: {name!r} is no name of a tile; give names such as N43E007")
+            raise ValueError(f"terrain tile: {quoted(name)} is no name of a tile; give names such as N43E007")
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     return [_fetch_tile(name, root, f"{url.rstrip('/')}/{name[:3]}/{name}.hgt.gz") for name in tiles]
