@@ -47,7 +47,7 @@ class Variable(NamedTuple):
 
 
 MEASUREMENT = 4  # version of how these are measured: a change of any of their values takes the next number
-_WITHOUT_RATES = 3  # the version that measured the same already where no rates of clocks are known of
+_WITHOUT_RATES = 3  # the version that measured the same where no rates of clocks are known of
 
 # What a network measures of the signals against the strongest receiver; in the place of IQ, or beside it.
 MEASURED = {
@@ -258,8 +258,12 @@ class SchemaError(ValueError):
 
 def measurement(attributes: Mapping[Any, Any]) -> int:
     """Version of the measurer whose values a dataset of these attributes has: the earliest that gives the same."""
-    has_rates = attributes.get("one_crystal", 0) or attributes.get("clock_rate_sigma", 0)
-    return MEASUREMENT if has_rates else _WITHOUT_RATES
+    return MEASUREMENT if has_clock_rates(attributes) else _WITHOUT_RATES
+
+
+def has_clock_rates(attributes: Mapping[Any, Any]) -> bool:
+    """Whether attributes say that sample clocks run at rates of their own."""
+    return bool(attributes.get("one_crystal", 0) or attributes.get("clock_rate_sigma", 0))
 
 
 def label(variables: dict[str, np.ndarray], coords: dict[str, object], attrs: dict[str, object]) -> xr.Dataset:

@@ -16,6 +16,7 @@ from heimdall_lab.core.progress import ProgressCallback
 from heimdall_lab.core.units import ADC_MAX, EARTH_RADIUS_KM, SPEED_OF_LIGHT, db_to_linear, linear_to_db
 from heimdall_lab.datasets import schema
 from heimdall_lab.signals import spectra
+from heimdall_lab.signals.frequency_drift import frequency_drift
 from heimdall_lab.signals.group_delay import group_delay_sigma
 from heimdall_lab.signals.noise_floor import NoiseFloor, noise_floor
 from heimdall_lab.signals.voltages import Voltages, delay_growth
@@ -173,9 +174,10 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         max_frequency_cycles=2 * max_frequency_hz / rate_hz,
     )
     peak = find_peak(voltages)
-    growth = delay_growth(batch, peak.frequency_cycles * rate_hz)
-    if growth is not None:
-        voltages = Voltages(batch, growth)
+    if schema.has_clock_rates(batch.attrs):
+        growth = delay_growth(batch, peak.frequency_cycles * rate_hz)
+        found = reference, peak.delay_samples, peak.frequency_cycles, weight
+        voltages = Voltages(batch, growth, frequency_drift(voltages.of_receiver, *found))
         peak = find_peak(voltages)
 
     is_heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
@@ -200,7 +202,7 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         used = is_heard & np.isfinite(own_variance) & ~is_ambiguous
         lag, turns = peak.delay_samples, peak.frequency_cycles
         unlike_s = group_delay_sigma(voltages.of_receiver, reference, used, lag, turns, weight) / rate_hz
-    rate_sigma = 0.0 if growth is not None else float(batch.attrs.get("clock_rate_sigma", 0.0))
+    rate_sigma = 0.0 if batch.attrs.get("one_crystal", 0) else float(batch.attrs.get("clock_rate_sigma", 0.0))
     if rate_sigma > 0:
         unlike_s = np.hypot(unlike_s, rate_sigma * _lever_s(voltages, reference, weight, rate_hz)[:, None])
     toa_std = np.hypot(np.where(is_reference, noise_std, np.sqrt(own_variance)), unlike_s)

@@ -16,28 +16,30 @@ _PIECE_SAMPLES = 2**16  # interpolated at a time
 class Voltages:
     """Complex samples of a batch of scenes (S, R, N), √mW; of long ones never more than two receivers' at a time.
 
-    ``growth`` (S, R), of the delay in the window, is taken out of them as `steadied` does.
+    What delays and frequencies grow by in the window, ``growth`` and ``drift`` (S, R), is taken out as by `steadied`.
     """
 
-    def __init__(self, batch: xr.Dataset, growth: np.ndarray | None = None) -> None:
+    def __init__(self, batch: xr.Dataset, growth: np.ndarray | float = 0.0, drift: np.ndarray | float = 0.0) -> None:
         self._batch = batch
-        self._growth = np.zeros((batch.sizes["sample"], batch.sizes["receiver"])) if growth is None else growth
+        links = batch.sizes["sample"], batch.sizes["receiver"]
+        self._growth, self._drift = np.broadcast_to(growth, links), np.broadcast_to(drift, links)
         is_long = batch.sizes["receiver"] * batch.sizes["time"] > _LONG_IQ_SAMPLES
-        self._all = None if is_long else steadied(schema.voltage(batch), self._growth)
+        self._all = None if is_long else steadied(schema.voltage(batch), self._growth, self._drift)
 
     def of_receiver(self, receiver: int) -> np.ndarray:
         """Samples (S, N) of one receiver."""
         if self._all is not None:
             return self._all[:, receiver]
         voltage = schema.voltage(self._batch.isel(receiver=[receiver]))
-        return steadied(voltage, self._growth[:, [receiver]])[:, 0]
+        return steadied(voltage, self._growth[:, [receiver]], self._drift[:, [receiver]])[:, 0]
 
     def of_scene(self, scene: int, receiver: int) -> np.ndarray:
         """Samples (N,) of one receiver in one scene."""
         if self._all is not None:
             return self._all[scene, receiver]
         voltage = schema.voltage(self._batch.isel(sample=[scene], receiver=[receiver]))
-        return steadied(voltage, self._growth[[scene]][:, [receiver]])[0, 0]
+        place = np.ix_([scene], [receiver])
+        return steadied(voltage, self._growth[place], self._drift[place])[0, 0]
 
     def spectra(self) -> tuple[spectra.Spectrum, np.ndarray]:
         """Power spectra, and mean powers (S, R)."""
@@ -78,12 +80,12 @@ class Voltages:
         return correlation.AmbiguityPeak(*(np.concatenate(values) for values in zip(*peaks, strict=True)))
 
 
-def delay_growth(batch: xr.Dataset, fdoa_hz: np.ndarray) -> np.ndarray | None:
+def delay_growth(batch: xr.Dataset, fdoa_hz: np.ndarray) -> np.ndarray:
     """Growth of delays against the reference's (S, R), samples per sample, by frequencies received higher than there.
 
     Where one crystal drives tuner and sample clock of each receiver, a clock that gains time tunes as much too high,
     and motion shifts and compresses a signal alike: either way the growth is minus the frequency difference over the
-    carrier. None where that is not said of the receivers.
+    carrier. It is 0 where that is not said of the receivers.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def delay_growth(batch: xr.Dataset, fdoa_hz: np.ndarray) -> np.ndarray | None:
         If the carrier is not known.
     """
     if not batch.attrs.get("one_crystal", 0):
-        return None
+        return np.zeros(fdoa_hz.shape)
     of_scenes = "centre_frequency" in batch
     carrier_hz = (
         batch["centre_frequency"].values[:, None] if of_scenes else np.array(batch.attrs["centre_frequency_hz"])
@@ -104,24 +106,33 @@ def delay_growth(batch: xr.Dataset, fdoa_hz: np.ndarray) -> np.ndarray | None:
     return -np.nan_to_num(fdoa_hz) / carrier_hz
 
 
-def steadied(voltage: np.ndarray, growth: np.ndarray) -> np.ndarray:
-    """Samples (S, R, N) as if their delays did not grow (S, R) in the window, but were what they are at its middle."""
-    if not growth.any():
+def steadied(voltage: np.ndarray, growth: np.ndarray, drift: np.ndarray) -> np.ndarray:
+    """Samples (S, R, N) as if delays and frequencies were all the window long what they are at its middle.
+
+    Delays grow (S, R) by samples per sample, and frequencies by cycles per sample squared.
+    """
+    if not (growth.any() or drift.any()):
         return voltage
     num_time = voltage.shape[-1]
     steady = voltage.copy()
-    for place in np.argwhere(growth):
-        scene, receiver = place
-        margin = HALF_WIDTH + 1 + int(np.ceil(abs(growth[scene, receiver]) * num_time / 2))
+    for scene, receiver in np.argwhere((growth != 0) | (drift != 0)):
+        rate, bend = growth[scene, receiver], drift[scene, receiver]
+        margin = HALF_WIDTH + 1 + int(np.ceil(abs(rate) * num_time / 2))
         padded = np.pad(voltage[scene, receiver].astype(np.complex128), margin)
         for first in range(0, num_time, _PIECE_SAMPLES):
             at = np.arange(first, min(first + _PIECE_SAMPLES, num_time), dtype=float)
-            moved = at + growth[scene, receiver] * (at - num_time / 2)
-            steady[scene, receiver, first : first + _PIECE_SAMPLES] = interpolate_many(padded, moved + margin)
+            from_middle = at - num_time / 2
+            values = interpolate_many(padded, at + rate * from_middle + margin)
+            steady[scene, receiver, first : first + _PIECE_SAMPLES] = values * np.exp(
+                -1j * np.pi * bend * from_middle**2
+            )
     return steady
 
 
 def steadied_by_frequencies(batch: xr.Dataset) -> np.ndarray:
     """Samples (S, R, N) of a batch with measurements, without what `delay_growth` says of their delays."""
-    growth = delay_growth(batch, batch["fdoa_hz"].values) if batch.attrs.get("one_crystal", 0) else None
-    return schema.voltage(batch) if growth is None else steadied(schema.voltage(batch), growth)
+    voltage = schema.voltage(batch)
+    if not batch.attrs.get("one_crystal", 0):
+        return voltage
+    growth = delay_growth(batch, batch["fdoa_hz"].values)
+    return steadied(voltage, growth, np.zeros_like(growth))
