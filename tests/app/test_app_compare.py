@@ -393,6 +393,7 @@ def test_whole_recordings_are_compared_and_what_is_left_out_is_said(wait, tmp_pa
     said = viewer._notes.object
     assert said == f"Left out: 2 references, whose positions are known beforehand.\n\n{bounds.NO_BOUND}"
     assert set(viewer._table.value["RMSE/normal"]) == {"–"}
+    assert list(viewer._sample.options)[:2] == ["sample 0, a reference", "sample 1"]
     for tab in range(1, 6):
         viewer._tabs.active = tab
         assert viewer._panes[tab].object is not None

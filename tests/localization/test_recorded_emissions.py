@@ -95,6 +95,9 @@ def test_pictures_of_errors_leave_references_out(dataset: xr.Dataset, board: xr.
     tested = ~schema.references(dataset)
     at = np.stack([dataset.transmitter_longitude.values, dataset.transmitter_latitude.values], axis=-1)
     assert sorted(drawn.tolist()) == sorted(at[tested].tolist())
+    drawn_off = {sample: [" off" in each.label for each in plots.fix_map(dataset, sample, board)] for sample in (0, 1)}
+    assert any(drawn_off[1])
+    assert not any(drawn_off[0])
     assert errors.nearest_sample(dataset, at[0, 1], at[0, 0]) in dataset.sample.values[tested]
 
 

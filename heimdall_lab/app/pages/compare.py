@@ -287,7 +287,11 @@ class Compare(DatasetViewer):
         with param.parameterized.discard_events(self._map_method):
             self._map_method.options, self._map_method.value = best, best[0]
         self._map_method.param.trigger("options", "value")
-        labels = {f"sample {label}": int(label) for label in self.board.sample.values}
+        references = self.board["reference"].values
+        labels = {
+            f"sample {label}{', a reference' if is_reference else ''}": int(label)
+            for label, is_reference in zip(self.board.sample.values, references, strict=True)
+        }
         self._sample.param.update(options=labels, value=next(iter(labels.values())))
         self._view.options = [_AROUND, _NETWORK, *([_LIKELIHOOD] if has_iq else [])]
         self._draw()
