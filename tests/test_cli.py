@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from height_tiles import SIZE, write_hgt
@@ -120,6 +121,22 @@ def test_locate_prints_a_fix_with_error_and_bound_for_each_scene(run, folder):
     assert (len(table), blank) == (6, "")
     assert {"converged", "status", "checked", "misfit", "crlb_rmse_m"} <= set(header.split())
     assert summary.startswith("6 of 6 scenes have a fix (")
+
+
+def test_references_of_recordings_are_marked_and_left_out(run, tmp_path):
+    size = "--num-samples", "8", "--set", "signal.duration_s=0.02", "--set", "data_type=feature_based"
+    run("generate", "--preset", "websdr_reference", *size, "--out", tmp_path / "data")
+    located = run("locate", tmp_path / "data", "--method", "rss_ml")
+    assert "2 of 8 scenes are references" in located.stdout
+    rows = json.loads(run("locate", tmp_path / "data", "--method", "rss_ml", "--json").stdout)
+    assert [row["reference"] for row in rows] == [True, False, False, False] * 2
+    assert [row["error_m"] is None for row in rows] == [True, False, False, False] * 2
+    compared = run("compare", tmp_path / "data", "--methods", "rss_ml,tdoa_ls", "--out", tmp_path / "board")
+    assert "Left out: 2 references, whose positions are known beforehand." in compared.stdout
+    assert "No bound: emissions of a recording share clocks" in compared.stdout
+    assert "nan" not in compared.stdout
+    table = pd.read_csv(tmp_path / "board" / "leaderboard.csv")
+    assert set(table[table["by"] == "all"].samples) == {6}
 
 
 def test_locate_says_of_a_fix_what_it_is_worth(run, monkeypatch):

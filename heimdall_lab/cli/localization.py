@@ -125,7 +125,8 @@ def locate(
     table = tables.fix_table(dataset, fixes)
     print_table(table, as_json)
     print("\n" + _fix_sentences(dataset, fixes))
-    for say in (sentences.left_out_sentence, sentences.noise_sentence, sentences.clocks_sentence):
+    about = sentences.references_sentence, sentences.left_out_sentence, sentences.noise_sentence
+    for say in (*about, sentences.clocks_sentence):
         if said := say(dataset):
             print(said)
     if recorded or kind == "table":

@@ -30,9 +30,14 @@ DOPPLER_BY_COHERENCE = (9 / (16 * math.pi)) ** 0.5  # Rappaport, Wireless Commun
 
 
 def _allan_deviation(value: Any) -> Any:
-    if isinstance(value, str) and value not in CLOCK_ADEV:
-        raise ValueError(f"{quoted(value)} is no kind of oscillator; give {' or '.join(CLOCK_ADEV)}, or a number")
-    return CLOCK_ADEV[value] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return CLOCK_ADEV[value] if value in CLOCK_ADEV else float(value)
+    except ValueError:
+        raise ValueError(
+            f"{quoted(value)} is no kind of oscillator; give {' or '.join(CLOCK_ADEV)}, or a number"
+        ) from None
 
 
 def _receivers_or_path(value: Any) -> Any:

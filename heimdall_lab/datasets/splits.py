@@ -58,14 +58,18 @@ def select(dataset: xr.Dataset, split: str) -> xr.Dataset:
         raise ValueError("seed: is not among the dataset's attributes; only simulated datasets have splits")
     rows = np.flatnonzero(split_of(int(dataset.attrs["seed"]), numbers(dataset)) == split)
     if not len(rows):
-        raise ValueError(
-            f"split: {dataset.sizes['sample']} scenes are too few for one in {quoted(split)}; generate more"
-        )
+        raise ValueError(f"split: {scenes_text(dataset)} are too few for one in {quoted(split)}; generate more")
     return dataset.isel(sample=rows)
 
 
+def scenes_text(dataset: xr.Dataset) -> str:
+    """Say how many scenes there are, and in how many recordings, which splits keep whole."""
+    scenes = f"{dataset.sizes['sample']} scenes"
+    return f"{scenes} in {len(np.unique(numbers(dataset)))} recordings" if "recording" in dataset else scenes
+
+
 def evenly_spaced(dataset: xr.Dataset, most: int) -> xr.Dataset:
-    """Keep at most ``most`` scenes, evenly spaced over all.
+    """Keep at most ``most`` scenes, evenly spaced over all; of recordings whole ones, where one is not longer.
 
     Raises
     ------
@@ -75,7 +79,18 @@ def evenly_spaced(dataset: xr.Dataset, most: int) -> xr.Dataset:
     if most < 1:
         raise ValueError(f"most: is {most}; keep at least 1 scene")
     count = dataset.sizes["sample"]
-    return dataset if count <= most else dataset.isel(sample=np.arange(most) * count // most)
+    if count <= most:
+        return dataset
+    number, recording, emissions = np.unique(numbers(dataset), return_inverse=True, return_counts=True)
+    kept = most // int(emissions.max())
+    if "recording" not in dataset or not kept:
+        return dataset.isel(sample=_evenly(count, most))
+    return dataset.isel(sample=np.isin(recording, _evenly(len(number), kept)))
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of the numbers below a count, evenly spaced."""
+    return np.arange(min(count, most)) * count // min(count, most)
 
 
 def _uniform_hash(seed: int, number: int) -> float:

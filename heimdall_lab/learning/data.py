@@ -320,7 +320,7 @@ def _split_rows(dataset: xr.Dataset) -> dict[str, Array]:
     for name, chosen in rows.items():
         if len(chosen) < 2:
             raise ValueError(
-                f"dataset: of {dataset.sizes['sample']} scenes {len(chosen)} are in the {name} split, at least 2 are "
+                f"dataset: of {splits.scenes_text(dataset)} {len(chosen)} are in the {name} split, at least 2 are "
                 "needed; generate more"
             )
     return rows

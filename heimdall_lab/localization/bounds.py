@@ -26,6 +26,7 @@ _UNIT_ERRORS: dict[str, Callable[[LinesOfSight], Measurements]] = {
 GDOP_KINDS = tuple(_UNIT_ERRORS)
 _COORDINATES = ("latitude", "longitude", "altitude")
 _STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
+NO_BOUND = "No bound: emissions of a recording share clocks, so that each tells of those of the others."
 _STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
 
@@ -194,6 +195,22 @@ def _bound(lines: LinesOfSight, measurements: list[Measurements], height_sigma_m
     return information.inverse(information.without_altitude(of_all_axes, height_sigma_m))
 
 
+def emissions_share_clocks(attributes: Mapping[Any, Any]) -> bool:
+    """Whether each emission tells something of the clocks of the others, so that no scene has a bound of its own.
+
+    That is so in simulated recordings of several emissions (``recording.emissions`` of the attribute ``config``), also
+    in a choice of their samples, whatever their clocks: the bound of one emission alone is above what a method may
+    reach that takes them together. Recordings and tables that were received say what is known of their clocks by
+    ``clock_sigma_s``; that ``recording`` numbers their samples changes none of their bounds.
+    """
+    return int(json.loads(attributes.get("config", "{}")).get("recording", {}).get("emissions", 1)) > 1
+
+
+def no_bound_sentence(attributes: Mapping[Any, Any]) -> str:
+    """Say why scenes of a dataset have no bound of their own; empty where they have."""
+    return NO_BOUND if emissions_share_clocks(attributes) else ""
+
+
 def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     """Cramér-Rao bound of each scene from its own truth.
 
@@ -221,7 +238,7 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     -------
     xr.Dataset
         ``gdop`` (sample), ``crlb_covariance`` (sample, axis, other_axis) m² along east and north at the transmitter,
-        ``crlb_rmse`` (sample) m. NaN where not observable.
+        ``crlb_rmse`` (sample) m. NaN where not observable; both bounds also where `emissions_share_clocks`.
 
     Raises
     ------
@@ -233,6 +250,8 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     depends_on_height = dataset.attrs["propagation"] != "ground_wave"
     height_sigma_m = paths.height_prior(dataset)[1] if depends_on_height else None
     covariance = _bound(lines, _scene_measurements(dataset, lines, used, law), height_sigma_m)
+    if emissions_share_clocks(dataset.attrs):
+        covariance = np.full_like(covariance, np.nan)
     axes = ["east", "north"]
     return xr.Dataset(
         {

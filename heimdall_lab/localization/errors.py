@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import error_law
 
 _AXES = {"axis": ["east", "north"]}
@@ -18,7 +19,7 @@ BINS = {  # lower edges of the leaderboard's bins; each ends where the next begi
 
 
 def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
-    """Compare fixes with the true positions.
+    """Compare fixes with the true positions, but for references, which are no test cases.
 
     Parameters
     ----------
@@ -34,9 +35,11 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
         ``error`` m, the geodesic distance; ``error_vector`` (…, axis) m, fix minus truth along east and north;
         ``mahalanobis_squared``, of the error under the fix's own covariance; ``level``, of the ellipse through the
         truth: the share of errors that the fix itself expects to be smaller; ``log_density``, of the truth under the
-        fix's law of errors, per m².
+        fix's law of errors, per m². NaN where the true position is not known, and of references (`schema.references`),
+        whose positions are known beforehand.
     """
-    truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute()
+    tested = xr.DataArray(~schema.references(dataset), dims="sample")
+    truth = dataset[["transmitter_latitude", "transmitter_longitude"]].compute().where(tested)
     distance, azimuth = xr.apply_ufunc(
         geodesy.geodesic,
         truth.transmitter_latitude,
@@ -70,8 +73,14 @@ def position_errors(dataset: xr.Dataset, fixes: xr.Dataset) -> xr.Dataset:
 
 
 def nearest_sample(dataset: xr.Dataset, latitude_deg: float, longitude_deg: float) -> int:
-    """Label of the sample whose transmitter is nearest to a position; ValueError if no true position is known."""
-    latitude, longitude = (dataset[f"transmitter_{name}"].values for name in ("latitude", "longitude"))
+    """Label of the sample whose transmitter is nearest to a position, references left out.
+
+    ValueError if no true position is known.
+    """
+    reference = schema.references(dataset)
+    latitude, longitude = (
+        np.where(reference, np.nan, dataset[f"transmitter_{name}"].values) for name in ("latitude", "longitude")
+    )
     distance_m, _ = geodesy.geodesic(latitude, longitude, np.full(len(latitude), latitude_deg), longitude_deg)
     if not np.isfinite(distance_m).any():
         raise ValueError("transmitter_latitude: is unknown in every sample; none is nearest")

@@ -33,6 +33,7 @@ from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.measurements import with_measurements
 
+_NO_BOUND = "no_bound"  # attribute of a leaderboard
 _TIMED_SCENES = 4  # that are measured for their time alone
 
 
@@ -45,7 +46,7 @@ def compare(
     """Locate with several methods and rank them: the leaderboard.
 
     What is no fix stays in every statistic, at its best candidate; samples whose true position is not
-    known are located, and in none.
+    known, and references, whose position is known beforehand, are located, and in none.
 
     Parameters
     ----------
@@ -75,8 +76,9 @@ def compare(
         samples that a method was trained with or chosen by, on which its errors mean nothing; ``prior``, whether it
         takes anything for known of where transmitters are, which the bounds do not. Dims (method, sample):
         the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared``, ``level`` and ``log_density``, judged
-        with the error of the true positions themselves, where the dataset says it. Dim ``sample``: the bounds as
-        `bounds.crlb_by_law` gives them; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
+        with the error of the true positions themselves, where the dataset says it. Dim ``sample``: ``reference``,
+        whether it is one; the bounds as `bounds.crlb_by_law` gives them, NaN where emissions share clocks, as the
+        attribute ``no_bound`` then says; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
         statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
         ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
         samples. Methods that fail are left off the board, if others do not: the log and the attribute ``failed``, JSON
@@ -85,8 +87,8 @@ def compare(
     Raises
     ------
     ValueError
-        If a method is unknown, all of them fail, the dataset lacks the true positions or breaks the contract, or a
-        shard is damaged.
+        If a method is unknown, all of them fail, the dataset lacks the true positions, holds references alone or
+        breaks the contract, or a shard is damaged.
     """
     with integrity.kept(dataset):
         return _compare(dataset, methods, progress, verify)
@@ -94,9 +96,7 @@ def compare(
 
 def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | None, verify: bool) -> xr.Dataset:
     chosen, failed = named_methods(methods_for(dataset) if methods is None else methods)
-    known = np.flatnonzero((dataset.transmitter_latitude + dataset.transmitter_longitude).notnull())
-    if not len(known):
-        raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
+    known = _tested(dataset)
     report = progress or (lambda *_: None)
     if verify:
         report(0, "verifying checksums")
@@ -116,6 +116,8 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
             continue
         latencies.append(measuring_s + (time.perf_counter() - began) / dataset.sizes["sample"])
     reasons = failure_attribute(failed, fixes)
+    if no_bound := bounds.no_bound_sentence(dataset.attrs):
+        reasons |= {_NO_BOUND: no_bound}
     each = xr.concat(fixes.values(), dim="method").assign_coords(method=list(fixes)).assign_attrs(reasons)
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
@@ -123,12 +125,27 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
     with_truth = each.merge(bound).isel(sample=known)
     overall = _statistics(with_truth)
     board = each.merge(bound).merge(overall)
+    board["reference"] = ("sample", schema.references(dataset), {"long_name": "position is known beforehand"})
     board["latency"] = ("method", latencies, {"units": "s", "long_name": "time per fix"})
     board = board.assign(_method_properties(dataset, [chosen[name] for name in fixes])).assign_attrs(reasons)
     for name, values in _scene_conditions(truth).items():
         board[f"scene_{name}"] = values
         board = board.merge(_binned_statistics(with_truth, name, values.isel(sample=known), overall))
     return board
+
+
+def _tested(dataset: xr.Dataset) -> np.ndarray:
+    """Positions along ``sample`` of those that count: whose true position is known, and not beforehand."""
+    known = (dataset.transmitter_latitude + dataset.transmitter_longitude).notnull().values
+    if not known.any():
+        raise ValueError("transmitter_latitude: is unknown in every sample; compare needs the true positions")
+    tested = np.flatnonzero(known & ~schema.references(dataset))
+    if not len(tested):
+        raise ValueError(
+            "reported_latitude: is known in every sample of a known true position; compare needs some that are no "
+            "references"
+        )
+    return tested
 
 
 def _measuring_s(dataset: xr.Dataset) -> float:
@@ -339,7 +356,7 @@ def leaderboard_text(board: xr.Dataset) -> str:
     for method, *cells in rows:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([method.ljust(widths[0]), *right]))
-    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:], *notes(table), *cautions(table)])
+    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:], *notes(board), *cautions(table)])
 
 
 def _two_lines(header: str) -> tuple[str, str]:
@@ -386,8 +403,17 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
-def notes(table: pd.DataFrame) -> list[str]:
-    """Say which methods of a `leaderboard_table` the bounds do not hold for."""
+def notes(board: xr.Dataset) -> list[str]:
+    """Say what a leaderboard leaves out, and why it has no bounds, or which methods they do not hold for."""
+    references = int(board["reference"].sum()) if "reference" in board else 0
+    noun = "reference, whose position is" if references == 1 else "references, whose positions are"
+    left_out = [f"Left out: {references} {noun} known beforehand."] if references else []
+    return [*left_out, *([board.attrs[_NO_BOUND]] if _NO_BOUND in board.attrs else _with_prior(board))]
+
+
+def _with_prior(board: xr.Dataset) -> list[str]:
+    """Say which methods the bounds do not hold for, best median first."""
+    table = leaderboard_table(board)
     trained = table.parameters > 0
     named = [str(name) for name in table.index[table.prior.astype(bool) & ~trained]]
     names = ", ".join([*named, *(["trained localizers"] if trained.any() else [])])

@@ -12,6 +12,7 @@ import xarray as xr
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text, microseconds_text, position_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
+from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.propagation import mean_separation_m
 from heimdall_lab.localization import altitude, ellipses, error_law, errors, stations
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
@@ -62,7 +63,7 @@ def fix_text(dataset: xr.Dataset, fixes: xr.Dataset, sample: int) -> str:
     fix = fixes.sel(sample=sample)
     error_m = float(errors.position_errors(dataset, fixes).error.sel(sample=sample))
     status, *uncertainty = (say(dataset, fixes, sample) for say in (status_sentence, budget_sentence, remedy_sentence))
-    budget = " ".join(filter(None, uncertainty))
+    budget = " ".join(filter(None, (*uncertainty, _reference_sentence(dataset, sample))))
     off = f"**{length_text(error_m)}** from the true position"
     if str(fix.status.values) != "ok":
         off = f" That is {off}." if np.isfinite(error_m) else ""
@@ -140,6 +141,15 @@ def left_out_sentence(dataset: xr.Dataset) -> str:
     return f"Left out: {'; '.join(f'{name}: {reason}' for name, reason in reasons.items())}." if reasons else ""
 
 
+def references_sentence(dataset: xr.Dataset) -> str:
+    """Say how many emissions have a position that is known beforehand; empty where there are none."""
+    references = int(schema.references(dataset).sum())
+    if not references:
+        return ""
+    noun = "is a reference, whose position is" if references == 1 else "are references, whose positions are"
+    return f"{references:,} of {dataset.sizes['sample']:,} scenes {noun} known beforehand: no errors are given of them."
+
+
 def noise_sentence(dataset: xr.Dataset) -> str:
     """Name the receivers whose noise cannot be told from the signal; empty where there are none, or nobody says."""
     if "noise_known" not in dataset:
@@ -189,6 +199,12 @@ def suspect_name(dataset: xr.Dataset, fix: xr.Dataset) -> str | None:
     """Name of the receiver whose measurement agrees least with the others in one scene; None where it is not known."""
     suspect = int(fix.suspect)
     return str(dataset.receiver_name.values[suspect]) if suspect >= 0 else None
+
+
+def _reference_sentence(dataset: xr.Dataset, sample: int) -> str:
+    """Say that one scene is a reference; empty where it is none."""
+    is_reference = schema.references(dataset.sel(sample=[sample]))[0]
+    return "It is a reference: its position is known beforehand, so no error is given." if is_reference else ""
 
 
 def _check(fix: xr.Dataset) -> str:

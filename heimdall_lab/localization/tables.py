@@ -7,12 +7,16 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.text import json_number, length_text
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds, delay_law, errors
 from heimdall_lab.localization.sentences import rivals, suspect_name
 
 
 def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
-    """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound."""
+    """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound.
+
+    Where there are references, ``reference`` marks them; what they are located by is no test, and they have no error.
+    """
     covariance = fixes.covariance.values
     sigma = np.sqrt(np.einsum("sii->si", covariance))
     columns = {
@@ -26,6 +30,8 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
         "checked": fixes.checked.values,
         "misfit": fixes.misfit.values.round(2),
     }
+    if (reference := schema.references(dataset)).any():
+        columns["reference"] = reference
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
         if not bool(dataset.crlb_rmse.isnull().all()):

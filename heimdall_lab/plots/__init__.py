@@ -1,10 +1,10 @@
 """Pictures of scenes, signals, measurements and errors: pure functions that return HoloViews objects (Bokeh).
 
 `maps` (one scene), `hyperbola_map` and `bound_maps` (an area) draw maps, from the parts in `scene_layers` and `labels`;
-`signals` draws IQ and its correlation, `links` the features of links as Bokeh figures that share their selection,
-`errors` a leaderboard, `error_budget` what one fix's error is made of, `training` a run, `goodness_of_fit` statistics
-beside their law. Colours, fonts and the markers of methods are in `style`. A new picture goes to the module of its
-subject, and its function into the list below.
+`signals` draws IQ and its correlation, `clocks` those of a recording, `links` the features of links as Bokeh figures
+that share their selection, `errors` a leaderboard, `error_budget` what one fix's error is made of, `training` a run,
+`goodness_of_fit` statistics beside their law. Colours, fonts and the markers of methods are in `style`. A new picture
+goes to the module of its subject, and its function into the list below.
 """
 
 import holoviews.plotting.bokeh  # noqa: F401  registers the renderer
@@ -20,6 +20,7 @@ from heimdall_lab.plots.bound_maps import (
     site_map,
     site_text,
 )
+from heimdall_lab.plots.clocks import clock_walks, pair_delays
 from heimdall_lab.plots.error_budget import error_budget
 from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf, error_map
 from heimdall_lab.plots.goodness_of_fit import curves, distribution
@@ -44,6 +45,7 @@ __all__ = [
     "bound_ellipses",
     "bound_map",
     "calibration",
+    "clock_walks",
     "constellation",
     "cross_correlations",
     "curves",
@@ -69,6 +71,7 @@ __all__ = [
     "method_styles",
     "network_area",
     "network_map",
+    "pair_delays",
     "point_text",
     "position_text",
     "redraw_network",

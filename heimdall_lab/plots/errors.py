@@ -39,14 +39,14 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
     """Draw the share of fixes with at most a given error for each method, and the same for errors at the bound.
 
     These are normal with the Cramér-Rao bound of each scene as their covariance, one curve for each law of delays that
-    the board has a bound of. The axis of errors is logarithmic, in m.
+    the board has a bound of; none where no scene has a bound. The axis of errors is logarithmic, in m.
 
     Parameters
     ----------
     board : xr.Dataset
         Result of `leaderboard.compare`.
     """
-    board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
+    board = _tested(board)
     curves = [
         _error_steps(board.error.sel({"method": method}).values, method).opts(
             color=colour, line_dash=line_dash(method), backend="bokeh"
@@ -54,7 +54,10 @@ def error_cdf(board: xr.Dataset) -> hv.Overlay:
         for method, (colour, _) in method_styles(board.method.values).items()
     ]
     for law, suffix in laws_of(board).items():
-        curve = _bound_cdf(board[f"crlb_covariance{suffix}"].values, _bound_label(law))
+        covariance = board[f"crlb_covariance{suffix}"].values
+        if not np.isfinite(covariance).all(axis=(1, 2)).any():
+            continue
+        curve = _bound_cdf(covariance, _bound_label(law))
         curves.append(curve.opts(color=TRUTH, line_dash=LAW_DASHES[law], line_width=2, backend="bokeh"))
     errors_m = np.concatenate([curve.dimension_values("error_m") for curve in curves])
     x_range = (errors_m.min() / 1.5, errors_m.max() * 1.5) if len(errors_m) else (1.0, 1e3)
@@ -74,7 +77,7 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
     board : xr.Dataset
         Result of `leaderboard.compare`.
     """
-    board = board.isel(sample=board.error.notnull().any("method").values)  # those whose true position is known
+    board = _tested(board)
     level = np.linspace(0, 1, 201)
     half = _BAND_SIGMAS * np.sqrt(level * (1 - level) / max(1, board.sizes["sample"]))
     limits = np.clip([level - half, level + half], 0, 1)
@@ -98,7 +101,8 @@ def calibration(board: xr.Dataset) -> hv.Overlay:
 def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     """Draw the median error of each method, and at the bound, over a condition of `localization.errors.BINS`.
 
-    The board is a result of `leaderboard.compare`. Each bin that holds samples is drawn, with their number below it.
+    The board is a result of `leaderboard.compare`. Each bin that holds samples is drawn, with their number below it;
+    bounds are, where some scene has one.
     ValueError if the condition is unknown.
     """
     if by not in _CONDITIONS:
@@ -111,8 +115,8 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
         hv.Dimension("error_m", label="median error", unit="m"),
     )
     median_m = board[f"median_error_by_{by}"].isel({f"{by}_bin": shown})
-    known = board.error.notnull().any("method").values
-    member = np.where(known, bin_of(board[f"scene_{by}"].values, by), -1)
+    tested = board.error.notnull().any("method").values
+    member = np.where(tested, bin_of(board[f"scene_{by}"].values, by), -1)
     lines = [
         (method, median_m.sel({"method": method}).values, colour, marker, line_dash(method), 1.5)
         for method, (colour, marker) in method_styles(board.method.values).items()
@@ -120,6 +124,8 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     for law, suffix in laws_of(board).items():
         covariance = board[f"crlb_covariance{suffix}"].values
         at_bound_m = np.array([_bound_median(covariance[member == place]) for place in shown])
+        if np.isnan(at_bound_m).all():
+            continue
         lines.append((_bound_label(law), at_bound_m, TRUTH, "dash", LAW_DASHES[law], 2.0))
     layers = []
     for label, error_m, colour, marker, dash, width in lines:
@@ -129,14 +135,14 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
         layers.append(hv.Curve(at, *axes, label=label).opts(**line, backend="bokeh"))
         layers.append(hv.Scatter(at, *axes, label=label).opts(**points, backend="bokeh"))
     options = MAP_OPTIONS | {"frame_height": 300, "logy": True}
-    title = f"Median error over {board.sizes['sample']} samples, by {_CONDITIONS[by].split(',')[0]}"
+    title = f"Median error over {tested.sum()} samples, by {_CONDITIONS[by].split(',')[0]}"
     return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
 
 
 def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay:
     """Draw the true positions, coloured by the error of one method on a logarithmic scale; a cross is no fix.
 
-    Receivers are drawn where they are the same in all samples.
+    References are left out, as of all errors. Receivers are drawn where they are the same in all samples.
 
     Parameters
     ----------
@@ -154,7 +160,7 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
         on_board = ", ".join(str(name) for name in board.method.values)
         raise ValueError(f"method: {quoted(method)} is not on the board; choose one of {on_board}")
     place = np.stack([dataset[f"transmitter_{name}"].values for name in ("longitude", "latitude")], axis=-1)
-    known = np.isfinite(place).all(axis=-1)
+    known = np.isfinite(place).all(axis=-1) & board.error.notnull().any("method").values
     if not known.any():
         raise ValueError("transmitter_latitude: is unknown in every sample; an error map needs the true positions")
     each = board[["error", "converged"]].sel({"method": method}).isel(sample=known)
@@ -170,6 +176,11 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     title = plain_title(f"{method}: errors at {known.sum()} true positions, median {median}")
     options = MAP_OPTIONS | {"xlim": x_range, "ylim": y_range, "show_legend": False}
     return hv.Overlay(layers).opts(title=title, **options, backend="bokeh")
+
+
+def _tested(board: xr.Dataset) -> xr.Dataset:
+    """Keep the samples that have errors: whose true position is known, and that are no references."""
+    return board.isel(sample=board.error.notnull().any("method").values)
 
 
 def _error_steps(error_m: np.ndarray, label: str) -> hv.Curve:
@@ -188,11 +199,9 @@ def _bound_label(law: str) -> str:
 def _bound_cdf(covariance: np.ndarray, label: str) -> hv.Curve:
     """Distribution of the length of normal errors with covariances (S, 2, 2) m², scenes without a bound left out.
 
-    The squared length of the whitened error exceeds x with probability exp(−x/2).
+    At least one has a bound. The squared length of the whitened error exceeds x with probability exp(−x/2).
     """
     stretch = _squared_stretch(covariance)
-    if not len(stretch):
-        return hv.Curve([], *_ERROR_AXES, label=label)
     error = np.geomspace(np.sqrt(stretch.min()) / 30, 4 * np.sqrt(stretch.max()), 400)
     share = 100 * np.array([1 - np.exp(-(e**2) / 2 / stretch).mean() for e in error])
     shown = (share > 0.3) & (share < 99.9)

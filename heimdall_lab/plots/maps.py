@@ -69,7 +69,7 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     The axes are metres or kilometres east and north of the transmitter or, where it is unknown, of the fix with the
     smallest ellipse. Fixes that are many times further away than the best one are left out, and the legend says so.
     They are as `estimators.locate` or `leaderboard.compare` return them; the bounds' covariances (`bounds.crlb_by_law`)
-    are drawn if they are there.
+    are drawn if they are there and finite.
     ValueError if there is no sample of that label.
     """
     scene = load_scene(dataset, sample)
@@ -116,8 +116,10 @@ def _bound_outlines(fixes: xr.Dataset, sample: int) -> list[tuple[str, str, np.n
     """Legend, dash and outline (points, 2) m of the 95 % ellipse of each bound that fixes come with, by its law."""
     outlines = []
     for law, suffix in laws_of(fixes).items():
-        if f"crlb_covariance{suffix}" in fixes:
-            covariance = fixes[f"crlb_covariance{suffix}"].sel(sample=sample).values
+        if f"crlb_covariance{suffix}" not in fixes:
+            continue
+        covariance = fixes[f"crlb_covariance{suffix}"].sel(sample=sample).values
+        if np.isfinite(covariance).all():
             rms = length_text(np.sqrt(np.trace(covariance)))
             outline = np.nan_to_num(ellipses.ellipse(covariance, ELLIPSE_LEVEL))
             outlines.append((f"Cramér-Rao bound, {LAW_NAMES[law]}, 95 % (rms {rms})", LAW_DASHES[law], outline))

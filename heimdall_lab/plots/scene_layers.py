@@ -10,6 +10,7 @@ import xarray as xr
 
 from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.sentences import SHORT_STATUS, rivals
 from heimdall_lab.plots.labels import TRIANGLE
@@ -74,14 +75,14 @@ def projected_places(scene: xr.Dataset, drawn: list[DrawnFix], projection: Proje
 
 
 def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
-    """Read the fixes of one scene, with or without the dim ``method``."""
+    """Read the fixes of one scene, with or without the dim ``method``; of a reference, errors are no test and NaN."""
     if fixes is None:
         return []
     each = fixes.sel(sample=scene.sample.item())
     if "method" not in each.dims:
         each = each.expand_dims(method=[each.attrs.get("method", "fix")])
     altitude_m = mean_position(scene)[2]
-    truth_known = transmitter_position(scene) is not None
+    is_tested = transmitter_position(scene) is not None and not schema.references(scene.expand_dims("sample"))[0]
     styles = method_styles(str(name) for name in each.method.values)
     drawn = []
     for name, (colour, marker) in styles.items():
@@ -89,7 +90,7 @@ def drawn_fixes(scene: xr.Dataset, fixes: xr.Dataset | None) -> list[DrawnFix]:
         distance, _ = geodesy.geodesic(
             fix.latitude.values, fix.longitude.values, scene.transmitter_latitude, scene.transmitter_longitude
         )
-        error_m = distance.item() if truth_known else math.nan
+        error_m = distance.item() if is_tested else math.nan
         status = str(fix.status.values)
         label = f"{name}: {length_text(error_m)} off" if math.isfinite(error_m) else name
         label = label if status == "ok" else f"{name}: no fix ({SHORT_STATUS[status]})"

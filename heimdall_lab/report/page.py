@@ -36,6 +36,7 @@ _DIFFRACTION = {
 }
 _CLOCKS = {
     "gpsdo": "disciplined by GPS (standard deviation 50 ns)",
+    "gps_stamped": "stamped by GPS (standard deviation 200 ns, of every window anew)",
     "ntp": "set over the network (NTP, standard deviation 1 ms)",
     "none": "not synchronised (uniform within ±10 ms)",
 }
@@ -86,19 +87,20 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
     return environment.get_template("page.html.j2").render(
         title=f"Locating a radio transmitter with {int(dataset.receiver_present.any('sample').sum())} receivers",
         bokeh="\n".join(Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).js_raw),
-        sample_count=dataset.sizes["sample"],
+        sample_count=int(board.error.notnull().any("method").sum()),
         simulated="config" in dataset.attrs,
         facts=_facts(dataset),
         columns=["method", *cells.columns],
         rows=list(cells.itertuples()),
         colours={name: colour for name, (colour, _) in plots.method_styles(map(str, board.method.values)).items()},
-        notes=notes(table),
+        notes=notes(board),
         cautions=cautions(table),
         meanings={name: MEANINGS[name] for name in cells.columns},
         sample=sample,
         method=method,
         error=length_text(float(board.error.sel({"method": method, "sample": sample}))),
         bounds=_bounds(board, sample),
+        has_bounds=any(bool(board[f"crlb_rmse{suffix}"].notnull().any()) for suffix in laws_of(board).values()),
         status=status_sentence(dataset, fixes, sample),
         budget=budget_sentence(dataset, fixes, sample),
         remedy=remedy_sentence(dataset, fixes, sample),
@@ -110,11 +112,12 @@ def _render(dataset: xr.Dataset, board: xr.Dataset) -> str:
 
 
 def _bounds(board: xr.Dataset, sample: int) -> str:
-    """Say the bounds of one sample, with their laws."""
+    """Say the bounds of one sample, with their laws; empty where it has none."""
     texts = []
     for law, suffix in laws_of(board).items():
-        rmse = length_text(float(board[f"crlb_rmse{suffix}"].sel(sample=sample)))
-        texts.append(f"{rmse} rms ({LAW_NAMES[law]})")
+        rmse_m = float(board[f"crlb_rmse{suffix}"].sel(sample=sample))
+        if np.isfinite(rmse_m):
+            texts.append(f"{length_text(rmse_m)} rms ({LAW_NAMES[law]})")
     return " and ".join(texts)
 
 
@@ -124,9 +127,10 @@ def _best_method(board: xr.Dataset) -> str:
 
 
 def _median_sample(board: xr.Dataset, method: str) -> int:
-    """Choose the sample whose error is the median of a method's errors."""
-    order = board.error.sel({"method": method}).fillna(np.inf).argsort().values
-    return int(board.sample[order[(len(order) - 1) // 2]])
+    """Choose the sample whose error is the median of a method's errors; those without an error are left out."""
+    error = board.error.sel({"method": method})
+    tested = error.isel(sample=error.notnull().values)
+    return int(tested.sample[tested.argsort().values[(tested.sizes["sample"] - 1) // 2]])
 
 
 def _facts(dataset: xr.Dataset) -> dict[str, str]:
@@ -149,7 +153,8 @@ def _facts(dataset: xr.Dataset) -> dict[str, str]:
     if "config" in attrs:
         config = Config.model_validate_json(attrs["config"])
         channel = config.channel
-        facts["Receiver clocks"] = _CLOCKS.get(channel.clock, channel.clock)
+        facts["Recordings"] = _recordings(dataset, config)
+        facts["Receiver clocks"] = f"{_CLOCKS[channel.clock]}{_clock_rates(config)}"
         facts["Oscillators"] = f"uniform within ±{channel.frequency_offset_max_hz:g} Hz"
         losses = f"{channel.environment_loss_min_db:g} to {channel.environment_loss_max_db:g} dB of environment loss"
         facts["Path loss"] = (
@@ -158,6 +163,28 @@ def _facts(dataset: xr.Dataset) -> dict[str, str]:
         facts["Paths"] = _path_effects(config)
         facts["Seed"] = f"{config.seed} (the same configuration and seed give the same dataset)"
     return {name: value for name, value in facts.items() if value}
+
+
+def _recordings(dataset: xr.Dataset, config: Config) -> str:
+    """How many recordings there are, of how many emissions; empty where each sample is its own."""
+    if not config.has_recordings:
+        return ""
+    emissions, references = config.recording.emissions, config.recording.references
+    places = "a known place" if references == 1 else "known places"
+    known = f", {references} of them from {places}" if references else ""
+    count = len(np.unique(dataset["recording"]))
+    return f"{count}, of {emissions} emissions each{known}; these share receivers, oscillators and clocks"
+
+
+def _clock_rates(config: Config) -> str:
+    """What is simulated of the rates of clocks; empty if nothing is."""
+    channel = config.channel
+    effects = {
+        f"rates within ±{config.first_rate_max * 1e6:.2g} ppm": config.first_rate_max > 0,
+        f"Allan deviation {channel.clock_adev:g} at 1 s": channel.clock_adev > 0,
+        "one crystal for clock and tuner": channel.one_crystal,
+    }
+    return "".join(f", {effect}" for effect, present in effects.items() if present)
 
 
 def _path_effects(config: Config) -> str:

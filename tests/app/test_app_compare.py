@@ -22,7 +22,7 @@ from heimdall_lab.app.pages import compare
 from heimdall_lab.app.pages.compare import Compare
 from heimdall_lab.core import geodesy
 from heimdall_lab.datasets import splits, store
-from heimdall_lab.localization import dpd, errors, leaderboard, learned
+from heimdall_lab.localization import bounds, dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import leaderboard_cells, leaderboard_table
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -381,3 +381,20 @@ def test_likelihood_map_is_where_the_estimator_looks(root):
     marker = next(layer for layer in picture if isinstance(layer, hv.Points) and layer.label.startswith("dpd"))
     drawn_km = [float(marker.dimension_values(axis)[0]) for axis in range(2)]
     assert drawn_km == pytest.approx([float(fix.east[0]) / 1e3, float(fix.north[0]) / 1e3], rel=1e-3, abs=0.01)
+
+
+def test_whole_recordings_are_compared_and_what_is_left_out_is_said(wait, tmp_path):
+    config = hl.preset("websdr_reference", num_samples=12, seed=3, signal={"duration_s": 0.02})
+    hl.generate(config, out=tmp_path / "recorded", progress=False)
+    viewer = made(tmp_path, "recorded", methods=FAST, scenes=10)
+    assert viewer._status.object.startswith("8 scenes, 2 methods")
+    wait(viewer.compare())
+    assert viewer.board.sample.values.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    said = viewer._notes.object
+    assert said == f"Left out: 2 references, whose positions are known beforehand.\n\n{bounds.NO_BOUND}"
+    assert set(viewer._table.value["RMSE/normal"]) == {"–"}
+    assert list(viewer._sample.options)[:2] == ["sample 0, a reference", "sample 1"]
+    for tab in range(1, 6):
+        viewer._tabs.active = tab
+        assert viewer._panes[tab].object is not None
+    assert not viewer._alert.visible

@@ -87,3 +87,16 @@ def test_receivers_that_are_in_no_list_are_kept(fields):
     fields.load(hl.preset("iq_test", geometry={"receivers": four}, gate={"min_receivers": 4}))
     assert fields.value.geometry.receivers == four
     assert isinstance(fields.widgets["geometry.receivers"], pmui.Select)
+
+
+def test_yes_and_no_are_chosen_and_oscillators_named(fields):
+    one_crystal = fields.widgets["channel.one_crystal"]
+    assert isinstance(one_crystal, pmui.Select)
+    assert one_crystal.options == {"no": False, "yes": True}
+    assert one_crystal.value is False
+    one_crystal.value = True
+    fields.widgets["channel.clock_adev"].value = "tcxo"
+    assert fields.value.channel.one_crystal is True
+    assert fields.value.channel.clock_adev == 1e-9
+    assert fields.widgets["channel.clock_rate_max_ppm"].label == "clock rate max, ppm"
+    assert fields.widgets["recording.gap_s"].label == "gap, s"

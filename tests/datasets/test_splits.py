@@ -52,3 +52,21 @@ def test_what_has_no_split_is_refused(small_dataset):
     one = splits.select(small_dataset.assign_attrs(seed=7), "train").isel(sample=[0])
     with pytest.raises(ValueError, match=r"^split: 1 scenes are too few for one in 'test'; generate more$"):
         splits.select(one, "test")
+
+
+def test_evenly_spaced_scenes_are_of_whole_recordings(small_dataset):
+    """Where one fits; a longer one is thinned out, and scenes without recordings as before."""
+    count = small_dataset.sizes["sample"]
+    numbers = np.arange(count) // 4
+    recorded = small_dataset.assign(recording=("sample", numbers))
+    for most in (4, 7, count // 2, count - 1):
+        kept = splits.evenly_spaced(recorded, most)
+        number, emissions = np.unique(kept.recording, return_counts=True)
+        assert len(number) == most // 4
+        assert emissions.tolist() == np.unique(numbers, return_counts=True)[1][number].tolist()
+    assert splits.evenly_spaced(recorded, count) is recorded
+    for dataset in (small_dataset, small_dataset.assign(recording=("sample", 0 * numbers)), recorded):
+        kept = splits.evenly_spaced(dataset, 3)
+        assert kept.sample.values.tolist() == small_dataset.sample.values[np.arange(3) * count // 3].tolist()
+    with pytest.raises(ValueError, match=r"^most: is 0; keep at least 1 scene$"):
+        splits.evenly_spaced(recorded, 0)

@@ -53,7 +53,9 @@ class Compare(DatasetViewer):
     """Leaderboard of methods on scenes of a dataset, pictures of their errors, and each scene in detail."""
 
     split: Any = param.Selector(default="all", objects=["all", *splits.SHARES], doc="Scenes that are located.")
-    scenes = param.Integer(200, bounds=(1, 5000), doc="Most scenes that are located, evenly spread over the split.")
+    scenes = param.Integer(
+        200, bounds=(1, 5000), doc="Most scenes that are located, evenly spread over the split, in whole recordings."
+    )
     methods = param.List(item_type=str, doc="Names of the methods that are compared.")
     by: Any = param.Selector(default="snr", objects=list(errors.BINS), doc="What errors are divided by.")
     board = param.ClassSelector(class_=xr.Dataset, allow_None=True, doc="The leaderboard; None before comparing.")
@@ -136,7 +138,7 @@ class Compare(DatasetViewer):
         iq_samples = sizes["receiver"] * sizes["time"] if "iq" in self._opened else 0
         of_methods = sum(self._method_time_s(name, iq_samples) for name in self.methods)
         measuring = 0.0 if "tdoa_s" in self._opened else iq_samples * _MEASURE_S
-        return min(self.scenes, _count_scenes(self._opened, self.split)) * (measuring + of_methods)
+        return _count_scenes(self._opened, self.split, self.scenes) * (measuring + of_methods)
 
     def _method_time_s(self, name: str, iq_samples: int) -> float:
         if name in self._latencies_s:
@@ -231,7 +233,7 @@ class Compare(DatasetViewer):
     def _show_estimate(self) -> None:
         if self._opened is None or self._running:
             return
-        scenes, seconds = min(self.scenes, _count_scenes(self._opened, self.split)), self.estimated_s()
+        scenes, seconds = _count_scenes(self._opened, self.split, self.scenes), self.estimated_s()
         self._start.disabled = not (self.methods and scenes)
         about = f"about {seconds:.0f} s" if seconds >= 1.5 else "about a second"
         text = f"{scenes} scenes, {len(self.methods)} methods: {about}."
@@ -276,7 +278,7 @@ class Compare(DatasetViewer):
         styles = plots.method_styles(str(name) for name in self.board.method.values)
         cells.insert(0, "method", [swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
-        self._notes.object = "\n\n".join(notes(table))
+        self._notes.object = "\n\n".join(notes(self.board))
         beware = cautions(table)
         self._cautions.param.update(object="\n\n".join(beware), visible=bool(beware))
         self._remember_latencies(table)
@@ -285,7 +287,11 @@ class Compare(DatasetViewer):
         with param.parameterized.discard_events(self._map_method):
             self._map_method.options, self._map_method.value = best, best[0]
         self._map_method.param.trigger("options", "value")
-        labels = {f"sample {label}": int(label) for label in self.board.sample.values}
+        references = self.board["reference"].values
+        labels = {
+            f"sample {label}{', a reference' if is_reference else ''}": int(label)
+            for label, is_reference in zip(self.board.sample.values, references, strict=True)
+        }
         self._sample.param.update(options=labels, value=next(iter(labels.values())))
         self._view.options = [_AROUND, _NETWORK, *([_LIKELIHOOD] if has_iq else [])]
         self._draw()
@@ -417,9 +423,9 @@ def _split(dataset: xr.Dataset, split: str) -> xr.Dataset:
     return dataset if split == "all" else splits.select(dataset, split)
 
 
-def _count_scenes(dataset: xr.Dataset, split: str) -> int:
-    """Scenes of a split; 0 where there is none."""
+def _count_scenes(dataset: xr.Dataset, split: str, most: int) -> int:
+    """Scenes of a split that are located, ``most`` at most; 0 where there is none."""
     try:
-        return int(_split(dataset, split).sizes["sample"])
+        return int(splits.evenly_spaced(_split(dataset, split), most).sizes["sample"])
     except ValueError:
         return 0

@@ -22,6 +22,7 @@ _UNITS = {
     "_deg": "degrees",
     "_db": "dB",
     "_gb": "GB",
+    "_ppm": "ppm",
     "_hz": "Hz",
     "_km": "km",
     "_m": "m",
@@ -182,6 +183,8 @@ def _widget(name: str, field: FieldInfo, choices: Mapping[str, Any] | None) -> A
         return pmui.Select(options=dict(choices), **shared)
     if get_origin(field.annotation) is Literal:
         return pmui.Select(options=list(get_args(field.annotation)), **shared)
+    if field.annotation is bool:
+        return pmui.Select(options={"no": False, "yes": True}, **shared)
     return pmui.TextInput(**shared)
 
 

@@ -16,6 +16,7 @@ FIX_TITLES = {  # of fixes, receivers and time differences
     "sigma_north_m": "σ N, m",
     "status": "status",
     "checked": "checked",
+    "reference": "reference",
     "error_m": "error, m",
     "crlb_rmse_m": "bound (normal law), m",
     "crlb_rmse_genie_m": "bound (genie's law), m",

@@ -14,7 +14,7 @@ from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.config import Config
 from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT
-from heimdall_lab.datasets import splits
+from heimdall_lab.datasets import schema, splits
 from heimdall_lab.localization import baselines, error_law, information, integrity, observations, tdoa
 from heimdall_lab.localization.altitude import altitude_prior
 from heimdall_lab.localization.integrity import Evidence
@@ -179,12 +179,14 @@ def labels(methods: Sequence[Any], predictors: Sequence[Predictor]) -> list[str]
 def share_in_training(predictor: Predictor, dataset: xr.Dataset) -> float:
     """Share of a dataset's scenes that the localizer was trained or validated on: errors on these are biased.
 
-    Scenes are identified by the dataset's seed and their number; recordings have none.
+    Scenes are identified by the dataset's seed and their number, or that of their recording; what was received has
+    none. References are left out, as of training and of every error statistic; 0 where there is nothing else.
     """
     seed = dataset.attrs.get("seed")
     if seed is None or predictor.about.get("dataset_seed") != int(seed):
         return 0.0
-    return float((splits.split_of(int(seed), splits.numbers(dataset)) != "test").mean())
+    numbers = splits.numbers(dataset)[~schema.references(dataset)]
+    return float((splits.split_of(int(seed), numbers) != "test").mean()) if len(numbers) else 0.0
 
 
 def arrays(predictor: Predictor, dataset: xr.Dataset) -> dict[str, Array]:
