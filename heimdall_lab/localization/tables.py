@@ -7,15 +7,19 @@ import pandas as pd
 import xarray as xr
 
 from heimdall_lab.core.text import json_number, length_text
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds, delay_law, errors
 from heimdall_lab.localization.sentences import rivals, suspect_name
 
 
 def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
-    """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound."""
+    """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound.
+
+    Of emissions of recordings the frequency is shown, too, and which of them are references.
+    """
     covariance = fixes.covariance.values
     sigma = np.sqrt(np.einsum("sii->si", covariance))
-    columns = {
+    columns = _emission_columns(dataset) | {
         "latitude_deg": fixes.latitude.values.round(6),
         "longitude_deg": fixes.longitude.values.round(6),
         "sigma_east_m": sigma[:, 0].round(1),
@@ -31,6 +35,16 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
         if not bool(dataset.crlb_rmse.isnull().all()):
             columns |= _bound_columns(dataset)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
+
+
+def _emission_columns(dataset: xr.Dataset) -> dict[str, Any]:
+    """Frequency of each emission, where the dataset tells it, and whether its transmitter stands at a known place."""
+    columns: dict[str, Any] = {}
+    if "centre_frequency" in dataset:
+        columns["frequency_hz"] = dataset["centre_frequency"].values
+    if (known := schema.references(dataset)).any():
+        columns["reference"] = known
+    return columns
 
 
 def _bound_columns(dataset: xr.Dataset) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import panel as pn
 
 FIX_TITLES = {  # of fixes, receivers and time differences
     "sample": "window",
+    "frequency_hz": "frequency, Hz",
+    "reference": "reference",
     "latitude_deg": "lat, °",
     "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
