@@ -41,7 +41,7 @@ def _emission_columns(dataset: xr.Dataset) -> dict[str, Any]:
     """Frequency of each emission, where the dataset tells it, and whether its transmitter stands at a known place."""
     columns: dict[str, Any] = {}
     if "centre_frequency" in dataset:
-        columns["frequency_hz"] = dataset["centre_frequency"].values
+        columns["frequency_mhz"] = (dataset["centre_frequency"].values / 1e6).round(6)
     if (known := schema.references(dataset)).any():
         columns["reference"] = known
     return columns

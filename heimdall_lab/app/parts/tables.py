@@ -8,7 +8,7 @@ import panel as pn
 
 FIX_TITLES = {  # of fixes, receivers and time differences
     "sample": "window",
-    "frequency_hz": "frequency, Hz",
+    "frequency_mhz": "frequency, MHz",
     "reference": "reference",
     "latitude_deg": "lat, °",
     "longitude_deg": "lon, °",

@@ -298,12 +298,12 @@ def test_command_shows_frequencies_and_references(simulated, tmp_path, attempt):
     collection = hl.write_sigmf(one.assign_attrs(config=""), tmp_path / "sigmf")
     first_hz = one.centre_frequency.values[0]
     plain = attempt("locate", collection, "--reference", f"{first_hz:.6e}=45.03,7.27,300")
-    assert {"frequency_hz", "reference"} <= set(plain.stdout.split())
+    assert {"frequency_mhz", "reference"} <= set(plain.stdout.split())
     assert "Joint fix" not in plain.stdout
     assert "Windows of one recording" not in plain.stdout
     rows = json.loads(attempt("locate", collection, "--reference", f"{first_hz:.0f}=45.03,7.27", "--json").stdout)
     assert [row["reference"] for row in rows] == [True, False, False]
-    assert [row["frequency_hz"] for row in rows] == one.centre_frequency.values.tolist()
+    assert [row["frequency_mhz"] for row in rows] == (one.centre_frequency.values / 1e6).round(6).tolist()
     refused = attempt("locate", collection, "--reference", "98e6=45.03,7.27")
     assert refused.returncode != 0
     assert "no emission has 98000000 Hz" in refused.stderr
