@@ -259,7 +259,6 @@ def test_messages_repeat_values_from_outside_shortened():
         "__init__.py": ["__name__", "name"],
         "core/config.py": ["self.diffraction"],
         "datasets/schema.py": ["name", "name", "variable.kinds", "variable.units"],
-        "datasets/recordings/sigmf_writing.py": ["str(folder)", "name"],
         "learning/registry.py": ["default", "default"],
         "learning/sources.py": ["each"],
         "signals/pairs.py": ["min(missing)"],

@@ -74,6 +74,29 @@ def position(text: str | None) -> tuple[float, float] | None:
     return latitude, longitude
 
 
+def references_of(texts: list[str]) -> dict[float, tuple[float, ...]]:
+    """Read references, FREQ=LAT,LON or FREQ=LAT,LON,ALT each, in Hz, degrees and metres, by frequency."""
+    found: dict[float, tuple[float, ...]] = {}
+    for text in texts:
+        frequency, equals, place = text.partition("=")
+        try:
+            frequency_hz, numbers = float(frequency), tuple(float(part) for part in place.split(","))
+        except ValueError as error:
+            raise _no_reference(text) from error
+        if not equals or len(numbers) not in (2, 3):
+            raise _no_reference(text)
+        if frequency_hz in found:
+            raise ConfigError(f"reference: {frequency_hz:.12g} Hz is given twice; give one place a frequency")
+        found[frequency_hz] = numbers
+    return found
+
+
+def _no_reference(text: str) -> ConfigError:
+    return ConfigError(
+        f"reference: {quoted(text)} is not of the form FREQ=LAT,LON or FREQ=LAT,LON,ALT in Hz, degrees, m"
+    )
+
+
 def stated_altitude(text: str | None) -> tuple[float, float] | None:
     """Read an altitude and its standard deviation as METRES+-SIGMA."""
     from heimdall_lab.localization.altitude import parse_altitude

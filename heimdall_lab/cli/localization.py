@@ -15,6 +15,7 @@ from heimdall_lab.cli.arguments import (
     method_name,
     position,
     print_table,
+    references_of,
     settings_of,
     stated_altitude,
 )
@@ -53,6 +54,14 @@ def locate(
     ] = None,
     transmitter: Annotated[
         str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of SigMF recordings: the known place of the transmitter of a frequency in Hz, as 98.5e6=45.03,7.27; "
+            "repeatable.",
+            metavar="FREQ=LAT,LON[,ALT]",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -101,9 +110,12 @@ def locate(
     for name, given in {"set": None if kind == "table" else known, "window": window, "at": at}.items():
         if given and not recorded:
             raise ConfigError(f"{name}: only recordings take it; leave it out")
-    place = position(transmitter)
+    place, references = position(transmitter), references_of(reference or [])
+    if references and kind != "SigMF":
+        raise ConfigError("reference: only SigMF recordings have emissions of several frequencies; leave it out")
     if recorded:
-        cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": place}
+        cut: dict[str, Any] = {"window_s": window, "at": at or None, "strict": strict, "transmitter": place}
+        cut |= {"references": references} if references else {}
         dataset = locatable.read_recordings(paths, receivers, cut | known, kind=kind, kiwi=kiwi)
     elif place is not None:
         raise ConfigError(f"transmitter: a {kind} holds its own; leave it out, or give recordings, as by --kiwi")
@@ -137,21 +149,24 @@ def locate(
     else:
         _print_joint(*joint)
     if recorded:
-        if len(table) > 1:
+        if len(table) > 1 and (joint is not None or "centre_frequency" not in dataset):
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(tables.difference_table(dataset), as_json)
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":
-    """Windows of each recording as one, and their joint fix; None of single windows.
+    """Windows of each emission as one, and their joint fix; None of single windows.
 
     Methods that need signals have none of several windows together: that fix is by least squares of the delays.
     """
     from heimdall_lab.localization import estimators
-    from heimdall_lab.localization.windows import join_windows
+    from heimdall_lab.localization.windows import emission_numbers, join_windows
 
-    if "config" in dataset.attrs or "recording" not in dataset or dataset.sizes["sample"] < 2:
+    samples = dataset.sizes["sample"]
+    if "config" in dataset.attrs or "recording" not in dataset or samples < 2:
+        return None
+    if len(set(emission_numbers(dataset).tolist())) == samples and samples > len(set(dataset["recording"].values)):
         return None
     joined = join_windows(dataset, strict=True)  # which are left out already
     delays_do = method in METHODS and method not in NEEDING_IQ
@@ -174,14 +189,15 @@ def _fix_rows(dataset: "xr.Dataset", fixes: "xr.Dataset") -> list[dict[str, Any]
     from heimdall_lab.localization import sentences, tables
     from heimdall_lab.localization.remedies import remedies
 
-    differences, found = tables.difference_table(dataset).set_index("sample"), remedies(dataset, fixes)
+    differences, found = tables.difference_table(dataset), remedies(dataset, fixes)
     rows = json_records(tables.fix_table(dataset, fixes))
     for index, row in enumerate(rows):
         fix = fixes.isel(sample=index)
         row |= tables.fix_record(dataset, fix)
         row["remedy"] = None if (remedy := found[index]) is None else remedy._asdict()
         row["rivals"] = [rival._asdict() for rival in sentences.rivals(fix)]
-        row["time_differences"] = json_records(differences.loc[[row["sample"]]])
+        own = differences[differences["sample"] == row["sample"]].drop(columns="sample")
+        row["time_differences"] = json_records(own)
     return rows
 
 

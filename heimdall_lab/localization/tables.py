@@ -15,11 +15,12 @@ from heimdall_lab.localization.sentences import rivals, suspect_name
 def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
     """One row a scene: fix, standard deviations, correlation, status, and where the truth is known error and bound.
 
-    Where there are references, ``reference`` marks them; what they are located by is no test, and they have no error.
+    Of emissions of recordings the frequency is shown, too. Where there are references, ``reference`` marks them; what
+    they are located by is no test, and they have no error.
     """
     covariance = fixes.covariance.values
     sigma = np.sqrt(np.einsum("sii->si", covariance))
-    columns = {
+    columns = _emission_columns(dataset) | {
         "latitude_deg": fixes.latitude.values.round(6),
         "longitude_deg": fixes.longitude.values.round(6),
         "sigma_east_m": sigma[:, 0].round(1),
@@ -30,13 +31,21 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
         "checked": fixes.checked.values,
         "misfit": fixes.misfit.values.round(2),
     }
-    if (reference := schema.references(dataset)).any():
-        columns["reference"] = reference
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
         if not bool(dataset.crlb_rmse.isnull().all()):
             columns |= _bound_columns(dataset)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
+
+
+def _emission_columns(dataset: xr.Dataset) -> dict[str, Any]:
+    """Frequency of each emission, where the dataset tells it, and whether its transmitter stands at a known place."""
+    columns: dict[str, Any] = {}
+    if "centre_frequency" in dataset:
+        columns["frequency_mhz"] = (dataset["centre_frequency"].values / 1e6).round(6)
+    if (known := schema.references(dataset)).any():
+        columns["reference"] = known
+    return columns
 
 
 def _bound_columns(dataset: xr.Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Windows of one recording as one: their delays and levels together, of which the noise alone becomes smaller."""
+"""Windows of one emission as one: their delays and levels together, of which the noise alone becomes smaller."""
 
 import numpy as np
 import scipy.special
@@ -13,19 +13,22 @@ _AGREEMENT_SIGMAS = 5.0  # within which a window's delay agrees with those of th
 _LEAST_AGREEING = 2 / 3  # of a receiver's delays, below which windows contradict each other
 _STEPS = 10
 _LEAST_SIGMA_S = 1e-12  # as well as numbers hold a delay
+_REPORTED = ("reported_latitude", "reported_longitude")
 _MEDIAN_CHI_SQUARED = float(scipy.special.chdtri(1, 0.5))
 
 
 def join_windows(dataset: xr.Dataset, *, strict: bool = False) -> xr.Dataset:
-    """Join the windows of each recording: one sample a recording, with the delays of all of its windows.
+    """Join the windows of each emission: one sample an emission, with the delays of all of its windows.
 
-    `estimators.locate` of it is the joint fix. Windows have the errors of clocks, paths, altitude and receivers'
-    positions in common, and these stay as they are; the noise of a delay averages, by as much as windows agree.
+    `estimators.locate` of it is the joint fix. A recording is one emission unless it has several frequencies or
+    references, which are never joined (`emission_numbers`). Windows have the errors of clocks, paths, altitude and
+    receivers' positions in common, and these stay as they are; the noise of a delay averages, by as much as windows
+    agree.
 
     Parameters
     ----------
     dataset : xr.Dataset
-        Of windows of one transmitter each recording; ``recording`` says which belong together, else all of them. Their
+        Of windows of one transmitter each emission; ``recording`` says which belong together, else all of them. Their
         signals are measured where they are not yet.
     strict : bool
         Whether stations that contradict the others stay in (`stations.without_bad_stations`).
@@ -35,6 +38,8 @@ def join_windows(dataset: xr.Dataset, *, strict: bool = False) -> xr.Dataset:
     xr.Dataset
         Without IQ, with ``tdoa_s``, ``toa_std_s`` and the rest of `schema.MEASURED`, and the attribute ``windows``, how
         many there are in all. A receiver of which more than a third of the windows contradict the others is not heard.
+        ``sample`` is the number of the recording, or where recordings have several emissions counts these;
+        ``recording_time`` is the mean of the windows.
 
     Raises
     ------
@@ -45,17 +50,50 @@ def join_windows(dataset: xr.Dataset, *, strict: bool = False) -> xr.Dataset:
         raise ValueError("dataset: holds no windows; give at least one")
     measured = with_measurements(dataset)
     measured = measured if strict else stations.without_bad_stations(measured)
-    number = measured["recording"].values if "recording" in measured else np.zeros(measured.sizes["sample"], dtype=int)
+    number = emission_numbers(measured)
     bare = measured.drop_vars(["iq", "iq_full_scale", "features", "spectrogram", schema.MEASURED_OF], errors="ignore")
     bare = bare.drop_dims([name for name in ("time", "component") if name in bare.dims])
     parts = [_joined(bare.isel(sample=np.flatnonzero(number == each))) for each in np.unique(number)]
     joined = xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override", join="override")
-    joined = joined.assign_coords(sample=("sample", np.unique(number), {"long_name": "index of the recording"}))
+    labels, long_name = _labels(measured, number)
+    joined = joined.assign_coords(sample=("sample", labels, {"long_name": long_name}))
     return joined.assign_attrs(measured.attrs | {"windows": measured.sizes["sample"]})
 
 
+def emission_numbers(dataset: xr.Dataset) -> Array:
+    """Which emission each sample (S,) is a window of, counted from 0 in the order of their first windows.
+
+    Windows of one emission are of one recording and, where these are told, of one frequency and one reported position;
+    such windows follow each other, since a receiver that is tuned back may hear another transmitter. Simulated scenes
+    of recordings, and messages that were time-stamped without a window, are an emission each. Without ``recording`` all
+    windows are of one.
+    """
+    samples = dataset.sizes["sample"]
+    if "recording" not in dataset:
+        return np.zeros(samples, dtype=int)
+    if "config" in dataset.attrs or not np.isfinite(dataset.attrs["duration_s"]):
+        return np.arange(samples)
+    runs = np.zeros(samples, dtype=int)
+    if "centre_frequency" in dataset:
+        told = [dataset[name].values for name in ("recording", "centre_frequency", *_REPORTED) if name in dataset]
+        rows = np.nan_to_num(np.stack([values.astype(float) for values in told], axis=1), nan=np.inf)
+        runs = np.concatenate([[0], (rows[1:] != rows[:-1]).any(axis=1).cumsum()])
+    pairs = list(zip(dataset["recording"].values.tolist(), runs.tolist(), strict=True))
+    numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+    return np.array([numbers[pair] for pair in pairs])
+
+
+def _labels(dataset: xr.Dataset, emission: Array) -> tuple[Array, str]:
+    """Labels of emissions, and what they are: numbers of recordings where each has one emission."""
+    _, first = np.unique(emission, return_index=True)
+    recording = dataset["recording"].values[first] if "recording" in dataset else np.zeros(len(first), dtype=int)
+    if len(np.unique(recording)) == len(first):
+        return recording, "index of the recording"
+    return np.arange(len(first)), "index of the emission"
+
+
 def _joined(windows: xr.Dataset) -> xr.Dataset:
-    """One sample of the windows of one recording."""
+    """One sample of the windows of one emission."""
     heard, present = windows.heard.values, windows.receiver_present.values
     reference = int(np.bincount(windows.reference_receiver.values[heard.any(axis=1)]).argmax()) if heard.any() else 0
     sigma_s = np.maximum(windows.toa_std_s.values, _LEAST_SIGMA_S)
@@ -77,6 +115,8 @@ def _joined(windows: xr.Dataset) -> xr.Dataset:
     found |= _of_any_window(windows, timed)
     for name, values in found.items():
         first[name] = first[name].copy(data=values[None])
+    if "recording_time" in first:
+        first["recording_time"] = first["recording_time"].copy(data=[windows["recording_time"].values.mean()])
     first["reference_receiver"] = first["reference_receiver"].copy(data=[reference])
     return first
 

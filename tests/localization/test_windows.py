@@ -5,6 +5,7 @@ import pytest
 from measured_delays import NOISE_S, measured, ring
 
 import heimdall_lab as hl
+from heimdall_lab.datasets import schema
 from heimdall_lab.localization import errors
 
 
@@ -84,3 +85,36 @@ def test_a_delay_that_some_window_tells_has_no_rival_in_all_of_them_together():
     joined = hl.join_windows(ambiguous.assign(noise_known=noise_known))
     np.testing.assert_array_equal(joined.rival_delay_s, [[np.nan, np.nan, np.nan, np.nan, 3e-3]])
     np.testing.assert_array_equal(joined.noise_known, [[True, False, True, True, True]])
+
+
+def emissions(windows, **known):
+    """Windows with what is known of them beforehand, one value a window."""
+    return windows.assign(schema.label({name: np.array(values) for name, values in known.items()}, {}, {}).data_vars)
+
+
+def test_windows_of_one_emission_alone_are_joined():
+    dataset = windows_of(np.random.default_rng(7), 8, np.zeros(5), duration_s=1.0)
+    tuned_hz = [98e6, 98e6, 145e6, 145e6, 145e6, 98e6, 98e6, 145e6]
+    named = emissions(
+        dataset, recording=[0] * 7 + [1], centre_frequency=tuned_hz, recording_time=[0.0, 1, 10, 11, 12, 20, 21, 0]
+    )
+    joined = hl.join_windows(named)
+    assert joined["sample"].values.tolist() == [0, 1, 2, 3]
+    assert joined.recording.values.tolist() == [0, 0, 0, 1]
+    assert joined.recording_time.values.tolist() == [0.5, 11, 20.5, 0]
+    assert joined.centre_frequency.values.tolist() == [98e6, 145e6, 98e6, 145e6]
+    first = hl.join_windows(dataset.isel(sample=slice(0, 2)))
+    np.testing.assert_allclose(joined.tdoa_s[0], first.tdoa_s[0], atol=1e-15)
+
+
+def test_references_are_not_joined_with_others_of_their_frequency():
+    dataset = windows_of(np.random.default_rng(8), 4, np.zeros(5), duration_s=1.0)
+    reported = {"reported_latitude": [45.0, 45.0, np.nan, np.nan], "reported_longitude": [8.0, 8.0, np.nan, np.nan]}
+    named = emissions(dataset, recording=[3] * 4, centre_frequency=[145e6] * 4, **reported)
+    assert hl.join_windows(named).sizes["sample"] == 2
+
+
+def test_simulated_emissions_are_no_windows_of_each_other():
+    dataset = windows_of(np.random.default_rng(9), 3, np.zeros(5), duration_s=1.0)
+    simulated = emissions(dataset, recording=[0, 0, 0], centre_frequency=[145e6] * 3).assign_attrs(config="{}")
+    assert hl.join_windows(simulated, strict=True).sizes["sample"] == 3

@@ -228,7 +228,8 @@ class Locate(Viewer):
         self.param.sample.objects = samples
         if self.sample not in samples:
             self.sample = samples[0]
-        self._window.visible = self._joined.visible = len(samples) > 1
+        self._window.visible = len(samples) > 1
+        self._joined.visible = len(samples) > 1 and "centre_frequency" not in dataset
         rows = tables.fix_table(dataset, fixes).drop(columns=_NOT_IN_TABLE)
         show_rows(self._fix_rows, rows.round({"latitude_deg": 5, "longitude_deg": 5}))
         show_rows(self._difference_rows, tables.difference_table(dataset))

@@ -8,6 +8,8 @@ import panel as pn
 
 FIX_TITLES = {  # of fixes, receivers and time differences
     "sample": "window",
+    "frequency_mhz": "frequency, MHz",
+    "reference": "reference",
     "latitude_deg": "lat, °",
     "longitude_deg": "lon, °",
     "altitude_m": "altitude, m",
@@ -16,7 +18,6 @@ FIX_TITLES = {  # of fixes, receivers and time differences
     "sigma_north_m": "σ N, m",
     "status": "status",
     "checked": "checked",
-    "reference": "reference",
     "error_m": "error, m",
     "crlb_rmse_m": "bound (normal law), m",
     "crlb_rmse_genie_m": "bound (genie's law), m",

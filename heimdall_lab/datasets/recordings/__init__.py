@@ -3,9 +3,10 @@
 KiwiSDR: `kiwisdr`, with the file format and the receiver's clock in `kiwi_wav`. WAVs of other SDRs: `wav`, with the
 files in `wav_files`; both are put on one time axis by `time_axis`. SigMF: `sigmf`, with archives in `sigmf_stored`,
 metadata in `sigmf_files`, samples in `sigmf_samples`, what is known of receivers in `sigmf_receivers`, the common axis
-in `sigmf_time`, windows on it in `sigmf_cutting`, and `sigmf_writing`; `importing` makes SigMF of WAVs and raw samples.
-LocaRDS: `locards`. `files` reads SigMF or WAVs by their names, `published` finds or fetches recordings to try. A new
-format is a module here with one ``read_…`` function.
+in `sigmf_time`, captures and bands that are emissions of one recording in `sigmf_emissions` and `sigmf_bands`, which of
+them are references in `references`, windows in `sigmf_cutting`, and `sigmf_writing`; `importing` makes SigMF of WAVs
+and raw samples. LocaRDS: `locards`. `files` reads SigMF or WAVs by their names, `published` finds or fetches recordings
+to try. A new format is a module here with one ``read_…`` function.
 """
 
 from heimdall_lab.datasets.recordings.importing import import_recording

@@ -103,6 +103,8 @@ def read_locards(
         that received any of them. The aircraft's reported position is the truth; ``reported_altitude`` alone, by GNSS
         or else by barometer, is for estimators to use, with its standard deviation. Reported positions are older than
         the message, by 0.2 s in the median and 1 s at times: ``transmitter_position_std`` says how far off they are.
+        All messages are of one ``recording``, since the sensors keep their clocks: ``recording_time`` counts from the
+        first of them, by the first stamp of a sensor of common time, NaN where no such sensor received the message.
 
     Raises
     ------
@@ -151,6 +153,8 @@ def _dataset(
         variables[name] = messages[name].to_numpy()
     variables["receiver_present"] = np.ones((len(messages), len(stations)), dtype=bool)
     variables["waveform"] = np.full(len(messages), "mode_s")
+    variables["recording"] = np.zeros(len(messages), dtype=int)
+    variables["recording_time"] = _times_s(arrivals["arrival_ns"].to_numpy(), stations["synchronised"].to_numpy())
     variables |= _measured_variables(
         arrivals["arrival_ns"].to_numpy(), arrivals["strength"].to_numpy(), stations["synchronised"].to_numpy()
     )
@@ -163,6 +167,13 @@ def _dataset(
     attrs = about | _ATTRIBUTES | contract_numbers(stated, len(stations))
     attrs = propagation.with_paths(attrs, variables["receiver_latitude"][0], variables["receiver_longitude"][0])
     return schema.label(variables, coords, attrs)
+
+
+def _times_s(arrival_ns: np.ndarray, synchronised: np.ndarray) -> np.ndarray:
+    """Time (S,) s of each message since the first one, as sensors of common time stamp it first; NaN without them."""
+    stamps_ns = np.where(synchronised, arrival_ns, np.nan)
+    first_ns = np.fmin.reduce(stamps_ns, axis=1)
+    return np.asarray((first_ns - np.fmin.reduce(first_ns)) / 1e9)
 
 
 def _measured_variables(

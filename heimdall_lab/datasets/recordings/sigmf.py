@@ -24,7 +24,17 @@ from heimdall_lab.datasets.recordings.common import (
     warn_of_positions,
     with_position_std,
 )
+from heimdall_lab.datasets.recordings.references import References, with_references
+from heimdall_lab.datasets.recordings.sigmf_bands import channelised
 from heimdall_lab.datasets.recordings.sigmf_cutting import cut_windows
+from heimdall_lab.datasets.recordings.sigmf_emissions import (
+    emission_spans,
+    emission_variables,
+    emissions_of,
+    stated_recordings,
+    timed_by_count,
+    window_of_emissions,
+)
 from heimdall_lab.datasets.recordings.sigmf_files import (
     Recording,
     collection_files,
@@ -60,6 +70,7 @@ from heimdall_lab.datasets.recordings.sigmf_time import (
     spans_by_capture,
     spans_of,
     unusable,
+    usual,
     window_length,
 )
 
@@ -83,6 +94,8 @@ def read_sigmf(
     window_s: float | None = None,
     at: float | Sequence[float] | None = None,
     transmitter: Sequence[float] | None = None,
+    references: References | None = None,
+    bands: bool = True,
     strict: bool = False,
     receiver_position_std_m: float | None = None,
     unpacked_limit_bytes: int = UNPACKED_LIMIT_BYTES,
@@ -119,6 +132,24 @@ def read_sigmf(
     doubtful ones are named in the log. Channels of one recording stand at one place, unless `receivers` or the field
     ``heimdall:channels`` (a list of objects with ``name`` and ``geolocation``) tells them apart.
 
+    *Emissions.* Where captures are tuned to several frequencies, all recordings alike, they are emissions of one
+    recording: ``recording``, ``recording_time`` and ``centre_frequency`` say so. The first captures are aligned as all
+    are; later ones by the samples that each receiver has counted since (``core:sample_start``, or
+    ``core:global_index`` where samples in between were not kept), never by stamps of their own. Emissions are cut to
+    the length of the shortest one, or into windows of ``window_s``. Frequencies within 0.4 of the sample rate make
+    emissions of several recordings that are all retuned.
+
+    *Bands.* Annotations with ``core:freq_lower_edge`` and ``core:freq_upper_edge`` mark emissions in captures that are
+    wider, 0.8 of the sample rate at most: each is filtered (linear phase, stop band 80 dB), shifted to the middle of
+    its band and decimated, all to the rate that the widest of them fills to 0.8, and quantised anew. Recordings mark
+    the same bands, or one of them does, and the others take its marks at the same time. Edges of all of the capture's
+    band, or where it has no ``core:frequency``, are remarks.
+
+    *References.* An annotation's fields ``heimdall:reported_latitude``, ``_longitude`` and, if known, ``_altitude`` say
+    where the transmitter of the capture that it lies in, or of the band that it marks, is known to be; `references`
+    says it by frequency. Captures of one frequency are emissions, too, where one of them is so marked. Truth is never
+    taken for this.
+
     *Truth.* An annotation's field ``heimdall:variables`` may hold any variable of the contract, such as
     ``transmitter_latitude``, for the capture that it lies in; unknown truth is NaN. All other annotations are in the
     attribute ``annotations``, JSON for ``pandas.DataFrame(json.loads(...))``, where samples count from the beginning of
@@ -144,6 +175,11 @@ def read_sigmf(
         Seconds from the beginning of the first capture at which windows begin; by default they follow each other.
     transmitter
         True position if known, (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres.
+    references
+        Transmitters at known places: (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres
+        above the ellipsoid by frequency in Hz, as ``{98.5e6: (45.03, 7.27)}``. It goes before annotations.
+    bands
+        Whether bands that annotations mark are emissions, or remarks as all other annotations.
     strict
         Whether a receiver that cannot be used is an error, and so are captures that do not begin together.
     receiver_position_std_m
@@ -165,9 +201,9 @@ def read_sigmf(
     ------
     SigmfError
         A file is missing, malformed, truncated, empty or not that of its hash, lies outside of the folder, or has no
-        geolocation; recordings differ in sample rate, frequency or captures, or do not overlap.
+        geolocation; recordings differ in sample rate, frequencies or captures, or do not overlap.
     ValueError
-        An argument is not accepted.
+        An argument is not accepted, as a frequency of `references` that no emission has.
 
     Source
     ------
@@ -184,11 +220,12 @@ def read_sigmf(
         (limit_bytes,) = as_numbers("unpacked_limit_bytes", [unpacked_limit_bytes])
         with opened_archives([file for file in files if is_archive(file)], float(limit_bytes)) as archived:
             recordings = _recordings(files, archived)
-            dataset = _read(recordings, stations, (window_s, times_s), attributes, strict)
+            dataset = _read(recordings, stations, (window_s, times_s), attributes, strict, bands)
         if transmitter is not None:
             for name, value in zip(("latitude", "longitude", "altitude"), position, strict=True):
                 dataset[f"transmitter_{name}"][:] = value
-        return warn_of_positions(schema.check(with_position_std(dataset, receiver_position_std_m)))
+        dataset = with_references(with_position_std(dataset, receiver_position_std_m), references or {})
+        return warn_of_positions(schema.check(dataset))
     except SigmfError:
         raise
     except (ValueError, OverflowError) as error:
@@ -241,9 +278,15 @@ def _read(
     cut: tuple[float | None, list[float] | None],
     attributes: dict[str, Any],
     strict: bool,
+    bands: bool,
 ) -> xr.Dataset:
     """Read the samples of those receivers that can be used, onto one axis."""
     rate_hz, own_rates_hz = common_rate_hz(recordings, attributes)
+    in_bands = bands and "centre_frequency_hz" not in attributes
+    marking = next((recording for recording in recordings if in_bands and recording.bands), None)
+    emissions = None if marking is not None else emissions_of(recordings, rate_hz, attributes)
+    if emissions is not None:
+        recordings = [timed_by_count(*each, emissions) for each in zip(recordings, own_rates_hz, strict=True)]
     streams = [
         Stream(recording, column, channel, own_rate_hz)
         for recording, own_rate_hz in zip(recordings, own_rates_hz, strict=True)
@@ -251,8 +294,13 @@ def _read(
     ]
     kept, left_out = ([*range(len(streams))], {}) if strict else _usable(streams, stations)
     stretches.say_left_out(left_out)
-    given = {"sample_rate_hz": rate_hz} | of_kept(attributes, kept, len(streams))
-    dataset = _dataset([streams[index] for index in kept], stations, cut, given, strict)
+    streams, count, spans = [streams[index] for index in kept], len(streams), None
+    if marking is not None:
+        streams, spans, rate_hz = channelised(streams, marking, rate_hz)
+    elif emissions is not None:
+        spans = emission_spans(streams, emissions, rate_hz)
+    given = of_kept(attributes, kept, count) | {"sample_rate_hz": rate_hz}
+    dataset = _dataset(streams, stations, cut, given, strict, spans)
     return dataset.assign_attrs(left_out=json.dumps(left_out)) if left_out else dataset
 
 
@@ -274,17 +322,24 @@ def _usable(streams: Sequence[Stream], stations: dict[str, Receiver]) -> tuple[l
 
 
 def _windows(
-    streams: Sequence[Stream], rate_hz: float, cut: tuple[float | None, list[float] | None], strict: bool
+    streams: Sequence[Stream],
+    rate_hz: float,
+    cut: tuple[float | None, list[float] | None],
+    strict: bool,
+    emissions: Sequence[Span] | None,
 ) -> tuple[list[Span], int]:
     """Spans that windows of one length, returned with them, are cut out of, of a length and at times that are given."""
     window_s, times_s = cut
-    spans = spans_by_capture(streams, rate_hz) if strict else spans_of(streams, rate_hz)
-    by_time = any(len(set(span.captures)) > 1 for span in spans)
-    lengths = [span.length for span in spans]
-    by_best = window_s is None and by_time
-    window = stretches.best_length(lengths) if by_best else window_length(spans, window_s, rate_hz)
-    starts_s = [float((span.start_s or 0) - (spans[0].start_s or 0)) for span in spans]
-    placed = stretches.place_windows(starts_s, lengths, window, rate_hz, times_s)
+    if emissions is not None:
+        spans, window = window_of_emissions(emissions, window_s, rate_hz)
+        starts_s = [float(span.since_s or 0) for span in spans]
+    else:
+        spans = spans_by_capture(streams, rate_hz) if strict else spans_of(streams, rate_hz)
+        by_best = window_s is None and any(len(set(span.captures)) > 1 for span in spans)
+        lengths = [span.length for span in spans]
+        window = stretches.best_length(lengths) if by_best else window_length(spans, window_s, rate_hz)
+        starts_s = [float((span.start_s or 0) - (spans[0].start_s or 0)) for span in spans]
+    placed = stretches.place_windows(starts_s, [span.length for span in spans], window, rate_hz, times_s)
     return [spans[each.stretch].cut(each.first, each.count * window, rate_hz) for each in placed], window
 
 
@@ -294,16 +349,18 @@ def _dataset(
     cut: tuple[float | None, list[float] | None],
     given: dict[str, Any],
     strict: bool,
+    emissions: Sequence[Span] | None,
 ) -> xr.Dataset:
-    """Label what was read; spans, K, are cut into samples, S."""
+    """Label what was read; spans, K, which those of emissions are, are cut into samples, S."""
     recordings = list({id(stream.recording): stream.recording for stream in streams}.values())
     if strict or any(segment.start_s is None for recording in recordings for segment in recording.segments):
         common_value(recordings, [len(recording.segments) for recording in recordings], "number of captures")
     rate_hz = float(given["sample_rate_hz"])
-    centre_hz = None if "centre_frequency_hz" in given else common_centre_hz(recordings, rate_hz)
+    one_centre = emissions is None and "centre_frequency_hz" not in given
+    centre_hz = common_centre_hz(recordings, rate_hz) if one_centre else None
     tuned = {} if centre_hz is None else {"centre_frequency_hz": centre_hz}
-    attrs = _attributes(recordings, streams, tuned | given)
-    spans, window = _windows(streams, rate_hz, cut, strict)
+    attrs = _attributes(recordings, streams, tuned | given, _assumed(emissions))
+    spans, window = _windows(streams, rate_hz, cut, strict, emissions)
     attrs["duration_s"] = window / rate_hz
     counts = [span.length // window for span in spans]
     known = annotated_variables([[segment.variables for segment in span.segments(streams)] for span in spans])
@@ -319,10 +376,16 @@ def _dataset(
     for number, (span, count) in enumerate(zip(spans, counts, strict=True)):
         rows = slice(starts[number], starts[number + 1])
         for index, stream in enumerate(streams):
-            iq, full_scale = cut_windows(stream, index, span, centre_hz, window, count)
+            to_hz = centre_hz if emissions is None else span.centre_hz
+            iq, full_scale = cut_windows(stream, index, span, to_hz, window, count)
             variables["iq"][rows, index], variables["iq_full_scale"][rows, index] = iq, full_scale
-    if not all(uncut) and sum(counts) > 1:
+    cut_anew = not all(uncut) and sum(counts) > 1
+    if emissions is not None and not ("centre_frequency" in known and all(uncut)):
+        variables |= emission_variables(spans, counts, window / rate_hz)
+    elif emissions is None and cut_anew:
         variables |= recordings_of(spans, counts, window / rate_hz, rate_hz)
+    if emissions is not None or cut_anew:
+        variables |= stated_recordings(spans, counts, window / rate_hz, rate_hz, known)
     labels = [span.segments(streams)[0].capture.sample for span in spans]
     coords = {
         "sample": labels if all(uncut) and None not in labels else np.arange(sum(counts)),
@@ -350,8 +413,16 @@ def _start_times(spans: Sequence[Span], counts: Sequence[int], window_s: Fractio
     return {"start_time": ("sample", starts, {"long_name": "UTC of the first value in time"})}
 
 
-def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], given: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of the dataset: those given go before those of the files, and these before the defaults."""
+def _assumed(emissions: Sequence[Span] | None) -> dict[str, Any]:
+    """What is assumed where neither a file nor the caller says otherwise: of emissions the most usual frequency."""
+    tuned = [span.centre_hz for span in emissions or () if span.centre_hz is not None]
+    return DEFAULTS | ({"centre_frequency_hz": usual(tuned)} if tuned else {})
+
+
+def _attributes(
+    recordings: Sequence[Recording], streams: Sequence[Stream], given: dict[str, Any], assumed: dict[str, Any]
+) -> dict[str, Any]:
+    """Attributes of the dataset: those given go before those of the files, and these before those assumed."""
     stated = [recording.about.attributes for recording in recordings]
     held: dict[str, Any] = {}
     for name in dict.fromkeys(name for attributes in stated for name in attributes):
@@ -368,7 +439,7 @@ def _attributes(recordings: Sequence[Recording], streams: Sequence[Stream], give
     if not any(stated):
         held["source"] = "SigMF: " + ", ".join(recording.file.name for recording in recordings)
     known = held | given
-    attrs = contract_numbers(DEFAULTS | known, len(streams))
+    attrs = contract_numbers(assumed | known, len(streams))
     if "clock_sigma_s" not in known and len(recordings) > 1:  # channels of one recording have their clock in common
         attrs["clock_sigma_s"] = hypot(attrs["clock_sigma_s"], _stamp_sigma_s(recordings, attrs["sample_rate_hz"]))
     return {"max_clock_offset_s": _CLOCK_SIGMAS * float(np.max(attrs["clock_sigma_s"]))} | attrs

@@ -91,7 +91,7 @@ def _voltage(cut: Cut, number: int, count: int) -> np.ndarray | None:
     level = cut.samples[low : last + 1 + (HALF_WIDTH if interpolated else 0) + beside].astype(np.float64)
     if not (np.abs(level) <= np.finfo(np.float32).max).all():
         return None
-    voltage = (level - _middle(cut.samples.dtype)) @ np.array([1, 1j])[: level.shape[1]]
+    voltage = complex_voltage(level, _middle(cut.samples.dtype))
     if cut.shift:
         voltage = _shifted(voltage, low, cut.shift)
     begin = first - low
@@ -101,6 +101,13 @@ def _voltage(cut: Cut, number: int, count: int) -> np.ndarray | None:
         needed = floor(begin) - HALF_WIDTH + 1
         return interpolate_between(voltage[needed : needed + count + 2 * HALF_WIDTH - 1], float(begin % 1))
     return voltage[int(begin) : int(begin) + count]
+
+
+def complex_voltage(samples: np.ndarray, middle: float | None = None) -> np.ndarray:
+    """Samples (N, P) as they are stored, or less the code of no voltage, as complex ones (N,), in steps of the file."""
+    middle = _middle(samples.dtype) if middle is None else middle
+    voltage: np.ndarray = (samples.astype(np.float64) - middle) @ np.array([1, 1j])[: samples.shape[1]]
+    return voltage
 
 
 def _middle(dtype: np.dtype) -> float:

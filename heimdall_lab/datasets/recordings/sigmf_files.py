@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -46,6 +46,8 @@ from heimdall_lab.datasets.recordings.sigmf_stored import (
 
 VERSION = "1.2.6"
 NAMESPACE = "heimdall"  # of what the specification has no field for
+REPORTED = ("reported_latitude", "reported_longitude", "reported_altitude")
+WIDEST_BAND = 0.8  # of the sample rate, that a band within it can be; what is wider is the whole
 META_LIMIT_BYTES = 10_000_000  # of a metadata file, which is read whole
 
 _DATETIME = re.compile(  # to the second, with a fraction of it, and with an offset from UTC, which "Z" may follow
@@ -89,6 +91,7 @@ def _as_integer(value: Any) -> Any:
 # JSON has one kind of number, which programs write with and without point, exponent and quotation marks.
 _Number = Annotated[float, BeforeValidator(_as_number)]
 _Integer = Annotated[int, BeforeValidator(_as_integer)]
+_Edge = Annotated[int | float, BeforeValidator(_as_number)]
 _Index = Annotated[_Integer, Field(ge=0, lt=2**63)]
 Scalar = bool | int | float | str | None
 
@@ -146,6 +149,7 @@ class Capture(_Core):
     """A segment of samples."""
 
     sample_start: _Index
+    global_index: _Index | None = None
     datetime: str | None = None
     frequency: _Number | None = Field(None, ge=-1e12, le=1e12)
     header_bytes: _Index = 0
@@ -154,13 +158,43 @@ class Capture(_Core):
 
 
 class Annotation(_Core):
-    """A remark on some samples; with ``heimdall:variables``, what is known of the capture that they lie in."""
+    """A remark on some samples; with fields of the namespace, what is known of the capture that they lie in.
+
+    ``heimdall:variables`` holds variables of the contract, the others where the transmitter is known to be beforehand.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     sample_start: _Index
     sample_count: _Index | None = None
+    freq_lower_edge: _Edge | None = None
+    freq_upper_edge: _Edge | None = None
     variables: dict[str, Any] | None = Field(None, alias=f"{NAMESPACE}:variables")
+    reported_latitude: _Number | None = Field(None, alias=f"{NAMESPACE}:reported_latitude", ge=-90, le=90)
+    reported_longitude: _Number | None = Field(None, alias=f"{NAMESPACE}:reported_longitude", ge=-180, le=180)
+    reported_altitude: _Number | None = Field(None, alias=f"{NAMESPACE}:reported_altitude")
+
+    @model_validator(mode="after")
+    def _whole_position(self) -> Self:
+        if (self.reported_latitude is None) != (self.reported_longitude is None):
+            raise ValueError(
+                f"{NAMESPACE}:reported_latitude and {NAMESPACE}:reported_longitude belong together; give both or none"
+            )
+        return self
+
+    def marked_band_hz(self, capture: Capture, rate_hz: float | None) -> tuple[float, float] | None:
+        """Edges of the band that it marks within that of a capture; None where it marks none, or nearly all of it."""
+        low_hz, high_hz = self.freq_lower_edge, self.freq_upper_edge
+        if low_hz is None or high_hz is None or capture.frequency is None or rate_hz is None:
+            return None
+        within = abs(low_hz - capture.frequency) <= rate_hz / 2 and abs(high_hz - capture.frequency) <= rate_hz / 2
+        return (low_hz, high_hz) if within and 0 < high_hz - low_hz <= WIDEST_BAND * rate_hz else None
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """What is known beforehand, by variables of the contract."""
+        stated = {name: getattr(self, name) for name in REPORTED}
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 class _Meta(_Strict):
@@ -198,6 +232,7 @@ class Segment:
     samples : (N, C, P) as they are stored, of C channels; P is 2 for I and Q, 1 for real samples.
     start_s, resolution_s : time of the first sample since 1970 UTC, and the worth of its last digit; None if unknown.
     variables : what is known of the capture, by names of the contract.
+    place : number of the first sample in the stream that the receiver's oscillator counts.
     """
 
     capture: Capture
@@ -205,6 +240,28 @@ class Segment:
     start_s: Fraction | None
     resolution_s: Fraction
     variables: dict[str, Any]
+    place: int
+
+
+@dataclass(frozen=True)
+class Band:
+    """What an annotation marks of a capture: one emission among those that a wide capture holds.
+
+    Attributes
+    ----------
+    annotation : its number.
+    capture : number of the capture that it begins in.
+    first, count : of the samples of the capture; it may end beyond them.
+    edges_hz : lower and upper edge.
+    stated : what is known of the emission, by names of the contract.
+    """
+
+    annotation: int
+    capture: int
+    first: int
+    count: int
+    edges_hz: tuple[float, float]
+    stated: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -218,6 +275,7 @@ class Recording:
     about : its global object.
     segments : its captures.
     annotations : those not ours.
+    bands : marked by annotations, in the order of time and frequency.
     """
 
     file: Path
@@ -225,6 +283,7 @@ class Recording:
     about: _Global
     segments: tuple[Segment, ...]
     annotations: tuple[dict[str, Any], ...]
+    bands: tuple[Band, ...]
 
 
 def collection_files(file: Path, archived: Archived) -> list[Path]:
@@ -277,11 +336,12 @@ def load_recording(file: Path, name: str, archived: Archived) -> Recording:
             f"{file}: core:extensions requires {quoted(needed[0])}, which is not supported; convert the file"
         )
     captures = meta.captures or [Capture.model_validate({"core:sample_start": about.offset})]
+    meta = meta.model_copy(update={"captures": captures})
     starts = [capture.sample_start - about.offset for capture in captures]
     samples, count = _captured_samples(file, about, captures, starts, archived)
-    variables = _variables(meta.annotations, about.offset, starts, count, file)
+    bands, variables = _variables(meta, starts, count, file)
     segments = [
-        Segment(capture, part, *_start_time(capture, file), known)
+        Segment(capture, part, *_start_time(capture, file), known, _place(capture))
         for capture, part, known in zip(captures, samples, variables, strict=True)
     ]
     stamps = [capture.datetime for capture in captures if capture.datetime is not None]
@@ -294,7 +354,12 @@ def load_recording(file: Path, name: str, archived: Archived) -> Recording:
         about=about,
         segments=tuple(segments),
         annotations=tuple(remark.model_dump(by_alias=True, exclude_none=True) for remark in remarks),
+        bands=tuple(sorted(bands, key=lambda band: (band.capture, band.first, band.edges_hz))),
     )
+
+
+def _place(capture: Capture) -> int:
+    return capture.sample_start if capture.global_index is None else capture.global_index
 
 
 def _captured_samples(
@@ -322,20 +387,26 @@ def _captured_samples(
         raise SigmfError(f"{data}: cannot be read ({error.strerror}); put it beside {file.name}") from error
 
 
-def _variables(
-    annotations: Sequence[Annotation], offset: int, starts: Sequence[int], length: int, file: Path
-) -> list[dict[str, Any]]:
-    """Variables that annotations state of each capture, after the samples that they cover are checked."""
+def _variables(meta: _Meta, starts: Sequence[int], length: int, file: Path) -> tuple[list[Band], list[dict[str, Any]]]:
+    """Bands that annotations mark, and variables that others state of each capture, after their samples are checked."""
     known: list[dict[str, Any]] = [{} for _ in starts]
-    for index, annotation in enumerate(annotations):
-        first, count = annotation.sample_start - offset, annotation.sample_count or 0
+    bands = []
+    for index, annotation in enumerate(meta.annotations):
+        first, count = annotation.sample_start - meta.about.offset, annotation.sample_count or 0
         if not 0 <= first <= length - count:
             raise SigmfError(
                 f"{file}: annotations.{index} covers {count} samples from {first}, of {length} in the data; "
                 "fetch the whole file again, or correct the annotation"
             )
-        known[max(bisect_right(starts, first) - 1, 0)].update(annotation.variables or {})
-    return known
+        capture = max(bisect_right(starts, first) - 1, 0)
+        stated = (annotation.variables or {}) | annotation.reported
+        edges_hz = annotation.marked_band_hz(meta.captures[capture], meta.about.sample_rate)
+        if edges_hz is None:
+            known[capture].update(stated)
+        else:
+            place = first - starts[capture]
+            bands.append(Band(index, capture, place, count or length - first, edges_hz, stated))
+    return bands, known
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
@@ -20,7 +20,7 @@ from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError
 
 _LEAST_SAMPLES = 4 * HALF_WIDTH  # of a stretch, of which interpolation takes some
 _LARGEST_RATE_DIFFERENCE = 1e-3  # beyond any crystal's, and small enough for nothing to be lost by resampling
-_LARGEST_SHIFT = 0.4  # of the sample rate, within which interpolation is exact
+LARGEST_SHIFT = 0.4  # of the sample rate, within which interpolation is exact
 
 
 def common_rate_hz(recordings: Sequence[Recording], given: Mapping[str, Any]) -> tuple[float, list[float]]:
@@ -35,7 +35,7 @@ def common_rate_hz(recordings: Sequence[Recording], given: Mapping[str, Any]) ->
         stated = contract_numbers({"sample_rate_hz": given["sample_rate_hz"]}, len(recordings))["sample_rate_hz"]
         return float(stated), [float(stated)] * len(recordings)
     own_rates_hz = [_stated_rate_hz(recording) for recording in recordings]
-    rate_hz = _usual(own_rates_hz)
+    rate_hz = usual(own_rates_hz)
     for recording, own_hz in zip(recordings, own_rates_hz, strict=True):
         if abs(own_hz / rate_hz - 1) > _LARGEST_RATE_DIFFERENCE:
             named = recordings[own_rates_hz.index(rate_hz)].name
@@ -64,7 +64,7 @@ def common_centre_hz(recordings: Sequence[Recording], rate_hz: float) -> float |
     stated = [frequency for _, frequency in tuned if frequency is not None]
     if not stated:
         return None
-    centre_hz = _usual(stated)
+    centre_hz = usual(stated)
     named = next(recording.name for recording, frequency in tuned if frequency == centre_hz)
     for recording, frequency in tuned:
         if frequency is None:
@@ -73,15 +73,15 @@ def common_centre_hz(recordings: Sequence[Recording], rate_hz: float) -> float |
                 "centre_frequency_hz"
             )
         shift = frequency - centre_hz
-        if abs(shift) > _LARGEST_SHIFT * rate_hz or (shift and recording.about.datatype[0] == "r"):
+        if abs(shift) > LARGEST_SHIFT * rate_hz or (shift and recording.about.datatype[0] == "r"):
             raise SigmfError(
                 f"{recording.file}: core:frequency: is {frequency}, but {centre_hz} in {named}; give recordings alike, "
-                f"or complex ones whose centres differ by {_LARGEST_SHIFT:.0%} of the sample rate at most"
+                f"or complex ones whose centres differ by {LARGEST_SHIFT:.0%} of the sample rate at most"
             )
     return centre_hz
 
 
-def _usual(values: Sequence[float]) -> float:
+def usual(values: Sequence[float]) -> float:
     """Value that is most often there, of several the one next to the median, of these the first."""
     counts, middle = Counter(values), median(values)
     return max(counts, key=lambda value: (counts[value], -abs(value - middle)))
@@ -118,6 +118,8 @@ class Span:
     step : samples of each receiver from one common sample to the next; 1 but where rates differ.
     length : number of samples.
     start_s : time of the first one since 1970 UTC, None if unknown.
+    since_s, recording, centre_hz : of emissions, time of the first sample since the recording begins, number of the
+        recording, and frequency that the IQ is brought to.
     """
 
     captures: tuple[int, ...]
@@ -125,6 +127,9 @@ class Span:
     step: tuple[Fraction, ...]
     length: int
     start_s: Fraction | None
+    since_s: Fraction | None = None
+    recording: int = 0
+    centre_hz: float | None = None
 
     def segments(self, receivers: Sequence[Stream]) -> list[Segment]:
         """Captures of the receivers."""
@@ -132,9 +137,10 @@ class Span:
 
     def cut(self, first: int, length: int, rate_hz: float) -> "Span":
         """Only some of its samples."""
-        start_s = None if self.start_s is None else self.start_s + first / Fraction(rate_hz)
+        later_s = first / Fraction(rate_hz)
+        start_s, since_s = (None if own is None else own + later_s for own in (self.start_s, self.since_s))
         begin = tuple(begin + first * step for begin, step in zip(self.begin, self.step, strict=True))
-        return Span(self.captures, begin, self.step, length, start_s)
+        return replace(self, begin=begin, length=length, start_s=start_s, since_s=since_s)
 
 
 def common_span(receivers: Sequence[Stream], captures: Sequence[int], rate_hz: float) -> Span:

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core.files import file_checksum, new_folder, write_atomically
+from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.sigmf_files import NAMESPACE, VERSION, Scalar
 from heimdall_lab.datasets.recordings.sigmf_stored import COLLECTION, DATA, META, SigmfError
@@ -64,7 +65,7 @@ def write_sigmf(dataset: xr.Dataset, folder: str | Path) -> Path:
     _check_lossless(dataset)
     target = Path(folder).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise SigmfError(f"folder: {str(folder)!r} holds something already; choose another one")
+        raise SigmfError(f"folder: {quoted(folder)} holds something already; choose another one")
     with new_folder(target, "folder", dataset.iq.nbytes) as temporary:
         collection = {
             "core:version": VERSION,
@@ -94,7 +95,7 @@ def _check_lossless(dataset: xr.Dataset) -> None:
         kept = _to_json(value)
         if not all(isinstance(item, Scalar) for item in (kept if isinstance(kept, list) else [kept])):
             raise SigmfError(
-                f"attribute {name!r}: is {str(value)[:60]}; collections keep numbers, text, lists of them: write text"
+                f"attribute {quoted(name)}: is {quoted(value)}; collections keep numbers, text, lists of them: write text"
             )
 
 
@@ -118,7 +119,8 @@ def _write_recording(dataset: xr.Dataset, index: int, folder: Path, collection: 
     name = "-".join([f"{index:02d}", *re.findall("[A-Za-z0-9]+", title)])
     data, meta = folder / f"{name}{DATA}", folder / f"{name}{META}"
     write_atomically(data, lambda path: _write_samples(receiver.iq, path))
-    shared = {key: value for key, value in dataset.attrs.items() if key not in _CORE_ATTRIBUTES}
+    with_fields = _CORE_ATTRIBUTES if "centre_frequency" not in dataset else {"sample_rate_hz"}
+    shared = {key: value for key, value in dataset.attrs.items() if key not in with_fields}
     own = {key: value for key, value in shared.items() if np.shape(value) == (dataset.sizes["receiver"],)}
     about = {
         "core:datatype": "ci16_le",
@@ -150,12 +152,14 @@ def _captures_and_annotations(receiver: xr.Dataset) -> tuple[list[dict[str, Any]
     known = {name: _to_json(stated_once.get(name, receiver[name]).values) for name in held}
     position = [receiver[f"receiver_{name}"].values.tolist() for name in ("longitude", "latitude", "altitude")]
     stamps = np.datetime_as_string(receiver.start_time.values, unit="ns") if "start_time" in receiver.coords else None
-    length, centre_hz = receiver.sizes["time"], float(receiver.attrs["centre_frequency_hz"])
+    length, centres_hz, places = receiver.sizes["time"], _centres_hz(receiver), _places(receiver)
     captures, annotations = [], []
     for row, sample in enumerate(receiver.sample.values.tolist()):
         capture: dict[str, Any] = {"core:sample_start": row * length, f"{NAMESPACE}:sample": sample}
-        if math.isfinite(centre_hz):
-            capture["core:frequency"] = centre_hz
+        if math.isfinite(centres_hz[row]):
+            capture["core:frequency"] = centres_hz[row]
+        if places is not None:
+            capture["core:global_index"] = places[row]
         if stamps is not None:
             capture["core:datetime"] = f"{stamps[row]}Z"
         coordinates = [axis[row] for axis in position]
@@ -171,6 +175,23 @@ def _captures_and_annotations(receiver: xr.Dataset) -> tuple[list[dict[str, Any]
         }
         annotations.append(annotation)
     return captures, annotations
+
+
+def _centres_hz(receiver: xr.Dataset) -> list[float]:
+    """Frequency that the receiver is tuned to in every sample: that of the emission, or of all of them."""
+    of_all_hz = float(receiver.attrs["centre_frequency_hz"])
+    if "centre_frequency" not in receiver:
+        return [of_all_hz] * receiver.sizes["sample"]
+    own_hz: list[float] = receiver["centre_frequency"].fillna(of_all_hz).values.tolist()
+    return own_hz
+
+
+def _places(receiver: xr.Dataset) -> list[int] | None:
+    """Number of the first value of every sample since its recording begins; None where these are no emissions."""
+    if "centre_frequency" not in receiver or "recording_time" not in receiver:
+        return None
+    count = receiver["recording_time"].values * receiver.attrs["sample_rate_hz"]
+    return np.rint(count).astype(int).tolist() if (count >= 0).all() else None
 
 
 def _write_samples(iq: xr.DataArray, path: Path) -> None:

@@ -74,6 +74,20 @@ def test_a_table_is_read(tmp_path):
     assert np.abs(dataset.tdoa_s).max() < 1e-3
 
 
+def test_messages_of_a_table_are_emissions_of_one_recording(tmp_path):
+    """Time counts from the first message, wherever it stands; what no sensor of common time received has none."""
+    later = json.dumps([[serial, 9_605_679_765 + 1000 * serial, 50] for serial in PLACES])
+    alone = json.dumps([[6, 77, 50]])
+    rows = [message(1, measurements=later, count="5"), message(2), message(3, measurements=alone, count="1")]
+    dataset = hl.read_locards(*write(tmp_path, *rows))
+    assert dataset.recording.values.tolist() == [0, 0, 0]
+    first_ns = min(arrival for serial, arrival, _ in json.loads(message(2).split('"')[1]) if serial != 6)
+    np.testing.assert_allclose(dataset.recording_time, [(9_605_680_765 - first_ns) / 1e9, 0, np.nan], rtol=0, atol=1e-9)
+    joined = hl.join_windows(dataset, strict=True)  # of which none is a window of another
+    heard = dataset.heard.values
+    np.testing.assert_allclose(joined.tdoa_s.values[heard], dataset.tdoa_s.values[heard], atol=1e-15)
+
+
 @pytest.mark.parametrize("unknown", ["", "  ", "NA", "nan", "NaN"])
 def test_what_aircraft_do_not_say_is_unknown(tmp_path, unknown):
     """Where it is, which is to be found; its altitude; both. What a row says counts for that row."""
