@@ -33,7 +33,7 @@ def _allan_deviation(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return CLOCK_ADEV[value] if value in CLOCK_ADEV else float(value)
+        return CLOCK_ADEV[value.lower()] if value.lower() in CLOCK_ADEV else float(value)
     except ValueError:
         raise ValueError(
             f"{quoted(value)} is no kind of oscillator; give {' or '.join(CLOCK_ADEV)}, or a number"
@@ -187,8 +187,8 @@ class Channel(CheckedModel):
         100.0,
         gt=0,
         le=1e6,
-        description="averaging time from which the random walk of the clocks' rates, and no longer their white noise, "
-        "makes most of the Allan deviation, s",
+        description="averaging time, long against 1 s, from which the random walk of the clocks' rates, and no longer "
+        "their white noise, makes most of the Allan deviation, s",
     )
     one_crystal: bool = Field(
         False,
@@ -286,7 +286,7 @@ class Channel(CheckedModel):
         """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
         fields: dict[str, Any] = fields_of(self)
         unused = {name for name in _LATER_CLOCKS if name in fields and not fields[name]}
-        unused |= {"clock_walk_time_s"} if self.clock_adev == 0 else set()
+        unused |= {"clock_walk_time_s"} if self.clock_walk_time_s == 100 and self.clock_adev == 0 else set()
         return {name: value for name, value in fields.items() if name not in unused}
 
     @model_validator(mode="after")
@@ -338,6 +338,11 @@ class Recording(CheckedModel):
             f"references is {self.references} of {self.emissions} emissions, which leaves none to locate; lower it or "
             "raise emissions",
         )
+        self._require(
+            self.frequency_span_hz == 0 or self.emissions > 1,
+            f"frequency_span_hz is {self.frequency_span_hz:g}, but a recording has 1 emission; raise emissions, or set "
+            "signal.frequency_hz",
+        )
         return self
 
 
@@ -355,7 +360,7 @@ class Gate(CheckedModel):
         200.0, gt=0, description="highest horizontal TDOA dilution of precision; 100 by default for feature_based"
     )
     min_emissions: float = Field(
-        1.0, ge=0, le=1, description="least share of a recording's emissions that pass; else none of them is kept"
+        1.0, gt=0, le=1, description="least share of a recording's emissions that pass; else none of them is kept"
     )
 
     @model_serializer(mode="wrap")
@@ -504,6 +509,24 @@ class Config(CheckedModel):
             in_shard <= MAX_SHARD_SAMPLES,
             f"shard_size {self.shard_size}, in whole recordings, makes {in_shard:.3g} samples in a shard, more than "
             f"the {MAX_SHARD_SAMPLES:.3g} that memory must hold; lower it to {MAX_SHARD_SAMPLES // samples} or less",
+        )
+        self._require(
+            self.channel.clock_adev == 0 or self.has_recordings,
+            f"channel.clock_adev is {self.channel.clock_adev:g}, but clocks walk in recordings of several emissions; "
+            "raise recording.emissions, or set it to 0",
+        )
+        gained_s = self.clock_rate_max * self.last_emission_s
+        self._require(
+            gained_s <= self.signal.duration_s / 2,
+            f"recording.gap_s {self.recording.gap_s:g} lets clocks gain {gained_s:g} s in a recording, more than half a "
+            "window, so that these no longer overlap; lower it, .emissions or channel.clock_rate_max_ppm",
+        )
+        drift_hz = self.channel.frequency_drift_max_hz_per_s * self.last_emission_s
+        self._require(
+            drift_hz <= max(self.channel.frequency_offset_max_hz, self.first_rate_max * self.signal.frequency_hz),
+            f"channel.frequency_drift_max_hz_per_s {self.channel.frequency_drift_max_hz_per_s:g} makes oscillators "
+            f"drift by {drift_hz:g} Hz in a recording of {self.last_emission_s:g} s, further than they are off at its "
+            "beginning; lower it, or recording.gap_s or .emissions",
         )
         shortest_s = 40 / self.signal.sample_rate_hz
         self._require(

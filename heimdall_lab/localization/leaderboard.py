@@ -142,8 +142,8 @@ def _tested(dataset: xr.Dataset) -> np.ndarray:
     tested = np.flatnonzero(known & ~schema.references(dataset))
     if not len(tested):
         raise ValueError(
-            "reported_latitude: is known in every sample of a known true position; compare needs some that are no "
-            "references"
+            "reported_latitude: all samples of known true positions are references, which are no tests; give some that "
+            "are none"
         )
     return tested
 

@@ -6,10 +6,12 @@ import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.arrays import Array, phasor
+from heimdall_lab.signals.spectra import weight_at
 
 _BLOCKS = 32  # of a window, whose phases are fitted
 _ROUNDS = 3  # of the fit: phases that turn far are not all seen at first
-_LEAST_CHI_SQUARED = 18.4  # of a drift, which noise alone exceeds less than once in 10,000
+_LEAST_RATIO = 20.3  # of a drift's square to its variance, which noise alone exceeds once in 10,000: F(1, 29)
+_LEAST_COHERENCE = 0.8  # of the blocks, straightened: phases of noise alone are too wide for their own statistics
 
 
 def frequency_drift(
@@ -23,9 +25,9 @@ def frequency_drift(
 
     Source: of the fit, Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.3.
     """
-    num_time, num_weights = voltage_of(0).shape[-1], weight.shape[-1]
+    num_time = voltage_of(0).shape[-1]
     cycles = scipy.fft.fftfreq(num_time)
-    share = weight[:, np.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)]
+    share = weight_at(weight, cycles)
     template = np.empty((len(reference), num_time), dtype=np.complex64)
     for receiver in np.unique(reference).tolist():
         rows = reference == receiver
@@ -62,4 +64,6 @@ def _bend(sums: Array, columns: Array) -> Array:
     straight = sums * np.exp(-1j * found @ columns)
     rest = np.angle(straight * straight.sum(axis=-1, keepdims=True).conj())
     variance = (size * rest**2).sum(axis=-1) / (sums.shape[1] - len(columns)) * inverse[:, 2, 2]
-    return np.where(found[:, 2] ** 2 > _LEAST_CHI_SQUARED * variance, found[:, 2], 0.0)
+    coherence = np.abs(straight.sum(axis=-1)) / np.maximum(size.sum(axis=-1), 1e-30)
+    shows = (found[:, 2] ** 2 > _LEAST_RATIO * variance) & (coherence > _LEAST_COHERENCE)
+    return np.where(shows, found[:, 2], 0.0)

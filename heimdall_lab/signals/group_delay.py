@@ -6,6 +6,7 @@ import numpy as np
 import scipy.fft
 
 from heimdall_lab.core.arrays import Array, phasor
+from heimdall_lab.signals.spectra import weight_at
 
 _POWERS = np.arange(4)  # of frequency in the phase: constant, delay, and a group delay that grows or bends
 _LEAST_CHI_SQUARED = 18.4  # of the last two, which noise alone exceeds once in 10,000
@@ -26,11 +27,11 @@ def group_delay_sigma(
 
     Source: of the fit, Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.3.
     """
-    whole_time, num_weights = voltage_of(0).shape[-1], weight.shape[-1]
+    whole_time = voltage_of(0).shape[-1]
     num_time = min(whole_time, _MOST_SAMPLES)
     middle = (whole_time - num_time) // 2
     cycles = scipy.fft.fftfreq(num_time).astype(np.float32)
-    share = weight[:, np.rint((cycles + 0.5) * num_weights).astype(int).clip(0, num_weights - 1)]
+    share = weight_at(weight, cycles)
     kept = np.flatnonzero((share > 0).any(axis=0))
     cycles, share = cycles[kept], share[:, kept]
     mean = ((share * cycles).sum(axis=-1) / np.maximum(share.sum(axis=-1), 1e-30))[:, None]

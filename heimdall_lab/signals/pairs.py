@@ -177,8 +177,10 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
     if schema.has_clock_rates(batch.attrs):
         growth = delay_growth(batch, peak.frequency_cycles * rate_hz)
         found = reference, peak.delay_samples, peak.frequency_cycles, weight
-        voltages = Voltages(batch, growth, frequency_drift(voltages.of_receiver, *found))
-        peak = find_peak(voltages)
+        drift = frequency_drift(voltages.of_receiver, *found)
+        if growth.any() or drift.any():
+            voltages = Voltages(batch, growth, drift)
+            peak = find_peak(voltages)
 
     is_heard = (snr >= db_to_linear(min_snr_db)) & np.isfinite(peak.delay_samples)
     is_ambiguous = np.isfinite(peak.rival_samples) & ~is_reference
@@ -202,9 +204,12 @@ def _pair_features(batch: xr.Dataset) -> dict[str, np.ndarray]:
         used = is_heard & np.isfinite(own_variance) & ~is_ambiguous
         lag, turns = peak.delay_samples, peak.frequency_cycles
         unlike_s = group_delay_sigma(voltages.of_receiver, reference, used, lag, turns, weight) / rate_hz
-    rate_sigma = 0.0 if batch.attrs.get("one_crystal", 0) else float(batch.attrs.get("clock_rate_sigma", 0.0))
+    rate_sigma = float(batch.attrs.get("clock_rate_sigma", 0.0))
     if rate_sigma > 0:
-        unlike_s = np.hypot(unlike_s, rate_sigma * _lever_s(voltages, reference, weight, rate_hz)[:, None])
+        # A delay is counted by the reference's clock, whose own rate nobody tells.
+        unlike_s = np.hypot(unlike_s, rate_sigma * np.abs(np.nan_to_num(peak.delay_samples)) / rate_hz)
+        if not batch.attrs.get("one_crystal", 0):
+            unlike_s = np.hypot(unlike_s, rate_sigma * _lever_s(voltages, reference, weight, rate_hz)[:, None])
     toa_std = np.hypot(np.where(is_reference, noise_std, np.sqrt(own_variance)), unlike_s)
     toa_std = np.where(is_ambiguous, np.nan, toa_std)
     reference_std = _of_reference(toa_std, reference)[:, None]
@@ -235,13 +240,15 @@ def _lever_s(voltages: Voltages, reference: np.ndarray, weight: np.ndarray, rate
         voltage = voltages.of_scene(scene, int(receiver))
         num_time = len(voltage)
         cycles = scipy.fft.fftfreq(num_time)
-        share = weight[scene, ((cycles + 0.5) * weight.shape[1]).astype(int).clip(0, weight.shape[1] - 1)]
-        spectrum = scipy.fft.fft(voltage) * np.sqrt(share)
-        signal, slope = scipy.fft.ifft(spectrum), scipy.fft.ifft(2j * np.pi * cycles * spectrum)
-        time = np.arange(num_time) - num_time / 2
-        changes = np.stack([slope, 1j * signal, 1j * time * signal])
-        products = (changes @ np.stack([*changes, time * slope]).conj().T).real  # (3, 4)
-        lever[scene] = np.linalg.lstsq(products[:, :3], products[:, 3])[0][0]
+        spectrum = scipy.fft.fft(voltage) * np.sqrt(spectra.weight_at(weight[[scene]], cycles)[0])
+        signal, slope = (
+            each / np.maximum(np.linalg.norm(each), 1e-30)  # so that sums of products are no larger than 1
+            for each in (scipy.fft.ifft(spectrum), scipy.fft.ifft(2j * np.pi * cycles * spectrum))
+        )
+        place = 2 * np.arange(num_time) / num_time - 1
+        changes = np.stack([slope, 1j * signal, 1j * place * signal])
+        products = (changes @ np.stack([*changes, place * slope]).conj().T).real  # (3, 4)
+        lever[scene] = np.linalg.lstsq(products[:, :3], products[:, 3])[0][0] * num_time / 2
     return np.abs(lever) / rate_hz
 
 

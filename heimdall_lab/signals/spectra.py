@@ -119,6 +119,13 @@ def periodogram(waveform: np.ndarray, sample_rate_hz: float) -> tuple[np.ndarray
     return np.fft.fftshift(np.fft.fftfreq(num_time, 1 / sample_rate_hz)), density
 
 
+def weight_at(weight: Array, cycles: Array) -> Array:
+    """Weights (S, N) at frequencies (N,) in cycles per sample, of weights (S, F) at F equal steps from −1/2 on."""
+    count = weight.shape[-1]
+    found: Array = weight[:, np.rint((cycles + 0.5) * count).astype(int).clip(0, count - 1)]
+    return found
+
+
 def noise_density(spectrum: Spectrum) -> Array:
     """Noise power per Hz, (...): the median density over the outer half of the band, where no signal is expected.
 

@@ -17,7 +17,7 @@ from heimdall_lab.core.config import MAX_NORMAL, Config
 from heimdall_lab.core.philox import Stage, Streams
 
 _STEERED = ("gpsdo", "gps_stamped")
-_STEERING_TIME_S = 100.0  # in which the offset of a gpsdo is forgotten: what its loop takes to follow GPS
+_STEERING_PER_S = 0.01  # inverse time constant of the loop by which a gpsdo follows GPS
 
 
 def draw_clocks(config: Config, streams: Streams, carrier_hz: np.ndarray | float) -> dict[str, np.ndarray]:
@@ -91,14 +91,35 @@ def _first_offset_s(config: Config, streams: Streams, recordings: Streams, emiss
         return recordings.uniform(Stage.CLOCK, size, -half_width_s, half_width_s)
     if clock == "gps_stamped":
         return sigma_s * streams.normal(Stage.CLOCK, size)
-    offset_s = sigma_s * recordings.normal(Stage.CLOCK, size)
     if clock == "gpsdo":
-        kept = np.exp(-config.emission_period_s / _STEERING_TIME_S)
-        for step in range(1, config.recording.emissions):
-            rows = emission >= step
-            new_s = sigma_s * recordings.select(rows).normal(Stage.CLOCK, size, lane=step)
-            offset_s[rows] = kept * offset_s[rows] + (1 - kept**2) ** 0.5 * new_s
-    return offset_s
+        return sigma_s * _steered(recordings, emission, size, config.emission_period_s)
+    return sigma_s * recordings.normal(Stage.CLOCK, size)
+
+
+def _steered(recordings: Streams, emission: np.ndarray, size: int, step_s: float) -> np.ndarray:
+    """Offset of oscillators that a loop steers, over its standard deviation, (S, R).
+
+    Noise of the rate, through a critically damped loop of second order: offset and rate are independent at any time,
+    and the offset correlates over t by (1 + λ t) exp(−λ t), with λ the inverse time constant. At short times it is the
+    random walk of a free oscillator's rate, with an Allan deviation of 2 λ^1.5 sqrt(τ / 3) times the offset's standard
+    deviation: 6e-11 at 1 s.
+
+    Source: Särkkä and Solin, Applied Stochastic Differential Equations (2019), section 12.3 (Matérn, ν = 3/2).
+    """
+    offset, rate = np.split(recordings.normal(Stage.CLOCK, 2 * size), 2, axis=1)
+    d = _STEERING_PER_S * step_s
+    kept = np.exp(-d)
+    # Covariance of what a step adds, as its own Cholesky factor, second state first.
+    of_rate = (1 - kept**2 * (1 - 2 * d + 2 * d**2)) ** 0.5
+    common = 2 * d**2 * kept**2 / of_rate
+    of_offset = max(1 - kept**2 * (1 + 2 * d + 2 * d**2) - common**2, 0.0) ** 0.5
+    for step in range(1, int(emission.max(initial=0)) + 1):
+        rows = emission >= step
+        new, new_rate = np.split(recordings.select(rows).normal(Stage.CLOCK, 2 * size, lane=step), 2, axis=1)
+        before = offset[rows]
+        offset[rows] = kept * ((1 + d) * before + d * rate[rows]) + of_offset * new + common * new_rate
+        rate[rows] = kept * ((1 - d) * rate[rows] - d * before) + of_rate * new_rate
+    return offset
 
 
 def _random_walk(config: Config, recordings: Streams, emission: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,15 @@
 """Delays where sample clocks run at rates of their own: taken out where frequencies tell them, else in the sigmas."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import heimdall_lab as hl
 from heimdall_lab.datasets import schema
-from heimdall_lab.signals import measurements, voltages
-from heimdall_lab.signals.frequency_drift import frequency_drift
+from heimdall_lab.signals import measurements, pairs, voltages
+from heimdall_lab.signals.frequency_drift import _bend, frequency_drift
 from heimdall_lab.signals.pairs import pair_features
 
 VOICE = {"signal.voice_ratio": 1.0} | {
@@ -121,6 +123,41 @@ def test_frequencies_count_at_the_carrier_of_each_emission():
     errors = normalised_errors(dataset, pair_features(dataset))
     assert errors.std() < 1 + 4 / (2 * errors.size) ** 0.5
     assert normalised_errors(dataset, pair_features(dataset.drop_vars("centre_frequency"))).std() > 1.5 * errors.std()
+
+
+def test_delays_are_as_good_as_their_sigmas_where_clocks_are_milliseconds_apart():
+    """The reference's own rate, which nobody tells, stretches such delays by nanoseconds."""
+    changes = {**WINDOWS["0.2 s at 20 ppm"], "channel.clock_rate_max_ppm": 8.0, "channel.clock": "none"}
+    dataset = generate(**changes, **{"signal.transmitter_power_min_dbm": 37.0, "channel.noise_figure_db": 2.0})
+    measured = pair_features(dataset)
+    errors = normalised_errors(dataset, measured)
+    assert np.median(np.abs(errors)) < 0.9  # 0.67 of normal errors; they share their reference's rate
+    told = float(np.nanmedian(measured.tdoa_std_s.values))
+    untold = float(np.nanmedian(pair_features(without(dataset, "clock_rate_sigma")).tdoa_std_s.values))
+    assert told > 1.5 * untold
+
+
+@pytest.mark.parametrize(("rate_hz", "num_time"), [(50e3, 10_000), (2e6, 2_000_000)])
+def test_the_lever_is_the_distance_of_the_signals_middle_from_that_of_the_window(rate_hz, num_time):
+    """Of a narrow band that is there in the second half of the window alone."""
+    rng = np.random.default_rng(2)
+    time_s = (np.arange(num_time) - num_time / 2) / rate_hz
+    spectrum = np.fft.fft(rng.normal(size=num_time) + 1j * rng.normal(size=num_time))
+    narrow = np.fft.ifft(spectrum * (np.abs(np.fft.fftfreq(num_time, 1 / rate_hz)) < 2e3))
+    signal = (narrow * (time_s > 0)).astype("c8")[None, None]
+    weight = (np.abs(np.arange(4096) / 4096 - 0.5) * rate_hz < 3e3).astype(np.float32)[None]
+    source = SimpleNamespace(of_scene=lambda scene, receiver: signal[scene, receiver])
+    lever_s = pairs._lever_s(source, np.zeros(1, int), weight, rate_hz)
+    assert lever_s == pytest.approx(num_time / rate_hz / 4, rel=0.1)
+
+
+def test_noise_has_no_drift_but_once_in_ten_thousand():
+    rng = np.random.default_rng(4)
+    place = (np.arange(32) - 15.5) / 16
+    columns = np.stack([np.ones(32), place, place**2])
+    for level in (0.01, 0.5, 2.0, 1e3):
+        sums = 1 + level * (rng.normal(size=(20_000, 32)) + 1j * rng.normal(size=(20_000, 32)))
+        assert (_bend(sums, columns) != 0).mean() < 4e-4
 
 
 def test_long_windows_are_measured_alike(monkeypatch):

@@ -122,6 +122,13 @@ def test_presets_without_recordings_hold_nothing_of_them():
         ({"recording": {"references": 4}}, r"references is 4 of 4 emissions.*raise emissions"),
         ({"channel": {"clock_adev": "rubidium"}}, r"channel\.clock_adev: .*'rubidium'.*tcxo or ocxo"),
         ({"recording": {"emissions": 0}}, r"recording\.emissions"),
+        ({"recording": {"emissions": 1, "references": 0}}, r"channel\.clock_adev is 1e-09.*raise recording\.emissions"),
+        ({"recording": {"gap_s": 1800.0}}, r"frequency_drift_max_hz_per_s 0\.1 makes oscillators drift by 540\.\d* Hz"),
+        ({"gate": {"min_emissions": 0.0}}, r"gate\.min_emissions"),
+        (
+            {"recording": {"emissions": 1, "references": 0, "frequency_span_hz": 1e6}},
+            r"recording: frequency_span_hz is 1e\+06, but a recording has 1 emission",
+        ),
         ({"recording": {"frequency_span_hz": -1.0}}, r"recording\.frequency_span_hz"),
         ({"channel": {"clock_rate_max_ppm": 200.0}}, r"signal\.sample_rate_hz .* frequency errors"),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from heimdall_lab.core.text import listed
+from heimdall_lab.core.text import listed, quoted
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.common import as_numbers
 
@@ -34,7 +34,10 @@ def with_references(dataset: xr.Dataset, references: References) -> xr.Dataset:
     """
     if not references:
         return dataset
-    places = {float(frequency_hz): _position(frequency_hz, place) for frequency_hz, place in references.items()}
+    if not isinstance(references, Mapping):
+        raise ValueError(f"references: is {quoted(references)}; give a dict of positions by frequency in Hz")
+    frequencies_hz = as_numbers("references", list(references)).tolist()
+    places = {one: _position(one, place) for one, place in zip(frequencies_hz, references.values(), strict=True)}
     samples = dataset.sizes["sample"]
     centres_hz = np.full(samples, dataset.attrs["centre_frequency_hz"], dtype=float)
     if "centre_frequency" in dataset:
@@ -56,9 +59,9 @@ def with_references(dataset: xr.Dataset, references: References) -> xr.Dataset:
 
 
 def _position(frequency_hz: float, place: Sequence[float]) -> tuple[float, float, float]:
-    numbers = as_numbers("references", list(place))
+    numbers = as_numbers("references", place)
     if numbers.shape not in ((2,), (3,)):
-        raise ValueError(f"references: {frequency_hz:.12g} Hz is at {tuple(place)}; {_FORM}")
+        raise ValueError(f"references: {frequency_hz:.12g} Hz is at {quoted(place)}; {_FORM}")
     latitude, longitude, altitude_m = (*numbers.tolist(), np.nan)[:3]
     if not (abs(latitude) <= 90 and abs(longitude) <= 180 and np.isfinite(numbers).all()):
         raise ValueError(
@@ -74,7 +77,7 @@ def _emissions_at(centres_hz: np.ndarray, frequency_hz: float, rate_hz: float) -
     held: np.ndarray = (away_hz <= rate_hz / 2) & (away_hz == away_hz.min())
     if not held.any():
         known = sorted({float(centre_hz) for centre_hz in centres_hz[np.isfinite(centres_hz)]})
-        there = f"there are {listed(f'{one:.12g}' for one in known)} Hz" if known else "the recordings tell none"
+        there = f"in Hz there are {listed(f'{one:.12g}' for one in known)}" if known else "the recordings tell none"
         raise ValueError(
             f"references: no emission has {frequency_hz:.12g} Hz, within {rate_hz / 2:g} Hz; {there}: correct it"
         )
