@@ -518,8 +518,8 @@ class Config(CheckedModel):
         gained_s = self.clock_rate_max * self.last_emission_s
         self._require(
             gained_s <= self.signal.duration_s / 2,
-            f"recording.gap_s {self.recording.gap_s:g} lets clocks gain {gained_s:g} s in a recording, more than half a "
-            "window, so that these no longer overlap; lower it, .emissions or channel.clock_rate_max_ppm",
+            f"recording.gap_s {self.recording.gap_s:g} lets clocks gain {gained_s:g} s in a recording, more than "
+            "half a window, so that these no longer overlap; lower it, .emissions or channel.clock_rate_max_ppm",
         )
         drift_hz = self.channel.frequency_drift_max_hz_per_s * self.last_emission_s
         self._require(
