@@ -142,12 +142,15 @@ def left_out_sentence(dataset: xr.Dataset) -> str:
 
 
 def references_sentence(dataset: xr.Dataset) -> str:
-    """Say how many emissions have a position that is known beforehand; empty where there are none."""
-    references = int(schema.references(dataset).sum())
+    """Say how many scenes have a position that is known beforehand; empty where there are none."""
+    references, scenes = int(schema.references(dataset).sum()), dataset.sizes["sample"]
     if not references:
         return ""
+    whole = "The one scene" if scenes == 1 else f"All {scenes:,} scenes"
+    which = whole if references == scenes else f"{references:,} of {scenes:,} scenes"
     noun = "is a reference, whose position is" if references == 1 else "are references, whose positions are"
-    return f"{references:,} of {dataset.sizes['sample']:,} scenes {noun} known beforehand: no errors are given of them."
+    without = "no error is given of it" if references == 1 else "no errors are given of them"
+    return f"{which} {noun} known beforehand{f': {without}' if _has_truth(dataset) else ''}."
 
 
 def noise_sentence(dataset: xr.Dataset) -> str:
@@ -204,7 +207,13 @@ def suspect_name(dataset: xr.Dataset, fix: xr.Dataset) -> str | None:
 def _reference_sentence(dataset: xr.Dataset, sample: int) -> str:
     """Say that one scene is a reference; empty where it is none."""
     is_reference = schema.references(dataset.sel(sample=[sample]))[0]
-    return "It is a reference: its position is known beforehand, so no error is given." if is_reference else ""
+    without = ", so no error is given" if _has_truth(dataset) else ""
+    return f"It is a reference: its position is known beforehand{without}." if is_reference else ""
+
+
+def _has_truth(dataset: xr.Dataset) -> bool:
+    """Whether some true position is known."""
+    return bool(np.isfinite(dataset.transmitter_latitude + dataset.transmitter_longitude).any())
 
 
 def _check(fix: xr.Dataset) -> str:

@@ -86,6 +86,20 @@ def test_locate_has_a_row_for_every_emission_and_marks_references(dataset: xr.Da
     assert sentences.references_sentence(unknown) == ""
 
 
+def test_references_are_said_in_grammar_and_of_errors_where_there_are_some(dataset: xr.Dataset) -> None:
+    said = {
+        1: "The one scene is a reference, whose position is known beforehand: no error is given of it.",
+        4: "1 of 4 scenes is a reference, whose position is known beforehand: no error is given of it.",
+    }
+    for count, expected in said.items():
+        assert sentences.references_sentence(dataset.isel(sample=slice(count))) == expected
+    both = dataset.isel(sample=schema.references(dataset)).isel(sample=slice(2))
+    said_of_both = "All 2 scenes are references, whose positions are known beforehand"
+    assert sentences.references_sentence(both) == f"{said_of_both}: no errors are given of them."
+    unknown = both.assign(transmitter_latitude=both.transmitter_latitude * np.nan)
+    assert sentences.references_sentence(unknown) == f"{said_of_both}."
+
+
 def test_pictures_of_errors_leave_references_out(dataset: xr.Dataset, board: xr.Dataset) -> None:
     for picture in (plots.error_cdf(board), plots.calibration(board), plots.error_by_bin(board, "receivers")):
         assert "18 " in picture.opts.get("plot").kwargs["title"]

@@ -12,6 +12,7 @@ from heimdall_lab.datasets.recordings.common import as_numbers
 References = Mapping[
     float, Sequence[float]
 ]  # (latitude, longitude) or (latitude, longitude, altitude) by frequency, Hz
+_SAME_HZ = 1.0  # within which frequencies count as one
 _FORM = "give (latitude, longitude) or (latitude, longitude, altitude) in degrees and metres"
 
 
@@ -30,7 +31,7 @@ def with_references(dataset: xr.Dataset, references: References) -> xr.Dataset:
     Raises
     ------
     ValueError
-        If a position is none, or no emission has a frequency.
+        If a position is none, no emission has a frequency or two have it, or none is left to locate.
     """
     if not references:
         return dataset
@@ -55,7 +56,14 @@ def with_references(dataset: xr.Dataset, references: References) -> xr.Dataset:
         named[rows] = frequency_hz
         for name, value in zip(names, place, strict=True):
             known[name][rows] = value
-    return dataset.assign(schema.label(known, {}, {}).data_vars)
+    marked = dataset.assign(schema.label(known, {}, {}).data_vars)
+    if schema.references(marked).all():
+        named_text = listed(f"{frequency_hz:.12g}" for frequency_hz in places)
+        raise ValueError(
+            f"references: {named_text} Hz leaves none to locate: all {samples} samples are of transmitters at known "
+            "places; give recordings of the one that is sought, too, or its true position as transmitter"
+        )
+    return marked
 
 
 def _position(frequency_hz: float, place: Sequence[float]) -> tuple[float, float, float]:
@@ -72,13 +80,19 @@ def _position(frequency_hz: float, place: Sequence[float]) -> tuple[float, float
 
 
 def _emissions_at(centres_hz: np.ndarray, frequency_hz: float, rate_hz: float) -> np.ndarray:
-    """Which samples (S,) are of the emission whose band holds a frequency."""
+    """Which samples (S,) are of the emission whose band holds a frequency; ValueError if none is, or two are."""
     away_hz = np.where(np.isfinite(centres_hz), np.abs(centres_hz - frequency_hz), np.inf)
-    held: np.ndarray = (away_hz <= rate_hz / 2) & (away_hz == away_hz.min())
+    held: np.ndarray = (away_hz <= rate_hz / 2) & (away_hz <= away_hz.min() + _SAME_HZ)
     if not held.any():
         known = sorted({float(centre_hz) for centre_hz in centres_hz[np.isfinite(centres_hz)]})
         there = f"in Hz there are {listed(f'{one:.12g}' for one in known)}" if known else "the recordings tell none"
         raise ValueError(
             f"references: no emission has {frequency_hz:.12g} Hz, within {rate_hz / 2:g} Hz; {there}: correct it"
+        )
+    if np.ptp(centres_hz[held]) > _SAME_HZ:
+        near = listed(f"{one:.12g}" for one in sorted(set(centres_hz[held].tolist())))
+        raise ValueError(
+            f"references: {frequency_hz:.12g} Hz is as near to one as to another of the emissions at {near} Hz; give "
+            "the frequency of the one that is meant"
         )
     return held

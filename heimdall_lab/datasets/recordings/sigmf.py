@@ -135,9 +135,9 @@ def read_sigmf(
     *Emissions.* Where captures are tuned to several frequencies, all recordings alike, they are emissions of one
     recording: ``recording``, ``recording_time`` and ``centre_frequency`` say so. The first captures are aligned as all
     are; later ones by the samples that each receiver has counted since (``core:sample_start``, or
-    ``core:global_index`` where samples in between were not kept), never by stamps of their own. Emissions are cut to
-    the length of the shortest one, or into windows of ``window_s``. Frequencies within 0.4 of the sample rate make
-    emissions of several recordings that are all retuned.
+    ``core:global_index`` where samples in between were not kept), never by stamps of their own: the log says where
+    these differ by more than 0.1 s. Emissions are cut to the length of the shortest one, or into windows of
+    ``window_s``. Frequencies within 0.4 of the sample rate make emissions of several recordings that are all retuned.
 
     *Bands.* Annotations with ``core:freq_lower_edge`` and ``core:freq_upper_edge`` mark emissions in captures that are
     wider, 0.8 of the sample rate at most: each is filtered (linear phase, stop band 80 dB), shifted to the middle of
@@ -203,7 +203,8 @@ def read_sigmf(
         A file is missing, malformed, truncated, empty or not that of its hash, lies outside of the folder, or has no
         geolocation; recordings differ in sample rate, frequencies or captures, or do not overlap.
     ValueError
-        An argument is not accepted, as a frequency of `references` that no emission has.
+        An argument is not accepted, as a frequency of `references` that no emission has, or two, or `references` that
+        leave no emission to locate.
 
     Source
     ------
@@ -359,7 +360,10 @@ def _dataset(
     one_centre = emissions is None and "centre_frequency_hz" not in given
     centre_hz = common_centre_hz(recordings, rate_hz) if one_centre else None
     tuned = {} if centre_hz is None else {"centre_frequency_hz": centre_hz}
-    attrs = _attributes(recordings, streams, tuned | given, _assumed(emissions))
+    # Where captures state emissions' own frequencies, the file's attribute is that of all of them.
+    by_capture = any("centre_frequency" in s.variables for recording in recordings for s in recording.segments)
+    told, assumed = (given, _assumed(emissions) | tuned) if by_capture else (tuned | given, _assumed(emissions))
+    attrs = _attributes(recordings, streams, told, assumed)
     spans, window = _windows(streams, rate_hz, cut, strict, emissions)
     attrs["duration_s"] = window / rate_hz
     counts = [span.length // window for span in spans]

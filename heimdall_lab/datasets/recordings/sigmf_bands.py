@@ -7,7 +7,7 @@ are. All bands of a recording come to one sample rate, which the widest of them 
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from math import ceil, floor
 
 import numpy as np
@@ -16,12 +16,14 @@ from heimdall_lab.core.text import listed
 from heimdall_lab.core.units import ADC_MAX
 from heimdall_lab.datasets.recordings.common import as_numbers
 from heimdall_lab.datasets.recordings.sigmf_cutting import complex_voltage
-from heimdall_lab.datasets.recordings.sigmf_emissions import span_since
+from heimdall_lab.datasets.recordings.sigmf_emissions import check_places, span_since
 from heimdall_lab.datasets.recordings.sigmf_files import REPORTED, WIDEST_BAND, Band, Recording, Segment
 from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError
 from heimdall_lab.datasets.recordings.sigmf_time import Span, Stream, common_span
 
 MOST_BANDS = 1000  # of a recording
+MOST_SAMPLES = 2**28  # of all bands and channels after decimation, which are held in memory: 2 GiB
+_LARGEST_STEP = 2**16  # of decimation: filters grow with it, to 3.3 million taps here
 _STOP_BAND_DB = 80.0
 _TRANSITION = (1 - WIDEST_BAND) / 2  # of the decimated rate: what is left between the widest band and the next alias
 _BATCH_SAMPLES = 2**22  # filtered at a time
@@ -46,22 +48,25 @@ def channelised(
     Raises
     ------
     SigmfError
-        If receivers' files mark different bands, too many, or one that all of them hold no sample of.
+        If receivers' files mark different bands, too many, too narrow ones, or one that all of them hold no sample of,
+        or if samples are counted backwards.
     """
     if len(marking.bands) > MOST_BANDS:
         raise SigmfError(
             f"{marking.file}: annotations mark {len(marking.bands):,} bands, more than {MOST_BANDS:,}; mark those of "
             "single emissions, or say bands=False to read the capture whole"
         )
-    aligned = common_span(streams, [0] * len(streams), rate_hz)
-    widest_hz = max(high_hz - low_hz for low_hz, high_hz in (band.edges_hz for band in marking.bands))
-    step = floor(WIDEST_BAND * rate_hz / widest_hz)
-    found = {}
+    step, held = _decimation(marking, rate_hz), {id(stream.recording): stream.recording for stream in streams}
+    for recording in held.values():
+        check_places(recording)
+    marked = {key: _bands_of(recording, marking) for key, recording in held.items()}
+    _check_size(marking, [(recording, marked[key]) for key, recording in held.items()], step)
+    aligned, found = common_span(streams, [0] * len(streams), rate_hz), {}
     for stream, begin in zip(streams, aligned.begin, strict=True):
-        if id(stream.recording) not in found:
-            bands = _bands_of(stream.recording, marking)
-            segments = [_segment(stream, band, floor(begin), step, rate_hz) for band in bands]
-            found[id(stream.recording)] = replace(stream.recording, segments=tuple(segments))
+        key = id(stream.recording)
+        if key not in found:
+            segments = [_segment(stream, band, marking, floor(begin), step, rate_hz) for band in marked[key]]
+            found[key] = replace(stream.recording, segments=tuple(segments))
     narrow = [
         replace(stream, recording=found[id(stream.recording)], rate_hz=stream.rate_hz / step) for stream in streams
     ]
@@ -72,6 +77,42 @@ def channelised(
         span = span_since(narrow, decimated, [0] * len(streams), number, rate_hz / step, named)
         spans.append(replace(span, centre_hz=sum(band.edges_hz) / 2))
     return narrow, spans, rate_hz / step
+
+
+def _decimation(marking: Recording, rate_hz: float) -> int:
+    """How many samples become one, so that the widest band fills the rate; SigmfError where they are too many."""
+    widest = max(marking.bands, key=_width_hz)
+    least_hz = WIDEST_BAND * rate_hz / (_LARGEST_STEP + 1)
+    if _width_hz(widest) <= least_hz:
+        raise SigmfError(
+            f"{marking.file}: annotations.{widest.annotation} marks {_width_hz(widest):g} Hz, the widest band; at "
+            f"{rate_hz:g} samples per second mark one of more than {least_hz:.4g} Hz, or say bands=False"
+        )
+    return floor(WIDEST_BAND * rate_hz / _width_hz(widest))
+
+
+def _check_size(marking: Recording, marked: Sequence[tuple[Recording, Sequence[Band]]], step: int) -> None:
+    """Raise SigmfError where all bands together hold more samples, after decimation, than are held in memory."""
+    size = sum(
+        recording.about.num_channels * _held(recording, band) // step for recording, bands in marked for band in bands
+    )
+    if size > MOST_SAMPLES:
+        raise SigmfError(
+            f"{marking.file}: annotations mark {len(marking.bands):,} bands, which hold {size:,} samples of all "
+            f"receivers at the rate of the widest, of {max(map(_width_hz, marking.bands)):g} Hz, more than "
+            f"{MOST_SAMPLES:,}; mark shorter times, fewer bands or narrower ones, or say bands=False"
+        )
+
+
+def _held(recording: Recording, band: Band) -> int:
+    """How many samples of what is marked the capture holds."""
+    end = min(band.first + band.count, len(recording.segments[band.capture].samples))
+    return max(0, end - max(0, band.first))
+
+
+def _width_hz(band: Band) -> float:
+    low_hz, high_hz = band.edges_hz
+    return high_hz - low_hz
 
 
 def _bands_of(recording: Recording, marking: Recording) -> list[Band]:
@@ -112,7 +153,7 @@ def _edges_text(edges_hz: Sequence[tuple[float, float]]) -> str:
     return listed(f"{low_hz:.12g} to {high_hz:.12g} Hz" for low_hz, high_hz in edges_hz)
 
 
-def _segment(stream: Stream, band: Band, origin: int, step: int, rate_hz: float) -> Segment:
+def _segment(stream: Stream, band: Band, marking: Recording, origin: int, step: int, rate_hz: float) -> Segment:
     """One band of a capture of all channels, its samples counted from the one of number ``origin`` of the first."""
     recording = stream.recording
     segment = recording.segments[band.capture]
@@ -124,31 +165,32 @@ def _segment(stream: Stream, band: Band, origin: int, step: int, rate_hz: float)
             f"{recording.file}: captures.{band.capture}: core:frequency: is {tuned_hz}, whose band does not hold "
             f"{_edges_text([band.edges_hz])}, which annotations mark; give recordings that hold all marked bands"
         )
-    taps = _low_pass(step, (high_hz - low_hz) / rate_hz)
-    half, length = len(taps) // 2, len(segment.samples)
+    (count, _), length = _filter_size(step), len(segment.samples)
+    half = count // 2
     begin, end = max(band.first, half), min(band.first + band.count, length - half)
     # Numbers of decimated samples whose middle lies in the band's time, with all samples that the filter takes.
     first, stop = ceil(Fraction(ahead + begin - origin, step)), ceil(Fraction(ahead + end - origin, step))
     if stop <= first:
         raise SigmfError(
-            f"{recording.file}: annotations mark {_edges_text([band.edges_hz])} for {band.count} samples from "
-            f"{band.first} of capture {band.capture}, which holds {length}; mark at least {2 * half + step} of them"
+            f"{recording.file}: annotations.{band.annotation}{'' if recording.bands else f' of {marking.name}'} marks "
+            f"{_edges_text([band.edges_hz])} for {band.count} samples from {band.first} of capture {band.capture}, "
+            f"which holds {length}; mark at least {2 * half + step} of them, or wider bands"
         )
     shift = (centre_hz - tuned_hz) / stream.rate_hz
     place = first * step + origin - ahead  # of the middle of the first one, in the capture
-    samples = np.empty((stop - first, segment.samples.shape[1], 2))
-    for column in range(samples.shape[1]):
-        values = _filtered(segment.samples[:, column], taps, shift, place, step, stop - first)
-        samples[:, column, 0], samples[:, column, 1] = values.real, values.imag
-    held = {name: value for name, value in segment.variables.items() if name not in (*REPORTED, "emission_time")}
+    taps = _low_pass(step, (high_hz - low_hz) / rate_hz)
     dtype = segment.samples.dtype
     half_range = 2.0 ** (8 * dtype.itemsize - 1) if dtype.kind in "iu" else 1.0
+    samples = np.empty((stop - first, segment.samples.shape[1], 2), dtype=np.float32)
+    for column in range(samples.shape[1]):
+        values = _filtered(segment.samples[:, column], taps, shift, place, step, stop - first) / half_range
+        with np.errstate(over="ignore"):  # what is infinite then is refused where it is cut
+            samples[:, column, 0], samples[:, column, 1] = values.real, values.imag
+    held = {name: value for name, value in segment.variables.items() if name not in (*REPORTED, "emission_time")}
     if "iq_full_scale" in held and dtype.itemsize <= 2:
         held["iq_full_scale"] = (as_numbers("iq_full_scale", held["iq_full_scale"]) * half_range / ADC_MAX).tolist()
     capture = segment.capture.model_copy(update={"frequency": centre_hz, "sample": None})
-    return replace(
-        segment, capture=capture, samples=samples / half_range, variables=held | band.stated, start_s=None, place=first
-    )
+    return replace(segment, capture=capture, samples=samples, variables=held | band.stated, start_s=None, place=first)
 
 
 def _filtered(samples: np.ndarray, taps: np.ndarray, shift: float, place: int, step: int, count: int) -> np.ndarray:
@@ -173,14 +215,21 @@ def _filtered(samples: np.ndarray, taps: np.ndarray, shift: float, place: int, s
     return values
 
 
-@cache
+def _filter_size(step: int) -> tuple[int, float]:
+    """Number of taps, odd, and beta of a filter before decimation, by Kaiser's formula (`scipy.signal.kaiserord`)."""
+    from scipy.signal import kaiserord
+
+    count, beta = kaiserord(_STOP_BAND_DB, 2 * _TRANSITION / step)
+    return int(count) | 1, float(beta)
+
+
+@lru_cache(maxsize=8)  # the largest take 26 MB each
 def _low_pass(step: int, width: float) -> np.ndarray:
     """Linear-phase filter of a band as wide as a share of the sample rate, before decimation; of an odd number of taps.
 
-    By Kaiser's window (`scipy.signal.kaiserord`); pass and stop band are 80 dB exact.
+    By Kaiser's window; pass and stop band are 80 dB exact.
     """
-    from scipy.signal import firwin, kaiserord
+    from scipy.signal import firwin
 
-    transition = _TRANSITION / step
-    count, beta = kaiserord(_STOP_BAND_DB, 2 * transition)
-    return np.asarray(firwin(count | 1, width + transition, window=("kaiser", beta)))
+    count, beta = _filter_size(step)
+    return np.asarray(firwin(count, width + _TRANSITION / step, window=("kaiser", beta)))

@@ -23,6 +23,7 @@ from heimdall_lab.datasets.recordings.sigmf_stored import SigmfError
 from heimdall_lab.datasets.recordings.sigmf_time import LARGEST_SHIFT, Span, Stream, common_span, usual
 
 _STAMP_DIGIT_S = Fraction(1, 10**9)  # of stamps that are written with all digits that times of datasets have
+_TRUSTED_STAMP_S = Fraction(1, 10)  # by which stamps of a computer may differ from counted samples
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,10 @@ def emissions_of(recordings: Sequence[Recording], rate_hz: float, given: Mapping
     count = common_value(recordings, counts, "number of captures")
     centres_hz: list[float | None] = [None] * count
     if "centre_frequency_hz" not in given and all(frequency is not None for own in tuned for frequency in own):
-        centres_hz = [_agreed_hz(recordings, capture, rate_hz) for capture in range(count)]
+        of_captures = enumerate(zip(*tuned, strict=True))
+        centres_hz = [_agreed_hz(recordings, own, capture, rate_hz) for capture, own in of_captures]
     for recording in recordings:
-        _check_places(recording)
+        check_places(recording)
     return Emissions(_grouped(recordings[0], stated), tuple(centres_hz))
 
 
@@ -84,9 +86,11 @@ def _marks_reference(recording: Recording) -> bool:
     return any(f"{NAMESPACE}:{REPORTED[0]}" in remark for remark in recording.annotations)
 
 
-def _agreed_hz(recordings: Sequence[Recording], capture: int, rate_hz: float) -> float:
-    """Frequency that most recordings have in a capture, which that of every other one can be shifted to."""
-    tuned = [_frequencies(recording)[capture] or 0.0 for recording in recordings]
+def _agreed_hz(
+    recordings: Sequence[Recording], frequencies: Sequence[float | None], capture: int, rate_hz: float
+) -> float:
+    """Frequency that most of the recordings have in a capture, which that of every other one can be shifted to."""
+    tuned = [frequency or 0.0 for frequency in frequencies]
     centre_hz = usual(tuned)
     for recording, frequency in zip(recordings, tuned, strict=True):
         shift = frequency - centre_hz
@@ -99,7 +103,7 @@ def _agreed_hz(recordings: Sequence[Recording], capture: int, rate_hz: float) ->
     return centre_hz
 
 
-def _check_places(recording: Recording) -> None:
+def check_places(recording: Recording) -> None:
     """Raise SigmfError where a capture begins before the one before it ends, by ``core:global_index``."""
     for number, (before, after) in enumerate(pairwise(recording.segments), start=1):
         stated = after.capture.global_index is not None or before.capture.global_index is not None
@@ -121,11 +125,21 @@ def _grouped(recording: Recording, stated: bool) -> tuple[tuple[int, ...], ...]:
 
 def timed_by_count(recording: Recording, rate_hz: float, emissions: Emissions) -> Recording:
     """The recording with stamps of later captures that follow from the first one of theirs and the counted samples."""
-    segments = list(recording.segments)
+    segments, warned = list(recording.segments), False
     for first, *later in emissions.recordings:
         begin = segments[first]
         for capture in later:
-            segments[capture] = _stamped(segments[capture], begin, rate_hz)
+            own, counted = segments[capture], _stamped(segments[capture], begin, rate_hz)
+            segments[capture] = counted
+            if not warned and own.start_s is not None and counted.start_s is not None:
+                late_s = own.start_s - counted.start_s
+                warned = abs(late_s) > _TRUSTED_STAMP_S + own.resolution_s + begin.resolution_s
+                if warned:
+                    _log.warning(
+                        "%s: captures.%d: core:datetime is %.6g s %s than the samples counted since capture %d say, "
+                        "which are used instead; state lost samples by core:global_index",
+                        recording.file.name, capture, abs(late_s), "later" if late_s > 0 else "earlier", first,
+                    )  # fmt: skip
     return replace(recording, segments=tuple(segments))
 
 

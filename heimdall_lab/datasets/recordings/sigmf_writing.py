@@ -95,7 +95,8 @@ def _check_lossless(dataset: xr.Dataset) -> None:
         kept = _to_json(value)
         if not all(isinstance(item, Scalar) for item in (kept if isinstance(kept, list) else [kept])):
             raise SigmfError(
-                f"attribute {quoted(name)}: is {quoted(value)}; collections keep numbers, text, lists of them: write text"
+                f"attribute {quoted(name)}: is {quoted(value)}; collections keep numbers, text, lists of them: "
+                "write text"
             )
 
 

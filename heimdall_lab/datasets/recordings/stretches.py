@@ -1,9 +1,12 @@
 """Time that recordings have in common: stretches between gaps, stations that leave next to none, and windows."""
 
 import logging
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 import numpy as np
 
@@ -43,11 +46,14 @@ def common_stretches(
     common: list[tuple[Time, Time, tuple[int, ...]]] = []
     common += [(begin, end, (number,)) for number, (begin, end) in enumerate(stations[0])]
     for own in stations[1:]:
+        order = sorted(range(len(own)), key=lambda number: own[number][0])
+        begins = [own[number][0] for number in order]
+        ends = [*accumulate((own[number][1] for number in order), max)]  # of all up to each
         common = [
-            (max(begin, first), min(end, last), (*numbers, number))
+            (max(begin, own[number][0]), min(end, own[number][1]), (*numbers, number))
             for begin, end, numbers in common
-            for number, (first, last) in enumerate(own)
-            if max(begin, first) < min(end, last)
+            for number in order[bisect_right(ends, begin) : bisect_left(begins, end)]
+            if max(begin, own[number][0]) < min(end, own[number][1])
         ]
     return sorted(common)
 
@@ -98,7 +104,9 @@ def best_length(lengths: Sequence[int]) -> int:
     >>> best_length([4000, 5700]), best_length([100, 5700]), best_length([12])
     (4000, 5700, 12)
     """
-    covered = {window: sum(stretch // window for stretch in lengths) * window for window in lengths}
+    counts = Counter(lengths)
+    distinct, times = np.array([*counts]), np.array([*counts.values()])
+    covered = {window: int((distinct // window) @ times) * window for window in counts}
     length = max(window for window, each in covered.items() if each >= _NEARLY_ALL * max(covered.values()))
     pieces = -(-length // LONGEST_WINDOW)
     return length // pieces

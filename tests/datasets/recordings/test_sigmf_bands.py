@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.signal
 from sigmf_recordings import PLACES, changed, describe, noise, put
 
 import heimdall_lab as hl
@@ -104,8 +105,10 @@ def test_marks_hold_what_is_known_of_their_emission(tmp_path):
     again = hl.read_sigmf(hl.write_sigmf(dataset, tmp_path / "again"))
     for name in dataset.variables:
         np.testing.assert_array_equal(again[name], dataset[name])
-    named = hl.read_sigmf(files, references={145.036e6: (46.0, 8.0)})
-    np.testing.assert_array_equal(named.reported_latitude, [45.03, 46.0])
+    named = hl.read_sigmf(files, references={144.945e6: (46.0, 8.0)})
+    np.testing.assert_array_equal(named.reported_latitude, [46.0, np.nan])
+    with pytest.raises(ValueError, match=r"references: 145036000 Hz leaves none to locate: all 2 samples are of"):
+        hl.read_sigmf(files, references={145.036e6: (46.0, 8.0)})
 
 
 def test_full_scale_of_bands_is_that_of_the_capture(tmp_path):
@@ -169,7 +172,7 @@ def test_bands_are_remarks_for_whoever_says_so(tmp_path):
         ),
         (
             changed(["annotations"], [mark(LOW, 2003, 5), MARKS[1]]),
-            r"bravo.sigmf-meta: annotations mark 144940000 to 144950000 Hz for 5 samples from 2003 of capture 0",
+            r"bravo.sigmf-meta: annotations.0 marks 144940000 to 144950000 Hz for 5 samples from 2003 of capture 0",
         ),
     ],
 )
@@ -179,3 +182,52 @@ def test_marks_that_disagree_are_refused_by_name(change, message, tmp_path):
     change(tmp_path)
     with pytest.raises(ValueError, match=message):
         hl.read_sigmf(files)
+
+
+@pytest.mark.parametrize(
+    ("width_hz", "message"),
+    [
+        (0.001, r"annotations.1 marks 0.001 Hz, the widest band; at 1e\+06 samples per second mark one of more"),
+        (1.0, r"annotations.1 marks 1 Hz, the widest band; at .* than 12.21 Hz, or say bands=False"),
+        (
+            100.0,
+            r"annotations.1 marks 99999900 to 100000000 Hz for 900 samples from 50 of .* mark at least 409\d\d\d of",
+        ),
+    ],
+)
+def test_narrow_marks_are_refused_before_filters_are_designed(width_hz, message, tmp_path, monkeypatch):
+    """A filter takes as many samples as its band is narrow: time and memory without end."""
+
+    def design(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(scipy.signal, "firwin", design)
+    meta = describe("alpha", rate_hz=1e6)
+    meta["captures"][0]["core:frequency"] = 1e8
+    remark = {"core:sample_start": 0, "core:comment": "a remark"}
+    meta["annotations"] = [remark, mark((1e8 - width_hz, 1e8), 50, 900)]
+    with pytest.raises(ValueError, match=f"alpha.sigmf-meta: {message}"):
+        hl.read_sigmf(put(tmp_path, "alpha", noise(1000), meta))
+
+
+def test_bands_that_no_memory_holds_are_refused(tmp_path):
+    meta = describe("alpha", rate_hz=WIDE_HZ)
+    edges_hz = [(CENTRE_HZ - 50e3 - k, CENTRE_HZ + 50e3) for k in range(1000)]
+    meta["annotations"] = [mark(edges, 0, 300_000) for edges in edges_hz]
+    file = put(tmp_path, "alpha", noise(300_000), meta)
+    message = "annotations mark 1,000 bands, which hold 300,000,000 samples of all receivers at the rate of the widest"
+    with pytest.raises(ValueError, match=rf"alpha.sigmf-meta: {message}, of 100999 Hz, more than 268,435,456; mark"):
+        hl.read_sigmf(file)
+
+
+def test_captures_of_bands_are_counted_forwards(tmp_path):
+    meta = describe("alpha", rate_hz=WIDE_HZ)
+    first = meta["captures"][0]
+    meta["captures"] = [
+        first | {"core:global_index": 50_000},
+        first | {"core:sample_start": 30_000, "core:global_index": 60_000},
+    ]
+    meta["annotations"] = [mark(LOW, 0, 20_000), mark(LOW, 35_000, 20_000)]
+    file = put(tmp_path, "alpha", noise(LENGTH), meta)
+    with pytest.raises(ValueError, match=r"captures.1: core:global_index: is 60000, but the capture .* ends at 80000"):
+        hl.read_sigmf(file)

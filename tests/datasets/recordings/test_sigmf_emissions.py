@@ -1,6 +1,7 @@
 """SigMF recordings of receivers that are retuned: captures as emissions of one recording, and references."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import xarray as xr
 from sigmf_recordings import PLACES, RATE_HZ, changed, describe, noise, put
 
 import heimdall_lab as hl
+from heimdall_lab.datasets.recordings import sigmf_emissions, sigmf_files
 
 REFERENCE_HZ, TARGET_HZ = 98.5e6, 145e6
 TUNED = [REFERENCE_HZ, TARGET_HZ, REFERENCE_HZ]
@@ -85,7 +87,7 @@ def test_lost_samples_count_where_the_file_says_so(tmp_path):
     assert heard(dataset, 2, [0, 400, 800], 380) == [True] * 3
 
 
-def test_first_captures_are_aligned_by_stamps_and_later_ones_by_counted_samples(tmp_path):
+def test_first_captures_are_aligned_by_stamps_and_later_ones_by_counted_samples(tmp_path, caplog):
     stamps = ("2024-05-01T12:00:00.000000Z", "2024-05-01T13:00:00Z", "2024-05-01T12:00:00Z")
     files = record(tmp_path, stamps=stamps)
     late = ("2024-05-01T12:00:00.000400Z", *stamps[1:])
@@ -98,6 +100,38 @@ def test_first_captures_are_aligned_by_stamps_and_later_ones_by_counted_samples(
     start = np.datetime64("2024-05-01T12:00:00.000400", "ns")
     np.testing.assert_array_equal(dataset.start_time - start, np.array([0, 8, 16]) * np.timedelta64(1, "ms"))
     assert "left_out" not in dataset.attrs
+    warned = [record.getMessage() for record in caplog.records if "core:datetime" in record.getMessage()]
+    assert sorted(message.split(":")[0] for message in warned) == [f"{name}.sigmf-meta" for name in PLACES]
+    said = "core:datetime is 3599.99 s later than the samples counted since capture 0 say, which are used instead"
+    assert all(f": captures.1: {said}; state lost samples by core:global_index" in message for message in warned)
+
+
+def test_stamps_within_their_digits_of_counted_samples_are_no_warning(tmp_path, caplog):
+    stamps = ("2024-05-01T12:00:00Z", "2024-05-01T12:00:01Z", "2024-05-01T12:00:00.1Z")
+    hl.read_sigmf(record(tmp_path, stamps=stamps))
+    assert "core:datetime is" not in caplog.text
+
+
+class Counted(tuple):
+    """Captures that count how often all of them are gone through."""
+
+    rounds = 0
+
+    def __iter__(self):
+        Counted.rounds += 1
+        return super().__iter__()
+
+
+def test_many_captures_are_gone_through_a_few_times(tmp_path, monkeypatch):
+    (file,) = record(tmp_path, names=["alpha"])
+    recording = sigmf_files.load_recording(file, "alpha", {})
+    segments = Counted(
+        replace(recording.segments[0], place=k, capture=recording.segments[k % 2].capture) for k in range(1000)
+    )
+    monkeypatch.setattr(Counted, "rounds", 0)
+    found = sigmf_emissions.emissions_of([replace(recording, segments=segments)] * 3, RATE_HZ, {})
+    assert found.centres_hz == (REFERENCE_HZ, TARGET_HZ) * 500
+    assert Counted.rounds < 30
 
 
 def on_air(instants_s):
@@ -226,6 +260,22 @@ def test_references_that_name_no_emission_or_place_are_refused(references, messa
         hl.read_sigmf(record(tmp_path), references=references)
 
 
+def test_references_between_two_emissions_are_refused(tmp_path):
+    files = record(tmp_path, tuned=[98.46e6, 98.54e6, 98.46e6], rate_hz=200e3)
+    with pytest.raises(
+        ValueError, match=r"98500000 Hz is as near to one as to another of .* 98460000(,| and) 98540000"
+    ):
+        hl.read_sigmf(files, references={98.5e6: (45.03, 7.27)})
+    dataset = hl.read_sigmf(files, references={98.49e6: (45.03, 7.27)})
+    np.testing.assert_array_equal(dataset.reported_latitude, [45.03, np.nan, 45.03])
+
+
+def test_references_leave_one_to_locate(tmp_path):
+    everywhere = {98.5e6: (45.03, 7.27), 145e6: (46, 8)}
+    with pytest.raises(ValueError, match=r"references: 98500000(,| and) 145000000 Hz leaves none to locate: all 3"):
+        hl.read_sigmf(record(tmp_path), references=everywhere)
+
+
 def two_recordings(frequency_span_hz):
     config = hl.preset(
         "websdr_reference",
@@ -258,6 +308,15 @@ def test_round_trip_of_recordings_loses_nothing(frequency_span_hz, simulated, tm
     expected_s = np.repeat(simulated.recording_time, 2) + np.tile([0, window_s], 6)
     np.testing.assert_allclose(cut.recording_time, expected_s)
     np.testing.assert_array_equal(cut.centre_frequency, np.repeat(simulated.centre_frequency, 2))
+
+
+def test_round_trip_of_one_emission_keeps_the_frequency_of_all(simulated, tmp_path):
+    one = simulated.isel(sample=[4])
+    again = hl.read_sigmf(hl.write_sigmf(one, tmp_path / "sigmf"))
+    assert one.centre_frequency.item() != one.attrs["centre_frequency_hz"]
+    assert again.attrs["centre_frequency_hz"] == one.attrs["centre_frequency_hz"]
+    np.testing.assert_array_equal(again.centre_frequency, one.centre_frequency)
+    np.testing.assert_array_equal(again.iq, one.iq)
 
 
 def test_one_recording_is_read_by_its_samples_where_nothing_else_says_it(simulated, tmp_path):
