@@ -95,6 +95,7 @@ def test_yes_and_no_are_chosen_and_oscillators_named(fields):
     assert one_crystal.options == {"no": False, "yes": True}
     assert one_crystal.value is False
     one_crystal.value = True
+    fields.widgets["recording.emissions"].value = "4"
     fields.widgets["channel.clock_adev"].value = "tcxo"
     assert fields.value.channel.one_crystal is True
     assert fields.value.channel.clock_adev == 1e-9

@@ -85,7 +85,7 @@ def _emissions_at(centres_hz: np.ndarray, frequency_hz: float, rate_hz: float) -
     held: np.ndarray = (away_hz <= rate_hz / 2) & (away_hz <= away_hz.min() + _SAME_HZ)
     if not held.any():
         known = sorted({float(centre_hz) for centre_hz in centres_hz[np.isfinite(centres_hz)]})
-        there = f"in Hz there are {listed(f'{one:.12g}' for one in known)}" if known else "the recordings tell none"
+        there = f"there are {listed(f'{one:.12g}' for one in known)} Hz" if known else "the recordings tell none"
         raise ValueError(
             f"references: no emission has {frequency_hz:.12g} Hz, within {rate_hz / 2:g} Hz; {there}: correct it"
         )
