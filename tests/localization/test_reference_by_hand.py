@@ -73,6 +73,7 @@ def by_references(dataset):
 
 def bound_m(targets, reference_noise_s):
     """Bound of each target's error for known clocks (S,) m, and with the references' noise besides."""
+    targets = targets.assign_attrs(config="{}")  # by which emissions would share unknown clocks
     of_each = [
         bounds.scene_crlb(
             targets.isel(sample=[row]).assign_attrs(clock_sigma_s=np.hypot(CLOCK_S, np.nan_to_num(noise_s)).tolist())
