@@ -18,7 +18,11 @@ class ConfigError(ValueError):
 
 
 class CheckedModel(BaseModel):
-    """Base of the configuration's models: frozen, without unknown fields, finite numbers only."""
+    """Base of the configuration's models: frozen, without unknown fields, finite numbers only.
+
+    Fields that came later have ``exclude_if`` for what changes nothing, so that datasets without them stay the same to
+    the byte.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

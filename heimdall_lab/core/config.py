@@ -1,10 +1,12 @@
 """Configuration of a simulated dataset: frozen pydantic models with bounds and units."""
 
 import math
+from functools import partial
+from operator import eq, not_
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from heimdall_lab.core.checked import NAME, CheckedModel
 from heimdall_lab.core.receivers import Receiver, italian_network, longitudes_deg, read_receivers
@@ -174,12 +176,14 @@ class Channel(CheckedModel):
         0.0,
         ge=0,
         le=200,
+        exclude_if=not_,
         description="rates of the receivers' sample clocks are uniform within plus or minus this, ppm",
     )
     clock_adev: Annotated[float, BeforeValidator(_allan_deviation)] = Field(
         0.0,
         ge=0,
         le=1e-6,
+        exclude_if=not_,
         description="Allan deviation of the receivers' clocks at 1 s: 1e-9 as of a tcxo, 1e-11 as of an ocxo; either "
         "name is taken too",
     )
@@ -187,20 +191,30 @@ class Channel(CheckedModel):
         100.0,
         gt=0,
         le=1e6,
+        exclude_if=partial(eq, 100.0),
         description="averaging time, long against 1 s, from which the random walk of the clocks' rates, and no longer "
         "their white noise, makes most of the Allan deviation, s",
     )
     one_crystal: bool = Field(
         False,
+        exclude_if=not_,
         description="one crystal drives tuner and sample clock of a receiver: its frequency offset is minus its "
         "rate times the carrier; the rate is then within plus or minus frequency_offset_max_hz of the carrier where "
         "clock_rate_max_ppm is 0",
     )
     stamp_resolution_s: float = Field(
-        0.0, ge=0, le=1e-2, description="step of the windows' time stamps, to which they are rounded, s"
+        0.0,
+        ge=0,
+        le=1e-2,
+        exclude_if=not_,
+        description="step of the windows' time stamps, to which they are rounded, s",
     )
     stamp_jitter_s: float = Field(
-        0.0, ge=0, le=1e-2, description="standard deviation of the windows' time stamps, of every window anew, s"
+        0.0,
+        ge=0,
+        le=1e-2,
+        exclude_if=not_,
+        description="standard deviation of the windows' time stamps, of every window anew, s",
     )
     frequency_offset_max_hz: float = Field(
         50.0, ge=0, le=5e3, description="oscillator errors are uniform within plus or minus this, Hz"
@@ -281,14 +295,6 @@ class Channel(CheckedModel):
         spread = self.environment_loss_max_db - self.environment_loss_min_db
         return float((self.shadowing_sigma_db**2 + spread**2 / 12) ** 0.5)
 
-    @model_serializer(mode="wrap")
-    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
-        fields: dict[str, Any] = fields_of(self)
-        unused = {name for name in _LATER_CLOCKS if name in fields and not fields[name]}
-        unused |= {"clock_walk_time_s"} if self.clock_walk_time_s == 100 and self.clock_adev == 0 else set()
-        return {name: value for name, value in fields.items() if name not in unused}
-
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         for name, unit in (
@@ -305,9 +311,6 @@ class Channel(CheckedModel):
             "'terrain' needs a folder of height tiles, and only it takes one",
         )
         return self
-
-
-_LATER_CLOCKS = ("clock_rate_max_ppm", "clock_adev", "one_crystal", "stamp_resolution_s", "stamp_jitter_s")
 
 
 class Recording(CheckedModel):
@@ -360,14 +363,12 @@ class Gate(CheckedModel):
         200.0, gt=0, description="highest horizontal TDOA dilution of precision; 100 by default for feature_based"
     )
     min_emissions: float = Field(
-        1.0, gt=0, le=1, description="least share of a recording's emissions that pass; else none of them is kept"
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=partial(eq, 1.0),
+        description="least share of a recording's emissions that pass; else none of them is kept",
     )
-
-    @model_serializer(mode="wrap")
-    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
-        fields: dict[str, Any] = fields_of(self)
-        return {name: value for name, value in fields.items() if name != "min_emissions" or value != 1.0}
 
 
 class Config(CheckedModel):
@@ -389,7 +390,9 @@ class Config(CheckedModel):
     signal: Signal = Field(default_factory=Signal, description="what is transmitted and how it is sampled")
     channel: Channel = Field(default_factory=Channel, description="what happens on the way")
     recording: Recording = Field(
-        default_factory=Recording, description="which scenes are heard with the same oscillators and clocks"
+        default_factory=Recording,
+        exclude_if=partial(eq, Recording()),
+        description="which scenes are heard with the same oscillators and clocks",
     )
     gate: Gate = Field(default_factory=Gate, description="which scenes are kept")
 
@@ -401,12 +404,6 @@ class Config(CheckedModel):
             return fields
         gate = fields.get("gate", {})
         return {**fields, "gate": {"max_gdop": 100.0, **gate}} if isinstance(gate, dict) else fields
-
-    @model_serializer(mode="wrap")
-    def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
-        fields: dict[str, Any] = fields_of(self)
-        return {name: value for name, value in fields.items() if name != "recording" or self.recording != Recording()}
 
     @property
     def has_recordings(self) -> bool:

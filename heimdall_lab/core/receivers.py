@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from heimdall_lab.core.checked import NAME, CheckedModel, ConfigError, first_error
 from heimdall_lab.core.files import read_limited, write_text
@@ -30,14 +29,9 @@ class Receiver(CheckedModel):
         default=None,
         ge=0,
         le=LARGEST_POSITION_STD_M,
+        exclude_if=lambda stated: stated is None,
         description="standard deviation of the stated position along east and along north, m",
     )
-
-    @model_serializer(mode="wrap")
-    def _stated(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not stated, on which neither the configuration nor its datasets depend."""
-        fields: dict[str, Any] = fields_of(self)
-        return {name: value for name, value in fields.items() if name != "position_std_m" or value is not None}
 
 
 def longitudes_deg(receivers: Iterable[Receiver]) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """What is transmitted and how it is sampled: the group ``signal`` of a configuration."""
 
+from operator import not_
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -33,7 +34,11 @@ class Signal(CheckedModel):
         "", description="folder of WAV files whose excerpts are the voices; without it they are synthesised"
     )
     pause_ratio: float = Field(
-        0.0, ge=0, le=0.9, description="share of the time for which synthesised voices pause between phrases"
+        0.0,
+        ge=0,
+        le=0.9,
+        exclude_if=not_,
+        description="share of the time for which synthesised voices pause between phrases",
     )
     limiter_reference: Literal["recording", "window"] = Field(
         "recording",
@@ -65,11 +70,9 @@ class Signal(CheckedModel):
 
     @model_serializer(mode="wrap")
     def _used(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later where it changes nothing, so that such datasets stay the same to the byte."""
+        """Leave out what came later and is of WAV files alone, as fields do that say ``exclude_if``."""
         fields: dict[str, Any] = fields_of(self)
-        unused = {"pause_ratio"} if self.pause_ratio == 0 else set()
-        unused |= set() if self.voice_folder else {"limiter_reference"}
-        return {name: value for name, value in fields.items() if name not in unused}
+        return {name: value for name, value in fields.items() if name != "limiter_reference" or self.voice_folder}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
