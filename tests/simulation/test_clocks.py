@@ -76,7 +76,7 @@ def test_free_running_clocks_without_rates_keep_their_offset_in_a_recording_and_
     assert abs(np.corrcoef(stamped[:, 0].ravel(), stamped[:, 1].ravel())[0, 1]) < 5 / (RECORDINGS * 7) ** 0.5
 
 
-@pytest.mark.parametrize("walk_time_s", [20.0, 1e4])
+@pytest.mark.parametrize("walk_time_s", [2.0, 20.0, 1e4])  # the first as short as a step
 @pytest.mark.parametrize("later", [1, 5, 20])
 def test_allan_deviation_of_ten_thousand_draws_is_that_of_the_formula(walk_time_s, later):
     """White noise of the rate and its random walk: σ²(τ) = adev² / τ + q τ / 3, equal at τ = clock_walk_time_s."""
