@@ -269,15 +269,16 @@ class Compare(DatasetViewer):
     @param.depends("board", watch=True)
     def _show_board(self) -> None:
         """Show a new leaderboard, and draw the picture of the open tab."""
-        self._results.visible = self.board is not None
         self._drawn.clear()
         if self.board is None:
+            self._results.visible = False
             return
         table = leaderboard_table(self.board)
         cells = leaderboard_cells(table).reset_index(drop=True)
         styles = plots.method_styles(str(name) for name in self.board.method.values)
         cells.insert(0, "method", [swatch(str(name), styles[str(name)][0]) for name in table.index])
         self._table.value = cells
+        self._results.visible = True  # after its table has columns: those that come while it is built are lost
         self._notes.object = "\n\n".join(notes(self.board))
         beware = cautions(table)
         self._cautions.param.update(object="\n\n".join(beware), visible=bool(beware))
