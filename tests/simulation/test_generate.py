@@ -88,6 +88,7 @@ def test_one_and_four_dask_workers_give_identical_bytes_from_a_process_of_the_sa
         assert contents(tmp_path / other) == contents(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_scheduler_that_does_not_answer_is_refused(small, tmp_path):
     with pytest.raises(StoreError, match=r"scheduler: 'nowhere' is no address; give one such as tcp://"):
         hl.generate(small, tmp_path / "out", progress=False, scheduler="nowhere")
@@ -96,6 +97,7 @@ def test_scheduler_that_does_not_answer_is_refused(small, tmp_path):
             hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
 
 
+@pytest.mark.slow
 def test_scheduler_without_workers_is_refused(small, cluster, tmp_path):
     with cluster(0) as address, pytest.raises(StoreError, match=rf"scheduler: '{address}' has no workers; start"):
         hl.generate(small, tmp_path / "out", progress=False, scheduler=address)
@@ -173,6 +175,7 @@ def test_script_without_main_guard_runs_once(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "begins\n8\n", "")
 
 
+@pytest.mark.slow
 def test_workers_run_beside_a_running_event_loop_and_leave_no_trace(small, tmp_path):
     """A notebook runs its cells inside an event loop."""
     import distributed
@@ -204,7 +207,7 @@ def test_notebook_can_be_interrupted_and_goes_on(tmp_path):
             f"out = {str(tmp_path / 'out')!r}"
         )
         assert client.execute_interactive(setup, timeout=60)["content"]["status"] == "ok"
-        cell = client.execute("hl.generate(config, out, workers=2)")
+        cell = client.execute("hl.generate(config, out, workers=2)", stop_on_error=False)  # or the next may be aborted
         while len(list(tmp_path.glob("out/shard-*.nc"))) < 3:
             assert manager.is_alive()
         manager.interrupt_kernel()
