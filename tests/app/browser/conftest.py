@@ -51,13 +51,25 @@ def profile(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def visitor(chromium, playwright, profile):
-    """A browser as people have it, with a cache."""
-    opened = playwright.chromium.launch_persistent_context(
-        profile, executable_path=chromium, args=FLAGS, viewport={"width": 1280, "height": 800}
-    )
-    yield opened
-    opened.close()
+def as_visitor(chromium, playwright, profile):
+    """Opens a browser as people have it, with a cache: a context of options."""
+
+    @contextmanager
+    def opened(**options):
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium, args=FLAGS, viewport={"width": 1280, "height": 800}, **options
+        )
+        yield context
+        context.close()
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def visitor(as_visitor):
+    """Such a browser, for all tests of a file."""
+    with as_visitor() as opened:
+        yield opened
 
 
 @contextmanager

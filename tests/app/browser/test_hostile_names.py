@@ -19,16 +19,21 @@ HOSTILE = "<img src=x onerror=alert(1)>"  # also a name of a file, and short eno
 PAIRS = "</script><script>alert(1)</script>"
 
 
-@contextmanager
-def hostile_page(browser, **options):
-    """A page in which no dialog may open and no element may be made of a name."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
-    opened, dialogs = context.new_page(), []
-    opened.on("dialog", lambda dialog: (dialogs.append(opened.url), dialog.dismiss()))
-    yield opened
-    assert opened.locator("img[src=x]").count() == 0
-    context.close()
-    assert dialogs == []
+@pytest.fixture
+def hostile_page(as_visitor):
+    """A page, of options, in which no dialog may open and no element may be made of a name."""
+
+    @contextmanager
+    def opened(**options):
+        with as_visitor(**options) as context:
+            context.clear_cookies()
+            page, dialogs = context.new_page(), []
+            page.on("dialog", lambda dialog: (dialogs.append(page.url), dialog.dismiss()))
+            yield page
+            assert page.locator("img[src=x]").count() == 0
+        assert dialogs == []
+
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +74,12 @@ def root(config, trained, tmp_path_factory):
 
 
 @pytest.mark.slow  # of each component by itself: test_texts.py
-def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tmp_path):
+def test_no_page_runs_a_name_even_without_a_policy_for_scripts(hostile_page, root, tmp_path):
     recording = tmp_path / "a&amp;b.sigmf-meta"
     recording.write_text(json.dumps({"global": {"core:datatype": HOSTILE}, "captures": [], "annotations": []}))
     samples = recording.with_suffix(".sigmf-data")
     samples.write_bytes(b"samples")
-    with dashboard(root.parent) as (_, url), hostile_page(browser, bypass_csp=True) as page:
+    with dashboard(root.parent) as (_, url), hostile_page(bypass_csp=True) as page:
         page.goto(f"{url}datasets")
         expect(page.get_by_text(HOSTILE + PAIRS).first).to_be_visible()
         page.get_by_role("button", name="Log", exact=True).first.click()
@@ -126,8 +131,8 @@ def test_no_page_runs_a_name_even_without_a_policy_for_scripts(browser, root, tm
 
 
 @pytest.mark.slow  # the headers by themselves: test_server.py
-def test_browsers_run_no_script_but_the_servers_own(browser, root):
-    with dashboard(root.parent) as (_, url), hostile_page(browser) as page:
+def test_browsers_run_no_script_but_the_servers_own(hostile_page, root):
+    with dashboard(root.parent) as (_, url), hostile_page() as page:
         page.goto(f"{url}datasets")
         page.get_by_role("button", name="New dataset").wait_for()
         ran = page.evaluate(
