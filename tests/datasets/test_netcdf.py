@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import netcdf_threads
 import numpy as np
 import pytest
 import xarray as xr
@@ -15,98 +16,23 @@ import heimdall_lab as hl
 from heimdall_lab.datasets import netcdf
 from heimdall_lab.learning.signals_on_disk import OnDisk
 
-# Threads that each open, read, write, close and drop files in a random order; a crash ends the process.
-THREADS = """
-import faulthandler, gc, random, sys, threading
-from pathlib import Path
-import numpy as np
-import heimdall_lab as hl
-from heimdall_lab.datasets import netcdf
-from heimdall_lab.learning.signals_on_disk import OnDisk
-
-root, threads, rounds, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
-faulthandler.dump_traceback_later(60 + 10 * rounds, exit=True)  # of threads that wait for one another
-truth = {name: hl.open_dataset(root / name).load() for name in ("iq", "features")}
-board = netcdf.load(root / "leaderboard.nc")
-on_disk = OnDisk(root / "iq", "iq")
-failures = []
-barrier = threading.Barrier(threads)
-
-
-def work(number):
-    draw = random.Random(1000 * seed + number)
-    barrier.wait()
-    for _ in range(rounds):
-        rows = sorted(draw.sample(range(truth["iq"].sizes["sample"]), 3))
-        opened = None
-        act = draw.randrange(6)
-        if act < 3:
-            name = draw.choice(["iq", "features"])
-            opened = hl.open_dataset(root / name)
-            variable = draw.choice([str(each) for each in opened.data_vars])
-            found, wanted = opened[variable], truth[name][variable]
-            if "sample" in found.dims:
-                found, wanted = found.isel(sample=rows), wanted.isel(sample=rows)
-            assert found.load().identical(wanted)
-            if act == 1:
-                opened.close()
-            if act == 2:
-                cycle = [opened]
-                cycle.append(cycle)  # only garbage collection ends it
-        elif act == 3:
-            reader = on_disk if draw.random() < 0.5 else OnDisk(root / "iq", "iq")
-            assert (reader.read(np.array(rows), None, None) == truth["iq"].iq.values[rows]).all()
-        elif act == 4:
-            assert netcdf.load(root / "leaderboard.nc").identical(board)
-        else:
-            path = root / f"written-{number}.nc"
-            netcdf.write_netcdf(board, path)
-            assert netcdf.load(path).identical(board)
-        if draw.random() < 0.05:
-            gc.collect()
-
-
-def run(number):
-    try:
-        work(number)
-    except BaseException as error:
-        failures.append(repr(error))
-        raise
-
-
-workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-for each in workers:
-    each.start()
-for each in workers:
-    each.join()
-sys.exit(f"{len(failures)} failed: {failures[0]}" if failures else 0)
-"""
-
 
 @pytest.fixture(scope="module")
-def folder(small, tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder of a dataset of IQ, one of features, and a leaderboard."""
     root = tmp_path_factory.mktemp("netcdf")
-    config = small.model_copy(update={"shard_size": 6})
-    dataset = hl.generate(config, root / "iq", progress=False)
-    hl.generate(config.model_copy(update={"data_type": "feature_based"}), root / "features", progress=False)
-    netcdf.write_netcdf(hl.compare(dataset, ["centroid", "tdoa_ls"]), root / "leaderboard.nc")
+    netcdf_threads.make_files(root)
     return root
 
 
-def run_threads(folder, threads, rounds, seed):
-    command = [sys.executable, "-c", THREADS, str(folder), str(threads), str(rounds), str(seed)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_threads_open_read_write_close_and_drop_files_at_once(folder):
-    done = run_threads(folder, threads=8, rounds=3, seed=0)
+    done = netcdf_threads.run(folder, threads=8, acts=3, seed=0)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
-def test_sixteen_threads_do_so_two_hundred_times(folder):
-    done = run_threads(folder, threads=16, rounds=200, seed=1)
+def test_sixteen_threads_do_so_twenty_times(folder):
+    done = netcdf_threads.run(folder, threads=16, acts=20, seed=1)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
