@@ -210,6 +210,7 @@ def test_features_are_shown_and_written(run, refused, folder, tmp_path):
     assert "out: cannot write" in refused(1, "features", folder, "--out", tmp_path / "nowhere" / "features.nc")
 
 
+@pytest.mark.slow
 def test_datasets_of_features_are_compared_and_located_without_iq(run, refused, tmp_path):
     out = tmp_path / "features"
     run("generate", *BASE, "--set", "data_type=feature_based", "--out", out)
@@ -297,6 +298,7 @@ def test_truncated_shard_is_named_by_verify_and_by_its_readers(attempt, refused,
     assert "shard-00001.nc: has 2000 bytes" in line
 
 
+@pytest.mark.slow
 def test_compare_says_how_long_checksums_took_and_can_leave_them_out(run, attempt, folder, tmp_path):
     compare = ("compare", "--methods", "centroid")
     line = r"verify los_sync: 2/2 checksums are right: \d+ kB in \d+\.\d s"

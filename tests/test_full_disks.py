@@ -54,6 +54,7 @@ def test_features(folder, attempt, full_disk, tmp_path):
     assert out.read_text() == "earlier"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "file"), [(20_000, "leaderboard.nc"), (600_000, "page.html")])
 def test_leaderboard_and_report_appear_together(folder, attempt, full_disk, tmp_path, limit, file):
     out = tmp_path / "board"
@@ -138,6 +139,7 @@ def test_training_goes_on_when_there_is_room(features, attempt, full_disk, tmp_p
     assert [path.name for path in whole if resumed[path] != whole[path] and path.name != "last.ckpt"] == []
 
 
+@pytest.mark.slow
 def test_training_says_once_that_mlflow_is_full(features, attempt, full_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("HEIMDALL_LAB_DATA", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

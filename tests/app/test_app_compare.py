@@ -220,6 +220,7 @@ def test_a_closed_tab_cancels_its_comparison(root, monkeypatch):
     assert viewer._cancel.is_set()
 
 
+@pytest.mark.slow
 def test_a_likelihood_that_comes_late_is_not_shown(root, compared, wait, monkeypatch):
     viewer = shown(root, compared)
     viewer._tabs.active = compare._SCENE
@@ -282,6 +283,7 @@ def test_no_truth_is_told_in_the_page(root, wait):
     assert "compare needs the true positions" in viewer._alert.object
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_when_their_tab_opens(root, compared, wait):
     viewer = shown(root, compared, [*FAST, "dpd"])
     assert all(pane.object is None for pane in viewer._panes.values())
@@ -332,6 +334,7 @@ def test_nearest_is_by_metres_not_degrees(root):
         errors.nearest_sample(dataset.assign(transmitter_latitude=dataset.transmitter_latitude * np.nan), 60, 10)
 
 
+@pytest.mark.slow
 def test_downloads_hold_the_board(root, compared, wait):
     viewer = shown(root, compared, name="bare")
     lines = viewer._leaderboard_csv().getvalue().splitlines()

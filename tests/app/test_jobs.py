@@ -78,6 +78,7 @@ def busy(root):
         yield folder
 
 
+@pytest.mark.slow
 def test_a_job_writes_the_dataset_that_generate_writes(root, small, tmp_path):
     job = settled(root, jobs.submit(root, generation(small)))
     assert (job.state, job.message) == ("finished", "")
@@ -86,6 +87,7 @@ def test_a_job_writes_the_dataset_that_generate_writes(root, small, tmp_path):
     assert manifest.dataset_checksum(root / "made") == manifest.dataset_checksum(tmp_path / "expected")
 
 
+@pytest.mark.slow
 def test_one_job_runs_at_a_time_and_the_others_wait_in_order(root, small):
     asked = [jobs.submit(root, generation(small, name, seed=number)) for number, name in enumerate("abc")]
     running = 0
@@ -123,6 +125,7 @@ def test_a_running_job_is_cancelled_after_its_shard_and_goes_on_when_asked_again
     assert json.loads((root / "jobs" / again.id / "attempt.json").read_text())["done_before"] == done
 
 
+@pytest.mark.slow
 def test_a_process_that_died_is_started_again_and_given_up_in_the_end(root, small):
     job = jobs.submit(root, generation(small, num_samples=4000, shard_size=4000))  # no progress before all are there
     for attempt in (1, 2, 3):
@@ -414,7 +417,8 @@ else:
 """
 
 
-@pytest.mark.parametrize("use", ["train", pytest.param("compare", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("use", ["train", "compare"])
 def test_a_dataset_that_another_process_uses_is_not_deleted(root, small, use):
     hl.generate(small.model_copy(update={"num_samples": 60}), out=root / "whole", progress=False)
     command = [sys.executable, "-c", USE, use, str(root / "whole"), str(root / "run")]

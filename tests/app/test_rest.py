@@ -199,6 +199,7 @@ def with_text(value, path, text):
     return json.dumps(copy).replace('"@here"', text)
 
 
+@pytest.mark.slow
 def test_no_wrong_value_of_any_field_is_a_server_error(root, small):
     config = small.model_dump(mode="json")
     training = {"kind": "train", "folder": "r", "dataset": "scenes", "architecture": "triangulation"}

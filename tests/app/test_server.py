@@ -96,6 +96,7 @@ def test_a_password_is_asked_for(tmp_path):
         assert client.get(f"{url}datasets").status_code == 200
 
 
+@pytest.mark.slow
 def test_wrong_passwords_are_slowed_down_by_address_and_logged(guarded):
     folder, url = guarded
     statuses = []
@@ -392,6 +393,7 @@ def test_what_another_site_could_send_from_a_browser_queues_nothing(plain, kind,
     assert httpx.get(f"{plain}api/v1/jobs").json() == before
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_refused_by_name(plain, tmp_path):
     port = httpx.URL(plain).port
     command = [sys.executable, "-m", "heimdall_lab.cli", "serve", "--port", str(port)]

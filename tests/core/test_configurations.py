@@ -259,6 +259,7 @@ def test_transmitters_near_the_pole_stay_on_the_globe(placement):
 
 @settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(CONFIGURATIONS, PLACEMENT, GEOMETRY, signals(), CHANNEL, GATE | st.just(OPEN))
+@pytest.mark.slow
 def test_any_configuration_gives_a_dataset_or_is_refused_by_name(top, placement, geometry, signal, channel, gate):
     if placement != "fixed":
         top = {"max_receivers": 15, **top}

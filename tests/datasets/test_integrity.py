@@ -119,6 +119,7 @@ def test_measurements_that_claim_billions_of_scenes_are_made_anew(folder):
     assert with_measurements(hl.open_dataset(folder)).tdoa_s.identical(whole.tdoa_s)
 
 
+@pytest.mark.slow
 def test_changed_bytes_of_measurements_are_made_anew(folder):
     whole = with_measurements(hl.open_dataset(folder)).load()
     path = folder / measured.file_name(1)
@@ -175,6 +176,7 @@ def test_only_the_shards_of_the_scenes_that_are_compared_are_checked(folder):
     integrity.check_origin(dataset.load())  # of which nothing is read any more
 
 
+@pytest.mark.slow
 def test_changed_bytes_are_found_before_training_unless_that_is_not_wanted(learned, tmp_path, capsys):
     dataset = shutil.copytree(learned, tmp_path / "dataset")
     options = {"epochs": 1, "batch_size": 16, "tracking": False}

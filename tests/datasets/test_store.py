@@ -55,6 +55,7 @@ def test_open_dataset_is_lazy_and_equal_to_what_was_made_in_memory(folder, small
     xr.testing.assert_identical(dataset.load(), small_dataset)
 
 
+@pytest.mark.slow
 def test_a_folder_is_open_as_often_as_one_likes(folder):
     """In a process of its own, which HDF5 would crash: it bears no file with text that is open through two handles."""
     script = f"""
@@ -85,6 +86,7 @@ def sixty_four():
     return config, dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shard_size", "workers"), [(7, 1), (64, 1), (7, 2)])
 def test_result_does_not_depend_on_shard_size_or_workers(sixty_four, tmp_path, shard_size, workers):
     config, dataset = sixty_four

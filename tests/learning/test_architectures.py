@@ -25,7 +25,7 @@ SCENES = 32
 FREEDOM = torch.tensor(8.0)
 SILENT = 8  # of each step of learning
 
-_LARGE = ("localization_net", "iq_resnet18")  # take as long as all others together
+_LARGE = ("localization_net", "iq_resnet18", "iq_vggnet")  # take far longer than the others
 each_architecture = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in _LARGE else n for n in registry.ARCHITECTURES]
 )
@@ -159,6 +159,7 @@ def assert_sound(position, cholesky, scenes):
     assert (cholesky[:, [0, 2]] > 0).all()
 
 
+@pytest.mark.slow
 @each_architecture
 def test_order_of_receivers_changes_nothing(name, learned, scenes):
     model, batch = learned(name)[0], tensors(scenes)

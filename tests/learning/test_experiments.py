@@ -56,6 +56,7 @@ def test_a_run_is_logged_whole_and_its_model_registered(store, place):
     assert any(path.suffix == ".onnx" for path in Path(model).iterdir())
 
 
+@pytest.mark.slow
 def test_the_champion_has_the_lowest_loss_on_its_dataset(store):
     first = quick("long", epochs=4)
     worse = quick("worse", epochs=1, learning_rate=1e-6)
@@ -164,6 +165,7 @@ def test_every_run_and_model_is_listed_however_few_a_page_holds(store, finished,
     assert (table.status[dead] == "FAILED").all()
 
 
+@pytest.mark.slow
 def test_failed_and_stopped_runs_are_told_and_the_same_one_goes_on(store, monkeypatch):
     def failing(error):
         def step(*_):
@@ -182,6 +184,7 @@ def test_failed_and_stopped_runs_are_told_and_the_same_one_goes_on(store, monkey
     assert [run.info.status for run in tracked(store, "broken")] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_marked_failed(store):
     script = """
 import os, signal

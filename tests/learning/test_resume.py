@@ -34,6 +34,7 @@ def scenes_of(dataset, **options):
     return scenes
 
 
+@pytest.mark.slow
 def test_signals_of_a_changed_dataset_are_its_own(signals):
     """Of one that was only opened, they are read from its folder."""
     dataset = hl.open_dataset(signals)

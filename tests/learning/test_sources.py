@@ -75,6 +75,7 @@ def test_the_same_texts_in_another_type_of_array_are_the_same():
     assert len({sources.content_checksum(each) for each in datasets}) == 1
 
 
+@pytest.mark.slow
 def test_identity_does_not_depend_on_where_scenes_are_nor_on_how_many_are_hashed_at_a_time(
     small, small_dataset, tmp_path, monkeypatch
 ):
@@ -99,6 +100,7 @@ def test_large_signals_are_hashed_a_few_scenes_at_a_time(monkeypatch):
     assert 2**20 < peak < 20 * 2**20
 
 
+@pytest.mark.slow
 def test_an_opened_dataset_with_other_coordinates_is_not_that_of_its_folder(small, tmp_path):
     hl.generate(small, tmp_path / "out", progress=False)
     dataset = hl.open_dataset(tmp_path / "out")

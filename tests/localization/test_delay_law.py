@@ -137,6 +137,7 @@ def test_scene_bounds_are_those_of_links_weighed_by_hand():
 
 @pytest.mark.parametrize("excess_s", [pytest.param(0.1e-6, marks=pytest.mark.slow), 0.5e-6, 5e-6])
 @pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
+@pytest.mark.slow
 def test_delay_methods_are_not_below_the_bounds(method, excess_s):
     """Where the bound is below 1/20 of the network's 80 km, so that the delays are linear in the errors.
 

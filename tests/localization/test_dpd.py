@@ -40,6 +40,7 @@ def test_errors_are_those_of_the_bound(strong, strong_measured):
     assert abs(inside - 0.95) < 3 * np.sqrt(0.95 * 0.05 / len(normalised))
 
 
+@pytest.mark.slow
 def test_signals_too_weak_for_single_pairs_are_located():
     """At −5 dB of median SNR most receivers are lost to the time differences, and few to all receivers together."""
     dataset = hl.generate(hl.preset("los_sync", num_samples=40, seed=5, **WEAK), backend="numpy", progress=False)
@@ -51,7 +52,8 @@ def test_signals_too_weak_for_single_pairs_are_located():
     assert board.failures.values[1] < 0.1
 
 
-@pytest.mark.parametrize("num_time", [300, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_time", [300, 1000])
+@pytest.mark.slow
 def test_short_windows_are_as_uncertain_as_said(strong, num_time):
     """Of speech, whose level changes within each of them: ellipses of 95 % hold no fewer than by chance, at 3 sigma.
 
@@ -151,6 +153,7 @@ def test_likelihood_refuses_by_name(strong):
         dpd.likelihood(strong.isel(sample=0), side=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [[], [2], [2, 5]])
 def test_noise_is_no_fix(strong, kept):
     """Two receivers that hear the signal are a hyperbola, whatever the noise of the others makes of it."""

@@ -63,6 +63,7 @@ def four():
 
 
 @pytest.mark.parametrize("network", ["four", "seven"])
+@pytest.mark.slow
 def test_a_late_clock_is_no_fix(network, request):
     """Of four receivers around the transmitter one degree of freedom tells it, of seven four do."""
     scenes = request.getfixturevalue(network)
@@ -110,6 +111,7 @@ def test_an_oscillator_off_by_more_than_stated_is_no_certain_fix(exact_oscillato
     assert silently_wrong(scenes, estimators.locate(off, "dpd")) == 0
 
 
+@pytest.mark.slow
 def test_an_oscillator_off_by_more_than_stated_does_not_draw_the_others_away():
     """Its signal is as strong as the others' and hardly coherent with them: the fix is where the others have it."""
     noise = {"voice_ratio": 0.0, "tone_ratio": 0.0, "dual_tone_ratio": 0.0, "noise_ratio": 1.0}
@@ -132,6 +134,7 @@ def continental():
     return generated(20, 5, geometry={"receivers": receivers(places)}, signal={**VOICE, **power})
 
 
+@pytest.mark.slow
 def test_continental_networks_are_located_as_by_time_differences(continental):
     scenes = continental
     fixes = {method: estimators.locate(scenes, method) for method in ("tdoa_ls", "dpd")}
@@ -143,6 +146,7 @@ def test_continental_networks_are_located_as_by_time_differences(continental):
 
 
 @pytest.mark.parametrize(("seed", "num_samples"), [(1, 17), (3, 5)])
+@pytest.mark.slow
 def test_no_summit_is_false(seed, num_samples):
     """Random receivers over 500 km, whose summits are narrower than the grid's steps: each within five times its bound.
 
@@ -157,6 +161,7 @@ def test_no_summit_is_false(seed, num_samples):
     assert float(error.where(fixes.converged).max()) < 5
 
 
+@pytest.mark.slow
 def test_a_carrier_is_no_fix_but_by_levels():
     """No bandwidth tells its delays, whatever lag its correlations peak at; a tone's does."""
     signal = {"voice_ratio": 0.0, "tone_ratio": 1.0, "dual_tone_ratio": 0.0}

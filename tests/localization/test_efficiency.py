@@ -147,6 +147,7 @@ def test_truth_does_not_leak(few, measured_few, fixes_of_few, garbage):
     assert hl.locate(blind, "tdoa_ls").identical(fixes_of_few["tdoa_ls"])
 
 
+@pytest.mark.slow
 def test_order_and_padding_of_receivers_do_not_matter(few, fixes_of_few):
     """Sums in another order differ by rounding; the iteration ends at steps below 1e-3 m, which fixes may differ by."""
     order = np.array([4, 2, 6, 0, 5, 1, 3])
@@ -215,6 +216,7 @@ def test_the_strongest_receivers_late_clock_loses_no_delay_and_no_fix(few, measu
     assert (errors.position_errors(few, fixes).error < 4 * without).all()
 
 
+@pytest.mark.slow
 def test_ellipses_and_bounds_know_of_blocked_links():
     """Excess delays are no normal variables, but their variance is known: ellipses hold what they say, or nearly.
 

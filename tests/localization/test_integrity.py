@@ -60,6 +60,7 @@ def test_misfit_covariance_and_the_suspect_are_those_of_refits():
         assert (str(fix.status.values) == "link") == (max(separation) > limit)
 
 
+@pytest.mark.slow
 def test_a_fault_just_below_notice_moves_the_fix_as_far_as_is_said():
     """Every delay of scenes without noise is made late until it is noticed: the fix has moved by then."""
     rng = np.random.Generator(np.random.Philox(2))
@@ -132,6 +133,7 @@ def test_one_late_clock_of_four_is_no_fix(late_s):
 
 
 @pytest.mark.parametrize("late_s", [10e-6, 60e-6])
+@pytest.mark.slow
 def test_one_late_clock_of_seven_is_left_out(late_s):
     """Nine fixes in ten are found, nearly as good as the bound without that receiver."""
     count = 400

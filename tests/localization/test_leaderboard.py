@@ -24,6 +24,7 @@ def board(dataset):
 
 
 @pytest.mark.parametrize("by", errors.BINS)
+@pytest.mark.slow
 def test_bins_hold_the_statistics_of_their_samples(dataset, board, by):
     lower = errors.BINS[by]
     value = board[f"scene_{by}"].values

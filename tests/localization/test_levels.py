@@ -87,8 +87,9 @@ def error_vectors(fix, transmitter):
 
 @pytest.mark.parametrize(
     ("propagation", "radius_m"),
-    [("line_of_sight", 80e3), pytest.param("ground_wave", 600e3, marks=pytest.mark.slow)],
+    [("line_of_sight", 80e3), ("ground_wave", 600e3)],
 )
+@pytest.mark.slow
 def test_errors_are_those_of_the_bound_where_levels_say_much(propagation, radius_m):
     """With 0.2 dB of shadowing the weight of the receivers' scatter is nothing.
 
@@ -212,6 +213,7 @@ def test_spread_is_that_of_the_errors(sigma_db, share):
     assert abs(squared.mean() - 2) < 3 * squared.std() / len(squared) ** 0.5
 
 
+@pytest.mark.slow
 def test_posterior_is_that_of_an_integral_by_chance():
     """Importance sampling of position and power, one receiver silent: mean and spread within five standard errors."""
     known, _, _ = scenes(6, 6.0, "line_of_sight", seed=3)

@@ -176,6 +176,7 @@ def test_pictures_without_bounds_draw_none(kind: str, request: pytest.FixtureReq
         assert len(axis_labels(picture)) == 2  # it can be drawn
 
 
+@pytest.mark.slow
 def test_a_report_without_bounds_says_so_and_counts_what_is_tested(
     dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def rms(values):
     return float(np.sqrt(np.mean(np.square(values))))
 
 
+@pytest.mark.slow
 def test_references_before_and_after_are_worth_common_clocks(recordings):
     """Errors against the bound of known clocks with the noise of the references' mean, σ² + (σ1² + σ2²) / 4."""
     targets, reference_noise_s = by_references(recordings)

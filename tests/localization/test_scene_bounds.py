@@ -174,6 +174,7 @@ def test_levels_bound_by_the_law_that_they_follow(beyond_the_horizon):
     assert apart.max() < 0.05  # where losses have a kink within the steps, at the end of the line of sight
 
 
+@pytest.mark.slow
 def test_no_level_says_more_than_the_bound_of_its_law(beyond_the_horizon):
     """Of 25 scenes the rms error over the bound is known to 10 %: three standard deviations below 1 is 0.7."""
     dataset = beyond_the_horizon

@@ -45,10 +45,12 @@ def robust_errors(late):
     return position_errors(late, hl.locate(late, "tdoa_robust"))
 
 
+@pytest.mark.slow
 def test_knowing_that_delays_are_late_halves_the_error(late, robust_errors):
     assert robust_errors.error.median() <= position_errors(late, hl.locate(late, "tdoa_ls")).error.median() / 2
 
 
+@pytest.mark.slow
 def test_the_covariance_is_that_of_the_errors(robust_errors):
     """Given its delays, a squared error over its covariance has a mean of 2, whatever the law: four standard errors."""
     squared = robust_errors.mahalanobis_squared.values

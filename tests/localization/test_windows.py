@@ -39,6 +39,7 @@ def test_noise_averages_and_what_windows_share_does_not():
     np.testing.assert_array_equal(joined.toa_std_s.values.round(12), NOISE_S / 5 * np.ones((1, 6)))
 
 
+@pytest.mark.slow
 def test_joint_errors_are_those_that_are_stated():
     rng = np.random.default_rng(2)
     recordings = [windows_of(rng, 10, 50e-9 * rng.standard_normal(6)) for _ in range(60)]

@@ -73,6 +73,7 @@ def test_delays_are_those_of_mid_window_and_as_good_as_their_sigmas(window):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.slow
 def test_rates_that_nobody_tells_are_in_the_sigmas(window):
     dataset = generate(**WINDOWS[window], **{"channel.one_crystal": False})
     rate_sigma = WINDOWS[window]["channel.clock_rate_max_ppm"] * 1e-6 / 3**0.5
@@ -115,6 +116,7 @@ def test_oscillators_that_drift_do_not_pass_for_filters():
     assert float(ratio.max()) < 1.2
 
 
+@pytest.mark.slow
 def test_frequencies_count_at_the_carrier_of_each_emission():
     recording = {"emissions": 4, "frequency_span_hz": 40e6}
     changes = {**WINDOWS["0.2 s at 20 ppm"], "recording": recording, "gate.min_emissions": 0.5}
@@ -125,6 +127,7 @@ def test_frequencies_count_at_the_carrier_of_each_emission():
     assert normalised_errors(dataset, pair_features(dataset.drop_vars("centre_frequency"))).std() > 1.5 * errors.std()
 
 
+@pytest.mark.slow
 def test_delays_are_as_good_as_their_sigmas_where_clocks_are_milliseconds_apart():
     """The reference's own rate, which nobody tells, stretches such delays by nanoseconds."""
     changes = {**WINDOWS["0.2 s at 20 ppm"], "channel.clock_rate_max_ppm": 8.0, "channel.clock": "none"}
@@ -151,6 +154,7 @@ def test_the_lever_is_the_distance_of_the_signals_middle_from_that_of_the_window
     assert lever_s == pytest.approx(num_time / rate_hz / 4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_noise_has_no_drift_but_once_in_ten_thousand():
     rng = np.random.default_rng(4)
     place = (np.arange(32) - 15.5) / 16

@@ -85,6 +85,7 @@ def test_whoever_needs_them_first_makes_them_and_others_read_them(folder, expect
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_the_leaderboard_is_the_same_from_memory_and_from_a_folder(folder, small_dataset):
     boards = [hl.compare(each, ["tdoa_ls", "rss_ml"]) for each in (small_dataset, hl.open_dataset(folder))]
     xr.testing.assert_allclose(*(board.drop_vars("latency") for board in boards), rtol=1e-3)
@@ -129,6 +130,7 @@ def mixed_truth(whole, another):
 
 
 @pytest.mark.parametrize("of_both", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.slow
 def test_signals_of_another_folder_are_measured_as_they_are(folder, another, mixed_truth, tmp_path, of_both):
     other = shutil.copytree(another, tmp_path / "other")
     for path, measured_before in zip((folder, other), of_both, strict=True):
@@ -180,6 +182,7 @@ def test_scenes_may_be_drawn_again_and_again(folder, expected, monkeypatch, writ
     )
 
 
+@pytest.mark.slow
 def test_a_folder_is_found_by_whatever_path(measured_folder, expected, monkeypatch, tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(measured_folder)
@@ -196,6 +199,7 @@ def test_other_attributes_measure_nothing_for_the_folder(folder):
     assert kept(folder) == []
 
 
+@pytest.mark.slow
 def test_iq_is_read_once_for_each_question(measured_folder, monkeypatch):
     digests, hashed = measurements._iq_digests, []
     monkeypatch.setattr(measurements, "_iq_digests", lambda dataset: hashed.append(1) or digests(dataset))
@@ -220,6 +224,7 @@ def test_measuring_in_memory_tells_how_far_it_is_and_can_be_ended(small_dataset,
         with_measurements(small_dataset, end)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_before_and_after_measuring(folder):
     def sources():
         dataset = hl.open_dataset(folder)
@@ -345,6 +350,7 @@ def test_a_damaged_shard_is_named(folder):
     assert kept(folder) == FILES[:1]
 
 
+@pytest.mark.slow
 def test_threads_that_need_them_at_once_measure_once(folder, expected, monkeypatch):
     calls = []
     measure = pairs.pair_features
@@ -370,6 +376,7 @@ print(measure_folder(sys.argv[1], workers=int(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_need_them_at_once_measure_once(folder, expected):
     command = [sys.executable, "-c", MEASURE, folder, "1"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -450,6 +457,7 @@ def test_ctrl_c_keeps_what_is_finished(many, workers):
     assert [name for name in kept(many) if name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_workers_measure_the_same(folder, expected):
     assert measure_folder(folder, workers=2) == 12
     assert kept(folder) == FILES
@@ -478,6 +486,7 @@ def test_scripts_without_a_main_guard_start_workers_once(folder, tmp_path):
     assert done.stdout == b"12\n"
 
 
+@pytest.mark.slow
 def test_the_command_measures_once_and_says_so(folder, small, tmp_path, capsys):
     for count in (12, 0):
         commands.measure(folder)
@@ -499,6 +508,7 @@ def test_they_go_with_their_dataset_and_change_nothing_of_it(folder, whole, smal
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_dataset_of_format_1_is_opened_with_the_names_of_today(small, tmp_path):
     config = small.model_copy(update={"data_type": "feature_based"})
     with hl.generate(config, tmp_path / "out", progress=False) as dataset:

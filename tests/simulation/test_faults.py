@@ -177,6 +177,7 @@ def test_workers_that_run_out_of_memory_again_and_again_are_explained(tmp_path, 
     assert_only_valid_shards(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 def test_interrupt_finishes_the_shards_being_written_and_the_same_command_goes_on(tmp_path, whole, workers):
     process = launch(tmp_path, "--workers", workers)
@@ -217,6 +218,7 @@ def test_second_interrupt_stops_at_once(tmp_path, workers):
     assert_only_valid_shards(tmp_path)
 
 
+@pytest.mark.slow
 def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path, whole, capsys):
     process = launch(tmp_path)
     wait_for_shards(tmp_path, 3)
@@ -234,6 +236,7 @@ def test_second_process_on_a_folder_is_refused_until_the_first_ends_or_is_killed
 
 
 @pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.slow
 def test_a_full_disk_is_explained_and_resumed(tmp_path, workers):
     arguments, small = (tmp_path, "--workers", workers), {"num_samples": 8, "shard_size": 4}
     limit = ["bash", "-c", 'ulimit -f 100; "$@"', "bash", *command(*arguments, **small)]

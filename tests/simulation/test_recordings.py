@@ -76,6 +76,7 @@ def test_the_gate_keeps_a_recording_of_which_enough_emissions_pass(share):
     assert sum(rejected.values()) > 0
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_shards_workers_or_how_many_there_are(tmp_path):
     """Shards hold whole recordings; the last one may end within one."""
     settings = {"num_samples": 10, "seed": 3, **SHORT}
@@ -95,6 +96,7 @@ def test_samples_do_not_depend_on_shards_workers_or_how_many_there_are(tmp_path)
     assert files[0] != files[1]  # their configurations differ, and nothing else
 
 
+@pytest.mark.slow
 def test_a_recording_is_never_in_two_splits():
     dataset = generate(num_samples=120, seed=5, data_type="feature_based")
     parts = {name: set(splits.select(dataset, name).recording.values.tolist()) for name in splits.SHARES}

@@ -143,6 +143,7 @@ def test_longest_delay_spread_bounds_every_difference():
     assert bound_s >= arc_m * (1 - 1e-3) / 299_792_458
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gate", "field"),
     [

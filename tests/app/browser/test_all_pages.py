@@ -74,6 +74,7 @@ def wait_until(true, seconds=MOST_S):
     return found
 
 
+@pytest.mark.slow
 def test_every_page_opens_from_every_other(page, url):
     shown = {  # when a page is there, what it reads from files included
         "datasets": page.get_by_role("gridcell", name="los", exact=True),

@@ -190,6 +190,7 @@ def local(
     return hl.read_kiwi(files, table(tmp_path, rows, columns), **stated)
 
 
+@pytest.mark.slow
 def test_positions_are_as_good_as_the_table_says(tmp_path):
     columns = "name,latitude_deg,longitude_deg,position_std_m"
     rows = {name: (*place, std) for (name, place), std in zip(RECEIVERS.items(), ("250", "", "0"), strict=True)}

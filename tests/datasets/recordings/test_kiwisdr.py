@@ -100,6 +100,7 @@ def test_tone_comes_out_on_the_common_gps_time_axis(paths: list[Path], table: Pa
     assert 20 * np.log10(np.abs(complex_windows(dataset) - expected).max() / 0.5) < -80.0
 
 
+@pytest.mark.slow
 def test_delays_of_band_limited_noise_are_kept(tmp_path: Path, table: Path) -> None:
     delays = {"alpha": 0.0, "bravo_2": 423.456e-6, "charlie": -82.1e-6}
     files = []

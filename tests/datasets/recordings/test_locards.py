@@ -245,7 +245,7 @@ def tables(real):
     return [hl.read_locards(folder / f"set_{number}.csv", folder / "sensors.csv") for number in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize("method", ["tdoa_ls", "tdoa_robust"])
+@pytest.mark.parametrize("method", ["tdoa_ls", pytest.param("tdoa_robust", marks=pytest.mark.slow)])
 def test_aircraft_are_located(tables, method):
     """Sets 1 to 4 together; a failed fix is not within any distance."""
     fixes = [hl.locate(table, method) for table in tables]
@@ -261,6 +261,7 @@ def test_aircraft_are_located(tables, method):
     assert (np.isfinite(error) & (error > 1000)).mean() < 0.005  # said to be found, and are not
 
 
+@pytest.mark.slow
 def test_reported_positions_are_as_far_off_as_is_said(tables):
     """The second moment of errors, less that of the fixes themselves, of fixes that are sharper than the labels."""
     label_m2 = []

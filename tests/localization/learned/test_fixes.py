@@ -261,6 +261,7 @@ def test_what_does_not_fit_is_told_before_anything_is_located(small_dataset):
     assert "iq: is not in the dataset" in reasons["of_iq"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hl.pretrained())
 def test_pretrained_localizers_do_better_than_the_centroid_on_receivers_that_they_never_saw(name):
     """Each on the scenario that it is named after."""

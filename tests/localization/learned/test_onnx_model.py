@@ -91,6 +91,7 @@ def test_a_file_is_opened_anew_where_it_has_changed_and_in_each_process(altered,
     assert onnx_model.open_model(path) is not second
 
 
+@pytest.mark.slow
 def test_locating_needs_no_pytorch(onnx_file):
     script = f"""
 import sys

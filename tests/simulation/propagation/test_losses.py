@@ -217,6 +217,7 @@ def test_smooth_earth_is_the_same_in_any_batch():
     assert single_db == loss_db[5, 3]
 
 
+@pytest.mark.slow
 def test_delta_bullington_of_one_edge_at_grazing_incidence():
     """J(0) = 6.03 dB (ITU-R P.526), raised by (1 − e^(−J/6)) (10 + 0.02 d), on an Earth that is all but flat."""
     distance_km, terrain_m = np.array([0.0, 10.0, 20.0]), np.array([0.0, 50.0, 0.0])
@@ -273,6 +274,7 @@ def test_delta_bullington_grows_with_frequency_and_obstacles():
     assert (ends_db == loss_db).all()
 
 
+@pytest.mark.slow
 def test_delta_bullington_of_profiles_of_different_lengths_in_any_batch():
     distance_km, terrain_m, tx_m, rx_m = _mountains()
     count = np.arange(160, 200)
