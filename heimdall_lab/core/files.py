@@ -314,8 +314,15 @@ def locked(
 
 def make_folder(folder: Path, field: str = "out") -> None:
     """Make a folder, and those above it, if there is none; UnwritableError if that cannot be."""
-    try:
+    with writing(folder, field):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing(folder: Path, field: str = "out") -> Iterator[None]:
+    """Raise UnwritableError, naming the field, where a folder cannot be written to inside the block."""
+    try:
+        yield
     except OSError as error:
         raise unwritable_error(folder, error, field) from error
 

@@ -13,7 +13,7 @@ from dashboards import occupied, submitted
 
 import heimdall_lab as hl
 from heimdall_lab.app.service import jobs, tasks
-from heimdall_lab.core.files import StoreError, locked
+from heimdall_lab.core.files import StoreError, UnwritableError, locked
 from heimdall_lab.datasets import manifest, store
 from heimdall_lab.learning import experiments
 
@@ -220,6 +220,28 @@ def test_a_failed_job_has_the_message_of_its_error(root, small):
     job = settled(root, jobs.submit(root, generation(small, gate=small.gate.model_copy(update={"max_gdop": 1e-6}))))
     assert job.state == "failed"
     assert "gate.max_gdop" in job.message
+
+
+def test_what_cannot_be_queued_is_told_and_leaves_nothing(small, read_only, full_disk):
+    folder, forbid = read_only
+    with full_disk(100), pytest.raises(UnwritableError, match=r"jobs: cannot write to '.*task.json takes .*make room"):
+        jobs.submit(folder, generation(small))
+    assert jobs.list_jobs(folder) == []
+    assert [path.name for path in (folder / "jobs").iterdir()] == [".lock"]
+    shutil.rmtree(folder / "jobs")
+    forbid(folder)
+    with pytest.raises(UnwritableError, match=r"jobs: cannot write to '.*Permission denied.*choose a folder"):
+        jobs.submit(folder, generation(small))
+
+
+def test_a_cancellation_that_cannot_be_noted_is_told(small, read_only):
+    folder, forbid = read_only
+    job = submitted(folder, generation(small), 1).name
+    (folder / "jobs" / ".lock").touch(0o666)
+    forbid(folder / "jobs" / job)
+    with pytest.raises(UnwritableError, match=r"jobs: cannot write to '.*Permission denied.*choose a folder"):
+        jobs.cancel(folder, job)
+    assert jobs.find_job(folder, job).state == "queued"
 
 
 @pytest.mark.usefixtures("busy")

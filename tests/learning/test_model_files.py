@@ -1,6 +1,8 @@
 """Files of trained localizers: damaged or foreign ones are refused, and nothing in them is executed."""
 
 import json
+import tracemalloc
+import zipfile
 from importlib.metadata import version
 
 import numpy as np
@@ -51,6 +53,22 @@ def test_files_execute_nothing(tmp_path):
     with pytest.raises(ValueError, match="is damaged or not a trained localizer"):
         trained.load(tmp_path / "m")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_compressed_files_are_not_unpacked(tmp_path):
+    path, compressed = tmp_path / "model.pt", tmp_path / "compressed.pt"
+    trained.save(trained.Trained("triangulation", {}, architectures.build("triangulation"), {}), path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+        archive.writestr("archive/data/zeros", bytes(50_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is damaged or not a trained localizer"):
+            trained.load(compressed)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
 
 
 class _Trap:

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from heimdall_lab.app.service import side_process, tasks
 from heimdall_lab.app.service.tasks import Generation, JobError, Task, Training, dataset_folder, output_folder
-from heimdall_lab.core.files import write_text
+from heimdall_lab.core.files import make_folder, new_folder, write_text, writing
 from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import catalogue, store
 from heimdall_lab.datasets.manifest import MANIFEST
@@ -95,8 +95,9 @@ def submit(root: Path, task: Task) -> Job:
                 raise JobError(
                     f"folder: {quoted(task.folder)} is what job {other.id} makes already; wait for it or cancel it"
                 )
-        folder.mkdir(parents=True)
-        _write(folder / "task.json", {"asked_at": asked_at.isoformat(), "task": task.model_dump(mode="json")})
+        asked = {"asked_at": asked_at.isoformat(), "task": task.model_dump(mode="json")}
+        with new_folder(folder, "jobs") as new:
+            _write(new / "task.json", asked)
         for old in [job for job in listed if not job.is_active][:-_MAX_ENDED]:
             shutil.rmtree(_folder(root, old.id))
     start_next(root)
@@ -106,7 +107,7 @@ def submit(root: Path, task: Task) -> Job:
 def list_jobs(root: Path) -> list[Job]:
     """List all jobs that can be read, the oldest first."""
     found = []
-    for folder in sorted((root / "jobs").glob("*-*")):
+    for folder in sorted((root / "jobs").glob("[0-9]*-*")):
         try:
             found.append(_read_ended(folder) if (folder / "ended.json").exists() else _read(folder))
         except FileNotFoundError:  # it is just being made, or removed
@@ -136,7 +137,8 @@ def cancel(root: Path, identity: str) -> Job:
         if not job.is_active and not _is_running(folder):
             raise JobError(f"job: {identity} is {job.state} already; there is nothing to cancel")
         # Before the signal: a process that still ignores signals looks here when it no longer does.
-        (folder / "cancelled").touch()
+        with writing(folder, "jobs"):
+            (folder / "cancelled").touch()
         if (folder / "pid").exists() and _is_running(folder):
             with suppress(ProcessLookupError):
                 os.kill(int((folder / "pid").read_text()), signal.SIGINT)
@@ -205,7 +207,7 @@ def read_log(root: Path, identity: str, lines: int = 20) -> str:
 
 def record_process(root: Path, identity: str) -> None:
     """Record the number of this process, which does a job, so that `cancel` can interrupt it."""
-    write_text(_folder(root, identity) / "pid", str(os.getpid()))
+    write_text(_folder(root, identity) / "pid", str(os.getpid()), "jobs")
 
 
 def record_end(root: Path, identity: str, state: State, message: str = "") -> None:
@@ -231,8 +233,10 @@ def _progress(done: int, total: int, unit: Literal["scenes", "epochs"], rate: fl
 @contextmanager
 def _queue_lock(root: Path) -> Iterator[None]:
     """Keep other servers on the same data folder from taking or starting jobs inside the block."""
-    (root / "jobs").mkdir(parents=True, exist_ok=True)
-    with (root / "jobs" / ".lock").open("w") as file:
+    make_folder(root / "jobs", "jobs")
+    with writing(root / "jobs", "jobs"):
+        file = (root / "jobs" / ".lock").open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -372,4 +376,4 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=1) + "\n")
+    write_text(path, json.dumps(values, indent=1) + "\n", "jobs")

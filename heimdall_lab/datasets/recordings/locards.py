@@ -3,10 +3,10 @@
 import csv
 import json
 import logging
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,7 @@ _MEASUREMENTS = TypeAdapter(
 )
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 250_000_000  # of a table, which takes some four times as much memory
+_MOST_CHARACTERS = 1_000_000  # of a line
 _MOST_CELLS = 50_000_000  # messages times sensors
 _EXPECTED = "write [[sensor, time of arrival in ns, signal strength], …]"
 
@@ -267,9 +268,10 @@ def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
     """
     try:
         check_regular(file, "table", _MOST_BYTES)
-        lines = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
-        columns = next(lines, [])
-        rows = [(lines.line_num, row) for row in lines if row]
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = csv.reader(_lines(file, text))
+            columns = next(lines, [])
+            rows = [(lines.line_num, row) for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read ({shortened(error)}); give a CSV file in UTF-8") from error
     if unusable := [field for field in fields if columns.count(field) != 1]:
@@ -284,6 +286,20 @@ def _read_table(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
                 "quotes where they hold commas"
             )
     return pd.DataFrame([row for _, row in rows], [line for line, _ in rows], columns)
+
+
+def _lines(file: Path, text: TextIO) -> Iterator[str]:
+    """Lines of a file, of which none may fill the memory."""
+    for number in count(1):
+        line = text.readline(_MOST_CHARACTERS)
+        if len(line) == _MOST_CHARACTERS:
+            raise ValueError(
+                f"{file.name}, row {number}: is of {_MOST_CHARACTERS:,} characters or more, as no message is; check "
+                "that this is a table of messages, with a row for each"
+            )
+        if not line:
+            return
+        yield line
 
 
 def _numbers(file: Path, texts: pd.Series, *, whole: bool = False) -> pd.Series:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import heimdall_lab as hl
 from heimdall_lab.core.units import SPEED_OF_LIGHT
@@ -220,6 +222,45 @@ def test_a_reference_has_heard_whatever_is_known_of_levels(tmp_path):
 def test_malformed_rows_are_refused(tmp_path, replaced, says):
     with pytest.raises(ValueError, match=says):
         hl.read_locards(*write(tmp_path, message(**replaced)))
+
+
+NUMBERS = st.one_of(
+    st.integers(-(10**20), 10**20).map(str),
+    st.floats().map(str),
+    st.sampled_from(["", "NA", "nan", "1e400", "-0", "9" * 400, "0x10", " 7 ", "٣", '"']),
+    st.text(max_size=8),
+)
+ENTRIES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=12,
+).map(json.dumps)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_table_is_read_or_refused_in_a_short_message(tmp_path, data):
+    """Tables with some cells of messages and sensors changed, columns named otherwise, and a byte put in."""
+    rows = [message(number) for number in range(3)]
+    named = st.sampled_from(["id", "latitude", "longitude", "count"])
+    rows[1] = message(1, **data.draw(st.dictionaries(named, NUMBERS)))
+    rows[2] = message(2, *data.draw(st.tuples(NUMBERS, NUMBERS)), measurements=data.draw(ENTRIES))
+    sensors = [line.split(",") for line in SENSORS.splitlines()]
+    cells = st.tuples(st.integers(0, len(sensors) - 1), st.integers(0, 5))
+    for line, column in data.draw(st.lists(cells, max_size=3)):
+        sensors[line][column] = data.draw(NUMBERS)
+    header = data.draw(st.just(HEADER) | st.text())
+    paths = write(tmp_path, *rows, sensors="\n".join(map(",".join, sensors)), header=header)
+    with paths[0].open("r+b") as file:
+        if data.draw(st.booleans()):
+            file.seek(data.draw(st.integers(0, 600)))
+            file.write(data.draw(st.binary(max_size=3)))
+    text = ""
+    try:
+        schema.check(hl.read_locards(*paths))
+    except ValueError as error:
+        text = str(error)
+    assert len(text) < 700
 
 
 def test_malformed_tables_are_refused(tmp_path):

@@ -170,6 +170,11 @@ def test_tables_of_messages_are_limited(tmp_path, monkeypatch):
     messages.write_text(header + "1,44,8,1,1,1," + "x" * 10**5)
     assert len(refusal(hl.read_locards, messages, sensors)[0]) < LONGEST
     with messages.open("ab") as file:
+        file.truncate(200_000_000)
+    found, peak = refusal(hl.read_locards, messages, sensors)
+    assert "row 2: is of 1,000,000 characters or more" in found
+    assert peak < 10e6
+    with messages.open("ab") as file:
         file.truncate(300_000_000)
     found, peak = refusal(hl.read_locards, messages, sensors)
     assert "larger than 250 MB" in found

@@ -134,6 +134,16 @@ def test_a_model_that_fails_is_left_off_the_board_alone(graph, message, small_da
         assert str(refusal.value) == reason
 
 
+def test_the_command_shows_the_board_of_the_others_and_ends_with_status_1(small, attempt, tmp_path, caplog):
+    hl.generate(small, tmp_path / "data", progress=False)
+    path = foreign(tmp_path / "model.onnx", position=(math.nan, 0.0))
+    done = attempt("compare", tmp_path / "data", "--methods", f"centroid,{path}")
+    assert done.returncode == 1
+    assert "centroid" in done.stdout
+    assert "gives no finite position" in caplog.text
+    assert "Traceback" not in done.stderr
+
+
 def test_scenes_without_a_finite_fix_are_failures_of_these_scenes_alone(small_dataset):
     class Partly:
         name, num_parameters, inputs, window, max_receivers, freedom, about = "p", 1, ("present",), None, None, 3.0, {}
