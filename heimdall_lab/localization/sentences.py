@@ -28,6 +28,7 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "ambiguous": "ambiguous",
     "noise": "only noise",
     "clocks": "loose clocks",
+    "uncalibrated": "uncalibrated",
     "repeating": "repeats itself",
     "carrier": "carrier",
     "untrained": "untrained",

@@ -1,0 +1,110 @@
+"""Recordings solved: their clocks, what these rest on, and what each emission's others say of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization import integrity
+from heimdall_lab.localization.joint.observability import Observability, observability
+from heimdall_lab.localization.joint.pseudo_ranges import Recordings
+from heimdall_lab.localization.joint.search import search
+from heimdall_lab.localization.joint.solver import Solution, descend, joint_equations
+from heimdall_lab.localization.levels import rough_position
+from heimdall_lab.localization.observations import Observations
+from heimdall_lab.localization.shared_clocks import inverse
+from heimdall_lab.localization.tdoa import AGREEMENT_SIGMAS, enough_delays
+
+_JITTER = 0.7  # of the standard deviation of levels, by which starts lie apart
+_MOST_OTHERS = 8  # solutions of a whole recording that are compared with the best
+
+
+class Calibration(NamedTuple):
+    """Solutions of B recordings of S emissions by R receivers, with M numbers of their clocks."""
+
+    recordings: Recordings  # of the delays that the solutions rest on
+    solution: Solution
+    observability: Observability
+    clock_covariance: Array  # (B, M, M) m²
+    other_clocks: Array  # (B, S, M) m, as all emissions but one tell them
+    other_information: Array  # (B, S, M, M) 1/m², likewise
+    fits: Array  # (B, S) bool, whether enough delays of an emission agree, and all of its recording
+    other_deg: Array  # (B, N, S, 2), places by other solutions
+    excess: Array  # (B, N), by how much more these cost
+
+    def clocks_of_others(self) -> tuple[Array, Array]:
+        """What clocks, as the other emissions tell them, add to pseudo-ranges, (B, S, R) m, and its covariance.
+
+        This (B, S, R, R) m² is without what all receivers have in common, which an emission's own time takes up.
+        """
+        count, emissions, receivers = self.recordings.used.shape
+        basis = self.recordings.basis  # (B, S, K)
+        shape = count, emissions, receivers, basis.shape[-1]
+        clock_m = np.einsum("bsrk,bsk->bsr", self.other_clocks.reshape(shape), basis)
+        covariance = inverse(self.other_information).reshape(count, emissions, *shape[2:], *shape[2:])
+        each = np.einsum("bsk,bsrktl,bsl->bsrt", basis, covariance, basis, optimize=True)
+        used = self.recordings.used
+        share = used / np.maximum(used.sum(axis=-1, keepdims=True), 1)
+        centring = np.eye(receivers) - share[..., None, :]  # (B, S, R, R)
+        both = used[..., None] & used[..., None, :]
+        return clock_m, np.where(both, centring @ each @ centring.swapaxes(-2, -1), 0.0)
+
+    def other_solutions(self) -> tuple[Array, Array]:
+        """Places of each emission by other solutions (B · S, N, 2), and by how much more these cost, (B · S, N)."""
+        count, number, emissions, _ = self.other_deg.shape
+        places = self.other_deg.swapaxes(1, 2).reshape(count * emissions, number, 2)
+        return places, np.repeat(self.excess, emissions, axis=0)
+
+
+def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
+    """Solve recordings, whose scenes are observed one recording after the other."""
+    latitude, longitude, sigma_m = rough_position(observed)
+    shape = recordings.is_known.shape
+    found = search(
+        recordings, np.stack([latitude, longitude], axis=-1).reshape(*shape, 2), _JITTER * sigma_m.reshape(shape)
+    )
+    normalised = np.abs(found.best.residual_m) / np.sqrt(recordings.variance_m2)
+    retained = recordings.used & (normalised < AGREEMENT_SIGMAS)
+    enough = retained.sum(axis=-1) >= enough_delays(recordings.used.sum(axis=-1))
+    rest = recordings._replace(used=retained)
+    solution = descend(rest, found.best.place_deg, robust=False)
+    equations = joint_equations(rest, solution)
+    information = equations.clocks() + rest.clock_information
+    of_others = information[:, None] - equations.clocks_by_emission()
+    cheapest = np.argsort(found.excess, axis=1, kind="stable")[:, :_MOST_OTHERS]
+    return Calibration(
+        recordings=rest,
+        solution=solution,
+        observability=observability(rest, solution),
+        clock_covariance=inverse(information),
+        other_clocks=_other_clocks(rest, solution, of_others),
+        other_information=of_others,
+        fits=enough & _agrees(observed, rest, solution)[:, None],
+        other_deg=np.take_along_axis(found.other_deg, cheapest[..., None, None], axis=1),
+        excess=np.take_along_axis(found.excess, cheapest, axis=1),
+    )
+
+
+def _other_clocks(recordings: Recordings, solution: Solution, of_others: Array) -> Array:
+    """Clocks (B, S, M) as all emissions but one tell them: those of all, without what that one pulls them by.
+
+    At the best clocks of all the pulls of one emission and of its others, by their information, are opposite.
+    """
+    pull = solution.residual_m * solution.influence / recordings.variance_m2  # (B, S, R)
+    of_clocks = (pull[..., None] * recordings.basis[:, :, None]).reshape(*pull.shape[:2], -1)
+    return solution.clocks[:, None] - (inverse(of_others) @ of_clocks[..., None])[..., 0]
+
+
+def _agrees(observed: Observations, recordings: Recordings, solution: Solution) -> Array:
+    """Whether all delays of each recording agree about as well as their standard deviations say, (B,) bool.
+
+    What is known of clocks and heights beforehand counts as measured. Late delays are judged one emission at a time.
+    """
+    if observed.expects_late:
+        return np.full(len(solution.cost), True)
+    heard = recordings.used.any(axis=-1)
+    own = heard * np.where(recordings.is_known, 1, integrity.UNKNOWNS)
+    surplus = recordings.used.sum(axis=(1, 2)) - own.sum(axis=1)
+    limit = integrity.largest_misfit(surplus, observed.sigma_freedom)
+    fits: Array = (surplus < 1) | (solution.cost <= limit)
+    return fits

@@ -1,0 +1,96 @@
+"""How clocks grow in a recording: beforehand, and by the frequencies that one crystal shifts."""
+
+import numpy as np
+
+from heimdall_lab.core.arrays import Array
+from heimdall_lab.localization.hyperbolic import CAUCHY_SCALE
+from heimdall_lab.localization.joint.pseudo_ranges import Recordings
+from heimdall_lab.localization.joint.solver import clocks_and_times
+from heimdall_lab.localization.shared_clocks import equations, inverse
+
+_STEPS = 10  # of weighing measured rates anew
+_LEAST_SIGMA_M_S = 3e-3  # of a measured rate: 1e-11, as steady as good oscillators are
+_LEAST_SURPLUS = 3  # measured rates more than unknowns, from which their scatter tells how precise they are
+_NORMAL_MEDIAN = 0.6745  # of the magnitude of normal errors, in standard deviations
+_NEGLIGIBLE = 0.1  # of the most precise delay's standard deviation: as much growth is left out
+
+
+def with_rates(recordings: Recordings, time_s: Array, sigma_m_s: float, measured_m_s: Array | None) -> Recordings:
+    """Let the clocks of recordings grow over the times (B, S) s of their emissions.
+
+    Beforehand rates have a standard deviation; ``measured_m_s`` (B, S, R) are those that frequencies tell, each but for
+    what is common to its emission. Where what is known of them leaves no growth that delays could show, it is taken
+    off, and offsets remain the only unknowns of the clocks.
+    """
+    since_s = time_s - time_s.mean(axis=1, keepdims=True)
+    span_s = np.ptp(time_s, axis=1)
+    if sigma_m_s == 0 or (span_s == 0).all():
+        return recordings
+    count, receivers = recordings.clock_mean_m.shape
+    mean = np.zeros((count, receivers))
+    information = np.broadcast_to(np.eye(receivers) / sigma_m_s**2, (count, receivers, receivers))
+    if measured_m_s is not None:
+        mean, information = _measured(recordings, information, measured_m_s)
+    span_s = np.where(span_s > 0, span_s, 1.0)[:, None]
+    mean_m, information = mean * span_s, information / span_s[..., None] ** 2
+    grown = since_s / span_s  # (B, S), from the middle of the recording
+    if (_uncertainty_m(recordings, information) < _NEGLIGIBLE * _least_sigma_m(recordings)).all():
+        rest = recordings.measured_m - grown[..., None] * mean_m[:, None]
+        return recordings._replace(measured_m=np.where(recordings.used, rest, 0.0))
+    both = np.zeros((count, receivers, 2, receivers, 2))
+    both[:, :, 0, :, 0], both[:, :, 1, :, 1] = recordings.clock_information, information
+    return recordings._replace(
+        basis=np.stack([np.ones_like(grown), grown], axis=-1),
+        clock_mean_m=np.stack([recordings.clock_mean_m, mean_m], axis=-1).reshape(count, 2 * receivers),
+        clock_information=both.reshape(count, 2 * receivers, 2 * receivers),
+    )
+
+
+def _measured(recordings: Recordings, beforehand: Array, measured_m_s: Array) -> tuple[Array, Array]:
+    """Rates (B, R) m/s that measured ones (B, S, R) tell, and information (B, R, R), by how well these agree.
+
+    They are a sum of the receiver's rate and of what its emission has in common, as pseudo-ranges without paths are,
+    weighed by Cauchy's law. Where too few are left over to see how well they agree, none of them is used.
+    """
+    used = recordings.used & np.isfinite(measured_m_s)
+    measured = np.where(used, measured_m_s, 0.0)
+    basis = np.ones((*used.shape[:2], 1))
+    rates = recordings._replace(
+        measured_m=measured,
+        used=used,
+        basis=basis,
+        clock_mean_m=np.zeros(beforehand.shape[:2]),
+        clock_information=beforehand,
+    )
+    unknowns = used.any(axis=-1).sum(axis=1) + used.any(axis=1).sum(axis=1) - 1
+    total = used.sum(axis=(1, 2))
+    enough = total - unknowns >= _LEAST_SURPLUS
+    stretch = np.sqrt(total / np.maximum(total - unknowns, 1))
+    sigma = np.full(len(used), 1.0)
+    influence = used.astype(float)
+    for _ in range(_STEPS):
+        weight = influence / sigma[:, None, None] ** 2
+        mean, common = clocks_and_times(rates, np.zeros_like(measured), weight)
+        residual = np.where(used, measured - common[..., None] - mean[:, None], np.nan)
+        typical = np.nanmedian(np.where(enough[:, None, None], np.abs(residual), 0.0), axis=(1, 2))
+        sigma = np.maximum(stretch * typical / _NORMAL_MEDIAN, _LEAST_SIGMA_M_S)
+        influence = used / (1 + (np.nan_to_num(residual) / sigma[:, None, None] / CAUCHY_SCALE) ** 2)
+    columns = np.zeros((*used.shape, 4))
+    columns[..., 3] = used
+    weight = influence / sigma[:, None, None] ** 2
+    told = equations(columns, weight, basis, np.zeros((*used.shape[:2], 4, 4))).clocks()
+    chosen = enough[:, None, None]
+    return np.where(chosen[..., 0], mean, 0.0), beforehand + np.where(chosen, told, 0.0)
+
+
+def _uncertainty_m(recordings: Recordings, information: Array) -> Array:
+    """Largest standard deviation, (B,) m, of the growth of one clock against the others that are used."""
+    hears = recordings.used.any(axis=1)
+    share = hears / np.maximum(hears.sum(axis=1, keepdims=True), 1)
+    centred = (np.eye(hears.shape[1]) - share[:, None]) * hears[:, :, None]
+    variance = np.einsum("brr->br", centred @ inverse(information) @ centred.swapaxes(1, 2))
+    return np.sqrt(np.maximum(variance, 0.0).max(axis=1))
+
+
+def _least_sigma_m(recordings: Recordings) -> Array:
+    return np.sqrt(np.where(recordings.used, recordings.variance_m2, np.inf).min(axis=(1, 2)))
