@@ -18,14 +18,19 @@ Arrays are over B recordings of S emissions by R receivers, with M = R · K numb
 one after the other.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from heimdall_lab.core.arrays import Array
+from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 OWN = 4  # unknowns of an emission: east, north, height and its time
+_LEAST_EIGENVALUE = 1e-11  # of an emission's balanced information, below which a direction is not observed
 _TIME = 3  # which of them is the time
+_LEAST_CLOCK_SIGMA_M = 1e-3  # of a clock that is stated as exact
 
 
 class Equations(NamedTuple):
@@ -51,6 +56,37 @@ class Equations(NamedTuple):
     def clocks_by_emission(self) -> Array:
         """The same, by each emission alone: (B, S, M, M)."""
         return block_diagonal(self.by_emission) - self.cross.swapaxes(-2, -1) @ self.gain
+
+
+def rows_of_recordings(dataset: xr.Dataset) -> Iterator[Array]:
+    """Which scenes are of one recording each, (B, S), for every number S of emissions that recordings have.
+
+    A dataset without ``recording`` has one of every scene.
+    """
+    numbers = dataset["recording"].values if "recording" in dataset else np.arange(dataset.sizes["sample"])
+    order = np.argsort(numbers, kind="stable")
+    _, first, sizes = np.unique(numbers[order], return_index=True, return_counts=True)
+    return (order[first[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes))
+
+
+def window_clock_variance_m2(attributes: Mapping[Any, Any]) -> float:
+    """Variance, m², of what a clock errs by in one window alone, as by its time stamp."""
+    return float((attributes.get("window_clock_sigma_s", 0.0) * SPEED_OF_LIGHT) ** 2)
+
+
+def shared_clock_variance_m2(variance_m2: Array, attributes: Mapping[Any, Any]) -> Array:
+    """Variance, m², of what a clock errs by in all windows of a recording alike, of that in all."""
+    return np.maximum(variance_m2 - window_clock_variance_m2(attributes), _LEAST_CLOCK_SIGMA_M**2)
+
+
+def clock_rate_sigma(attributes: Mapping[Any, Any]) -> float:
+    """Standard deviation of the rate by which clocks grow from one window of a recording to the next."""
+    if attributes.get("steered_clocks", 0):
+        return 0.0
+    stated = float(attributes.get("clock_rate_sigma", 0.0))
+    if stated == 0 and attributes.get("one_crystal", 0):
+        return float(attributes["max_frequency_offset_hz"] / attributes["centre_frequency_hz"])
+    return stated
 
 
 def jacobian(gradient: Array, is_known: Array) -> Array:
@@ -93,6 +129,44 @@ def block_diagonal(blocks: Array) -> Array:
     each = np.arange(receivers)
     matrix[..., each, :, each, :] = np.moveaxis(blocks, -3, 0)
     return matrix.reshape(*leading, receivers * order, receivers * order)
+
+
+def position_bounds(
+    gradient: Array, weight: Array, basis: Array, is_known: Array, beforehand: Array, clock_information: Array
+) -> Array:
+    """Cramér-Rao bounds (B, S, 2, 2) m² of the horizontal places of emissions that share unknown clocks.
+
+    Of gradients (B, S, R, 3) and inverse variances (B, S, R) of pseudo-ranges, with all else that is known of each
+    emission's place (B, S, 3, 3) and of the clocks (B, M, M), both as information. NaN of places that are known, and
+    where a direction is not observed.
+    """
+    own = np.zeros((*is_known.shape, OWN, OWN))
+    own[..., :_TIME, :_TIME] = beforehand
+    own[..., :_TIME, :_TIME] *= _free(is_known)
+    found = equations(jacobian(gradient, is_known), weight, basis, own)
+    bound = covariances(found, inverse(found.clocks() + clock_information))[..., :2, :2]
+    observed = _least_eigenvalue(found.own) > _LEAST_EIGENVALUE
+    return np.where((observed & ~is_known)[..., None, None], bound, np.nan)
+
+
+def _free(is_known: Array) -> Array:
+    """Ones (B, S, 3, 3), and zeros where a known place has no information of its own: east and north."""
+    moves = np.ones((*is_known.shape, _TIME))
+    moves[..., :2] = ~is_known[..., None]
+    return moves[..., :, None] * moves[..., None, :]
+
+
+def _least_eigenvalue(own: Array) -> Array:
+    """Smallest eigenvalue (B, S) of what each emission's measurements tell of its unknowns, balanced.
+
+    An altitude that nothing depends on is left out.
+    """
+    diagonal = np.einsum("bsii->bsi", own)
+    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    none = np.eye(OWN) * (diagonal == 0)[..., None]
+    none[..., :2, :2] = 0.0
+    least: Array = np.linalg.eigvalsh(own * scale[..., None] * scale[..., None, :] + none)[..., 0]
+    return least
 
 
 def covariances(found: Equations, spread: Array) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization import integrity
+from heimdall_lab.localization.joint.clock_rates import without_known_growth
 from heimdall_lab.localization.joint.observability import Observability, observability
 from heimdall_lab.localization.joint.pseudo_ranges import Recordings
 from heimdall_lab.localization.joint.search import search
@@ -26,28 +27,19 @@ class Calibration(NamedTuple):
     solution: Solution
     observability: Observability
     clock_covariance: Array  # (B, M, M) m²
-    other_clocks: Array  # (B, S, M) m, as all emissions but one tell them
-    other_information: Array  # (B, S, M, M) 1/m², likewise
+    other_clock_m: Array  # (B, S, R), what clocks add to an emission's pseudo-ranges as all the others tell them
+    other_covariance: Array  # (B, S, R, R) m², of that
     fits: Array  # (B, S) bool, whether enough delays of an emission agree, and all of its recording
     other_deg: Array  # (B, N, S, 2), places by other solutions
     excess: Array  # (B, N), by how much more these cost
 
-    def clocks_of_others(self) -> tuple[Array, Array]:
-        """What clocks, as the other emissions tell them, add to pseudo-ranges, (B, S, R) m, and its covariance.
-
-        This (B, S, R, R) m² is without what all receivers have in common, which an emission's own time takes up.
-        """
-        count, emissions, receivers = self.recordings.used.shape
-        basis = self.recordings.basis  # (B, S, K)
-        shape = count, emissions, receivers, basis.shape[-1]
-        clock_m = np.einsum("bsrk,bsk->bsr", self.other_clocks.reshape(shape), basis)
-        covariance = inverse(self.other_information).reshape(count, emissions, *shape[2:], *shape[2:])
-        each = np.einsum("bsk,bsrktl,bsl->bsrt", basis, covariance, basis, optimize=True)
+    def compared_covariance(self) -> Array:
+        """The same covariance without what all receivers have in common, which an emission's own time takes up."""
         used = self.recordings.used
         share = used / np.maximum(used.sum(axis=-1, keepdims=True), 1)
-        centring = np.eye(receivers) - share[..., None, :]  # (B, S, R, R)
+        centring = np.eye(used.shape[-1]) - share[..., None, :]  # (B, S, R, R)
         both = used[..., None] & used[..., None, :]
-        return clock_m, np.where(both, centring @ each @ centring.swapaxes(-2, -1), 0.0)
+        return np.where(both, centring @ self.other_covariance @ centring.swapaxes(-2, -1), 0.0)
 
     def other_solutions(self) -> tuple[Array, Array]:
         """Places of each emission by other solutions (B · S, N, 2), and by how much more these cost, (B · S, N)."""
@@ -60,9 +52,8 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
     """Solve recordings, whose scenes are observed one recording after the other."""
     latitude, longitude, sigma_m = rough_position(observed)
     shape = recordings.is_known.shape
-    found = search(
-        recordings, np.stack([latitude, longitude], axis=-1).reshape(*shape, 2), _JITTER * sigma_m.reshape(shape)
-    )
+    start_deg = np.stack([latitude, longitude], axis=-1).reshape(*shape, 2)
+    found = search(without_known_growth(recordings), start_deg, _JITTER * sigma_m.reshape(shape))
     normalised = np.abs(found.best.residual_m) / np.sqrt(recordings.variance_m2)
     retained = recordings.used & (normalised < AGREEMENT_SIGMAS)
     enough = retained.sum(axis=-1) >= enough_delays(recordings.used.sum(axis=-1))
@@ -70,15 +61,16 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
     solution = descend(rest, found.best.place_deg, robust=False)
     equations = joint_equations(rest, solution)
     information = equations.clocks() + rest.clock_information
-    of_others = information[:, None] - equations.clocks_by_emission()
+    of_others = inverse(information[:, None] - equations.clocks_by_emission())  # (B, S, M, M) m²
+    other_clocks = _other_clocks(rest, solution, of_others)
     cheapest = np.argsort(found.excess, axis=1, kind="stable")[:, :_MOST_OTHERS]
     return Calibration(
         recordings=rest,
         solution=solution,
         observability=observability(rest, solution),
         clock_covariance=inverse(information),
-        other_clocks=_other_clocks(rest, solution, of_others),
-        other_information=of_others,
+        other_clock_m=_at_their_times(rest, other_clocks[..., None])[..., 0],
+        other_covariance=_at_their_times(rest, _at_their_times(rest, of_others).swapaxes(-2, -1)),
         fits=enough & _agrees(observed, rest, solution)[:, None],
         other_deg=np.take_along_axis(found.other_deg, cheapest[..., None, None], axis=1),
         excess=np.take_along_axis(found.excess, cheapest, axis=1),
@@ -86,13 +78,21 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
 
 
 def _other_clocks(recordings: Recordings, solution: Solution, of_others: Array) -> Array:
-    """Clocks (B, S, M) as all emissions but one tell them: those of all, without what that one pulls them by.
+    """Clocks (B, S, M) as all emissions but one tell them, with the covariance (B, S, M, M).
 
-    At the best clocks of all the pulls of one emission and of its others, by their information, are opposite.
+    They are those of all without what that one pulls them by: at the best clocks of all its pull and that of its
+    others, by their information, are opposite.
     """
     pull = solution.residual_m * solution.influence / recordings.variance_m2  # (B, S, R)
-    of_clocks = (pull[..., None] * recordings.basis[:, :, None]).reshape(*pull.shape[:2], -1)
-    return solution.clocks[:, None] - (inverse(of_others) @ of_clocks[..., None])[..., 0]
+    of_clocks = (pull[..., None] * recordings.basis[:, :, None]).reshape(of_others.shape[:-1])
+    return solution.clocks[:, None] - (of_others @ of_clocks[..., None])[..., 0]
+
+
+def _at_their_times(recordings: Recordings, of_clocks: Array) -> Array:
+    """Rows for receivers, (B, S, R, N), that rows for their clocks' numbers, (B, S, M, N), come to at each time."""
+    count, emissions, receivers = recordings.used.shape
+    by_receiver = of_clocks.reshape(count, emissions, receivers, -1, of_clocks.shape[-1])
+    return np.einsum("bsrkn,bsk->bsrn", by_receiver, recordings.basis)
 
 
 def _agrees(observed: Observations, recordings: Recordings, solution: Solution) -> Array:

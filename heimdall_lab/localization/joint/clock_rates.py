@@ -12,6 +12,7 @@ _STEPS = 10  # of weighing measured rates anew
 _LEAST_SIGMA_M_S = 3e-3  # of a measured rate: 1e-11, as steady as good oscillators are
 _LEAST_SURPLUS = 3  # measured rates more than unknowns, from which their scatter tells how precise they are
 _NORMAL_MEDIAN = 0.6745  # of the magnitude of normal errors, in standard deviations
+_SEARCHED = 0.5  # of the same, up to which growth is taken for known in a search
 _NEGLIGIBLE = 0.1  # of the most precise delay's standard deviation: as much growth is left out
 
 
@@ -43,6 +44,27 @@ def with_rates(recordings: Recordings, time_s: Array, sigma_m_s: float, measured
         basis=np.stack([np.ones_like(grown), grown], axis=-1),
         clock_mean_m=np.stack([recordings.clock_mean_m, mean_m], axis=-1).reshape(count, 2 * receivers),
         clock_information=both.reshape(count, 2 * receivers, 2 * receivers),
+    )
+
+
+def without_known_growth(recordings: Recordings) -> Recordings:
+    """Recordings as they are searched: without growth of clocks where it is known well enough for that.
+
+    That is to half of the most precise delay's standard deviation, in all of them.
+    """
+    count, receivers = recordings.used.shape[0], recordings.used.shape[2]
+    if recordings.basis.shape[-1] == 1:
+        return recordings
+    both = recordings.clock_information.reshape(count, receivers, 2, receivers, 2)
+    if (_uncertainty_m(recordings, both[:, :, 1, :, 1]) > _SEARCHED * _least_sigma_m(recordings)).any():
+        return recordings
+    mean_m = recordings.clock_mean_m.reshape(count, receivers, 2)
+    rest = recordings.measured_m - recordings.basis[..., 1:] * mean_m[:, None, :, 1]
+    return recordings._replace(
+        measured_m=np.where(recordings.used, rest, 0.0),
+        basis=recordings.basis[..., :1],
+        clock_mean_m=mean_m[..., 0],
+        clock_information=both[:, :, 0, :, 0],
     )
 
 

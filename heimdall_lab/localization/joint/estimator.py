@@ -12,12 +12,12 @@ from heimdall_lab.localization.baselines import centroid_where, receivers_centro
 from heimdall_lab.localization.hyperbolic import beside_line, distance_m, level_cost, rivals
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.joint.calibration import Calibration, calibrate
-from heimdall_lab.localization.joint.recordings import recordings_of, window_clock_variance_m2
+from heimdall_lab.localization.joint.recordings import recordings_of
 from heimdall_lab.localization.joint.search import candidates
 from heimdall_lab.localization.joint.solver import descend, joint_equations
 from heimdall_lab.localization.late_links import posterior_mean
 from heimdall_lab.localization.observations import CAUSES, MAX_RANGE_M, Fix, Observations
-from heimdall_lab.localization.shared_clocks import covariances, inverse
+from heimdall_lab.localization.shared_clocks import covariances, inverse, window_clock_variance_m2
 from heimdall_lab.localization.tdoa import or_centroid
 
 _CLOCKS = CAUSES.index("clocks")
@@ -42,9 +42,8 @@ def tdoa_joint(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Eviden
         flat = rows.ravel()
         part = observed.select(flat)
         calibration = calibrate(part, recordings)
-        clock_m, of_clocks = calibration.clocks_of_others()
-        corrected.pseudorange_m[flat] -= clock_m.reshape(-1, receivers)
-        covariance[flat] = of_clocks.reshape(-1, receivers, receivers)
+        corrected.pseudorange_m[flat] -= calibration.other_clock_m.reshape(-1, receivers)
+        covariance[flat] = calibration.compared_covariance().reshape(-1, receivers, receivers)
         used[flat] = (calibration.recordings.used & ~recordings.is_known[..., None]).reshape(-1, receivers)
         parts.append(located(part, calibration))
         order.append(flat)
@@ -107,7 +106,7 @@ def _best_places(observed: Observations, calibration: Calibration) -> Fix:
     around = candidates(recordings, solution).reshape(scenes, -1, 2)
     starts = np.concatenate([own[:, None], beside, around], axis=1)  # (S, N, 2)
     number = starts.shape[1]
-    alone = recordings.each_emission(calibration.other_clocks, calibration.other_information).repeat(number)
+    alone = recordings.each_emission(calibration.other_clock_m, inverse(calibration.other_covariance)).repeat(number)
     ended = descend(alone, starts.reshape(-1, 1, 2), robust=False)
     found = joint_equations(alone, ended)
     covariance = covariances(found, inverse(found.clocks() + alone.clock_information))[:, 0, :2, :2]

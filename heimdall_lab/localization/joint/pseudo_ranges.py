@@ -52,7 +52,8 @@ class Recordings(NamedTuple):
 
     def each_emission(self, clock_mean_m: Array, clock_information: Array) -> Self:
         """Every emission as a recording of its own, of whose clocks (B, S, M) is known beforehand, (B, S, M, M)."""
-        clocks = {"clock_mean_m": clock_mean_m, "clock_information": clock_information}
+        basis = np.ones((*clock_mean_m.shape[:2], min(clock_mean_m.shape[2], 1)))
+        clocks = {"basis": basis[:, :, None], "clock_mean_m": clock_mean_m, "clock_information": clock_information}
         count = self.is_known.size
         flat = {
             name: values.reshape(count, 1, *values.shape[2:]) for name, values in self._arrays() if name not in clocks

@@ -1,7 +1,6 @@
 """Recordings of a dataset: which scenes share clocks, when they were, and what is known of these clocks."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
@@ -12,44 +11,23 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.localization.joint.clock_rates import with_rates
 from heimdall_lab.localization.joint.pseudo_ranges import Recordings
 from heimdall_lab.localization.observations import CAUSES, Observations
+from heimdall_lab.localization.shared_clocks import (
+    clock_rate_sigma,
+    rows_of_recordings,
+    shared_clock_variance_m2,
+    window_clock_variance_m2,
+)
 
 _CLOCKS = CAUSES.index("clocks")
-_LEAST_CLOCK_SIGMA_M = 1e-3  # of a clock that is stated as exact
 _BATCH_LINKS = 2**15  # that are solved at a time
 
 
 def recordings_of(observed: Observations, dataset: xr.Dataset) -> Iterator[tuple[Array, Recordings]]:
-    """Recordings of as many emissions each together, some at a time, and which scenes they are: rows (B, S).
-
-    A dataset without ``recording`` has one of every scene.
-    """
-    numbers = dataset["recording"].values if "recording" in dataset else np.arange(dataset.sizes["sample"])
-    order = np.argsort(numbers, kind="stable")
-    _, first, sizes = np.unique(numbers[order], return_index=True, return_counts=True)
-    for size in np.unique(sizes):
-        rows = order[first[sizes == size][:, None] + np.arange(size)]
-        for part in batch_slices(len(rows), _BATCH_LINKS // (size * dataset.sizes["receiver"])):
+    """Recordings of as many emissions each together, some at a time, and which scenes they are: rows (B, S)."""
+    for rows in rows_of_recordings(dataset):
+        links = rows.shape[1] * dataset.sizes["receiver"]
+        for part in batch_slices(len(rows), _BATCH_LINKS // links):
             yield rows[part], _gathered(observed, dataset, rows[part])
-
-
-def window_clock_variance_m2(attributes: Mapping[Any, Any]) -> float:
-    """Variance, m², of what a clock errs by in one window alone, as by its time stamp."""
-    return float((attributes.get("window_clock_sigma_s", 0.0) * SPEED_OF_LIGHT) ** 2)
-
-
-def shared_clock_variance_m2(variance_m2: Array, attributes: Mapping[Any, Any]) -> Array:
-    """Variance, m², of what a clock errs by in all windows of a recording alike, of that in all."""
-    return np.maximum(variance_m2 - window_clock_variance_m2(attributes), _LEAST_CLOCK_SIGMA_M**2)
-
-
-def clock_rate_sigma(attributes: Mapping[Any, Any]) -> float:
-    """Standard deviation of the rate by which clocks grow from one window of a recording to the next."""
-    if attributes.get("steered_clocks", 0):
-        return 0.0
-    stated = float(attributes.get("clock_rate_sigma", 0.0))
-    if stated == 0 and attributes.get("one_crystal", 0):
-        return float(attributes["max_frequency_offset_hz"] / attributes["centre_frequency_hz"])
-    return stated
 
 
 def reported_places(dataset: xr.Dataset) -> tuple[Array, Array]:

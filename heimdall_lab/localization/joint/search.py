@@ -41,8 +41,8 @@ class Found(NamedTuple):
 def search(recordings: Recordings, start_deg: Array, start_sigma_m: Array) -> Found:
     """Find solutions of least cost by Cauchy's loss, from places (B, S, 2) degrees known to (B, S) m."""
     starts = _starts(start_deg, start_sigma_m)  # (B, N, S, 2)
-    ended = descend_graduated(recordings.repeat(starts.shape[1]), _flat(starts))
-    best = _while_better(recordings, _cheapest(ended, starts.shape[1]), _all_searched)
+    ended = descend_graduated(recordings, starts)
+    best = _while_better(recordings, _cheapest(ended, len(ended.cost) // len(starts)), _all_searched)
     others = [ended]
     if start_deg.shape[1] <= _MOST_EXCHANGED:
         best = _while_better(recordings, best, _one_exchanged)
@@ -73,7 +73,7 @@ def _all_searched(recordings: Recordings, solution: Solution) -> Solution:
     count, emissions, number, _ = places.shape
     none = np.zeros((count, emissions, 0))
     alone = recordings.with_clocks_held(solution.clocks).each_emission(none, np.zeros((*none.shape, 0)))
-    found = descend(alone.repeat(number), places.reshape(-1, 1, 2), robust=True, max_steps=_HELD_STEPS)
+    found = descend(alone.repeat(number), places.reshape(-1, 1, 2), robust=True, max_steps=_HELD_STEPS, roughly=True)
     chosen = _cheapest(found, number).place_deg.reshape(count, emissions, 2)
     return descend(recordings, chosen, robust=True)
 
@@ -99,11 +99,6 @@ def _cheapest(solutions: Solution, number: int) -> Solution:
     """The solution of lowest cost of each ``number`` that follow one another."""
     cheapest = solutions.cost.reshape(-1, number).argmin(axis=1)
     return solutions.select(np.arange(len(cheapest)) * number + cheapest)
-
-
-def _flat(starts: Array) -> Array:
-    """Starts (B, N, S, 2) one after the other, (B · N, S, 2)."""
-    return starts.reshape(-1, *starts.shape[2:])
 
 
 def candidates(recordings: Recordings, solution: Solution, number: int = _LOCAL_MINIMA) -> Array:

@@ -21,10 +21,13 @@ from heimdall_lab.localization.joint.pseudo_ranges import Recordings
 from heimdall_lab.localization.shared_clocks import OWN, Equations, block_diagonal, equations, jacobian
 
 STAGES_M = (30e3, 10e3, 3e3, 1e3, 300.0, 0.0)  # standard deviations of which a graduated descent adds one after another
+_CHOSEN_AT_M = 1e3  # stage after which some of the starts are followed:
+_FOLLOWED, _LEAST_FOLLOWED = 4, 3  # one in so many, and no fewer than
 _STAGE_STEPS = 12  # at the most in each of these but the last
 _MAX_STEPS = 60
 _SETTLED_M = 1e-3  # step of all places of a recording, from which a descent has ended
 _SETTLED_COST = 1e-9  # part of the cost by which a step makes it smaller, likewise
+_ROUGHLY_SETTLED_COST = 1e-3
 _LONGEST_STEP_M = 50e3
 _LEAST_ACTIVE = 0.7  # share of the descents still on their way, from which those that have ended are put aside
 _ABSOLUTE_STEPS = 8
@@ -71,13 +74,24 @@ class Solution(NamedTuple):
 
 
 def descend_graduated(recordings: Recordings, start_deg: Array) -> Solution:
-    """Descend robustly from places (B, S, 2), latitude and longitude, with the errors of `STAGES_M` one by one."""
-    *stages, last = (recordings._replace(variance_m2=recordings.variance_m2 + stage_m**2) for stage_m in STAGES_M)
-    solution = None
-    for stage in stages:
-        place = start_deg if solution is None else solution.place_deg
-        solution = descend(stage, place, robust=True, before=solution, max_steps=_STAGE_STEPS)
-    return descend(last, start_deg if solution is None else solution.place_deg, robust=True, before=solution)
+    """Descend robustly from places (B, N, S, 2), latitude and longitude, with the errors of `STAGES_M` one by one.
+
+    Of N starts of a recording the cheapest few are followed to the end. They follow one another in the solutions.
+    """
+    count, number, emissions, _ = start_deg.shape
+    repeated, place, solution = recordings.repeat(number), start_deg.reshape(-1, emissions, 2), None
+    for stage_m in STAGES_M:
+        stage = repeated._replace(variance_m2=repeated.variance_m2 + stage_m**2)
+        last = stage_m == STAGES_M[-1]
+        steps = _MAX_STEPS if last else _STAGE_STEPS
+        solution = descend(stage, place, robust=True, before=solution, max_steps=steps, roughly=not last)
+        if stage_m == _CHOSEN_AT_M:
+            order = np.argsort(solution.cost.reshape(count, number), axis=1, kind="stable")
+            kept = order[:, : max(_LEAST_FOLLOWED, number // _FOLLOWED)] + number * np.arange(count)[:, None]
+            repeated, solution = repeated.select(kept.ravel()), solution.select(kept.ravel())
+        place = solution.place_deg
+    assert solution is not None
+    return solution
 
 
 def descend(
@@ -87,11 +101,13 @@ def descend(
     robust: bool,
     before: Solution | None = None,
     max_steps: int = _MAX_STEPS,
+    roughly: bool = False,
 ) -> Solution:
     """Descend from places (B, S, 2), latitude and longitude; known places stay.
 
     The cost is that of the normalised residuals, squared or Cauchy's, and of heights and clocks beforehand. Robust
-    descents weigh residuals at first as they did ``before``, where that is given, and begin at its heights.
+    descents weigh residuals at first as they did ``before``, where that is given, and begin at its heights. Those that
+    are followed by others may end ``roughly``.
     """
     place: Array = np.where(recordings.is_known[..., None], recordings.place_deg, start_deg)
     height_m = recordings.height_m if before is None else before.height_m
@@ -99,13 +115,14 @@ def descend(
     state = _solved(recordings, at, None if before is None else before.influence, robust)
     if robust and before is None:
         state = _without_largest(recordings, at, state)
+    least_gain = _ROUGHLY_SETTLED_COST if roughly else _SETTLED_COST
     ended = Solution._make(np.empty_like(values) for values in state)
     active, damping = np.arange(len(place)), np.full(len(place), 1e-3)
     for _ in range(max_steps):
         trial, step_m = _trial(recordings, state, damping, robust)
         gain = state.cost - trial.cost
         accepted = gain >= 0
-        small = (step_m < _SETTLED_M) | (accepted & (gain < _SETTLED_COST * state.cost))
+        small = (step_m < _SETTLED_M) | (accepted & (gain < least_gain * state.cost))
         settled = state.has_settled | (small & (damping < 1))
         damping = np.where(accepted, damping / 5, damping * 6).clip(1e-10, 1e8)
         state = trial.where(accepted, state)._replace(has_settled=settled)
