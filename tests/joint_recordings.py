@@ -90,6 +90,7 @@ def draw(
         height_m=np.full_like(height, HEIGHT_M),
         height_sigma_m=np.full_like(height, HEIGHT_SIGMA_M),
         basis=basis,
+        span_s=np.ones(count),
         clock_mean_m=np.zeros((count, numbers)),
         clock_information=np.broadcast_to(np.diag(np.tile(sigmas_m**-2, shape[2])), (count, numbers, numbers)),
         propagation="line_of_sight",

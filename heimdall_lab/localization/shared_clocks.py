@@ -29,6 +29,7 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 OWN = 4  # unknowns of an emission: east, north, height and its time
 _LEAST_EIGENVALUE = 1e-11  # of an emission's balanced information, below which a direction is not observed
+_ROUNDING = 1e-17  # eigenvalues of balanced matrices below which are as good as none
 _TIME = 3  # which of them is the time
 _LEAST_CLOCK_SIGMA_M = 1e-3  # of a clock that is stated as exact
 
@@ -179,6 +180,18 @@ def inverse(information: Array) -> Array:
     scale = 1 / np.sqrt(np.einsum("...ii->...i", information))
     by = scale[..., :, None] * scale[..., None, :]
     return np.linalg.inv(information * by) * by
+
+
+def root_of_inverse(information: Array) -> Array:
+    """Roots F (..., M, M) of covariances F Fᵀ that have the information, by eigenvalues of what is balanced first.
+
+    Differences of clocks are taken of the roots: of covariances, in which what all clocks have in common is thousands
+    of km, rounding would leave nothing of them.
+    """
+    scale = 1 / np.sqrt(np.einsum("...ii->...i", information))
+    values, vectors = np.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
+    root: Array = scale[..., :, None] * vectors / np.sqrt(np.maximum(values, _ROUNDING))[..., None, :]
+    return root
 
 
 def _inverse(own: Array) -> Array:

@@ -12,16 +12,14 @@ _STEPS = 10  # of weighing measured rates anew
 _LEAST_SIGMA_M_S = 3e-3  # of a measured rate: 1e-11, as steady as good oscillators are
 _LEAST_SURPLUS = 3  # measured rates more than unknowns, from which their scatter tells how precise they are
 _NORMAL_MEDIAN = 0.6745  # of the magnitude of normal errors, in standard deviations
-_SEARCHED = 0.5  # of the same, up to which growth is taken for known in a search
-_NEGLIGIBLE = 0.1  # of the most precise delay's standard deviation: as much growth is left out
+_SEARCHED = 0.5  # of the most precise delay's standard deviation, up to which growth is taken for known in a search
 
 
 def with_rates(recordings: Recordings, time_s: Array, sigma_m_s: float, measured_m_s: Array | None) -> Recordings:
     """Let the clocks of recordings grow over the times (B, S) s of their emissions.
 
     Beforehand rates have a standard deviation; ``measured_m_s`` (B, S, R) are those that frequencies tell, each but for
-    what is common to its emission. Where what is known of them leaves no growth that delays could show, it is taken
-    off, and offsets remain the only unknowns of the clocks.
+    what is common to its emission.
     """
     since_s = time_s - time_s.mean(axis=1, keepdims=True)
     span_s = np.ptp(time_s, axis=1)
@@ -35,13 +33,11 @@ def with_rates(recordings: Recordings, time_s: Array, sigma_m_s: float, measured
     span_s = np.where(span_s > 0, span_s, 1.0)[:, None]
     mean_m, information = mean * span_s, information / span_s[..., None] ** 2
     grown = since_s / span_s  # (B, S), from the middle of the recording
-    if (_uncertainty_m(recordings, information) < _NEGLIGIBLE * _least_sigma_m(recordings)).all():
-        rest = recordings.measured_m - grown[..., None] * mean_m[:, None]
-        return recordings._replace(measured_m=np.where(recordings.used, rest, 0.0))
     both = np.zeros((count, receivers, 2, receivers, 2))
     both[:, :, 0, :, 0], both[:, :, 1, :, 1] = recordings.clock_information, information
     return recordings._replace(
         basis=np.stack([np.ones_like(grown), grown], axis=-1),
+        span_s=span_s[:, 0],
         clock_mean_m=np.stack([recordings.clock_mean_m, mean_m], axis=-1).reshape(count, 2 * receivers),
         clock_information=both.reshape(count, 2 * receivers, 2 * receivers),
     )
@@ -63,6 +59,7 @@ def without_known_growth(recordings: Recordings) -> Recordings:
     return recordings._replace(
         measured_m=np.where(recordings.used, rest, 0.0),
         basis=recordings.basis[..., :1],
+        span_s=np.ones(count),
         clock_mean_m=mean_m[..., 0],
         clock_information=both[:, :, 0, :, 0],
     )
@@ -88,19 +85,19 @@ def _measured(recordings: Recordings, beforehand: Array, measured_m_s: Array) ->
     total = used.sum(axis=(1, 2))
     enough = total - unknowns >= _LEAST_SURPLUS
     stretch = np.sqrt(total / np.maximum(total - unknowns, 1))
-    sigma = np.full(len(used), 1.0)
-    influence = used.astype(float)
+    # They scatter by noise, and because rates wander: none counts more than others, for growth follows their mean.
+    sigma, influence = np.ones((len(used), 1, 1)), used.astype(float)
     for _ in range(_STEPS):
-        weight = influence / sigma[:, None, None] ** 2
-        mean, common = clocks_and_times(rates, np.zeros_like(measured), weight)
+        mean, common = clocks_and_times(rates, np.zeros_like(measured), influence / sigma**2)
         residual = np.where(used, measured - common[..., None] - mean[:, None], np.nan)
-        typical = np.nanmedian(np.where(enough[:, None, None], np.abs(residual), 0.0), axis=(1, 2))
-        sigma = np.maximum(stretch * typical / _NORMAL_MEDIAN, _LEAST_SIGMA_M_S)
-        influence = used / (1 + (np.nan_to_num(residual) / sigma[:, None, None] / CAUCHY_SCALE) ** 2)
+        known = np.where(enough[:, None, None], np.abs(residual), 0.0)
+        typical = stretch * np.nanmedian(known, axis=(1, 2)) / _NORMAL_MEDIAN
+        sigma = np.maximum(typical, _LEAST_SIGMA_M_S)[:, None, None]
+        influence = used / (1 + (np.nan_to_num(residual) / sigma / CAUCHY_SCALE) ** 2)
     columns = np.zeros((*used.shape, 4))
     columns[..., 3] = used
-    weight = influence / sigma[:, None, None] ** 2
-    told = equations(columns, weight, basis, np.zeros((*used.shape[:2], 4, 4))).clocks()
+    nothing = np.zeros((*used.shape[:2], 4, 4))
+    told = equations(columns, influence / sigma**2, basis, nothing).clocks()
     chosen = enough[:, None, None]
     return np.where(chosen[..., 0], mean, 0.0), beforehand + np.where(chosen, told, 0.0)
 

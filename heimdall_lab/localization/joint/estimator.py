@@ -43,7 +43,7 @@ def tdoa_joint(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Eviden
         part = observed.select(flat)
         calibration = calibrate(part, recordings)
         corrected.pseudorange_m[flat] -= calibration.other_clock_m.reshape(-1, receivers)
-        covariance[flat] = calibration.compared_covariance().reshape(-1, receivers, receivers)
+        covariance[flat] = calibration.other_covariance.reshape(-1, receivers, receivers)
         used[flat] = (calibration.recordings.used & ~recordings.is_known[..., None]).reshape(-1, receivers)
         parts.append(located(part, calibration))
         order.append(flat)
@@ -106,7 +106,7 @@ def _best_places(observed: Observations, calibration: Calibration) -> Fix:
     around = candidates(recordings, solution).reshape(scenes, -1, 2)
     starts = np.concatenate([own[:, None], beside, around], axis=1)  # (S, N, 2)
     number = starts.shape[1]
-    alone = recordings.each_emission(calibration.other_clock_m, inverse(calibration.other_covariance)).repeat(number)
+    alone = recordings.each_emission(calibration.other_clock_m, calibration.other_information()).repeat(number)
     ended = descend(alone, starts.reshape(-1, 1, 2), robust=False)
     found = joint_equations(alone, ended)
     covariance = covariances(found, inverse(found.clocks() + alone.clock_information))[:, 0, :2, :2]

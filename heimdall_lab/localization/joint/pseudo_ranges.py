@@ -26,6 +26,7 @@ class Recordings(NamedTuple):
     height_m: Array  # (B, S), that paths depend on, known beforehand (`paths.height_prior`)
     height_sigma_m: Array  # (B, S)
     basis: Array  # (B, S, K), what one unit of a clock's offset and of its growth adds to a pseudo-range
+    span_s: Array  # (B,), over which the second unit grows by 1; 1 where clocks have offsets alone
     clock_mean_m: Array  # (B, M), of clocks beforehand, M = R · K
     clock_information: Array  # (B, M, M) 1/m²
     propagation: str
@@ -52,14 +53,16 @@ class Recordings(NamedTuple):
 
     def each_emission(self, clock_mean_m: Array, clock_information: Array) -> Self:
         """Every emission as a recording of its own, of whose clocks (B, S, M) is known beforehand, (B, S, M, M)."""
-        basis = np.ones((*clock_mean_m.shape[:2], min(clock_mean_m.shape[2], 1)))
-        clocks = {"basis": basis[:, :, None], "clock_mean_m": clock_mean_m, "clock_information": clock_information}
-        count = self.is_known.size
-        flat = {
-            name: values.reshape(count, 1, *values.shape[2:]) for name, values in self._arrays() if name not in clocks
+        count, order = self.is_known.size, min(clock_mean_m.shape[2], 1)
+        changed = {
+            "basis": np.ones((count, 1, order)),
+            "span_s": np.ones(count),
+            "clock_mean_m": clock_mean_m.reshape(count, *clock_mean_m.shape[2:]),
+            "clock_information": clock_information.reshape(count, *clock_information.shape[2:]),
         }
-        of_clocks = {name: values.reshape(count, *values.shape[2:]) for name, values in clocks.items()}
-        return self._replace(**flat, **of_clocks)
+        own = [(name, values) for name, values in self._arrays() if name not in changed]
+        flat = {name: values.reshape(count, 1, *values.shape[2:]) for name, values in own}
+        return self._replace(**(flat | changed))
 
     def with_clocks_held(self, clocks: Array) -> Self:
         """Take off what clocks (B, M) add, so that none are left to be solved for: M is 0."""

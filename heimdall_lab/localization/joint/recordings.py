@@ -66,6 +66,7 @@ def _gathered(observed: Observations, dataset: xr.Dataset, rows: Array) -> Recor
         height_m=of_rows(observed.height_m),
         height_sigma_m=of_rows(observed.height_sigma_m),
         basis=np.ones((count, emissions, 1)),
+        span_s=np.ones(count),
         clock_mean_m=np.zeros((count, receivers)),
         clock_information=np.eye(receivers) / np.where(known_m2 > 0, known_m2, 1.0)[:, None],
         propagation=observed.propagation,
