@@ -29,7 +29,6 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 OWN = 4  # unknowns of an emission: east, north, height and its time
 _LEAST_EIGENVALUE = 1e-11  # of an emission's balanced information, below which a direction is not observed
-_ROUNDING = 1e-17  # eigenvalues of balanced matrices below which are as good as none
 _TIME = 3  # which of them is the time
 _LEAST_CLOCK_SIGMA_M = 1e-3  # of a clock that is stated as exact
 
@@ -145,7 +144,8 @@ def position_bounds(
     own[..., :_TIME, :_TIME] = beforehand
     own[..., :_TIME, :_TIME] *= _free(is_known)
     found = equations(jacobian(gradient, is_known), weight, basis, own)
-    bound = covariances(found, inverse(found.clocks() + clock_information))[..., :2, :2]
+    root = root_of_inverse(found.clocks() + clock_information, clock_information)
+    bound = covariances(found, root)[..., :2, :2]
     observed = _least_eigenvalue(found.own) > _LEAST_EIGENVALUE
     return np.where((observed & ~is_known)[..., None, None], bound, np.nan)
 
@@ -170,9 +170,10 @@ def _least_eigenvalue(own: Array) -> Array:
     return least
 
 
-def covariances(found: Equations, spread: Array) -> Array:
-    """Covariances (B, S, 4, 4) of own unknowns, where the clocks have the covariance (B, M, M)."""
-    return found.inverse_own + found.gain @ spread[:, None] @ found.gain.swapaxes(-2, -1)
+def covariances(found: Equations, root: Array) -> Array:
+    """Covariances (B, S, 4, 4) of own unknowns, where that of the clocks has the root (B, M, M)."""
+    by_clocks = found.gain @ root[:, None]
+    return found.inverse_own + by_clocks @ by_clocks.swapaxes(-2, -1)
 
 
 def inverse(information: Array) -> Array:
@@ -182,15 +183,19 @@ def inverse(information: Array) -> Array:
     return np.linalg.inv(information * by) * by
 
 
-def root_of_inverse(information: Array) -> Array:
+def root_of_inverse(information: Array, beforehand: Array) -> Array:
     """Roots F (..., M, M) of covariances F Fᵀ that have the information, by eigenvalues of what is balanced first.
+
+    Rounding may leave less information than there was ``beforehand``, (..., M, M): it counts as that.
 
     Differences of clocks are taken of the roots: of covariances, in which what all clocks have in common is thousands
     of km, rounding would leave nothing of them.
     """
-    scale = 1 / np.sqrt(np.einsum("...ii->...i", information))
+    prior = np.einsum("...ii->...i", beforehand)
+    scale = 1 / np.sqrt(np.maximum(np.einsum("...ii->...i", information), prior))
     values, vectors = np.linalg.eigh(information * scale[..., :, None] * scale[..., None, :])
-    root: Array = scale[..., :, None] * vectors / np.sqrt(np.maximum(values, _ROUNDING))[..., None, :]
+    least = (prior * scale**2).min(axis=-1, keepdims=True)
+    root: Array = scale[..., :, None] * vectors / np.sqrt(np.maximum(values, least))[..., None, :]
     return root
 
 

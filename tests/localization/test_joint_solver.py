@@ -9,7 +9,7 @@ from heimdall_lab.localization import information
 from heimdall_lab.localization.joint.observability import observability
 from heimdall_lab.localization.joint.search import search
 from heimdall_lab.localization.joint.solver import descend, joint_equations
-from heimdall_lab.localization.shared_clocks import covariances, inverse
+from heimdall_lab.localization.shared_clocks import covariances, root_of_inverse
 
 JITTER_M = 15e3
 
@@ -22,8 +22,8 @@ def at_truth(drawn):
 
 def covariances_at(recordings, solution):
     found = joint_equations(recordings, solution)
-    spread = inverse(found.clocks() + recordings.clock_information)
-    return covariances(found, spread)[..., :2, :2]
+    root = root_of_inverse(found.clocks() + recordings.clock_information, recordings.clock_information)
+    return covariances(found, root)[..., :2, :2]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
     solution = descend(rest, found.best.place_deg, robust=False)
     equations = joint_equations(rest, solution)
     information = equations.clocks() + rest.clock_information
-    root = root_of_inverse(information[:, None] - equations.clocks_by_emission())  # (B, S, M, M) m
+    of_others = information[:, None] - equations.clocks_by_emission()
+    root = root_of_inverse(of_others, rest.clock_information[:, None])  # (B, S, M, M) m
     other_clocks = _other_clocks(rest, solution, root)
     compared = _centred(rest.used, _at_their_times(rest, root))
     cheapest = np.argsort(found.excess, axis=1, kind="stable")[:, :_MOST_OTHERS]
@@ -73,7 +74,7 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
         recordings=rest,
         solution=solution,
         observability=observability(rest, solution),
-        clock_root=root_of_inverse(information),
+        clock_root=root_of_inverse(information, rest.clock_information),
         other_clock_m=_at_their_times(rest, other_clocks[..., None])[..., 0],
         other_covariance=compared @ compared.swapaxes(-2, -1),
         fits=enough & _agrees(observed, rest, solution)[:, None],

@@ -12,12 +12,13 @@ from heimdall_lab.localization.baselines import centroid_where, receivers_centro
 from heimdall_lab.localization.hyperbolic import beside_line, distance_m, level_cost, rivals
 from heimdall_lab.localization.integrity import Evidence
 from heimdall_lab.localization.joint.calibration import Calibration, calibrate
+from heimdall_lab.localization.joint.observability import PLACE_UNKNOWNS
 from heimdall_lab.localization.joint.recordings import recordings_of
 from heimdall_lab.localization.joint.search import candidates
 from heimdall_lab.localization.joint.solver import descend, joint_equations
 from heimdall_lab.localization.late_links import posterior_mean
 from heimdall_lab.localization.observations import CAUSES, MAX_RANGE_M, Fix, Observations
-from heimdall_lab.localization.shared_clocks import covariances, inverse, window_clock_variance_m2
+from heimdall_lab.localization.shared_clocks import covariances, root_of_inverse, window_clock_variance_m2
 from heimdall_lab.localization.tdoa import or_centroid
 
 _CLOCKS = CAUSES.index("clocks")
@@ -75,8 +76,8 @@ def located(observed: Observations, calibration: Calibration) -> Fix:
     tells = calibration.observability
     reasons = {
         "silent": ~observed.heard.any(axis=1),
+        "uncalibrated": ~tells.is_calibrated.ravel() & (recordings.used.sum(axis=-1) >= PLACE_UNKNOWNS).ravel(),
         "unobserved": ~tells.is_placed.ravel(),
-        "uncalibrated": ~tells.is_calibrated.ravel(),
         "far": (distance[:, 0] > limit) | (spread > limit),
         "misfit": ~calibration.fits.ravel(),
         "ambiguous": np.isfinite(fix.rivals).any(axis=(1, 2)),
@@ -109,7 +110,8 @@ def _best_places(observed: Observations, calibration: Calibration) -> Fix:
     alone = recordings.each_emission(calibration.other_clock_m, calibration.other_information()).repeat(number)
     ended = descend(alone, starts.reshape(-1, 1, 2), robust=False)
     found = joint_equations(alone, ended)
-    covariance = covariances(found, inverse(found.clocks() + alone.clock_information))[:, 0, :2, :2]
+    root = root_of_inverse(found.clocks() + alone.clock_information, alone.clock_information)
+    covariance = covariances(found, root)[:, 0, :2, :2]
     place = ended.place_deg.reshape(scenes, number, 2)
     levels = level_cost(observed.repeat(number), ended.latitude_deg[:, 0], ended.longitude_deg[:, 0])
     cost = np.where(ended.has_settled, ended.cost + levels, np.inf).reshape(scenes, number)

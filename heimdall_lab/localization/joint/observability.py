@@ -21,7 +21,7 @@ LEAST_EIGENVALUE = 1e-6  # smallest of the clocks' balanced information, from wh
 _LEAST_OWN_EIGENVALUE = 1e-9  # of an emission's own, likewise (`hyperbolic`)
 _METRES_PER_DEGREE = 111e3  # of latitude, to a percent
 _MOVES = 1e-3  # m of place for 1 m of a clock that is not observed, from which the place is not either
-_PLACE_UNKNOWNS = 3  # of an emission from an unknown place: east, north and its time; the height has a prior
+PLACE_UNKNOWNS = 3  # of an emission from an unknown place: east, north and its time; the height has a prior
 
 
 class Observability(NamedTuple):
@@ -35,7 +35,7 @@ class Observability(NamedTuple):
 
 def observability(recordings: Recordings, solution: Solution) -> Observability:
     """Say what can be told of recordings, linear about a solution."""
-    component = _components(recordings.used.swapaxes(1, 2) @ recordings.used)
+    component = components(recordings.used.swapaxes(1, 2) @ recordings.used)
     is_loose = _is_loose(recordings)
     weak, gain = _weak_directions(recordings, solution, component, is_loose)
     moved_m = np.sqrt((np.matmul(gain[..., :2, :], weak[:, None]) ** 2).sum(axis=-2)).max(axis=-1, initial=0.0)
@@ -70,7 +70,7 @@ def _is_loose(recordings: Recordings) -> Array:
     return sigma_m > extent_m(recordings)[:, None]
 
 
-def _components(linked: Array) -> Array:
+def components(linked: Array) -> Array:
     """Number (B, R) the components of receivers that are linked to others, (B, R, R); −1 of those that are to none."""
     found = np.full(linked.shape[:2], -1)
     for row, links in enumerate(linked):
@@ -148,7 +148,7 @@ def _has_surplus(recordings: Recordings, component: Array, is_loose: Array) -> A
     common = references.swapaxes(1, 2) @ references
     is_tight = ~loose.any(axis=-1)
     tied = (common >= np.maximum(unknowns, 1)[:, None, None]) | (is_tight[:, :, None] & is_tight[:, None])
-    group = _components(tied | np.eye(receivers, dtype=bool))
+    group = components(tied | np.eye(receivers, dtype=bool))
     enough = np.zeros((count, receivers), dtype=bool)
     for row in range(count):
         heard, free = recordings.used[row], ~recordings.is_known[row]
@@ -156,7 +156,7 @@ def _has_surplus(recordings: Recordings, component: Array, is_loose: Array) -> A
             member = component[row] == number
             groups = len(np.unique(group[row, member]))
             spans = np.array([len(np.unique(group[row, each])) > 1 for each in heard & member], dtype=bool)
-            delays = np.maximum((heard & member).sum(axis=1) - _PLACE_UNKNOWNS, 0)[free & spans].sum()
+            delays = np.maximum((heard & member).sum(axis=1) - PLACE_UNKNOWNS, 0)[free & spans].sum()
             enough[row, number] = groups == 1 or delays > (groups - 1) * unknowns[row]
     return enough
 
@@ -167,5 +167,5 @@ def _is_placed(recordings: Recordings, solution: Solution) -> Array:
     diagonal = np.einsum("bsii->bsi", found.own)
     scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     least = np.linalg.eigvalsh(found.own * scale[..., None] * scale[..., None, :])[..., 0]
-    enough = recordings.used.sum(axis=-1) >= _PLACE_UNKNOWNS
+    enough = recordings.used.sum(axis=-1) >= PLACE_UNKNOWNS
     return recordings.is_known | (enough & (least > _LEAST_OWN_EIGENVALUE))
