@@ -16,7 +16,7 @@ METHODS = {  # name of the method and of its function, and the module of this fo
 }
 NEEDING_IQ = ("dpd",)  # others do with what was measured of it
 TAKING_DATASET = (*NEEDING_IQ, "tdoa_joint")  # others take observations alone
-_OF_RECORDINGS = ("tdoa_joint",)  # where each scene is its own, these are as others
+OF_RECORDINGS = ("tdoa_joint",)  # where each scene is its own, these are as others
 _NOT_OF_SKY_WAVES = ("dpd",)  # others estimate the height that reflects them, or use no delays
 WITH_PRIOR = ("centroid", "strongest", "rss_ml")  # take for known that transmitters are near the receivers
 
@@ -34,7 +34,7 @@ def unfit_methods(dataset: "xr.Dataset") -> dict[str, str]:
     """Say of the methods that do nothing with what a dataset holds why that is so."""
     reasons: dict[str, str] = {}
     if "recording" not in dataset:
-        reasons |= dict.fromkeys(_OF_RECORDINGS, "needs recordings of several emissions")
+        reasons |= dict.fromkeys(OF_RECORDINGS, "needs recordings of several emissions")
     if dataset.attrs["propagation"] == "sky_wave":
         reasons |= dict.fromkeys(_NOT_OF_SKY_WAVES, "takes paths for straight, which sky waves do not follow")
     if "iq" not in dataset:

@@ -11,6 +11,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
 from heimdall_lab.localization import bounds, errors, sentences
+from heimdall_lab.localization.remedies import remedies
 from heimdall_lab.signals.measurements import with_measurements
 
 VOICE = {"voice_ratio": 1.0, "tone_ratio": 0.0, "dual_tone_ratio": 0.0, "noise_ratio": 0.0}
@@ -83,6 +84,24 @@ def test_the_budget_says_the_share_of_the_clocks(blind: xr.Dataset, fixes: xr.Da
     by_receiver = np.sqrt((found.receiver_budget.sel(cause="clocks") ** 2).sum("receiver"))
     np.testing.assert_allclose(by_receiver, found.budget.sel(cause="clocks"), rtol=1e-6)
     assert "clocks" in sentences.budget_sentence(blind, fixes, int(found.sample[0]))
+
+
+def test_gps_clocks_help_as_much_as_the_bound_says(blind: xr.Dataset, fixes: xr.Dataset) -> None:
+    """The remedy takes clocks as independent, so that it is right in the median, and in few scenes far off."""
+    rows = np.flatnonzero(fixes.converged.values)
+    told = remedies(blind.isel(sample=rows), fixes.isel(sample=rows))
+    before_m, after_m = (
+        bounds.scene_crlb(blind.assign_attrs(clock_sigma_s=sigma_s)).crlb_rmse.values[rows]
+        for sigma_s in (blind.attrs["clock_sigma_s"], 50e-9)
+    )
+    off = [
+        remedy.ratio / ratio
+        for remedy, ratio in zip(told, after_m / before_m, strict=True)
+        if remedy is not None and remedy.words == "GPS clocks at all receivers"
+    ]
+    assert len(off) >= 10
+    assert np.median(off) == pytest.approx(1.0, abs=0.25)
+    assert np.quantile(off, 0.1) > 0.5
 
 
 def test_references_are_where_they_are_reported_and_tell_the_clocks(referenced: xr.Dataset) -> None:
