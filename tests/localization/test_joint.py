@@ -1,6 +1,7 @@
 """Joint fixes and clocks of datasets: simulated recordings, references, and what cannot be calibrated."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,3 +314,34 @@ def test_voice_on_the_italian_network_is_located_as_well_as_stated(
     assert np.quantile(error_m, 0.9) <= 1.2e3
     good = found & (bound_m < 2e3)
     assert np.sqrt(np.mean((judged.error.values / bound_m)[good] ** 2)) <= 1.1
+
+
+@pytest.mark.parametrize(
+    ("number", "blind_m", "biased_m"),
+    [
+        pytest.param(1, 58, 56, marks=pytest.mark.slow),
+        pytest.param(2, 44, 46, marks=pytest.mark.slow),
+        pytest.param(3, 52, 51, marks=pytest.mark.slow),
+        (4, 52, 51),
+    ],
+)
+def test_real_aircraft_calibrate_sensors_without_common_time(
+    real: Path, number: int, blind_m: float, biased_m: float
+) -> None:
+    """Offsets of 10 ms and rates of 1 ppm are added to synchronised sensors; and their own biases are solved for."""
+    folder = real / "locards"
+    table = hl.read_locards(folder / f"set_{number}.csv", folder / "sensors.csv")
+    random, receivers = np.random.default_rng(number), table.sizes["receiver"]
+    offset_s, rate = random.uniform(-10e-3, 10e-3, receivers), random.uniform(-1e-6, 1e-6, receivers)
+    clock_s = offset_s + rate * table.recording_time.values[:, None]
+    clock_s = clock_s - np.take_along_axis(clock_s, table.reference_receiver.values[:, None], axis=1)
+    jitter = {"window_clock_sigma_s": 80e-9}  # of single messages
+    free = {"clock_sigma_s": 10e-3 / 3**0.5, "clock_rate_sigma": 1e-6 / 3**0.5, "max_clock_offset_s": 10e-3}
+    loose = table.assign(tdoa_s=(table.tdoa_s + clock_s).assign_attrs(table.tdoa_s.attrs)).assign_attrs(free | jitter)
+    biased = table.assign_attrs({"clock_sigma_s": np.hypot(150e-9, 80e-9)} | jitter)
+    for dataset, largest_m in ((loose, blind_m), (biased, biased_m)):
+        fixes = hl.locate(dataset, "tdoa_joint", strict=True)
+        assert fixes.converged.mean() > 0.95
+        judged = errors.position_errors(dataset, fixes)
+        assert float(judged.error.median()) <= largest_m
+        assert (judged.level.values[fixes.converged.values] < 0.99).mean() > 0.95
