@@ -29,6 +29,7 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT
 
 OWN = 4  # unknowns of an emission: east, north, height and its time
 _LEAST_EIGENVALUE = 1e-11  # of an emission's balanced information, below which a direction is not observed
+_ROUNDING = 1e-13  # of balanced information, and more than that
 _TIME = 3  # which of them is the time
 _LEAST_CLOCK_SIGMA_M = 1e-3  # of a clock that is stated as exact
 
@@ -52,6 +53,11 @@ class Equations(NamedTuple):
         recordings, emissions, own, numbers = self.cross.shape
         shape = recordings, emissions * own, numbers
         return total - self.cross.reshape(shape).swapaxes(1, 2) @ self.gain.reshape(shape)
+
+    def clocks_alone(self) -> Array:
+        """Information of each number of the clocks by the measurements if all the rest is known: (B, M)."""
+        alone = np.einsum("bsrkk->brk", self.by_emission)
+        return alone.reshape(len(alone), -1)
 
     def clocks_by_emission(self) -> Array:
         """The same, by each emission alone: (B, S, M, M)."""
@@ -181,6 +187,18 @@ def inverse(information: Array) -> Array:
     scale = 1 / np.sqrt(np.einsum("...ii->...i", information))
     by = scale[..., :, None] * scale[..., None, :]
     return np.linalg.inv(information * by) * by
+
+
+def solved(information: Array, alone: Array, right: Array) -> Array:
+    """Solve equations of information (..., M, M) for right sides (..., M).
+
+    ``alone`` (..., M) is the information of each number if all the rest is known. Strong signals tell differences of
+    clocks so well that rounding leaves nothing of what is known beforehand, by which all clocks together are held, or
+    those that no other emission tells; a part of 1e-13 of ``alone`` holds them then.
+    """
+    scale = 1 / np.sqrt(alone)
+    balanced = information * scale[..., :, None] * scale[..., None, :] + _ROUNDING * np.eye(scale.shape[-1])
+    return scale * np.linalg.solve(balanced, (scale * right)[..., None])[..., 0]
 
 
 def root_of_inverse(information: Array, beforehand: Array) -> Array:

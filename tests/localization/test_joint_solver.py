@@ -175,3 +175,17 @@ def test_places_across_the_date_line() -> None:
     turned = drawn.recordings._replace(longitude_deg=drawn.recordings.longitude_deg + turn[1])
     after = descend(turned, drawn.place_deg + turn, robust=False)
     np.testing.assert_allclose(geodesy.wrapped(after.longitude_deg - turn[1]), before.longitude_deg, atol=1e-7)
+
+
+@pytest.mark.parametrize(("receivers", "emissions"), [(2, 20), (3, 5), (3, 20), (4, 3), (7, 1)])
+def test_strong_signals_that_tell_too_little_leave_clocks_as_known_beforehand(receivers: int, emissions: int) -> None:
+    """Beside differences known to millimetres, rounding leaves nothing of what is known of all clocks together."""
+    drawn = draw(np.random.default_rng(5), 4, emissions, receivers, sigma_m=3e-3, growth_sigma_m=300.0)
+    heard = np.random.default_rng(6).random(drawn.recordings.used.shape) < 0.7
+    heard[0] = False
+    recordings = drawn.recordings._replace(used=heard)
+    found = search(recordings, drawn.start_deg, np.full(drawn.start_deg.shape[:2], 25e3)).best
+    assert np.isfinite(found.clocks).all()
+    assert np.isfinite(found.place_deg).all()
+    assert np.abs(found.clocks).max() < 10 * 10e-3 * 3e8
+    assert (found.clocks[0] == 0).all()

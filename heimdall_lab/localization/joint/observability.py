@@ -90,8 +90,7 @@ def _weak_directions(
     both_tight = ~(is_loose[:, :, None] | is_loose[:, None])
     information = found.clocks() + np.where(both_tight, recordings.clock_information, 0.0)
     # Balanced by what each number's measurements tell of it if all the rest is known.
-    alone = np.einsum("bsrkk->brk", found.by_emission).reshape(is_loose.shape)
-    alone = alone + np.where(is_loose, 0.0, np.einsum("bmm->bm", recordings.clock_information))
+    alone = found.clocks_alone() + np.where(is_loose, 0.0, np.einsum("bmm->bm", recordings.clock_information))
     scale = np.where(alone > 0, 1 / np.sqrt(np.where(alone > 0, alone, 1.0)), 0.0)
     balanced = information * scale[:, :, None] * scale[:, None]
     values, vectors = np.linalg.eigh(balanced + _gauge(component, is_loose, scale))

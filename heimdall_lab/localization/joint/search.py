@@ -20,6 +20,7 @@ from heimdall_lab.localization.joint.solver import Solution, descend, descend_gr
 
 GRID_SIDE = 21  # places searched along each side of the receivers' box
 _WIDENING = 0.2  # of that box to each side
+_LEAST_CELL_M = 1.0  # as where one receiver alone hears
 _LOCAL_MINIMA = 4  # of an emission's grid that are refined,
 _MORE_LOCAL_MINIMA = 8  # and that are tried with all the rest, where there are few emissions
 _NUM_STARTS = (8, 32)  # at the least and at the most: few emissions leave more minima, and cost less
@@ -129,6 +130,7 @@ def candidates(recordings: Recordings, solution: Solution, number: int = _LOCAL_
 def _grid(recordings: Recordings) -> tuple[Array, Array, Array]:
     """Latitude and longitude (B, G) of places over the receivers' box, widened, and half of a cell, (B,) m."""
     used = recordings.used.any(axis=1)
+    used |= ~used.any(axis=1, keepdims=True)
     latitude, longitude = (
         np.where(used, values[:, 0], np.nan) for values in (recordings.latitude_deg, recordings.longitude_deg)
     )
@@ -139,7 +141,7 @@ def _grid(recordings: Recordings) -> tuple[Array, Array, Array]:
     )
     places = low + (high - low) * np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     extent_m, _ = geodesy.geodesic(low[:, 0, 0], low[:, 0, 1], high[:, 0, 0], high[:, 0, 1])
-    return places[..., 0], places[..., 1], extent_m * (steps[1] - steps[0]) / 2
+    return places[..., 0], places[..., 1], np.maximum(extent_m * (steps[1] - steps[0]) / 2, _LEAST_CELL_M)
 
 
 def _starts(place_deg: Array, sigma_m: Array) -> Array:

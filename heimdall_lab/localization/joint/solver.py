@@ -18,7 +18,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.arrays import Array, where_rows
 from heimdall_lab.localization.hyperbolic import CAUCHY_SCALE
 from heimdall_lab.localization.joint.pseudo_ranges import Recordings
-from heimdall_lab.localization.shared_clocks import OWN, Equations, block_diagonal, equations, jacobian
+from heimdall_lab.localization.shared_clocks import OWN, Equations, block_diagonal, equations, jacobian, solved
 
 STAGES_M = (30e3, 10e3, 3e3, 1e3, 300.0, 0.0)  # standard deviations of which a graduated descent adds one after another
 _CHOSEN_AT_M = 1e3  # stage after which some of the starts are followed:
@@ -152,10 +152,11 @@ def clocks_and_times(recordings: Recordings, expected_m: Array, weight: Array) -
     products = basis[..., None] * basis[..., None, :]  # (B, S, K, K)
     each = weight.sum(axis=1)[..., None, None] if order == 1 else np.einsum("bsr,bskl->brkl", weight, products)
     information = block_diagonal(each) + recordings.clock_information
+    alone = np.einsum("bmm->bm", information).copy()
     information -= (cross * share[..., None]).swapaxes(1, 2) @ cross
     right = (rest.swapaxes(1, 2) @ basis).reshape(count, numbers) - (mean[:, None] @ cross)[:, 0]
     right += (recordings.clock_information @ recordings.clock_mean_m[..., None])[..., 0]
-    clocks = np.linalg.solve(information, right[..., None])[..., 0]
+    clocks = solved(information, alone, right)
     return clocks, mean - share * (cross @ clocks[..., None])[..., 0]
 
 
@@ -200,9 +201,10 @@ def _without_largest(recordings: Recordings, at: Sequence[Array], state: Solutio
     (1973).
     """
     used = recordings.used
+    counts = used | ~used.any(axis=(1, 2), keepdims=True)  # where none is used all are 0
     for _ in range(_ABSOLUTE_STEPS):
-        size = np.where(used, np.abs(state.residual_m), np.nan).reshape(len(used), -1)
-        typical = np.nan_to_num(np.nanmedian(size, axis=1))[:, None, None] + 1.0
+        size = np.where(counts, np.abs(state.residual_m), np.nan).reshape(len(used), -1)
+        typical = np.nanmedian(size, axis=1)[:, None, None] + 1.0
         absolute = used / np.maximum(np.abs(state.residual_m) / typical, 0.1)
         state = _solved(recordings, at, absolute, robust=True)
     return state
@@ -221,8 +223,10 @@ def _trial(recordings: Recordings, state: Solution, damping: Array, robust: bool
     alone = (found.inverse_own @ right[..., None])[..., 0]
     of_clocks -= np.einsum("bsim,bsi->bm", found.cross, alone)
     information = found.clocks() + recordings.clock_information
-    clock_step = np.linalg.solve(information, of_clocks[..., None])
-    step = alone - (found.gain @ clock_step[:, None])[..., 0]
+    clock_step = solved(
+        information, found.clocks_alone() + np.einsum("bmm->bm", recordings.clock_information), of_clocks
+    )
+    step = alone - (found.gain @ clock_step[:, None, :, None])[..., 0]
     length_m = np.sqrt((step[..., :2] ** 2).sum(axis=-1)).max(axis=1)
     step = step * np.minimum(1.0, _LONGEST_STEP_M / np.maximum(length_m, 1e-9))[:, None, None]
     latitude, longitude = geodesy.displace(state.latitude_deg, state.longitude_deg, step[..., 0], step[..., 1])
