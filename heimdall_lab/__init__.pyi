@@ -15,6 +15,7 @@ from .learning.registry import architectures as architectures
 from .localization.bounds import crlb as crlb
 from .localization.bounds import gdop as gdop
 from .localization.estimators import locate as locate
+from .localization.joint.clocks import clocks as clocks
 from .localization.leaderboard import compare as compare
 from .localization.learned import pretrained as pretrained
 from .localization.methods import methods as methods

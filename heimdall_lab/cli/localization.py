@@ -23,7 +23,7 @@ from heimdall_lab.core.checked import ConfigError
 from heimdall_lab.core.files import check_writable, make_folder, write_files
 from heimdall_lab.core.text import json_records, quoted
 from heimdall_lab.datasets.manifest import MANIFEST
-from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
+from heimdall_lab.localization.methods import METHODS, NEEDING_IQ, unfit_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,9 +301,7 @@ def compare(
         print_table(leaderboard.leaderboard_table(board).reset_index(), as_json)
         raise typer.Exit(1 if failed else 0)
     print(leaderboard.leaderboard_text(board))
-    if names is None and (lacking := set(METHODS) - set(classical)):
-        print(f"Left out: {', '.join(lacking)}, for lack of IQ in the dataset")
-    for name, reason in unfit.items():
+    for name, reason in ((unfit_methods(dataset) if names is None else {}) | unfit).items():
         print(f"Left out: {name}; {reason}")
     if report is not None:
         print(f"Report: {report}")

@@ -240,6 +240,9 @@ OPTIONAL_ATTRIBUTES = {
     "one_crystal": "1 where one crystal drives tuner and sample clock of each receiver, so that a clock's rate is "
     "minus its frequency offset over the carrier; 0",
     "clock_rate_sigma": "standard deviation of the rate of one receiver's sample clock; 0",
+    "window_clock_sigma_s": "standard deviation of one receiver's clock error in one window alone, as of time stamps, "
+    "which clock_sigma_s includes, s; 0: all windows of a recording have the same error, but for the clock's rate",
+    "steered_clocks": "1 where clocks keep their offset whatever the rate of the sample clock, as GPS makes them; 0",
     "level_law": "how levels fall with distance, free_space, or smooth_earth with diffraction beyond it; free_space",
     "reflection_height_m": "virtual height at which the ionosphere reflects sky waves, common to all links, m; 300 km",
     "reflection_height_sigma_m": "standard deviation of that, m; 58 km, as of anything from 200 to 400 km",

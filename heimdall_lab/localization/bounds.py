@@ -11,7 +11,7 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import quoted
 from heimdall_lab.core.units import SPEED_OF_LIGHT, db_to_linear
 from heimdall_lab.datasets import schema
-from heimdall_lab.localization import delay_law, information, level_law, paths
+from heimdall_lab.localization import delay_law, information, level_law, paths, shared_clocks
 from heimdall_lab.localization.information import LinesOfSight, Measurements
 from heimdall_lab.signals.spectra import delay_sigma_s, level_sigma_db
 
@@ -26,7 +26,9 @@ _UNIT_ERRORS: dict[str, Callable[[LinesOfSight], Measurements]] = {
 GDOP_KINDS = tuple(_UNIT_ERRORS)
 _COORDINATES = ("latitude", "longitude", "altitude")
 _STATED_POSITION_SIGMA_M = 10.0  # of receivers' positions as people state them, where nothing else is said
-NO_BOUND = "No bound: emissions of a recording share clocks, so that each tells of those of the others."
+JOINT_BOUNDS = "Bounds are joint: emissions of a recording share clocks, so that each tells of those of the others."
+_EXACT_M = 1e-3  # standard deviation of what is stated as exact
+_LEAST_SPAN_S = 1e-9  # of a recording whose emissions are all at one time
 _STATED_SIGMA_FREEDOM = 4.0  # degrees of freedom that stated standard deviations of delays are worth
 
 
@@ -195,20 +197,144 @@ def _bound(lines: LinesOfSight, measurements: list[Measurements], height_sigma_m
     return information.inverse(information.without_altitude(of_all_axes, height_sigma_m))
 
 
-def emissions_share_clocks(attributes: Mapping[Any, Any]) -> bool:
-    """Whether each emission tells something of the clocks of the others, so that no scene has a bound of its own.
+def crlb_joint(
+    receivers_enu: np.ndarray,
+    transmitter_enu: np.ndarray,
+    *,
+    toa_sigma_s: np.ndarray,
+    clock_sigma_s: np.ndarray | float,
+    is_known: np.ndarray | None = None,
+    time_s: np.ndarray | None = None,
+    clock_rate_sigma: np.ndarray | float = 0.0,
+    altitude_sigma_m: np.ndarray | None = None,
+) -> np.ndarray:
+    """Cramér-Rao bound of the horizontal positions of emissions whose receivers' clocks are unknown, but common to all.
 
-    That is so in simulated recordings of several emissions (``recording.emissions`` of the attribute ``config``), also
-    in a choice of their samples, whatever their clocks: the bound of one emission alone is above what a method may
-    reach that takes them together. Recordings and tables that were received say what is known of their clocks by
-    ``clock_sigma_s``; that ``recording`` numbers their samples changes none of their bounds.
+    Emission times are unknown, clocks have normal errors of known standard deviations beforehand. References tell the
+    clocks, and so do unknown emissions that leave more delays than unknowns. With one emission, or clocks that are
+    known, it is that of `crlb` with the clocks' error in quadrature.
+
+    Parameters
+    ----------
+    receivers_enu : (..., S, R, 2 or 3) m
+        Of each emission, about it or about the same origin for all; NaN rows are absent receivers.
+    transmitter_enu : (..., S, 2 or 3) m
+        A third coordinate is taken as known, unless ``altitude_sigma_m`` is given.
+    toa_sigma_s : (..., S, R) s
+        Standard deviation of each arrival time by all but the clocks; infinite or NaN where there is none.
+    clock_sigma_s : (..., R) or float, s
+        Standard deviation of each clock's offset, as it is known beforehand.
+    is_known : (..., S) bool, optional
+        Which emissions are references, whose horizontal positions are known.
+    time_s : (..., S) s, optional
+        When the emissions were; needed where clocks have rates.
+    clock_rate_sigma : (..., R) or float
+        Standard deviation of each clock's rate, by which its offset grows.
+    altitude_sigma_m : (..., S) m, optional
+        As of `crlb`.
+
+    Returns
+    -------
+    (..., S, 2, 2) m², NaN of references, and where the position is not observable or stands on a receiver
+
+    Raises
+    ------
+    ValueError
+        If a standard deviation is not positive, or clocks have rates and no times are given.
+
+    Source: Ho and Yang, IEEE Trans. Signal Process. 56 (2008), for references; Wang and Ho, IEEE Trans. Signal Process.
+    61 (2013), for clocks; what is known beforehand after Van Trees, Detection, Estimation and Modulation Theory, part
+    I, section 2.4.3.
+
+    >>> import numpy as np
+    >>> ring = 1e4 * np.stack([np.cos(np.arange(6)), np.sin(np.arange(6))], axis=-1)
+    >>> emissions = np.array([[1e3, 2e3], [-3e3, 1e3], [2e3, -4e3]])
+    >>> bound = crlb_joint(np.stack([ring] * 3), emissions, toa_sigma_s=np.full((3, 6), 1e-7), clock_sigma_s=1e-2)
+    >>> bound.shape
+    (3, 2, 2)
+    """
+    lines = information.lines_of_sight(np.asarray(receivers_enu, float), np.asarray(transmitter_enu, float))
+    weight = information.times(lines, toa_sigma_s).weight
+    *leading, emissions, receivers = weight.shape
+    for name, value in (("clock_sigma_s", clock_sigma_s), ("altitude_sigma_m", altitude_sigma_m)):
+        if value is not None and not (np.asarray(value) >= 0).all():
+            raise ValueError(f"{name}: {np.min(value)} is no standard deviation; give what is known, 0 if it is exact")
+    has_rates = np.any(np.asarray(clock_rate_sigma) != 0)
+    if has_rates and time_s is None:
+        raise ValueError("time_s: is not given; clock_rate_sigma needs the times of the emissions")
+    count = int(np.prod(leading))
+    known = np.zeros((count, emissions), bool) if is_known is None else np.reshape(is_known, (count, emissions))
+    clocks_m = np.broadcast_to(clock_sigma_s, (*leading, receivers)).reshape(count, receivers) * SPEED_OF_LIGHT
+    rates_m_s = np.broadcast_to(clock_rate_sigma, (*leading, receivers)).reshape(count, receivers) * SPEED_OF_LIGHT
+    height = np.zeros((count, emissions, 3, 3))
+    if altitude_sigma_m is not None and len(lines.unit) > 2:
+        sigma_m = np.maximum(np.broadcast_to(altitude_sigma_m, (*leading, emissions)), _EXACT_M)
+        height[..., 2, 2] = np.reshape(1 / sigma_m**2, (count, emissions))
+    flat = LinesOfSight(
+        [component.reshape(count, emissions, receivers) for component in lines.unit],
+        lines.distance_m.reshape(count, emissions, receivers),
+        lines.present.reshape(count, emissions, receivers),
+    )
+    bound = _joint_bound(
+        flat,
+        weight.reshape(count, emissions, receivers),
+        height,
+        known,
+        clocks_m,
+        rates_m_s if has_rates else None,
+        np.zeros((count, emissions))
+        if time_s is None
+        else np.broadcast_to(time_s, (*leading, emissions)).reshape(known.shape),
+        has_height=altitude_sigma_m is not None,
+    )
+    return bound.reshape(*leading, emissions, 2, 2)
+
+
+def _joint_bound(
+    lines: LinesOfSight,
+    weight: np.ndarray,
+    beforehand: np.ndarray,
+    is_known: np.ndarray,
+    clock_sigma_m: np.ndarray,
+    rate_sigma_m_s: np.ndarray | None,
+    time_s: np.ndarray,
+    *,
+    has_height: bool,
+) -> np.ndarray:
+    """Joint bounds (B, S, 2, 2) of arrival times with weights (B, S, R) 1/s², and other information (B, S, 3, 3)."""
+    has_path = weight > 0
+    axes = [np.where(has_path, component, 0.0) for component in lines.unit[: 3 if has_height else 2]]
+    axes += [np.zeros_like(weight)] * (3 - len(axes))
+    grown = time_s - time_s.mean(axis=1, keepdims=True)
+    span_s = np.maximum(np.ptp(time_s, axis=1), _LEAST_SPAN_S)[:, None]
+    basis, sigmas_m = [np.ones_like(grown)], [np.maximum(clock_sigma_m, _EXACT_M)]
+    if rate_sigma_m_s is not None:
+        basis, sigmas_m = [*basis, grown / span_s], [*sigmas_m, np.maximum(rate_sigma_m_s * span_s, _EXACT_M)]
+    diagonal = np.stack(sigmas_m, axis=-1).reshape(len(weight), -1) ** -2.0
+    return shared_clocks.position_bounds(
+        np.stack(axes, axis=-1),
+        weight / SPEED_OF_LIGHT**2,
+        np.stack(basis, axis=-1),
+        is_known,
+        beforehand,
+        diagonal[..., None] * np.eye(diagonal.shape[1]),
+    )
+
+
+def emissions_share_clocks(attributes: Mapping[Any, Any]) -> bool:
+    """Whether each emission tells something of the clocks of the others, so that their bounds are joint.
+
+    That is so in simulated recordings of several emissions (``recording.emissions`` of the attribute ``config``): the
+    bound of one emission alone is above what a method may reach that takes them together. Recordings and tables that
+    were received say what is known of their clocks by ``clock_sigma_s``; that ``recording`` numbers their samples
+    changes none of their bounds.
     """
     return int(json.loads(attributes.get("config", "{}")).get("recording", {}).get("emissions", 1)) > 1
 
 
-def no_bound_sentence(attributes: Mapping[Any, Any]) -> str:
-    """Say why scenes of a dataset have no bound of their own; empty where they have."""
-    return NO_BOUND if emissions_share_clocks(attributes) else ""
+def joint_bounds_sentence(attributes: Mapping[Any, Any]) -> str:
+    """Say of what emissions of a dataset share that their bounds are joint; empty where each has its own."""
+    return JOINT_BOUNDS if emissions_share_clocks(attributes) else ""
 
 
 def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
@@ -238,7 +364,8 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     -------
     xr.Dataset
         ``gdop`` (sample), ``crlb_covariance`` (sample, axis, other_axis) m² along east and north at the transmitter,
-        ``crlb_rmse`` (sample) m. NaN where not observable; both bounds also where `emissions_share_clocks`.
+        ``crlb_rmse`` (sample) m. NaN where not observable. Where `emissions_share_clocks` the bounds are joint, of the
+        emissions of each recording that the dataset holds (`crlb_joint`), and NaN of references.
 
     Raises
     ------
@@ -249,9 +376,10 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     lines = scene_lines(dataset, used)
     depends_on_height = dataset.attrs["propagation"] != "ground_wave"
     height_sigma_m = paths.height_prior(dataset)[1] if depends_on_height else None
-    covariance = _bound(lines, _scene_measurements(dataset, lines, used, law), height_sigma_m)
     if emissions_share_clocks(dataset.attrs):
-        covariance = np.full_like(covariance, np.nan)
+        covariance = _recorded_bounds(dataset, lines, used, law, height_sigma_m)
+    else:
+        covariance = _bound(lines, _scene_measurements(dataset, lines, used, law), height_sigma_m)
     axes = ["east", "north"]
     return xr.Dataset(
         {
@@ -263,12 +391,54 @@ def scene_crlb(dataset: xr.Dataset, law: str = "normal") -> xr.Dataset:
     )
 
 
-def _scene_measurements(dataset: xr.Dataset, lines: LinesOfSight, used: np.ndarray, law: str) -> list[Measurements]:
-    """Arrival times and levels of each scene, with the standard deviations that its truth gives them."""
+def _recorded_bounds(
+    dataset: xr.Dataset, lines: LinesOfSight, used: np.ndarray, law: str, height_sigma_m: np.ndarray | None
+) -> np.ndarray:
+    """Joint bounds (S, 2, 2) of the scenes of recordings, of arrival times and levels.
+
+    Rates of clocks that frequencies tell, where one crystal drives tuner and sample clock, are taken as known.
+    """
+    times, levels = _scene_measurements(dataset, lines, used, law, shared_clocks_apart=True)
+    has_height = height_sigma_m is not None
+    of_levels = np.zeros((len(used), 3, 3))
+    axes = slice(3 if has_height else 2)
+    of_levels[:, axes, axes] = information.fisher(levels, altitude=has_height)
+    if height_sigma_m is not None:
+        of_levels[:, 2, 2] += 1 / np.maximum(height_sigma_m, _EXACT_M) ** 2
+    variance_m2 = np.square(np.broadcast_to(clock_sigma_s(dataset), used.shape) * SPEED_OF_LIGHT)
+    clocks_m = np.sqrt(shared_clocks.shared_clock_variance_m2(variance_m2, dataset.attrs))
+    known = schema.references(dataset)
+    rate = 0.0 if dataset.attrs.get("one_crystal", 0) else shared_clocks.clock_rate_sigma(dataset.attrs)
+    covariance = np.full((len(used), 2, 2), np.nan)
+    for rows in shared_clocks.rows_of_recordings(dataset):
+        covariance[rows] = _joint_bound(
+            LinesOfSight([component[rows] for component in lines.unit], lines.distance_m[rows], lines.present[rows]),
+            times.weight[rows],
+            of_levels[rows],
+            known[rows],
+            clocks_m[rows[:, 0]],
+            np.full((len(rows), used.shape[1]), rate * SPEED_OF_LIGHT) if rate else None,
+            dataset["recording_time"].values[rows],
+            has_height=has_height,
+        )
+    return covariance
+
+
+def _scene_measurements(
+    dataset: xr.Dataset, lines: LinesOfSight, used: np.ndarray, law: str, *, shared_clocks_apart: bool = False
+) -> list[Measurements]:
+    """Arrival times and levels of each scene, with the standard deviations that its truth gives them.
+
+    What clocks err by in all windows of a recording alike is left out where it is taken apart.
+    """
     snr, duration_s = db_to_linear(dataset.snr.values), dataset.attrs["duration_s"]
     occupied_hz, rms_hz = (dataset[f"{kind}_bandwidth"].values[:, None] for kind in ("occupied", "rms"))
     noise_s = delay_sigma_s(snr, occupied_hz, rms_hz, duration_s)
-    of_law_s = _of_law(dataset, law, np.sqrt(noise_s**2 + delay_model_variance(dataset)), noise_s)
+    model_s2 = delay_model_variance(dataset)
+    if shared_clocks_apart:
+        window_s2 = shared_clocks.window_clock_variance_m2(dataset.attrs) / SPEED_OF_LIGHT**2
+        model_s2 = np.maximum(model_s2 - np.square(clock_sigma_s(dataset)), 0.0) + window_s2
+    of_law_s = _of_law(dataset, law, np.sqrt(noise_s**2 + model_s2), noise_s)
     level_db = np.hypot(level_sigma_db(snr, occupied_hz, duration_s), dataset.attrs["link_sigma_db"])
     correlation = _shadowing_correlation(dataset, used, level_db)
     levels = information.levels(lines, level_db, slopes=_level_slopes(dataset, lines), correlation=correlation)

@@ -20,7 +20,7 @@ from heimdall_lab.datasets.terrain.tiles import open_terrain
 from heimdall_lab.localization import altitude, ground, integrity, learned, observations, stations
 from heimdall_lab.localization.integrity import Evidence, Integrity
 from heimdall_lab.localization.learned import HasTrained, Predictor
-from heimdall_lab.localization.methods import METHODS, NEEDING_IQ
+from heimdall_lab.localization.methods import METHODS, TAKING_DATASET
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations
 from heimdall_lab.localization.paths import HEIGHTS
 from heimdall_lab.signals.measurements import with_measurements
@@ -183,4 +183,4 @@ def _estimator(method: Method) -> Estimator:
     if method not in METHODS:
         raise ValueError(f"method: {quoted(method)} is unknown; choose one of {', '.join(METHODS)}, or an .onnx file")
     estimate = getattr(import_module(f"heimdall_lab.localization.{METHODS[method]}"), method)
-    return method, estimate if method in NEEDING_IQ else lambda observed, _: estimate(observed), np.inf
+    return method, estimate if method in TAKING_DATASET else lambda observed, _: estimate(observed), np.inf

@@ -22,9 +22,9 @@ from heimdall_lab.localization.observations import (
     normal_matrix,
 )
 
-_RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
+RIVAL_CHI_SQUARED = 2 * np.log(19)  # by which a fix is 95 % certain against one other
 SEPARATE_SIGMAS = 5.0  # from which two fixes are distinct
-_CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
+CAUCHY_SCALE = 2.385  # standard deviations; 95 % efficient on normal errors (Holland and Welsch, 1977)
 _MAX_STEPS = 40
 _SAME_PLACE_M = 1.0  # within which two descents have ended at one place
 _LEAST_FROM_LINE = 0.25  # of the receivers' extent, that starts to either side of their line are away from it
@@ -95,7 +95,7 @@ def descend_twice(observed: Observations, starts: Array, *, robust: bool) -> Can
     found = descend(observed, starts, robust=robust)
     best = np.where(found.observed, found.cost + found.level_cost, np.inf).argmin(axis=1)
     rows = np.arange(len(best))
-    beside = _beside_line(observed, found.latitude_deg[rows, best], found.longitude_deg[rows, best])
+    beside = beside_line(observed, found.latitude_deg[rows, best], found.longitude_deg[rows, best])
     return found.join(descend(observed, beside, robust=robust))
 
 
@@ -117,8 +117,8 @@ def descend(observed: Observations, starts: Array, *, robust: bool) -> Candidate
         ranges, gradient = distances(observed, *place)
         normalised = np.where(used, (measured - ranges - offset[:, None]) / sigma, 0.0)
         square = normalised**2
-        loss = _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2) if robust else square
-        influence = 1 / (1 + square / _CAUCHY_SCALE**2) if robust else np.ones_like(square)
+        loss = CAUCHY_SCALE**2 * np.log1p(square / CAUCHY_SCALE**2) if robust else square
+        influence = 1 / (1 + square / CAUCHY_SCALE**2) if robust else np.ones_like(square)
         return normalised, gradient, influence, loss.sum(axis=1) + ((place[2] - beforehand_m) / height_sigma_m) ** 2
 
     place: Sequence[Array] = (start[:, 0], start[:, 1], beforehand_m)
@@ -224,7 +224,7 @@ def rivals(
     """
     rows, places = np.arange(len(cost)), []
     covariance = np.where(np.isfinite(cost)[..., None, None], covariance, np.nan)
-    cost, chosen = np.where(cost < cost[rows, best][:, None] + _RIVAL_CHI_SQUARED, cost, np.inf), best
+    cost, chosen = np.where(cost < cost[rows, best][:, None] + RIVAL_CHI_SQUARED, cost, np.inf), best
     for _ in range(MAX_RIVALS + 1):
         place = latitude_deg[rows, chosen], longitude_deg[rows, chosen]
         places.append(np.where(np.isfinite(cost[rows, chosen])[:, None], np.stack(place, axis=-1), np.nan))
@@ -241,7 +241,7 @@ def rivals(
     return np.stack(places[1:], axis=1)
 
 
-def _beside_line(observed: Observations, latitude: Array, longitude: Array) -> Array:
+def beside_line(observed: Observations, latitude: Array, longitude: Array) -> Array:
     """Positions (S, 2, 2) degrees to both sides of the main axis of the receivers, as far from it as a position is.
 
     And no nearer than a part of their extent.
@@ -276,7 +276,7 @@ def level_cost(observed: Observations, latitude: Array, longitude: Array) -> Arr
     loss_db = level_law.loss_db(observed, ranges, observed.transmitter_altitude_m)
     power = np.where(used, observed.rssi_dbm + loss_db, np.nan)
     square = np.where(used, (power - _lower_median(power)[:, None]) / observed.link_sigma_db, 0.0) ** 2
-    return _CAUCHY_SCALE**2 * np.log1p(square / _CAUCHY_SCALE**2).sum(axis=1)
+    return CAUCHY_SCALE**2 * np.log1p(square / CAUCHY_SCALE**2).sum(axis=1)
 
 
 def _solve_damped(matrix: Array, right: Array) -> Array:

@@ -9,6 +9,7 @@ Source: Parkinson and Axelrad, "Autonomous GPS integrity monitoring using the ps
 testing procedure for use in geodetic networks (1968), for faults just below notice.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,11 +21,18 @@ from heimdall_lab.localization import delay_law, error_law, information, level_l
 from heimdall_lab.localization.observations import CAUSES, Fix, Observations, distances
 
 BUDGET = (*CAUSES, "height")  # what the variance of a fix is made of
+_CLOCKS = CAUSES.index("clocks")
 SCALED = [CAUSES.index(name) for name in ("noise", "clocks")]  # by how well the measurements agree
 _AS_UNCERTAIN = [*SCALED, CAUSES.index("receiver_positions")]  # whose own size is known no better than their scale
 FALSE_ALARM = 1e-4  # share of faultless fixes that a test refuses
 UNKNOWNS = 3  # that least squares of delays take up: east, north and the offset; the height has a prior
-STAND_IN = ("silent", "unobserved", "repeating", "noise")  # statuses of fixes that the receivers' middle stands in for
+STAND_IN = (
+    "silent",
+    "unobserved",
+    "repeating",
+    "noise",
+    "uncalibrated",
+)  # statuses of fixes that the receivers' middle stands in for
 _ELLIPSE_LEVEL = 0.99  # that holds what a fault just below notice moves a fix by, if it is checked
 _FEW_SURPLUS = 2  # measurements more than unknowns, up to which a fix is checked weakly
 _LEAST_REDUNDANCY = 1e-6  # share of an error that shows in its own residual
@@ -53,6 +61,7 @@ class Evidence(NamedTuple):
     late_ratio: float = 0.0  # that share, which the variance by paths includes
     late_excess_m: float = 0.0  # by how much in the mean
     rests_on_prior: Array | bool = False  # (S,), fixes that follow what is assumed of positions, measured or not
+    clock_covariance: Array | None = None  # (S, R, R), of clocks that the recording's other emissions tell, too
 
     @property
     def unknowns(self) -> int:
@@ -129,12 +138,12 @@ class _Linear(NamedTuple):
     nothing: Array  # (S,) bool, where nothing is measured
     used: Array  # (S, R) bool
     surplus: Array  # (S,) measurements more than unknowns
-    weight: Array  # (S, R)
+    weight: Array  # (S, R), inverse variance of each measurement where all others are known
     spread: Array  # (S, 4, 4), inverse information of east, north, height and offset
     gain: Array  # (S, 4, R), change of these by each measurement
     height_shift: Array  # (S, 2) m, for one standard deviation of the height
     step: Array  # (S, 4) from the fix
-    remaining: Array  # (S, R), residuals after that
+    pull: Array  # (S, R), residuals after that, weighed
     chi_squared: Array  # (S,)
     redundancy: Array  # (S, R), share of each error that shows in its own residual
 
@@ -201,8 +210,8 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     jacobian = np.where(used[..., None], jacobian, 0.0)  # (S, R, 4)
     residual = np.where(used, evidence.residual, 0.0)
     residual -= residual.sum(axis=1, keepdims=True) / np.maximum(count, 1)[:, None] * used
-    weight = np.where(used, 1 / np.where(used, evidence.variance.sum(axis=-1), 1.0), 0.0)
-    weighted = (jacobian * weight[..., None]).swapaxes(1, 2)  # (S, 4, R)
+    weight, weigh = _weights(evidence, used)
+    weighted = weigh(jacobian).swapaxes(1, 2)  # (S, 4, R)
     information_of_all = weighted @ jacobian
     information_of_all[:, 2, 2] += 1 / evidence.height_sigma_m**2
     information_of_all[nothing] = np.eye(4)
@@ -218,7 +227,9 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
     pull[:, 2] += height_weight * evidence.height_residual_m
     step = (spread @ pull[..., None])[..., 0]
     remaining = residual - (jacobian @ step[..., None])[..., 0]
-    squares = (weight * residual**2).sum(axis=1) + height_weight * evidence.height_residual_m**2
+    squares = (weigh(residual[..., None])[..., 0] * residual).sum(
+        axis=1
+    ) + height_weight * evidence.height_residual_m**2
     # Least squares take up what measurements say of the height; a fix that keeps to the one beforehand does not.
     keeps_height = evidence.has_own_covariance and not evidence.knows_height
     shift = of_measurements[:, :2, 2] if keeps_height else spread[:, :2, 2]
@@ -232,10 +243,25 @@ def _linear(fix: Fix, evidence: Evidence) -> _Linear:
         gain=gain,
         height_shift=shift * scale[:, None],
         step=step,
-        remaining=remaining,
+        pull=weigh(remaining[..., None])[..., 0],
         chi_squared=np.maximum(squares - (pull * step).sum(axis=1), 0.0),
-        redundancy=1 - (jacobian * gain.swapaxes(1, 2)).sum(axis=-1),
+        redundancy=1 - (weighted * gain).sum(axis=1) / np.where(used, weight, 1.0),
     )
+
+
+def _weights(evidence: Evidence, used: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Weights (S, R) of single measurements, and what multiplies columns (S, R, N) by the inverse covariance of all.
+
+    Source: Kay, Fundamentals of Statistical Signal Processing: Estimation Theory, section 4.5, where errors correlate.
+    """
+    variance = np.where(used, evidence.variance.sum(axis=-1), 1.0)
+    if evidence.clock_covariance is None:
+        weight = np.where(used, 1 / variance, 0.0)
+        return weight, lambda columns: columns * weight[..., None]
+    both = used[:, :, None] & used[:, None]
+    covariance = np.where(both, evidence.clock_covariance, 0.0) + variance[..., None] * np.eye(used.shape[1])
+    inverse = np.where(both, np.linalg.inv(covariance), 0.0)
+    return np.einsum("srr->sr", inverse), lambda columns: inverse @ columns
 
 
 def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> tuple[Array, Array, Array]:
@@ -247,6 +273,8 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
     gain = linear.gain[:, :2]
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
     parts = np.einsum("skr,src,slr->sckl", gain, variance, gain, optimize=True)
+    if evidence.clock_covariance is not None:
+        parts[:, _CLOCKS] += gain @ evidence.clock_covariance @ gain.swapaxes(1, 2)
     parts[:, SCALED] *= scale[:, None, None, None]
     by_height = linear.height_shift[:, :, None] * linear.height_shift[:, None]
     parts = np.concatenate([parts, by_height[:, None]], axis=1)
@@ -273,7 +301,13 @@ def _covariance(fix: Fix, evidence: Evidence, linear: _Linear, scale: Array) -> 
 def _variances(evidence: Evidence, linear: _Linear) -> tuple[Array, Array]:
     """Variances m² of positions by each receiver and cause (S, R, CAUSES), and by the causes of no receiver, (S, 1)."""
     variance = np.where(linear.used[..., None], evidence.variance, 0.0)
-    by_receiver = (linear.gain[:, :2] ** 2).sum(axis=1)[..., None] * variance
+    squared_gain = (linear.gain[:, :2] ** 2).sum(axis=1)
+    by_receiver = squared_gain[..., None] * variance
+    if evidence.clock_covariance is not None:
+        gain = linear.gain[:, :2]
+        together = np.einsum("skr,srt,skt->s", gain, evidence.clock_covariance, gain, optimize=True)
+        alone = squared_gain * np.einsum("srr->sr", evidence.clock_covariance)
+        by_receiver[..., _CLOCKS] += _shared(alone, together)
     return by_receiver, (linear.height_shift**2).sum(axis=1, keepdims=True)
 
 
@@ -324,7 +358,8 @@ def _freedom(evidence: Evidence, surplus: Array) -> Array:
 def _separation(evidence: Evidence, linear: _Linear) -> Array:
     """Squares (S, R) of how far fixes without one measurement each are away, over the standard deviation of that."""
     redundancy = np.where(linear.testable, linear.redundancy, 1.0)
-    separation = np.where(linear.testable, linear.remaining**2 * linear.weight / redundancy, 0.0)
+    # Of errors that correlate it is Baarda's statistic, e' W v over its standard deviation.
+    separation = np.where(linear.testable, linear.pull**2 / (linear.weight * redundancy + ~linear.testable), 0.0)
     if not evidence.tells_scale:
         return separation
     others = evidence.sigma_freedom + linear.surplus - 1

@@ -33,7 +33,7 @@ from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.signals import pairs
 from heimdall_lab.signals.measurements import with_measurements
 
-_NO_BOUND = "no_bound"  # attribute of a leaderboard
+_JOINT_BOUNDS = "joint_bounds"  # attribute of a leaderboard
 _TIMED_SCENES = 4  # that are measured for their time alone
 
 
@@ -77,8 +77,8 @@ def compare(
         takes anything for known of where transmitters are, which the bounds do not. Dims (method, sample):
         the fixes and their ``error``, ``error_vector``, ``mahalanobis_squared``, ``level`` and ``log_density``, judged
         with the error of the true positions themselves, where the dataset says it. Dim ``sample``: ``reference``,
-        whether it is one; the bounds as `bounds.crlb_by_law` gives them, NaN where emissions share clocks, as the
-        attribute ``no_bound`` then says; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
+        whether it is one; the bounds as `bounds.crlb_by_law` gives them, joint where emissions share clocks, as the
+        attribute ``joint_bounds`` then says; ``scene_snr`` dB, ``scene_gdop`` and ``scene_receivers``, by which every
         statistic is given again as ``…_by_snr`` (method, snr_bin), ``…_by_gdop`` (method, gdop_bin) and
         ``…_by_receivers`` (method, receivers_bin) with the number of samples as ``samples_by_…``; NaN in bins without
         samples. Methods that fail are left off the board, if others do not: the log and the attribute ``failed``, JSON
@@ -116,8 +116,8 @@ def _compare(dataset: xr.Dataset, methods: Any, progress: ProgressCallback | Non
             continue
         latencies.append(measuring_s + (time.perf_counter() - began) / dataset.sizes["sample"])
     reasons = failure_attribute(failed, fixes)
-    if no_bound := bounds.no_bound_sentence(dataset.attrs):
-        reasons |= {_NO_BOUND: no_bound}
+    if joint_bounds := bounds.joint_bounds_sentence(dataset.attrs):
+        reasons |= {_JOINT_BOUNDS: joint_bounds}
     each = xr.concat(fixes.values(), dim="method").assign_coords(method=list(fixes)).assign_attrs(reasons)
     each = each.merge(position_errors(dataset, each)).transpose("method", "sample", ...)
     truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
@@ -404,11 +404,12 @@ def leaderboard_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes(board: xr.Dataset) -> list[str]:
-    """Say what a leaderboard leaves out, and why it has no bounds, or which methods they do not hold for."""
+    """Say what a leaderboard leaves out, whether its bounds are joint, and which methods they do not hold for."""
     references = int(board["reference"].sum()) if "reference" in board else 0
     noun = "reference, whose position is" if references == 1 else "references, whose positions are"
     left_out = [f"Left out: {references} {noun} known beforehand."] if references else []
-    return [*left_out, *([board.attrs[_NO_BOUND]] if _NO_BOUND in board.attrs else _with_prior(board))]
+    joint = [board.attrs[_JOINT_BOUNDS]] if _JOINT_BOUNDS in board.attrs else []
+    return [*left_out, *joint, *_with_prior(board)]
 
 
 def _with_prior(board: xr.Dataset) -> list[str]:

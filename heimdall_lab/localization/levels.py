@@ -20,6 +20,7 @@ _GRID_SIGMAS = 6.0  # to either side of the middle
 _FARTHEST_SIGMAS = 5.0  # of a fix from there; beyond, more of what is likely may lie outside of the grid
 _LOOSER_PRIOR = 3.0  # times as far a transmitter may be, to see whether a fix depends on that;
 _MOST_WIDENING = 1.2  # times as uncertain it becomes at the most, and moves by its standard deviation, if it does not
+_ROUGH_SIDE = 13  # grid positions along each axis where a rough position does
 _LEAST_SPREAD_M = 1.0  # along either axis: all weight may lie on one position of the grid
 _NUM_GRIDS = 4  # nested: each spans the spread that the one before found
 _BATCH_VALUES = 2**20  # values (scene, position, receiver) that are in memory at once
@@ -53,6 +54,27 @@ def rss_ml(observed: Observations) -> tuple[Fix, Evidence | None]:
     return fix, integrity.levels(observed, fix, measured, rests_on_prior)
 
 
+def rough_position(observed: Observations) -> tuple[Array, Array, Array]:
+    """Latitude and longitude (S,), degrees, and standard deviation (S,) m, by a coarse grid: a start for others.
+
+    Where levels tell nothing they are those of the receivers' centroid.
+    """
+    prior = receivers_centroid(observed)
+    measured = observed.heard & np.isfinite(observed.rssi_dbm)
+    if np.isnan(observed.link_sigma_db) or not measured.any():
+        return prior.latitude_deg, prior.longitude_deg, _rms_axis(prior.covariance)
+    compact = observed._replace(heard=measured, silent_dbm=np.full_like(observed.silent_dbm, np.nan))
+    centre = tangent_plane(observed, prior.latitude_deg, prior.longitude_deg)
+    variance = np.trace(prior.covariance, axis1=1, axis2=2) / 2
+    mean, covariance = _posterior_moments(compact, centre, variance, side=_ROUGH_SIDE, grids=1)
+    latitude, longitude = from_tangent_plane(observed, mean[:, None])
+    return latitude[:, 0], longitude[:, 0], _rms_axis(covariance)
+
+
+def _rms_axis(covariance: Array) -> Array:
+    return np.sqrt(np.trace(covariance, axis1=1, axis2=2) / 2)
+
+
 def _located(observed: Observations) -> tuple[Array, Array, Array, Array, Array]:
     """Latitude (S,) and longitude (S,) of fixes, degrees, and their covariances (S, 2, 2) m².
 
@@ -74,12 +96,14 @@ def _located(observed: Observations) -> tuple[Array, Array, Array, Array, Array]
     return latitude[:, 0], longitude[:, 0], covariance, far, moved | (other_widest > _MOST_WIDENING * widest)
 
 
-def _posterior_moments(observed: Observations, centre: Array, variance: Array) -> tuple[Array, Array]:
+def _posterior_moments(
+    observed: Observations, centre: Array, variance: Array, *, side: int = _GRID_SIDE, grids: int = _NUM_GRIDS
+) -> tuple[Array, Array]:
     """Mean (S, 2) m and covariance (S, 2, 2) m² of the posterior distribution, for a prior about a centre (S, 2)."""
-    steps = np.linspace(-_GRID_SIGMAS, _GRID_SIGMAS, _GRID_SIDE)
+    steps = np.linspace(-_GRID_SIGMAS, _GRID_SIGMAS, side)
     normal = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)  # (G, 2), in standard deviations
     mean, spread = centre, variance[:, None, None] * np.eye(2)
-    for _ in range(_NUM_GRIDS):
+    for _ in range(grids):
         axes = np.linalg.cholesky(spread)
         plane = mean[:, None] + np.einsum("sij,gj->sgi", axes, normal)
         from_prior = plane - centre[:, None]

@@ -12,8 +12,11 @@ METHODS = {  # name of the method and of its function, and the module of this fo
     "tdoa_ls": "tdoa",
     "tdoa_robust": "tdoa",
     "dpd": "dpd",
+    "tdoa_joint": "joint",
 }
 NEEDING_IQ = ("dpd",)  # others do with what was measured of it
+TAKING_DATASET = (*NEEDING_IQ, "tdoa_joint")  # others take observations alone
+OF_RECORDINGS = ("tdoa_joint",)  # where each scene is its own, these are as others
 _NOT_OF_SKY_WAVES = ("dpd",)  # others estimate the height that reflects them, or use no delays
 WITH_PRIOR = ("centroid", "strongest", "rss_ml")  # take for known that transmitters are near the receivers
 
@@ -22,10 +25,18 @@ def methods(dataset: "xr.Dataset | None" = None) -> list[str]:
     """Return the names of the classical methods, of a dataset those that do with what it holds.
 
     >>> methods()
-    ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd']
+    ['centroid', 'strongest', 'rss_ml', 'tdoa_ls', 'tdoa_robust', 'dpd', 'tdoa_joint']
     """
-    if dataset is None:
-        return list(METHODS)
-    unfit: tuple[str, ...] = () if "iq" in dataset else NEEDING_IQ
-    unfit += _NOT_OF_SKY_WAVES if dataset.attrs["propagation"] == "sky_wave" else ()
-    return [name for name in METHODS if name not in unfit]
+    return [name for name in METHODS if dataset is None or name not in unfit_methods(dataset)]
+
+
+def unfit_methods(dataset: "xr.Dataset") -> dict[str, str]:
+    """Say of the methods that do nothing with what a dataset holds why that is so."""
+    reasons: dict[str, str] = {}
+    if "recording" not in dataset:
+        reasons |= dict.fromkeys(OF_RECORDINGS, "needs recordings of several emissions")
+    if dataset.attrs["propagation"] == "sky_wave":
+        reasons |= dict.fromkeys(_NOT_OF_SKY_WAVES, "takes paths for straight, which sky waves do not follow")
+    if "iq" not in dataset:
+        reasons |= dict.fromkeys(NEEDING_IQ, "needs IQ, which this dataset does not keep")
+    return reasons

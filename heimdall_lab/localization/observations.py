@@ -29,6 +29,7 @@ STATUS = {  # of a fix: why it is none
     "ambiguous": "another place fits as well",
     "noise": "no three receivers agree better than by chance",
     "clocks": "clocks or paths err by more than the signal's correlation is wide",
+    "uncalibrated": "receivers without common time cannot calibrate themselves by what they hear",
     "repeating": "the signal repeats itself, so that too many delays could as well be others",
     "carrier": "the signal is a carrier, of which no delay can be seen",
     "untrained": "the scene is unlike those that the model learned from",

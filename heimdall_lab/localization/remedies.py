@@ -18,6 +18,7 @@ from heimdall_lab.core.config import CLOCK_SIGMA_S
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import integrity
 from heimdall_lab.localization.integrity import Evidence
+from heimdall_lab.localization.methods import OF_RECORDINGS
 from heimdall_lab.localization.observations import CAUSES, MAX_RIVALS, Fix, Observations, from_dataset
 from heimdall_lab.localization.paths import HEIGHTS
 
@@ -38,6 +39,8 @@ _HEIGHTS = {  # of what the height is (`paths.HEIGHTS`): as well as it can be kn
 _DIRECTIONS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 _REMEDIABLE = ("noise", *_GOOD_M2, "height")  # causes that better stations, or knowing more, make smaller
 _LEAST_DELAYS = 3  # of which two differences tell a position
+_CLOCKS_M2 = (1e-6, 1e14)  # least and largest variance of a clock that other emissions tell, m²
+_HALVINGS = 50
 _ENOUGH_ALONE = 0.8  # of what a remedy gains at all receivers, from which one of them is named instead
 
 
@@ -68,6 +71,8 @@ def remedies(dataset: xr.Dataset, fixes: xr.Dataset) -> list[Remedy | None]:
     if not len(rows):
         return found
     budget, fix, evidence = budget[rows], *_linearised(from_dataset(dataset).select(rows), fixes.isel(sample=rows))
+    if fixes.attrs["method"] in OF_RECORDINGS:
+        evidence = _with_clocks_by_budget(budget, fix, evidence)
     names = dataset.receiver_name.values.astype(str).tolist()
     variants = _variants(evidence, names, HEIGHTS[dataset.attrs["propagation"]])
     outcomes = [(kind, text, integrity.predicted_variances(fix, variant)) for kind, text, variant in variants]
@@ -113,6 +118,27 @@ def _variants(evidence: Evidence, names: list[str], height: str) -> Iterator[tup
     for number, direction in enumerate(_DIRECTIONS):
         words = f"one more receiver, as good as the others, {direction} of the transmitter"
         yield "receiver", words, evidence._replace(used=used | (every == count + number))
+
+
+def _with_clocks_by_budget(budget: Array, fix: Fix, evidence: Evidence) -> Evidence:
+    """Clocks as independent as noise is, with the variance that makes their share of the fix what its budget says.
+
+    They are known by other emissions of the recording, far better than what is known of them beforehand.
+    """
+    clocks, noise = (CAUSES.index(name) for name in ("clocks", "noise"))
+
+    def with_clocks(log_m2: Array) -> Evidence:
+        variance = evidence.variance.copy()
+        variance[..., clocks] = np.exp(log_m2)[:, None]
+        return evidence._replace(variance=variance)
+
+    low, high = (np.full(len(budget), np.log(value_m2)) for value_m2 in _CLOCKS_M2)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        predicted = integrity.predicted_variances(fix, with_clocks(middle))
+        is_less = predicted[:, clocks] * budget[:, noise] < budget[:, clocks] * predicted[:, noise]
+        low, high = np.where(is_less, middle, low), np.where(is_less, high, middle)
+    return with_clocks((low + high) / 2)
 
 
 def _used(fixes: xr.Dataset) -> Array:

@@ -15,6 +15,7 @@ from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.propagation import mean_separation_m
 from heimdall_lab.localization import altitude, ellipses, error_law, errors, stations
+from heimdall_lab.localization.joint.refusals import calibration_sentence
 from heimdall_lab.localization.observations import MAX_RANGE_M, STATUS
 from heimdall_lab.localization.remedies import LEAST_GAIN, remedies
 from heimdall_lab.signals.measurements import with_measurements
@@ -28,6 +29,7 @@ SHORT_STATUS = {  # of what is no fix, for legends
     "ambiguous": "ambiguous",
     "noise": "only noise",
     "clocks": "loose clocks",
+    "uncalibrated": "uncalibrated",
     "repeating": "repeats itself",
     "carrier": "carrier",
     "untrained": "untrained",
@@ -233,6 +235,8 @@ def _reason(dataset: xr.Dataset, fix: xr.Dataset, method: str, status: str) -> s
     suspected = f"the {'level' if method == 'rss_ml' else 'delay'} of {name}"
     if status == "link" and name is not None:
         return f"{suspected} contradicts the others"
+    if status == "uncalibrated":
+        return calibration_sentence(dataset, int(fix.sample))
     if status == "misfit" and name is not None:
         return f"{STATUS[status]}, {suspected} most"
     if status == "ambiguous" and others:

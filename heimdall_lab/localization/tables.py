@@ -33,8 +33,7 @@ def fix_table(dataset: xr.Dataset, fixes: xr.Dataset) -> pd.DataFrame:
     }
     if not bool(dataset.transmitter_latitude.isnull().all()):
         columns["error_m"] = errors.position_errors(dataset, fixes).error.values.round(1)
-        if not bool(dataset.crlb_rmse.isnull().all()):
-            columns |= _bound_columns(dataset)
+        columns |= _bound_columns(dataset)
     return pd.DataFrame({"sample": dataset.sample.values, **columns})
 
 
@@ -49,11 +48,14 @@ def _emission_columns(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _bound_columns(dataset: xr.Dataset) -> dict[str, Any]:
-    """Bounds that errors are to be judged by: that of the dataset itself, or of the genie where links are late."""
-    if not delay_law.has_late_links(dataset.attrs):
-        return {"crlb_rmse_m": dataset.crlb_rmse.values.round(1)}
-    truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
-    return {"crlb_rmse_genie_m": bounds.scene_crlb(truth, "genie").crlb_rmse.values.round(1)}
+    """Bounds that errors are to be judged by: of the dataset itself, the genie's where links are late, joint ones."""
+    law = "genie" if delay_law.has_late_links(dataset.attrs) else "normal"
+    if law == "genie" or bounds.emissions_share_clocks(dataset.attrs):
+        truth = dataset.drop_vars(["iq", "features", "spectrogram"], errors="ignore").compute()
+        bound_m = bounds.scene_crlb(truth, law).crlb_rmse.values
+    else:
+        bound_m = dataset.crlb_rmse.values
+    return {} if np.isnan(bound_m).all() else {f"crlb_rmse{delay_law.SUFFIXES[law]}_m": bound_m.round(1)}
 
 
 def fix_record(dataset: xr.Dataset, fix: xr.Dataset) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from heimdall_lab.localization.late_links import posterior_mean
 from heimdall_lab.localization.observations import Fix, Observations
 
 _GRID_SIDE = 5  # starts of the robust estimator along each side of the receivers' box
-_AGREEMENT_SIGMAS = 5.0  # within which a delay agrees with a fix
+AGREEMENT_SIGMAS = 5.0  # within which a delay agrees with a fix
 _ENOUGH_DELAYS = 4  # delays, if there are as many, that must agree with a robust fix: any three can be made to;
 _MAJORITY = 2 / 3  # and this share of them, because among many some four agree by chance
 
@@ -22,7 +22,7 @@ def tdoa_ls(observed: Observations) -> tuple[Fix, Evidence]:
     compact, _ = _with_delays(observed)
     found = descend_twice(compact, closed_form(compact), robust=False)
     fix, _ = best_candidate(compact, found, np.full(found.cost.shape, True))
-    fix = _or_centroid(fix, observed)
+    fix = or_centroid(fix, observed)
     return fix, integrity.delays(observed, fix, observed.heard)
 
 
@@ -37,23 +37,28 @@ def tdoa_robust(observed: Observations) -> tuple[Fix, Evidence]:
     at_centroid = np.stack([centre.latitude_deg, centre.longitude_deg], axis=-1)[:, None]
     starts = np.concatenate([closed_form(compact), at_centroid, _start_grid(compact)], axis=1)
     found = descend_twice(compact, starts, robust=True)
-    heard = compact.heard.sum(axis=1, keepdims=True)
-    enough = np.maximum(np.minimum(heard, _ENOUGH_DELAYS), np.ceil(_MAJORITY * heard))
-    agreeing = compact.heard[:, None] & (np.abs(found.residual) < _AGREEMENT_SIGMAS)
+    enough = enough_delays(compact.heard.sum(axis=1, keepdims=True))
+    agreeing = compact.heard[:, None] & (np.abs(found.residual) < AGREEMENT_SIGMAS)
     fix, chosen = best_candidate(compact, found, agreeing.sum(axis=-1) >= enough)
-    fix = _or_centroid(fix, observed)
+    fix = or_centroid(fix, observed)
     residual = np.abs(found.residual[np.arange(len(chosen)), chosen])
     if observed.expects_late:
-        retained = compact.heard & (residual < _AGREEMENT_SIGMAS)
+        retained = compact.heard & (residual < AGREEMENT_SIGMAS)
         fix = posterior_mean(compact, fix)
     else:
-        fix, retained = without_faults(compact, fix, compact.heard & (residual < _AGREEMENT_SIGMAS))
+        fix, retained = without_faults(compact, fix, compact.heard & (residual < AGREEMENT_SIGMAS))
     used = np.zeros_like(observed.heard)
     np.put_along_axis(used, order[:, : retained.shape[1]], retained, axis=1)
     return fix, integrity.delays(observed, fix, used, has_own_covariance=observed.expects_late, least_scale=1.0)
 
 
-def _or_centroid(fix: Fix, observed: Observations) -> Fix:
+def enough_delays(heard: Array) -> Array:
+    """How many of the delays that are heard must agree with a robust fix."""
+    enough: Array = np.maximum(np.minimum(heard, _ENOUGH_DELAYS), np.ceil(_MAJORITY * heard))
+    return enough
+
+
+def or_centroid(fix: Fix, observed: Observations) -> Fix:
     """Put the centroid where no position was observed; silence is that of the receivers, not of their delays."""
     unobserved = (fix.status == "silent") & observed.heard.any(axis=1)
     status = np.where(unobserved, "unobserved", fix.status)

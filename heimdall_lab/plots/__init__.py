@@ -20,7 +20,7 @@ from heimdall_lab.plots.bound_maps import (
     site_map,
     site_text,
 )
-from heimdall_lab.plots.clocks import clock_walks, pair_delays
+from heimdall_lab.plots.clocks import clock_walks, errors_by_emissions, pair_delays
 from heimdall_lab.plots.error_budget import error_budget
 from heimdall_lab.plots.errors import calibration, error_by_bin, error_cdf, error_map
 from heimdall_lab.plots.goodness_of_fit import curves, distribution
@@ -56,6 +56,7 @@ __all__ = [
     "error_cdf",
     "error_curve",
     "error_map",
+    "errors_by_emissions",
     "feature_label",
     "fix_map",
     "hyperbolas",

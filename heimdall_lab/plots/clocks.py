@@ -1,5 +1,6 @@
-"""Clocks of one recording: how they walk from emission to emission, and what they do to the delays of two receivers."""
+"""Clocks of recordings: how they walk from emission to emission, what they do to delays, and what unknown ones cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import holoviews as hv
@@ -8,6 +9,7 @@ import xarray as xr
 
 from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
+from heimdall_lab.plots.errors import bound_median
 from heimdall_lab.plots.style import FONT, INK
 from heimdall_lab.signals.measurements import with_measurements
 
@@ -107,6 +109,40 @@ def pair_delays(dataset: xr.Dataset, recording: int, receivers: tuple[str, str])
         for cause, delay, title in zip(causes, delays, titles, strict=True)
     ]
     return hv.Layout(panels).opts(shared_axes=False)
+
+
+def errors_by_emissions(boards: Mapping[str, Mapping[int, xr.Dataset]]) -> hv.Overlay:
+    """Draw median errors, and the bound, over how many unknown transmitters share the clocks.
+
+    Parameters
+    ----------
+    boards : mapping of a legend to boards by number
+        Leaderboards of one method, each of recordings with so many emissions from unknown places. Dashed is the median
+        error at the bound, where there is one; circles are median errors of all fixes, whether they converged or not.
+
+    Raises
+    ------
+    ValueError
+        If a board is of several methods.
+    """
+    number = hv.Dimension("emissions", label="unknown transmitters in a recording")
+    error = hv.Dimension("error_m", label="median error", unit="m")
+    layers: list[hv.Element] = []
+    for (label, by_number), colour in zip(boards.items(), _COLOURS, strict=False):
+        counts = np.array(list(by_number))
+        for board in by_number.values():
+            if board.sizes["method"] != 1:
+                raise ValueError(f"boards: one is of {board.sizes['method']} methods; give boards of one method each")
+        at_bound = np.array([bound_median(board.crlb_covariance.values) for board in by_number.values()])
+        found = np.array([board.error.median().item() for board in by_number.values()])
+        known = np.isfinite(at_bound)
+        bound = hv.Curve((counts[known], at_bound[known]), number, error, label=f"{label}, at the bound")
+        layers.append(bound.opts(color=colour, line_dash="dashed", line_width=1.5, backend="bokeh"))
+        points = hv.Scatter((counts, found), number, error, label=label)
+        layers.append(points.opts(color=colour, size=8, tools=["hover"], backend="bokeh"))
+    ticks = sorted({count for by_number in boards.values() for count in by_number})
+    options = _OPTIONS | {"title": "Unknown transmitters calibrate the network", "legend_position": "right"}
+    return hv.Overlay(layers).opts(**options, logx=True, logy=True, xticks=ticks, backend="bokeh")
 
 
 def _emissions(dataset: xr.Dataset, recording: int) -> xr.Dataset:

@@ -123,7 +123,7 @@ def error_by_bin(board: xr.Dataset, by: str) -> hv.Overlay:
     ]
     for law, suffix in laws_of(board).items():
         covariance = board[f"crlb_covariance{suffix}"].values
-        at_bound_m = np.array([_bound_median(covariance[member == place]) for place in shown])
+        at_bound_m = np.array([bound_median(covariance[member == place]) for place in shown])
         if np.isnan(at_bound_m).all():
             continue
         lines.append((_bound_label(law), at_bound_m, TRUTH, "dash", LAW_DASHES[law], 2.0))
@@ -208,7 +208,7 @@ def _bound_cdf(covariance: np.ndarray, label: str) -> hv.Curve:
     return hv.Curve((error[shown], share[shown]), *_ERROR_AXES, label=label)
 
 
-def _bound_median(covariance: np.ndarray) -> float:
+def bound_median(covariance: np.ndarray) -> float:
     """Median length of normal errors with covariances (S, 2, 2) m², m; NaN if no scene has a bound."""
     stretch = _squared_stretch(covariance)
     if not len(stretch):

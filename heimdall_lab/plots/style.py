@@ -22,6 +22,7 @@ _STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart; hollo
     "tdoa_ls": ("#0072B2", "x"),
     "tdoa_robust": ("#D55E00", "circle"),
     "dpd": ("#009E73", "hex"),
+    "tdoa_joint": ("#661100", "star"),
 }
 
 _LEARNED_STYLES = {  # of Tol's muted scheme; lines are broken as well

@@ -75,12 +75,25 @@ def offset_sigma_s(config: Config) -> float:
     return math.hypot(channel.clock_sigma_s, channel.stamp_jitter_s, channel.stamp_resolution_s / 12**0.5)
 
 
-def rate_attributes(config: Config) -> dict[str, float]:
-    """What a user of the receivers knows of their clocks' rates, by attribute of the contract."""
-    crystal: dict[str, float] = {"one_crystal": 1} if config.channel.one_crystal else {}
-    if not config.has_clock_rates:
-        return crystal
-    return crystal | {"clock_rate_sigma": math.hypot(config.first_rate_max / 3**0.5, config.rate_walk_sigma)}
+def clock_attributes(config: Config) -> dict[str, float]:
+    """What a user of the receivers knows of their clocks beside their offsets, by attribute of the contract."""
+    known: dict[str, float] = {"one_crystal": 1} if config.channel.one_crystal else {}
+    if config.has_clock_rates:
+        known["clock_rate_sigma"] = math.hypot(config.first_rate_max / 3**0.5, config.rate_walk_sigma)
+    if not config.has_recordings:
+        return known
+    if (window_s := _window_sigma_s(config)) > 0:
+        known["window_clock_sigma_s"] = window_s
+    if config.channel.clock in _STEERED:
+        known["steered_clocks"] = 1
+    return known
+
+
+def _window_sigma_s(config: Config) -> float:
+    """Standard deviation of what clocks err by in one window of a recording alone, s."""
+    channel = config.channel
+    of_class_s = channel.clock_sigma_s if channel.clock == "gps_stamped" else 0.0
+    return math.hypot(of_class_s, channel.stamp_jitter_s, channel.stamp_resolution_s / 12**0.5)
 
 
 def _first_offset_s(config: Config, streams: Streams, recordings: Streams, emission: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def _dataset(config: Config, samples: np.ndarray, truth: dict[str, np.ndarray], 
     scene = schema.label(truth | derived, coords, attrs)
     bound = bounds.scene_crlb(scene)
     if config.has_recordings:
-        bound["crlb_rmse"][:] = np.nan  # what emissions tell of each other's clocks has no bound here
+        bound["crlb_rmse"][:] = np.nan  # it is joint, of all emissions that a dataset holds
     return scene.merge(schema.label({name: bound[name].values for name in ("gdop", "crlb_rmse")}, {}, {}))
 
 
@@ -201,6 +201,6 @@ def _attributes(config: Config) -> dict[str, Any]:
         "level_law": "smooth_earth" if config.channel.diffraction == "smooth_earth" else "free_space",
         "min_snr_db": config.gate.min_snr_db,
         "sigma_freedom": np.inf,
-        **clocks.rate_attributes(config),
+        **clocks.clock_attributes(config),
         **({} if over_terrain else altitude),
     }

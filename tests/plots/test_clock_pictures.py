@@ -52,6 +52,25 @@ def test_delays_of_a_pair_are_clocks_and_paths(recorded: xr.Dataset) -> None:
     assert axis_labels(with_clocks + without) == {"time in the recording (s)", "delay (ms)", "delay (µs)"}
 
 
+def test_errors_are_drawn_over_the_number_of_unknown_transmitters_beside_the_bound(recorded: xr.Dataset) -> None:
+    references = schema.references(recorded)
+    blind = recorded.isel(sample=~references)
+    boards = {"blind": {3: hl.compare(blind, ["tdoa_joint"])}, "with two": {3: hl.compare(recorded, ["tdoa_joint"])}}
+    picture = plots.errors_by_emissions(boards)
+    for label, by_number in boards.items():
+        board = by_number[3]
+        (found,) = layers(picture, hv.Scatter, label)
+        np.testing.assert_allclose(columns(found), [[3, board.error.median()]])
+        (bound,) = layers(picture, hv.Curve, f"{label}, at the bound")
+        covariance = board.crlb_covariance.values[np.isfinite(board.crlb_rmse.values)]
+        drawn = np.random.default_rng(1).standard_normal((20_000, 2))
+        drawn = np.einsum("sij,nj->nsi", np.linalg.cholesky(covariance), drawn)
+        assert columns(bound)[0] == pytest.approx([3, np.median(np.hypot(drawn[..., 0], drawn[..., 1]))], rel=0.03)
+    assert axis_labels(picture) == {"unknown transmitters in a recording", "median error (m)"}
+    with pytest.raises(ValueError, match=r"^boards: one is of 2 methods; give boards of one method each$"):
+        plots.errors_by_emissions({"blind": {3: hl.compare(blind, ["tdoa_joint", "rss_ml"])}})
+
+
 def test_what_is_not_there_is_named(recorded: xr.Dataset) -> None:
     with pytest.raises(ValueError, match=r"^recording: 2 is not in the dataset; choose one of 0 … 1$"):
         plots.clock_walks(recorded, 2)

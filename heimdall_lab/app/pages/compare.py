@@ -27,7 +27,7 @@ from heimdall_lab.app.parts.trained_models import trained_models
 from heimdall_lab.datasets import splits, store
 from heimdall_lab.localization import compared_methods, dpd, errors, leaderboard, learned
 from heimdall_lab.localization.leaderboard import MEANINGS, cautions, leaderboard_cells, leaderboard_table, notes
-from heimdall_lab.localization.methods import METHODS
+from heimdall_lab.localization.methods import METHODS, unfit_methods
 from heimdall_lab.localization.methods import methods as methods_for
 from heimdall_lab.localization.sentences import status_sentence
 
@@ -407,7 +407,7 @@ def _find_methods(root: Path, folder: str) -> tuple[xr.Dataset, dict[str, str | 
     """Open a dataset; return it, the methods that it allows, and why others do not fit."""
     dataset = store.open_dataset(folder)
     fit: dict[str, str | Path] = {name: name for name in methods_for(dataset)}
-    unfit = {name: "needs IQ, which this dataset does not keep" for name in METHODS if name not in fit}
+    unfit = unfit_methods(dataset)
     trained, opened, reasons = trained_models(root), {}, {}
     for name, path in trained.items():
         try:
