@@ -133,7 +133,7 @@ def test_references_of_recordings_are_marked_and_left_out(run, tmp_path):
     assert [row["error_m"] is None for row in rows] == [True, False, False, False] * 2
     compared = run("compare", tmp_path / "data", "--methods", "rss_ml,tdoa_ls", "--out", tmp_path / "board")
     assert "Left out: 2 references, whose positions are known beforehand." in compared.stdout
-    assert "No bound: emissions of a recording share clocks" in compared.stdout
+    assert "Bounds are joint: emissions of a recording share clocks" in compared.stdout
     assert "nan" not in compared.stdout
     table = pd.read_csv(tmp_path / "board" / "leaderboard.csv")
     assert set(table[table["by"] == "all"].samples) == {6}

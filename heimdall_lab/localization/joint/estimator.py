@@ -22,6 +22,8 @@ from heimdall_lab.localization.shared_clocks import covariances, root_of_inverse
 from heimdall_lab.localization.tdoa import or_centroid
 
 _CLOCKS = CAUSES.index("clocks")
+_ROUGH_STEPS = 12  # of descents to other places that fit as well,
+_PROMISING = 30.0  # and the cost above the least after these, up to which they are followed to the end
 _REFERENCE_SIGMA_M = 1e-3  # of a place that is known beforehand
 
 
@@ -108,7 +110,10 @@ def _best_places(observed: Observations, calibration: Calibration) -> Fix:
     starts = np.concatenate([own[:, None], beside, around], axis=1)  # (S, N, 2)
     number = starts.shape[1]
     alone = recordings.each_emission(calibration.other_clock_m, calibration.other_information()).repeat(number)
-    ended = descend(alone, starts.reshape(-1, 1, 2), robust=False)
+    ended = descend(alone, starts.reshape(-1, 1, 2), robust=False, max_steps=_ROUGH_STEPS, roughly=True)
+    least = np.repeat(ended.cost.reshape(scenes, number).min(axis=1), number)
+    near = np.flatnonzero(ended.cost < least + _PROMISING)
+    ended = ended.with_rows(near, descend(alone.select(near), ended.place_deg[near], robust=False))
     found = joint_equations(alone, ended)
     root = root_of_inverse(found.clocks() + alone.clock_information, alone.clock_information)
     covariance = covariances(found, root)[:, 0, :2, :2]

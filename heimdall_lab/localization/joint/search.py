@@ -23,11 +23,11 @@ _WIDENING = 0.2  # of that box to each side
 _LEAST_CELL_M = 1.0  # as where one receiver alone hears
 _LOCAL_MINIMA = 4  # of an emission's grid that are refined,
 _MORE_LOCAL_MINIMA = 8  # and that are tried with all the rest, where there are few emissions
-_NUM_STARTS = (8, 32)  # at the least and at the most: few emissions leave more minima, and cost less
-_EMISSIONS_STARTED = 96  # in all starts of a recording together, between these
+_NUM_STARTS = (5, 32)  # at the least and at the most: few emissions leave more minima, and cost less
+_EMISSIONS_STARTED = 100  # in all starts of a recording together, between these
 _MOST_EXCHANGED = 6  # emissions of recordings in which each is also tried at other places with all the rest
 _MOST_SEARCHES = 3  # of all emissions with clocks held, while they find something better
-_LEAST_GAIN = 1e-6  # by which a solution must cost less to be another one
+_LEAST_GAIN = 1e-3  # by which a solution must cost less to be another one
 _HELD_STEPS = 25
 
 
