@@ -139,7 +139,9 @@ def test_notebook_is_stripped_titled_and_short(path):
 def test_nothing_generated_or_large_is_committed():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     models = [f for f in files if f.startswith("data/models/") and f.endswith(".onnx")]
-    assert [f for f in files if f.startswith("data/") and f != "data/receivers.csv" and f not in models] == []
+    kept = {"data/receivers.csv", "data/ground.npz", *models}
+    assert [f for f in files if f.startswith("data/") and f not in kept] == []
+    assert (ROOT / "data" / "ground.npz").stat().st_size < 3_000_000
     assert sum((ROOT / f).stat().st_size for f in models) < 5_000_000
     assert [f for f in files if (ROOT / f).is_file() and (ROOT / f).stat().st_size > 5_000_000] == []
 

@@ -1,6 +1,7 @@
 """Pictures of scenes, signals, measurements and errors: pure functions that return HoloViews objects (Bokeh).
 
-`maps` (one scene), `hyperbola_map` and `bound_maps` (an area) draw maps, from the parts in `scene_layers` and `labels`;
+`maps` (one scene), `hyperbola_map` and `bound_maps` (an area) draw maps, from the parts in `scene_layers` and `labels`,
+over the `ground` that `ground_data` reads, by `projections`;
 `signals` draws IQ and its correlation, `clocks` those of a recording, `links` the features of links as Bokeh figures
 that share their selection, `errors` a leaderboard, `error_budget` what one fix's error is made of, `training` a run,
 `goodness_of_fit` statistics beside their law. Colours, fonts and the markers of methods are in `style`. A new picture

@@ -21,14 +21,16 @@ from heimdall_lab.core.units import METRES_PER_DEGREE
 from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.delay_law import LAW_NAMES
 from heimdall_lab.localization.error_law import radius_squared
+from heimdall_lab.plots.ground import ground_layer
 from heimdall_lab.plots.labels import (
     OPEN_TRIANGLE,
+    label_boxes,
     label_columns,
     label_layers,
     longitude_scale,
-    map_axes,
     receiver_layers,
 )
+from heimdall_lab.plots.projections import degrees, map_axes
 from heimdall_lab.plots.style import MAP_OPTIONS, MAP_PX, TRUTH, log_colours, log_ticks, map_limits
 
 LABELS = {"gdop": "TDOA GDOP", "crlb_rmse": "Cramér-Rao bound, rms", "cep50": "CEP50", "mean_rmse": "mean bound, rms"}
@@ -161,10 +163,12 @@ def network_map(
         "names": names,
         "receivers": triangles.opts(**OPEN_TRIANGLE | {"size": 13}, nonselection_alpha=1.0, backend="bokeh"),
     }
-    drawn = [layer.opts(hooks=[_renderer_name(name)], backend="bokeh") for name, layer in layers.items()]
+    field, *others = [layer.opts(hooks=[_renderer_name(name)], backend="bokeh") for name, layer in layers.items()]
+    taken = label_boxes(columns["names"], area[0], longitude_scale(sum(area[1]) / 2))
+    ground = ground_layer(degrees(sum(area[0]) / 2), area[0], area[1], taken, on_colours=True)
     frame = {"frame_width": FRAME_PX[0], "frame_height": FRAME_PX[1], "xlim": area[0], "ylim": area[1]}
     options = MAP_OPTIONS | frame | {"show_legend": False, "show_grid": False}
-    return hv.Overlay(drawn).opts(**options, backend="bokeh")
+    return hv.Overlay([field, ground, *others]).opts(**options, backend="bokeh")
 
 
 def redraw_network(
@@ -250,20 +254,24 @@ def _area_map(
 ) -> hv.Overlay:
     """Values (latitude, longitude) as colours, further layers, and the network's receivers with their names."""
     _require_area(values)
-    field = hv.Dimension(str(values.name), label=_label(values), unit=_unit(values) or None)
+    quantity = hv.Dimension(str(values.name), label=_label(values), unit=_unit(values) or None)
     finite = values.values[np.isfinite(values.values)]
     low, high = limits or (np.percentile(finite, [1, 99]) if len(finite) else (1.0, 10.0))
     x, y = values.longitude.values, values.latitude.values
-    image = hv.Image((x, y, values.values), map_axes(), field, rtol=1e-3)
+    image = hv.Image((x, y, values.values), map_axes(), quantity, rtol=1e-3)
     colours = log_colours(float(low), float(high), _bar_title(values))
     place = np.stack([network.receiver_longitude.values, network.receiver_latitude.values], axis=-1)
     names = [str(name) for name in network.receiver_name.values]
     x_scale = longitude_scale(float(y.mean()))
     receivers = receiver_layers(place, names, (x[0], x[-1]), x_scale, halo=True)
+    x_range, y_range = _with_margin(x), _with_margin(y)
+    taken = label_boxes(label_columns(place, names, map_axes(), (x[0], x[-1]), x_scale), x_range, x_scale)
+    ground = ground_layer(degrees(sum(x_range) / 2), x_range, y_range, taken, on_colours=True)
+    field = image.opts(**colours, tools=["hover"], backend="bokeh")
     height = round(MAP_PX[0] * (y[-1] - y[0]) / ((x[-1] - x[0]) * x_scale))
     options = MAP_OPTIONS | {"frame_height": height, "show_legend": False, "show_grid": False}
-    return hv.Overlay([image.opts(**colours, tools=["hover"], backend="bokeh"), *layers, *receivers]).opts(
-        title=title, xlim=_with_margin(x), ylim=_with_margin(y), **options, backend="bokeh"
+    return hv.Overlay([field, ground, *layers, *receivers]).opts(
+        title=title, xlim=x_range, ylim=y_range, **options, backend="bokeh"
     )
 
 

@@ -8,7 +8,9 @@ from scipy.optimize import brentq
 from heimdall_lab.core.text import length_text, quoted
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
 from heimdall_lab.localization.errors import bin_of
-from heimdall_lab.plots.labels import longitude_scale, map_axes, receiver_layers
+from heimdall_lab.plots.ground import ground_layer
+from heimdall_lab.plots.labels import label_boxes, label_columns, longitude_scale, receiver_layers
+from heimdall_lab.plots.projections import degrees, map_axes
 from heimdall_lab.plots.style import (
     LAW_DASHES,
     MAP_OPTIONS,
@@ -169,9 +171,12 @@ def error_map(dataset: xr.Dataset, board: xr.Dataset, method: str) -> hv.Overlay
     shown = np.concatenate([place[known], receivers])
     x_scale = longitude_scale(float(shown[:, 1].mean()))
     x_range, y_range = map_limits(shown, margin=0.06, x_scale=x_scale)
-    layers = _error_layers(place[known], each)
+    names = list(common)
+    taken = label_boxes(label_columns(receivers, names, map_axes(), x_range, x_scale), x_range, x_scale)
+    layers = [ground_layer(degrees(sum(x_range) / 2), x_range, y_range, taken)]
+    layers += _error_layers(place[known], each)
     if common:
-        layers += receiver_layers(receivers, list(common), x_range, x_scale, size=12)
+        layers += receiver_layers(receivers, names, x_range, x_scale, size=12)
     median = length_text(float(each.error.median()))
     title = plain_title(f"{method}: errors at {known.sum()} true positions, median {median}")
     options = MAP_OPTIONS | {"xlim": x_range, "ylim": y_range, "show_legend": False}

@@ -12,9 +12,10 @@ from heimdall_lab.core import geodesy, sky_wave
 from heimdall_lab.core.text import microseconds_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.localization import paths
-from heimdall_lab.plots.labels import label_columns, label_layers, longitude_scale, map_axes
+from heimdall_lab.plots.ground import ground_layer
+from heimdall_lab.plots.labels import label_boxes, label_columns, label_layers, longitude_scale
+from heimdall_lab.plots.projections import Projection, degrees
 from heimdall_lab.plots.scene_layers import (
-    Projection,
     drawn_fixes,
     fix_layers,
     mean_position,
@@ -84,7 +85,7 @@ def hyperbolas(
     """
     x_range, y_range, lines = traced or trace_hyperbolas(dataset, sample, fixes)
     scene = load_measured_scene(dataset, sample)
-    degrees = _degrees(scene)
+    projection = _degrees(scene)
     names, reference = scene.receiver_name.values, int(scene.reference_receiver)
     layers: list[hv.Element] = []
     for index, line in lines.items():
@@ -93,27 +94,23 @@ def hyperbolas(
             "color": _LINE_COLOURS[len(layers) % len(_LINE_COLOURS)],
             "line_dash": _LINE_DASHES[len(layers) // len(_LINE_COLOURS)],
         }
-        layers.append(hv.Curve(line, *degrees.axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
-    place = degrees.project(receiver_positions(scene))
-    columns = label_columns(place, receiver_names(scene), degrees.axes, x_range)
-    layers += scene_receiver_layers(scene, degrees)
-    layers += label_layers(columns, degrees.axes)
-    layers += truth_layers(scene, degrees)
+        layers.append(hv.Curve(line, *projection.axes, label=label).opts(**style, line_width=1.5, backend="bokeh"))
+    place = projection.project(receiver_positions(scene))
+    x_scale = longitude_scale(sum(y_range) / 2)
+    columns = label_columns(place, receiver_names(scene), projection.axes, x_range, x_scale)
+    ground = ground_layer(projection, x_range, y_range, label_boxes(columns, x_range, x_scale))
+    layers += scene_receiver_layers(scene, projection)
+    layers += label_layers(columns, projection.axes)
+    layers += truth_layers(scene, projection)
     for fix in drawn_fixes(scene, fixes):
-        layers += fix_layers(fix, degrees, ellipse=False)
+        layers += fix_layers(fix, projection, ellipse=False)
     title = f"Sample {sample}: lines of constant measured time difference"
-    return hv.Overlay(layers).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
+    return hv.Overlay([ground, *layers]).opts(title=title, xlim=x_range, ylim=y_range, **MAP_OPTIONS, backend="bokeh")
 
 
 def _degrees(scene: xr.Dataset) -> Projection:
-    """Longitude and latitude, which count on beyond 180 where a map lies across that meridian."""
-    middle_deg = mean_position(scene)[1]
-
-    def project(ecef: np.ndarray) -> np.ndarray:
-        latitude, longitude, _ = geodesy.geodetic(ecef)
-        return np.stack([middle_deg + geodesy.wrapped(longitude - middle_deg), latitude], axis=-1)
-
-    return Projection(project, map_axes())
+    """Longitude and latitude around the receivers."""
+    return degrees(float(mean_position(scene)[1]))
 
 
 def _reflection_height_m(scene: xr.Dataset, fixes: xr.Dataset | None) -> float:

@@ -7,18 +7,14 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 
-from heimdall_lab.plots.style import INK, MAP_PX, TRUTH
+from heimdall_lab.plots.projections import map_axes
+from heimdall_lab.plots.style import INK, MAP_PX, NARROW_FRAME_PX, TRUTH
 
 TRIANGLE: dict[str, Any] = {"marker": "triangle", "size": 11, "line_width": 1.5}
 OPEN_TRIANGLE = TRIANGLE | {"color": "white", "line_color": INK}
 
 _PADDED = {"left": "   {}", "right": "{}   ", "top": " \n{}", "bottom": "{}\n "}  # by side of the text at the place
 _DIRECTIONS = {"left": (0.5, 0.0), "right": (-0.5, 0.0), "top": (0.0, -0.5), "bottom": (0.0, 0.5)}
-
-
-def map_axes() -> list[hv.Dimension]:
-    """Axes of a map in degrees: longitude, latitude."""
-    return [hv.Dimension(f"{name}_deg", label=name, unit="°") for name in ("longitude", "latitude")]
 
 
 def longitude_scale(latitude_deg: float) -> float:
@@ -40,10 +36,11 @@ def receiver_layers(
     **style: Any,
 ) -> list[hv.Element]:
     """Draw white triangles at receivers (P, 2) in degrees, and their names; ``style`` is of the triangles."""
-    triangles = hv.Points((*place.T, names), map_axes(), "receiver", label="receiver")
-    columns = label_columns(place, names, map_axes(), x_range, x_scale)
+    axes = map_axes()
+    triangles = hv.Points((*place.T, names), axes, "receiver", label="receiver")
+    columns = label_columns(place, names, axes, x_range, x_scale)
     style = OPEN_TRIANGLE | style
-    return [triangles.opts(**style, backend="bokeh"), *label_layers(columns, map_axes(), halo=halo)]
+    return [triangles.opts(**style, backend="bokeh"), *label_layers(columns, axes, halo=halo)]
 
 
 def label_columns(
@@ -55,7 +52,13 @@ def label_columns(
     width_px: int = MAP_PX[0],
 ) -> dict[str, np.ndarray]:
     """Columns of names beside places (P, 2): blanks of the text make a distance that zooming does not change."""
-    sides = label_sides(place, names, x_range, x_scale, width_px)
+    return side_columns(place, names, label_sides(place, names, x_range, x_scale, width_px), axes)
+
+
+def side_columns(
+    place: np.ndarray, names: Sequence[str], sides: Sequence[str], axes: Sequence[hv.Dimension]
+) -> dict[str, np.ndarray]:
+    """Columns of names beside places (P, 2), which are at these sides of theirs."""
     beside = [side in ("left", "right") for side in sides]
     return {
         axes[0].name: place[:, 0],
@@ -67,7 +70,10 @@ def label_columns(
 
 
 def label_layers(
-    columns: Mapping[str, np.ndarray], axes: Sequence[hv.Dimension], *, halo: bool = False
+    columns: Mapping[str, np.ndarray],
+    axes: Sequence[hv.Dimension],
+    *,
+    halo: bool = False,
 ) -> list[hv.Labels]:
     """Names of `label_columns` as one layer; with a halo, as its layer and that of the names above it."""
     written = hv.Labels(columns, list(axes), ["name", "align", "baseline"])
@@ -76,6 +82,23 @@ def label_layers(
         return [written.opts(**text, text_color=INK)]
     outline = {"text_color": "white", "text_outline_color": "white"}  # an outline covers its own text
     return [written.opts(**text, **style, clone=True) for style in (outline, {"text_color": TRUTH})]
+
+
+def label_boxes(columns: Mapping[str, np.ndarray], x_range: tuple[float, float], x_scale: float = 1.0) -> np.ndarray:
+    """Boxes (P, 4) of the names of `label_columns` with their receivers, in a narrow frame: left, bottom, right, top.
+
+    They are in map coordinates; ``x_scale`` is the length of a step in x over that of the same step in y.
+    """
+    at = np.stack(list(columns.values())[:2], axis=-1)
+    letters = np.array([len(text.strip()) for text in columns["name"]])
+    per_px = (x_range[1] - x_range[0]) * x_scale / NARROW_FRAME_PX
+    boxes = []
+    for place, count, align, baseline in zip(at, letters, columns["align"], columns["baseline"], strict=True):
+        width = 6.4 * count
+        left, right = {"left": (-9, 24 + width), "right": (-24 - width, 9), "center": (-width / 2, width / 2)}[align]
+        bottom, top = {"middle": (-9, 9), "top": (-28, 9), "bottom": (-9, 28)}[baseline]
+        boxes.append([*place, *place] + np.array([left / x_scale, bottom, right / x_scale, top]) * per_px)
+    return np.array(boxes).reshape(-1, 4)
 
 
 def label_sides(

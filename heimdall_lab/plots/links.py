@@ -10,7 +10,9 @@ from bokeh.plotting import figure
 
 from heimdall_lab.core.text import quoted
 from heimdall_lab.datasets import schema
+from heimdall_lab.plots.ground import draw_ground, ground
 from heimdall_lab.plots.labels import OPEN_TRIANGLE, longitude_scale
+from heimdall_lab.plots.projections import degrees
 from heimdall_lab.plots.style import map_limits
 
 COLOUR_BY = ("waveform", "snr", "line_of_sight")
@@ -99,6 +101,7 @@ def link_map(
     limits = map_limits(shown, margin=0.06, x_scale=x_scale, frame_px=frame)
     picture = _figure(size, *limits, "longitude, °", "latitude, °")
     picture.frame_width, picture.frame_height = frame
+    draw_ground(picture, ground(degrees(sum(limits[0]) / 2), *limits))
     tips = [("SNR", "@snr{0.0} dB"), ("waveform", "@waveform")]
     _points(picture, rows, "transmitter_longitude", "transmitter_latitude", colour_by, tips)
     if receivers:

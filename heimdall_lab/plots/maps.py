@@ -9,16 +9,17 @@ from heimdall_lab.core import geodesy
 from heimdall_lab.core.text import length_text
 from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.delay_law import LAW_NAMES, laws_of
-from heimdall_lab.plots.labels import TRIANGLE, label_columns, label_layers
+from heimdall_lab.plots.ground import ground_layer
+from heimdall_lab.plots.labels import TRIANGLE, label_boxes, label_columns, label_layers
+from heimdall_lab.plots.projections import tangent_plane
 from heimdall_lab.plots.scene_layers import (
     ELLIPSE_LEVEL,
-    Projection,
     drawn_fixes,
     fix_ellipse,
     fix_layers,
-    mean_position,
     projected_places,
     receiver_positions,
+    scene_plane,
     scene_receiver_layers,
     transmitter_position,
     truth_layers,
@@ -50,11 +51,12 @@ def scene_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset | None = None)
         If the sample is not in the dataset.
     """
     scene = load_scene(dataset, sample)
-    projection, drawn = _tangent_plane(scene), drawn_fixes(scene, fixes)
+    projection, drawn = scene_plane(scene), drawn_fixes(scene, fixes)
     x_range, y_range = map_limits(projected_places(scene, drawn, projection))
     place = projection.project(receiver_positions(scene))
     columns = label_columns(place, receiver_names(scene), projection.axes, x_range)
-    layers = scene_receiver_layers(scene, projection)
+    layers = [ground_layer(projection, x_range, y_range, label_boxes(columns, x_range))]
+    layers += scene_receiver_layers(scene, projection)
     layers += label_layers(columns, projection.axes)
     layers += truth_layers(scene, projection)
     for fix in drawn:
@@ -92,11 +94,12 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     places = [e for e in ellipses if np.hypot(*e.T).max() <= widest]  # false where not finite
     x_range, y_range = map_limits(np.concatenate([offsets[near], outline, np.zeros((1, 2)), *places]), margin=0.1)
     unit, scale = ("km", 1e-3) if x_range[1] - x_range[0] > 4e3 else ("m", 1.0)
-    axes = [hv.Dimension(f"{axis}_{unit}", label=axis, unit=unit) for axis in ("east", "north")]
-    projection = Projection(lambda ecef: metres(ecef) * scale, axes)
-    layers = truth_layers(scene, projection)
+    x_range, y_range = (tuple(np.multiply(limits, scale)) for limits in (x_range, y_range))
+    projection = tangent_plane(float(latitude), float(longitude), unit)
+    layers = [ground_layer(projection, x_range, y_range)]
+    layers += truth_layers(scene, projection)
     for label, dash, outline in outlines:
-        curve = hv.Curve(outline * scale, *axes, label=label)
+        curve = hv.Curve(outline * scale, *projection.axes, label=label)
         layers.append(curve.opts(color=TRUTH, line_dash=dash, line_width=1.5, backend="bokeh"))
     for fix, shown in zip(drawn, near, strict=True):
         inside = np.hypot(*metres(fix.rivals).T) <= widest
@@ -105,8 +108,8 @@ def fix_map(dataset: xr.Dataset, sample: int, fixes: xr.Dataset) -> hv.Overlay:
     around = "transmitter" if truth is not None else f"fix of {best.method}"
     return hv.Overlay(layers).opts(
         title=f"Sample {sample}: fixes around the {around}",
-        xlim=tuple(np.multiply(x_range, scale)),
-        ylim=tuple(np.multiply(y_range, scale)),
+        xlim=x_range,
+        ylim=y_range,
         **MAP_OPTIONS,
         backend="bokeh",
     )
@@ -135,8 +138,9 @@ def likelihood_map(
     without their ellipses. ValueError if there is no sample of that label.
     """
     scene = load_scene(dataset, sample)
-    projection = _tangent_plane(scene)
+    projection = scene_plane(scene)
     east_km, north_km = (likelihood[name].values / 1e3 for name in ("east", "north"))
+    limits = {"xlim": (east_km[0], east_km[-1]), "ylim": (north_km[0], north_km[-1])}
     level = hv.Dimension("log_likelihood", label="log likelihood below the best")
     image = hv.Image(
         (east_km, north_km, likelihood.transpose("north", "east").values), projection.axes, level, rtol=1e-3
@@ -148,19 +152,12 @@ def likelihood_map(
     triangles = hv.Points(columns, projection.axes, "receiver", label="receiver")
     layers = [
         image.opts(**colours, backend="bokeh"),
+        ground_layer(projection, limits["xlim"], limits["ylim"], on_colours=True),
         triangles.opts(**TRIANGLE | outline, tools=["hover"], backend="bokeh"),
         *(star.opts(**outline, backend="bokeh") for star in truth_layers(scene, projection)),
     ]
     for fix in drawn_fixes(scene, fixes):
         layers += fix_layers(fix, projection, ellipse=False)
     options = MAP_OPTIONS | {"frame_width": MAP_OPTIONS["frame_height"], "show_grid": False}  # the map is a square
-    limits = {"xlim": (east_km[0], east_km[-1]), "ylim": (north_km[0], north_km[-1])}
     title = f"Sample {sample}: what the IQ of all receivers says together"
     return hv.Overlay(layers).opts(title=title, **limits, **options, backend="bokeh")
-
-
-def _tangent_plane(scene: xr.Dataset) -> Projection:
-    """Kilometres east and north of the centroid of the present receivers, the origin that `estimators.locate` takes."""
-    latitude, longitude, _ = mean_position(scene)
-    axes = [hv.Dimension(f"{axis}_km", label=axis, unit="km") for axis in ("east", "north")]
-    return Projection(lambda ecef: geodesy.enu(ecef, latitude, longitude)[:, :2] / 1e3, axes)

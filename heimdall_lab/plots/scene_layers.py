@@ -1,7 +1,6 @@
 """The layers of one scene's map: its receivers, its true transmitter, and the fixes of methods."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import holoviews as hv
@@ -14,16 +13,10 @@ from heimdall_lab.datasets import schema
 from heimdall_lab.localization import ellipses
 from heimdall_lab.localization.sentences import SHORT_STATUS, rivals
 from heimdall_lab.plots.labels import TRIANGLE
+from heimdall_lab.plots.projections import Projection, tangent_plane
 from heimdall_lab.plots.style import INK, TRUTH, method_styles, receiver_names
 
 ELLIPSE_LEVEL = 0.95
-
-
-class Projection(NamedTuple):
-    """Axes of a map, and the function from ECEF positions (P, 3) m to coordinates (P, 2) on it."""
-
-    project: Callable[[np.ndarray], np.ndarray]
-    axes: list[hv.Dimension]
 
 
 class DrawnFix(NamedTuple):
@@ -65,6 +58,12 @@ def transmitter_position(scene: xr.Dataset) -> np.ndarray | None:
         scene[f"transmitter_{name}"].values for name in ("latitude", "longitude", "altitude")
     )
     return geodesy.ecef(latitude, longitude, np.nan_to_num(altitude)) if np.isfinite(latitude + longitude) else None
+
+
+def scene_plane(scene: xr.Dataset) -> Projection:
+    """Kilometres east and north of the centroid of the present receivers, the origin that `estimators.locate` takes."""
+    latitude, longitude, _ = mean_position(scene)
+    return tangent_plane(float(latitude), float(longitude))
 
 
 def projected_places(scene: xr.Dataset, drawn: list[DrawnFix], projection: Projection) -> np.ndarray:

@@ -13,6 +13,7 @@ from bokeh.palettes import Viridis256
 from heimdall_lab.signals.measurements import with_measurements
 
 INK, TRUTH = "#444444", "#000000"
+COAST, PLACE_NAME = "#8ea4b4", "#7a7a7a"  # of the ground, which is quieter than what stands on it
 LAW_DASHES = {"normal": "dashed", "genie": "dashed", "mixture": "dotted"}  # of bounds, by the laws of the delays
 
 _STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart; hollow shapes that overlap without hiding
@@ -48,6 +49,7 @@ COLOURS = list(Viridis256[:60:-1])  # of maps, without the darkest, on which nam
 
 FONT = {"title": "11pt", "labels": "10pt", "ticks": "9pt", "legend": "9pt"}
 MAP_PX = (700, 520)
+NARROW_FRAME_PX = 480  # width of the smallest frame that a map has: names that are apart there are so in all
 MAP_OPTIONS: dict[str, Any] = {
     "frame_width": MAP_PX[0],
     "frame_height": MAP_PX[1],

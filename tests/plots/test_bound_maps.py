@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from bokeh.models import ColorBar, LogColorMapper
-from pictures import axis_labels, columns, layers
+from pictures import axis_labels, columns, ground_of, layers
 
 import heimdall_lab as hl
 from heimdall_lab import plots
@@ -95,7 +95,8 @@ def test_limits_of_colours_are_two_whatever_the_values(level):
 
 
 def network_columns(figure):
-    return {layer.name: layer.data_source.data for layer in figure.renderers}
+    own = [layer for layer in figure.renderers if layer.name and layer.name not in ground_of(figure)]
+    return {layer.name: layer.data_source.data for layer in own}
 
 
 def test_a_redrawn_network_is_as_one_drawn_anew(laid_out):
@@ -134,7 +135,7 @@ def test_the_ellipse_at_a_point_is_enlarged_as_its_text_says(laid_out):
     config, area, _ = laid_out
     point = coverage.bound_map(config, np.array([45.0]), np.array([8.0]))
     picture = plots.network_map(*laid_out[2:], "gdop", config.geometry.receivers, area, point)
-    ring = picture.get(1)
+    (ring,) = layers(picture, hv.Curve)
     north_m = np.ptp(ring.dimension_values("latitude_deg")) * 111_132
     sigma_m = float(np.sqrt(point.crlb_covariance[0, 0, 1, 1]))
     enlarged = north_m / (2 * 2.4477 * sigma_m)

@@ -15,10 +15,11 @@ import heimdall_lab.app.parts.echoes  # noqa: F401  # whatever is laid out keeps
 from heimdall_lab.app.parts.texts import Alert, Note
 from heimdall_lab.core.checked import first_error
 from heimdall_lab.core.text import literal
-from heimdall_lab.plots.style import INK, TRUTH
+from heimdall_lab.plots.style import COAST, INK, PLACE_NAME, TRUTH
 
-# Text, truth, lines of the grid; and what is filled with paper, or is written on a halo of it.
+# Text, truth, lines of the grid; what is filled with paper, or is written on a halo of it; and the ground of maps.
 _DARK_COLOURS = {INK: "#c8c8c8", TRUTH: "#ffffff", "#e8e8e8": "#3a3a3a", "white": "#1e1e1e"}
+_DARK_COLOURS |= {COAST: "#5d7284", PLACE_NAME: "#9a9a9a"}
 
 
 def apply_theme(picture: Any, dark: bool) -> Any:
