@@ -283,11 +283,13 @@ def test_a_late_receiver_is_noticed_or_left_out(blind: xr.Dataset) -> None:
 
 
 def test_late_links_are_located_as_far_as_their_law_goes() -> None:
-    late = generate("nlos_blind", num_samples=20)
+    """30 % of the links late by 8 µs, 2.4 km, in the mean: most fixes are nearer, and their ellipses say how near."""
+    late = generate("nlos_blind", num_samples=40, recording={"emissions": 20})
     fixes = hl.locate(late, "tdoa_joint")
-    judged = errors.position_errors(late, fixes)
-    assert fixes.converged.mean() > 0.5
-    assert np.median(judged.error.values[fixes.converged.values]) < 3e3
+    judged, found = errors.position_errors(late, fixes), fixes.converged.values
+    assert found.mean() > 0.8
+    assert np.median(judged.error.values[found]) < 1.2e3
+    assert (judged.level.values[found] < 0.95).mean() > 0.75
     assert np.isfinite(fixes.covariance).all()
 
 

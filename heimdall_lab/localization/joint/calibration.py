@@ -7,7 +7,7 @@ import numpy as np
 from heimdall_lab.core.arrays import Array
 from heimdall_lab.localization import integrity
 from heimdall_lab.localization.joint.clock_rates import without_known_growth
-from heimdall_lab.localization.joint.observability import Observability, observability
+from heimdall_lab.localization.joint.observability import PLACE_UNKNOWNS, Observability, observability
 from heimdall_lab.localization.joint.pseudo_ranges import Recordings
 from heimdall_lab.localization.joint.search import search
 from heimdall_lab.localization.joint.solver import Solution, descend, joint_equations
@@ -60,7 +60,8 @@ def calibrate(observed: Observations, recordings: Recordings) -> Calibration:
     found = search(without_known_growth(recordings), start_deg, _JITTER * sigma_m.reshape(shape))
     normalised = np.abs(found.best.residual_m) / np.sqrt(recordings.variance_m2)
     retained = recordings.used & (normalised < AGREEMENT_SIGMAS)
-    enough = retained.sum(axis=-1) >= enough_delays(recordings.used.sum(axis=-1))
+    needed = PLACE_UNKNOWNS if observed.expects_late else enough_delays(recordings.used.sum(axis=-1))
+    enough = recordings.is_known | (retained.sum(axis=-1) >= needed)
     rest = recordings._replace(used=retained)
     solution = descend(rest, found.best.place_deg, robust=False)
     equations = joint_equations(rest, solution)

@@ -47,7 +47,8 @@ def tdoa_joint(observed: Observations, dataset: xr.Dataset) -> tuple[Fix, Eviden
         calibration = calibrate(part, recordings)
         corrected.pseudorange_m[flat] -= calibration.other_clock_m.reshape(-1, receivers)
         covariance[flat] = calibration.other_covariance.reshape(-1, receivers, receivers)
-        used[flat] = (calibration.recordings.used & ~recordings.is_known[..., None]).reshape(-1, receivers)
+        kept = recordings.used if observed.expects_late else calibration.recordings.used
+        used[flat] = (kept & ~recordings.is_known[..., None]).reshape(-1, receivers)
         parts.append(located(part, calibration))
         order.append(flat)
     fix = Fix.concatenate(parts).select(np.argsort(np.concatenate(order)))

@@ -8,6 +8,7 @@ import xarray as xr
 from heimdall_lab.core.arrays import Array, batch_slices
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
+from heimdall_lab.localization import delay_law
 from heimdall_lab.localization.joint.clock_rates import with_rates
 from heimdall_lab.localization.joint.pseudo_ranges import Recordings
 from heimdall_lab.localization.observations import CAUSES, Observations
@@ -19,6 +20,7 @@ from heimdall_lab.localization.shared_clocks import (
 )
 
 _CLOCKS = CAUSES.index("clocks")
+_LEAST_SIGMA_M = 1.0  # of a link on time
 _BATCH_LINKS = 2**15  # that are solved at a time
 
 
@@ -49,6 +51,9 @@ def _gathered(observed: Observations, dataset: xr.Dataset, rows: Array) -> Recor
     each_m2 = of_rows(observed.variance_m2)
     clock_m2 = shared_clock_variance_m2(each_m2[..., _CLOCKS], dataset.attrs)
     variance = each_m2.sum(axis=-1) - each_m2[..., _CLOCKS] + window_clock_variance_m2(dataset.attrs)
+    if observed.expects_late:  # late ones are as false ones to the solution, and their law refines the fixes
+        late = observed.nlos_ratio, observed.nlos_excess_m
+        variance = np.square(delay_law.on_time_sigma(np.sqrt(variance), *late, least=_LEAST_SIGMA_M))
     measured = of_rows(observed.pseudorange_m)
     used = of_rows(observed.heard) & np.isfinite(measured) & np.isfinite(variance)
     known_m2 = np.where(np.isfinite(clock_m2), clock_m2, 0.0).max(axis=1)
