@@ -318,6 +318,29 @@ def test_voice_on_the_italian_network_is_located_as_well_as_stated(
     assert np.sqrt(np.mean((judged.error.values / bound_m)[good] ** 2)) <= 1.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("channel", "stated"),
+    [
+        ({"clock": "gpsdo", "one_crystal": True}, {"steered_clocks": 1}),
+        ({"clock": "gps_stamped"}, {"steered_clocks": 1, "window_clock_sigma_s": 200e-9}),
+        ({"clock": "ntp", "clock_rate_max_ppm": 0.5}, {"clock_rate_sigma": 0.5e-6 / 3**0.5}),
+        ({"clock": "none", "stamp_jitter_s": 300e-9}, {"window_clock_sigma_s": 300e-9}),
+    ],
+)
+def test_one_method_is_at_the_bound_of_every_class_of_clocks(channel: dict, stated: dict) -> None:
+    """Steered, stamped, with rates that frequencies do not tell, and with stamps that err in every window."""
+    plain = {"one_crystal": False, "clock_adev": 0}
+    dataset = generate(num_samples=100, channel=plain | channel)
+    for name, value in stated.items():
+        assert dataset.attrs[name] == pytest.approx(value)
+    fixes, bound_m = hl.locate(dataset, "tdoa_joint"), bounds.scene_crlb(dataset).crlb_rmse.values
+    judged, good = errors.position_errors(dataset, fixes), fixes.converged.values & (bound_m < 2e3)
+    assert good.mean() > 0.9
+    assert np.sqrt(np.mean((judged.error.values / bound_m)[good] ** 2)) == pytest.approx(1.0, abs=0.15)
+    assert judged.mahalanobis_squared.values[good].mean() / 2 == pytest.approx(1.0, abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("number", "blind_m", "biased_m"),
     [

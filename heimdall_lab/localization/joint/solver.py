@@ -79,18 +79,20 @@ def descend_graduated(recordings: Recordings, start_deg: Array) -> Solution:
     Of N starts of a recording the cheapest few are followed to the end. They follow one another in the solutions.
     """
     count, number, emissions, _ = start_deg.shape
-    repeated, place, solution = recordings.repeat(number), start_deg.reshape(-1, emissions, 2), None
-    for stage_m in STAGES_M:
+    repeated = recordings.repeat(number)
+    first = repeated._replace(variance_m2=repeated.variance_m2 + STAGES_M[0] ** 2)
+    starts = start_deg.reshape(-1, emissions, 2)
+    solution = descend(first, starts, robust=True, max_steps=_STAGE_STEPS, roughly=True)
+    for stage_m in STAGES_M[1:]:
         stage = repeated._replace(variance_m2=repeated.variance_m2 + stage_m**2)
         last = stage_m == STAGES_M[-1]
         steps = _MAX_STEPS if last else _STAGE_STEPS
+        place = solution.place_deg
         solution = descend(stage, place, robust=True, before=solution, max_steps=steps, roughly=not last)
         if stage_m == _CHOSEN_AT_M:
             order = np.argsort(solution.cost.reshape(count, number), axis=1, kind="stable")
             kept = order[:, : max(_LEAST_FOLLOWED, number // _FOLLOWED)] + number * np.arange(count)[:, None]
             repeated, solution = repeated.select(kept.ravel()), solution.select(kept.ravel())
-        place = solution.place_deg
-    assert solution is not None
     return solution
 
 
