@@ -329,7 +329,7 @@ def emissions_share_clocks(attributes: Mapping[Any, Any]) -> bool:
     were received say what is known of their clocks by ``clock_sigma_s``; that ``recording`` numbers their samples
     changes none of their bounds.
     """
-    return int(json.loads(attributes.get("config", "{}")).get("recording", {}).get("emissions", 1)) > 1
+    return int(json.loads(attributes.get("config") or "{}").get("recording", {}).get("emissions", 1)) > 1
 
 
 def joint_bounds_sentence(attributes: Mapping[Any, Any]) -> str:
@@ -581,7 +581,7 @@ def _shadowing_correlation(dataset: xr.Dataset, used: np.ndarray, rss_sigma_db: 
 
     The shadowing's share of the variance is correlated by Gudmundson's law exp(−d / d_corr), the rest is not.
     """
-    channel = json.loads(dataset.attrs.get("config", "{}")).get("channel", {})
+    channel = json.loads(dataset.attrs.get("config") or "{}").get("channel", {})
     distance_m = 1e3 * channel.get("shadowing_distance_km", 0.0)
     if distance_m == 0:
         return None
