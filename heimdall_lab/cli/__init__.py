@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "measure": datasets.measure,
     "import": importing.import_recordings,
     "locate": localization.locate,
+    "clocks": localization.clocks,
     "features": localization.features,
     "compare": localization.compare,
     "serve": dashboard.serve,

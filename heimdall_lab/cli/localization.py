@@ -71,9 +71,19 @@ def locate(
             "clock_sigma_s=1e-3; repeatable.",
         ),
     ] = None,
+    blind: Annotated[
+        bool,
+        typer.Option(
+            "--blind", help="Find the clocks of the receivers by what they hear, with the positions (tdoa_joint)."
+        ),
+    ] = False,
     method: Annotated[
-        str, typer.Option(help=f"One of {', '.join(METHODS)}, or the path of an .onnx file.")
-    ] = "tdoa_ls",
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}, or the path of an .onnx file; by default tdoa_ls, and tdoa_joint with "
+            "--reference or --blind."
+        ),
+    ] = None,
     altitude: Annotated[
         str | None,
         typer.Option(
@@ -103,26 +113,14 @@ def locate(
     from heimdall_lab.localization.altitude import with_altitude
     from heimdall_lab.signals.measurements import with_measurements
 
-    method, stated = method_name("method", method), stated_altitude(altitude)
+    if blind and method not in (None, "tdoa_joint"):
+        raise ConfigError(f"blind: {quoted(method)} does not find clocks, tdoa_joint does; leave out one of both")
+    method = method_name("method", method or ("tdoa_joint" if blind or reference else "tdoa_ls"))
+    stated, known = stated_altitude(altitude), settings_of(settings or [], "name=value")
+    cut = {"window_s": window, "at": at or None, "strict": strict, "transmitter": position(transmitter)}
     kind = locatable.kind_of(paths, kiwi=kiwi)
+    dataset = locatable.read(paths, kind, receivers, cut, references_of(reference or []), known, kiwi=kiwi)
     recorded = kind in locatable.RECORDINGS
-    known = settings_of(settings or [], "name=value")
-    for name, given in {"set": None if kind == "table" else known, "window": window, "at": at}.items():
-        if given and not recorded:
-            raise ConfigError(f"{name}: only recordings take it; leave it out")
-    place, references = position(transmitter), references_of(reference or [])
-    if references and kind != "SigMF":
-        raise ConfigError("reference: only SigMF recordings have emissions of several frequencies; leave it out")
-    if recorded:
-        cut: dict[str, Any] = {"window_s": window, "at": at or None, "strict": strict, "transmitter": place}
-        cut |= {"references": references} if references else {}
-        dataset = locatable.read_recordings(paths, receivers, cut | known, kind=kind, kiwi=kiwi)
-    elif place is not None:
-        raise ConfigError(f"transmitter: a {kind} holds its own; leave it out, or give recordings, as by --kiwi")
-    elif kind == "table":
-        dataset = locatable.read_table(paths, receivers, known)
-    else:
-        dataset = locatable.read_dataset(paths, receivers)
     dataset = with_measurements(dataset if stated is None else with_altitude(dataset, *stated))
     dataset = dataset if strict else stations.without_bad_stations(dataset)
     if terrain is not None:
@@ -141,6 +139,8 @@ def locate(
     for say in (*about, sentences.clocks_sentence):
         if said := say(dataset):
             print(said)
+    if method == "tdoa_joint":
+        print(sentences.solved_clocks_sentence(hl.clocks(dataset, strict=True), fixes))
     if recorded or kind == "table":
         print(sentences.paths_sentence(dataset) + ("" if set(known) >= _PATHS else f" {_OTHER_PATHS}"))
     if joint is None:
@@ -153,6 +153,38 @@ def locate(
             print(f"\n{sentences.JOINED}")
         print("\nMeasured time differences, with the standard deviation by noise, and with clock and path besides:")
         print_table(tables.difference_table(dataset), as_json)
+
+
+def clocks(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a dataset, SigMF collection, recordings or archives, or LocaRDS table."),
+    ],
+    receivers: Annotated[
+        Path | None, typer.Option(help="Of recordings and tables: CSV of receivers or sensors.", metavar="CSV")
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="As of locate; repeatable.", metavar="FREQ=LAT,LON[,ALT]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="As of locate; repeatable, as clock_sigma_s=1e-2.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leave out no station of recordings that contradicts the others.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far the receivers' clocks are apart in each recording, as known and unknown transmitters tell it."""
+    from heimdall_lab.cli import locatable
+    from heimdall_lab.localization import sentences, tables
+
+    known, kind = settings_of(settings or [], "name=value"), locatable.kind_of(paths, kiwi=False)
+    dataset = locatable.read(paths, kind, receivers, {"strict": strict}, references_of(reference or []), known)
+    found = hl.clocks(dataset, strict=strict)
+    print_table(tables.clock_table(found), as_json)
+    if not as_json:
+        print("\n" + sentences.solved_clocks_sentence(found))
 
 
 def _joint(dataset: "xr.Dataset", method: str) -> "tuple[xr.Dataset, xr.Dataset] | None":

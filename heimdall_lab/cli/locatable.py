@@ -37,6 +37,32 @@ def kind_of(paths: list[Path], *, kiwi: bool) -> Kind:
     return "WAV" if kiwi or all(path.suffix.lower() == WAV for path in paths) else "dataset"
 
 
+def read(
+    paths: list[Path],
+    kind: Kind,
+    receivers: Path | None,
+    cut: dict[str, Any],
+    references: dict[float, tuple[float, ...]],
+    known: dict[str, Any],
+    *,
+    kiwi: bool = False,
+) -> "xr.Dataset":
+    """Read what is to be located, as recordings are cut and with what files do not tell; refuse what does not fit."""
+    recorded = kind in RECORDINGS
+    given = {"set": None if kind == "table" else known, "window": cut.get("window_s"), "at": cut.get("at")}
+    for name, value in given.items():
+        if value and not recorded:
+            raise ConfigError(f"{name}: only recordings take it; leave it out")
+    if references and kind != "SigMF":
+        raise ConfigError("reference: only SigMF recordings have emissions of several frequencies; leave it out")
+    if recorded:
+        of_references = {"references": references} if references else {}
+        return read_recordings(paths, receivers, cut | of_references | known, kind=kind, kiwi=kiwi)
+    if cut.get("transmitter") is not None:
+        raise ConfigError(f"transmitter: a {kind} holds its own; leave it out, or give recordings, as by --kiwi")
+    return read_table(paths, receivers, known) if kind == "table" else read_dataset(paths, receivers)
+
+
 def read_dataset(paths: list[Path], receivers: Path | None) -> "xr.Dataset":
     """Open the folder of a dataset, which holds its receivers; ConfigError if more is given."""
     if receivers is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from heimdall_lab.core import geodesy
-from heimdall_lab.core.text import length_text, microseconds_text, position_text
+from heimdall_lab.core.text import delay_text, length_text, microseconds_text, position_text
 from heimdall_lab.core.units import SPEED_OF_LIGHT
 from heimdall_lab.datasets import schema
 from heimdall_lab.datasets.recordings.propagation import mean_separation_m
@@ -135,6 +135,44 @@ def clocks_sentence(dataset: xr.Dataset) -> str:
     if path_m < apart_m:
         return f"{said}."
     return f"{said}: more than the {length_text(apart_m)} between receivers, so time differences tell nothing here."
+
+
+def solved_clocks_sentence(clocks: xr.Dataset, fixes: xr.Dataset | None = None) -> str:
+    """Say how many clocks recordings tell, by what and how well, as `joint.clocks` has it, and what that is of fixes.
+
+    Of fixes by ``tdoa_joint`` it is the share of their variance that the clocks make.
+    """
+    hears = clocks.component.values >= 0
+    told = hears & clocks.observable.values
+    references = int(clocks.references.sum())
+    unknown = int(clocks.emissions.sum()) - references
+    sources = [
+        f"{count:,} {noun}{'s' * (count != 1)}"
+        for count, noun in ((references, "reference"), (unknown, "unknown transmitter"))
+        if count
+    ]
+    if not sources:
+        return "Clocks: no emission is heard that would tell them."
+    recordings = f" in {clocks.sizes['recording']:,} recordings" if clocks.sizes["recording"] > 1 else ""
+    tell = "tells" if references + unknown == 1 else "tell"
+    which = f"{told.sum():,} of {hears.sum():,} offsets of receivers"
+    said = f"Clocks: {' and '.join(sources)}{recordings} {tell} {which}"
+    if not told.any():
+        return f"{said}."
+    std_s = float(np.median(clocks.offset_std.values[told]))
+    said += f", ± {f'{1e9 * std_s:,.0f} ns' if std_s < 1e-5 else delay_text(std_s)}"
+    share = np.zeros(0) if fixes is None else _clocks_share(fixes)
+    if not len(share):
+        return f"{said}."
+    whose = "this fix's variance" if len(share) == 1 else f"the variance of {len(share):,} fixes, in the median"
+    return f"{said}; {100 * np.median(share):.0f} % of {whose}."
+
+
+def _clocks_share(fixes: xr.Dataset) -> np.ndarray:
+    """Share of clocks in the variance of each converged fix that has any."""
+    square = fixes.budget.isel(sample=fixes.converged.values) ** 2
+    total = square.sum("cause").values
+    return np.asarray(square.sel({"cause": "clocks"}).values[total > 0] / total[total > 0])
 
 
 def left_out_sentence(dataset: xr.Dataset) -> str:

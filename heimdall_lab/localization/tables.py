@@ -139,6 +139,23 @@ def difference_table(dataset: xr.Dataset) -> pd.DataFrame:
     return table[receiver != reference]
 
 
+def clock_table(clocks: xr.Dataset) -> pd.DataFrame:
+    """One row a recording and receiver that hears something, of what `joint.clocks` tells: offsets, rates, their σ."""
+    count, receivers = clocks.offset.shape
+    columns = {
+        "recording": np.repeat(clocks["recording"].values, receivers),
+        "receiver": np.tile(clocks["receiver_name"].values, count),
+        "offset_us": (1e6 * clocks.offset.values.ravel()).round(3),
+        "offset_std_us": (1e6 * clocks.offset_std.values.ravel()).round(3),
+        "rate_ppb": (1e9 * clocks.rate.values.ravel()).round(3),
+        "rate_std_ppb": (1e9 * clocks.rate_std.values.ravel()).round(3),
+        "observable": clocks.observable.values.ravel(),
+        "component": clocks.component.values.ravel(),
+    }
+    table = pd.DataFrame(columns)[columns["component"] >= 0]
+    return table.dropna(axis="columns", how="all").reset_index(drop=True)
+
+
 def _most_by(dataset: xr.Dataset, parts: xr.DataArray) -> str:
     """Receiver that adds most to one cause of an error, and how much; parts (receiver) m."""
     parts_m = np.nan_to_num(parts.values)
