@@ -134,6 +134,7 @@ def test_an_estimate_of_time_grows_with_the_work(root):
     assert viewer._start.disabled
 
 
+@pytest.mark.slow
 def test_cancelled_between_methods(root, wait):
     viewer = made(root, methods=FAST)
 
@@ -152,6 +153,7 @@ def test_cancelled_between_methods(root, wait):
     assert viewer.board is not None
 
 
+@pytest.mark.slow
 def test_a_dataset_switched_meanwhile_is_the_one_that_is_loaded(root, wait, monkeypatch):
     viewer = made(root, methods=FAST)
     find, late = compare._find_methods, threading.Event()
@@ -180,6 +182,7 @@ def test_a_dataset_switched_meanwhile_is_the_one_that_is_loaded(root, wait, monk
     assert not viewer._start.disabled
 
 
+@pytest.mark.slow
 def test_a_dataset_switched_while_comparing_shows_no_board_of_the_old(root, wait):
     viewer = made(root, methods=FAST)
 
@@ -386,6 +389,7 @@ def test_likelihood_map_is_where_the_estimator_looks(root):
     assert drawn_km == pytest.approx([float(fix.east[0]) / 1e3, float(fix.north[0]) / 1e3], rel=1e-3, abs=0.01)
 
 
+@pytest.mark.slow
 def test_whole_recordings_are_compared_and_what_is_left_out_is_said(wait, tmp_path):
     config = hl.preset("websdr_reference", num_samples=12, seed=3, signal={"duration_s": 0.02})
     hl.generate(config, out=tmp_path / "recorded", progress=False)

@@ -115,6 +115,7 @@ def test_a_cell_that_is_refused_is_told_and_put_back(page, column, value, messag
     assert page._table.value[column][0] == getattr(italian_network()[0], column)
 
 
+@pytest.mark.slow
 def test_networks_have_3_to_15_receivers(page):
     for name in [receiver.name for receiver in page.receivers][:4]:
         page.remove(name)
@@ -252,6 +253,7 @@ def test_what_cannot_be_drawn_or_sought_is_told(page, monkeypatch):
     assert page._alert.visible
 
 
+@pytest.mark.slow
 def test_the_best_site_is_sought_once_after_changes_end(tmp_path, monkeypatch):
     sought = []
     best_site = coverage.best_site
@@ -272,6 +274,7 @@ def test_the_best_site_is_sought_once_after_changes_end(tmp_path, monkeypatch):
     assert [arguments[-1].power_dbm for arguments in sought] == [34.0]
 
 
+@pytest.mark.slow
 def test_a_page_with_an_event_loop_ends_with_the_site_of_the_last_network(tmp_path):
     async def steps():
         page = Geometry(tmp_path)

@@ -76,6 +76,7 @@ def test_a_collection_is_located_as_by_the_package(page, recorded, tmp_path):
     assert list(page._receiver_rows.value.receiver) == list(dataset.receiver_name.values)
 
 
+@pytest.mark.slow
 def test_pairs_and_archives_are_read_alike(page, recorded, tmp_path):
     files, dataset = recorded
     expected = hl.locate(dataset, "tdoa_ls").latitude
@@ -135,6 +136,7 @@ def test_what_a_page_leaves_does_not_take_the_folder_from_another(tmp_path, monk
     assert other.replace({"a": bytearray(b"x")})[0].read_bytes() == b"x"
 
 
+@pytest.mark.slow
 def test_dcf77_is_found_in_three_recordings(page, real, tmp_path):
     folder = real / "kiwisdr_dcf77_2020"
     page.position = DCF77
@@ -174,6 +176,7 @@ def test_another_method_needs_no_other_upload(page, recorded):
     assert "upload them again" in page._fields["window"].helper_text
 
 
+@pytest.mark.slow
 def test_what_is_stated_anew_is_measured_before_tables_show_it(page, recorded):
     """What is stated changes what is measured: fixes and differences are the package's each time."""
     files, dataset = recorded

@@ -28,6 +28,7 @@ class _Session:
 
 
 @pytest.mark.usefixtures("one_loop")
+@pytest.mark.slow
 def test_nothing_of_the_server_holds_a_page_that_is_gone(tmp_path):
     document = Document()
     with set_curdoc(document):
@@ -51,6 +52,7 @@ def test_pages_that_were_opened_and_closed_are_dropped_and_others_are_not():
     assert (opened.dropped, waiting.dropped) == (True, False)
 
 
+@pytest.mark.slow
 def test_pages_and_requests_import_neither_torch_nor_mlflow(tmp_path):
     code = f"""
 import asyncio, sys

@@ -68,6 +68,7 @@ async def is_silent(url, seconds):
     return True
 
 
+@pytest.mark.slow
 def test_open_pages_are_told_nothing_while_nothing_changes(plain):
     async def watch():
         return await asyncio.gather(*(is_silent(f"{plain}{name}", 2.5) for name in ("datasets", "train")))

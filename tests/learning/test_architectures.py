@@ -25,7 +25,7 @@ SCENES = 32
 FREEDOM = torch.tensor(8.0)
 SILENT = 8  # of each step of learning
 
-_LARGE = ("localization_net", "iq_resnet18", "iq_vggnet")  # take far longer than the others
+_LARGE = ("localization_net", "iq_resnet18", "iq_vggnet", "tdoa_unrolled")  # take far longer than the others
 each_architecture = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in _LARGE else n for n in registry.ARCHITECTURES]
 )
@@ -391,6 +391,7 @@ def test_the_spread_widens_and_moves_nothing(learned, scenes):
     assert torch.equal(wide[1], 2 * cholesky)
 
 
+@pytest.mark.slow
 def test_torch_is_imported_when_it_is_needed():
     """Not for what classical estimators do, nor for the list of architectures."""
     code = f"""

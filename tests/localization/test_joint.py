@@ -243,6 +243,7 @@ def test_what_cannot_be_calibrated_is_refused_and_says_why(
     assert sentence.startswith(f"No fix by tdoa_joint: {said}name a reference; the middle of")
 
 
+@pytest.mark.slow
 def test_receivers_on_a_line_have_mirror_images(blind: xr.Dataset) -> None:
     """Which cost exactly the same: every emission is ambiguous, and its rival is on the other side."""
     count = blind.sizes["receiver"]
@@ -282,6 +283,7 @@ def test_a_late_receiver_is_noticed_or_left_out(blind: xr.Dataset) -> None:
     assert (judged.level.values[found] < 0.999).all()
 
 
+@pytest.mark.slow
 def test_late_links_are_located_as_far_as_their_law_goes() -> None:
     """30 % of the links late by 8 µs, 2.4 km, in the mean: most fixes are nearer, and their ellipses say how near."""
     late = generate("nlos_blind", num_samples=40, recording={"emissions": 20})
@@ -344,12 +346,13 @@ def test_one_method_is_at_the_bound_of_every_class_of_clocks(channel: dict, stat
 @pytest.mark.parametrize(
     ("number", "blind_m", "biased_m"),
     [
-        pytest.param(1, 58, 56, marks=pytest.mark.slow),
-        pytest.param(2, 44, 46, marks=pytest.mark.slow),
-        pytest.param(3, 52, 51, marks=pytest.mark.slow),
+        (1, 58, 56),
+        (2, 44, 46),
+        (3, 52, 51),
         (4, 52, 51),
     ],
 )
+@pytest.mark.slow
 def test_real_aircraft_calibrate_sensors_without_common_time(
     real: Path, number: int, blind_m: float, biased_m: float
 ) -> None:

@@ -52,6 +52,7 @@ def test_delays_of_a_pair_are_clocks_and_paths(recorded: xr.Dataset) -> None:
     assert axis_labels(with_clocks + without) == {"time in the recording (s)", "delay (ms)", "delay (µs)"}
 
 
+@pytest.mark.slow
 def test_errors_are_drawn_over_the_number_of_unknown_transmitters_beside_the_bound(recorded: xr.Dataset) -> None:
     references = schema.references(recorded)
     blind = recorded.isel(sample=~references)

@@ -132,6 +132,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_file(
     assert path.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_report_holds_names_as_text(dataset: xr.Dataset, board: xr.Dataset, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)><!--<script></script>"
     names = dataset.receiver_name.copy(data=[f"{number}{hostile}" for number in range(7)])

@@ -112,7 +112,8 @@ def test_ambiguity_peak_is_unbiased_at_any_lag(delay, growth):
     assert np.sqrt((error_s**2).mean()) < sigma_s.min()
 
 
-@pytest.mark.parametrize("offset_hz", [pytest.param(0.0, marks=pytest.mark.slow), 95.0])
+@pytest.mark.parametrize("offset_hz", [0.0, 95.0])
+@pytest.mark.slow
 def test_delays_of_strong_signals_with_a_frequency_offset_are_exact(offset_hz):
     """Without noise what is left is what the fades see of the envelope, 20 ns; the filter follows the shift."""
     scenes, num_time, delay = 300, 5000, 4.3
@@ -126,7 +127,8 @@ def test_delays_of_strong_signals_with_a_frequency_offset_are_exact(offset_hz):
     assert peak.coherence.max() < 1 + 1e-6
 
 
-@pytest.mark.parametrize("sweep_hz", [pytest.param(0.0, marks=pytest.mark.slow), 2000.0])
+@pytest.mark.parametrize("sweep_hz", [0.0, 2000.0])
+@pytest.mark.slow
 def test_efficiency_is_what_the_unknown_frequency_costs_a_delay(sweep_hz):
     """A sweep by B over T has delays and frequencies whose errors have a correlation; the curvature gives the same.
 

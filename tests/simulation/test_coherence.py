@@ -99,6 +99,7 @@ def differences(dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(errors), np.concatenate(sigmas), np.concatenate(scenes)
 
 
+@pytest.mark.slow
 def test_correlation_peaks_at_the_true_time_differences(los_sync):
     error_s, sigma_s, scene = differences(los_sync)
     assert len(error_s) > 900

@@ -1,5 +1,6 @@
 """Links are selected in one picture and marked in all, in a browser."""
 
+import pytest
 from playwright.sync_api import expect
 
 from heimdall_lab.app.pages.features import Features
@@ -16,6 +17,7 @@ def drag(page, box, left, right):
     page.mouse.up()
 
 
+@pytest.mark.slow
 def test_a_selection_is_counted_and_cleared(page, served, data_folder):
     viewers = []
     page.goto(served("features", data_folder, lambda **given: viewers.append(Features(**given)) or viewers[-1]))
