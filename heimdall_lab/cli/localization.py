@@ -34,6 +34,18 @@ _PATHS = {"propagation", "path_delay_sigma_s"}
 _OTHER_PATHS = "--set propagation=… and path_delay_sigma_s=… say otherwise."
 _FEW_FIXES = 3  # of which each has its sentences below the table
 
+_References = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of SigMF recordings: the known place of the transmitter of a frequency in Hz, as 98.5e6=45.03,7.27; "
+        "repeatable.",
+        metavar="FREQ=LAT,LON[,ALT]",
+    ),
+]
+_Strict = Annotated[
+    bool, typer.Option("--strict", help="Leave out no station of recordings that contradicts the others.")
+]
+
 
 def locate(
     paths: Annotated[
@@ -55,14 +67,7 @@ def locate(
     transmitter: Annotated[
         str | None, typer.Option(help="Of recordings: the true position, to show the error.", metavar="LAT,LON")
     ] = None,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of SigMF recordings: the known place of the transmitter of a frequency in Hz, as 98.5e6=45.03,7.27; "
-            "repeatable.",
-            metavar="FREQ=LAT,LON[,ALT]",
-        ),
-    ] = None,
+    reference: _References = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,9 +107,7 @@ def locate(
         list[float] | None,
         typer.Option(help="Of recordings: where a window begins, s from the first common sample; repeatable."),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Leave out no station of recordings that contradicts the others.")
-    ] = False,
+    strict: _Strict = False,
     as_json: Json = False,
 ) -> None:
     """Locate the transmitter of every scene, of SigMF, KiwiSDR or other WAV recordings, or of every row of a table."""
@@ -163,16 +166,11 @@ def clocks(
     receivers: Annotated[
         Path | None, typer.Option(help="Of recordings and tables: CSV of receivers or sensors.", metavar="CSV")
     ] = None,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(help="As of locate; repeatable.", metavar="FREQ=LAT,LON[,ALT]"),
-    ] = None,
+    reference: _References = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="As of locate; repeatable, as clock_sigma_s=1e-2.")
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Leave out no station of recordings that contradicts the others.")
-    ] = False,
+    strict: _Strict = False,
     as_json: Json = False,
 ) -> None:
     """Say how far the receivers' clocks are apart in each recording, as known and unknown transmitters tell it."""

@@ -1,4 +1,4 @@
-"""What the command ``locate`` is given, where that is neither a dataset's folder nor named as recordings."""
+"""What the commands ``locate`` and ``clocks`` are given: datasets, recordings or tables."""
 
 import csv
 import shlex
